@@ -1,0 +1,243 @@
+"""Inspection: the verifier over the database itself, all organisations, with what only it can tell.
+
+Beyond what a bundle proves: that the columns people search and see say what the leaves say, that no
+row is shown which is in no leaf, that the stored nodes which proofs are made of are the tree's, and
+that every number a writer gave out is sealed or waiting.
+
+What must stay true: it writes nothing; it reads one snapshot; its memory does not grow with the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import IsolationLevel
+from psycopg.rows import dict_row
+
+from chimera.audit import merkle
+from chimera.audit.bundle import Header, Line, SignedCheckpoint, Tombstone
+from chimera.audit.export import line_of
+from chimera.audit.leaf import Leaf, LeafError, decode_leaf
+from chimera.audit.note import Checkpoint, Note, NoteError
+from chimera.audit.report import Finding, Report, Verdict
+from chimera.audit.signing_home import load_signer
+from chimera.audit.verification import CHECKPOINTS_MAX, Progress
+from chimera.audit.verify import verify_lines
+from chimera.settings import Settings
+
+PAGE_LEAVES = 2000
+_FINDINGS_MAX = 100
+
+READ_CHECKPOINTS = "SELECT note FROM audit.checkpoints ORDER BY size DESC LIMIT %s"
+READ_LEAVES = """
+    SELECT l.log_index, l.event_id, l.leaf_hash, e.id, e.log_index AS event_index,
+           e.leaf_hash AS event_hash, e.leaf, e.fields, e.previous_hash, e.org_id, e.occurred_at,
+           e.actor_kind, e.actor_id, e.action, e.entity, e.entity_id, e.outcome, e.severity, e.facts
+      FROM audit.leaves l
+      LEFT JOIN audit.events e ON e.id = l.event_id
+     WHERE l.log_index >= %(low)s AND l.log_index < %(high)s
+     ORDER BY l.log_index
+"""
+READ_NODES = """
+    SELECT level, node_index, n.hash
+      FROM unnest(%(levels)s::smallint[], %(indexes)s::bigint[]) AS wanted (level, node_index)
+      JOIN audit.nodes n USING (level, node_index)
+"""
+READ_END = "SELECT COALESCE(max(log_index) + 1, 0) AS leaf_end FROM audit.leaves"
+READ_HEAD = "SELECT size, last_hash FROM audit.log_head"
+COUNT_STRAYS = """
+    SELECT count(*) FROM audit.events e
+     WHERE NOT EXISTS (SELECT FROM audit.leaves l WHERE l.event_id = e.id)
+"""
+READ_WRITERS = "SELECT writer_id::text, seq FROM audit.writers"
+READ_PENDING = "SELECT leaf FROM audit.pending"
+
+
+def verify_live(settings: Settings, *, progress: Progress | None = None) -> Report:
+    """Verifies this installation's log against the key and the memory of its own signer: also a
+    rollback of the database is seen. Raises SigningRefused, NoteError or OSError when the signer's
+    folder cannot be read, and psycopg.Error."""
+    signer = load_signer(settings)
+    url = settings.role_url("sealer")
+    keys = [signer.verifier_key]
+    return verify_database(url, keys=keys, since=signer.last_note(), progress=progress)
+
+
+def verify_database(
+    database_url: str,
+    *,
+    keys: Sequence[str],
+    since: str | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Verifies the log straight from PostgreSQL, up to its newest checkpoint; reads only.
+
+    database_url: of a login that may take the role chimera_sealer. keys: `name+hash+base64` of the
+    log and of witnesses, from elsewhere than the database. since: a checkpoint kept from earlier.
+    Raises psycopg.Error; what is wrong with the log is in the report.
+    """
+    with psycopg.connect(database_url, row_factory=dict_row) as connection:
+        connection.read_only = True
+        connection.isolation_level = IsolationLevel.REPEATABLE_READ
+        # The one role that sees every organisation's events; with less, rows would seem gone.
+        connection.execute("SET ROLE chimera_sealer")
+        inspection = _Inspection(connection)
+        report = verify_lines(inspection.lines(), keys, since, progress)
+        if report.verdict is not Verdict.BAD_INPUT:
+            inspection.finish()
+        return replace(report, findings=(*report.findings, *inspection.findings))
+
+
+class _Inspection:
+    """Hands the log to the verifier line by line and looks at each row on its way."""
+
+    def __init__(self, connection: psycopg.Connection[dict[str, Any]]) -> None:
+        self.connection = connection
+        self.findings: list[Finding] = []
+        self._read = 0  # up to this index
+        self._count = 0
+        self._frontier = merkle.EMPTY_TREE
+        self._last_numbers: dict[str, int] = {}
+        self._tombstones = 0
+        self._last_hash: bytes | None = None
+
+    def lines(self) -> Iterator[Line]:
+        """The log up to its newest checkpoint."""
+        rows = self.connection.execute(READ_CHECKPOINTS, (CHECKPOINTS_MAX,)).fetchall()
+        notes = [row["note"] for row in reversed(rows)]
+        if not notes:
+            return
+        try:
+            newest = Checkpoint.parse(Note.parse(notes[-1]).text)
+        except NoteError:
+            yield Header("unreadable")  # the verifier says what is wrong with the note
+            yield SignedCheckpoint(notes[-1])
+            return
+        yield Header(newest.origin)
+        for note in notes:
+            yield SignedCheckpoint(note)
+        for low in range(0, newest.size, PAGE_LEAVES):
+            for row in self._page(low, min(low + PAGE_LEAVES, newest.size)):
+                yield line_of(row, hidden=Tombstone)
+
+    def finish(self) -> None:
+        """What lies beyond the newest checkpoint, and what only the end can tell."""
+        end = self._value(READ_END, "leaf_end")
+        while self._read < end:
+            self._page(self._read, min(self._read + PAGE_LEAVES, end))
+        self._check_head(end)
+        strays = self._value(COUNT_STRAYS, "count")
+        if strays:
+            self._tampered(None, f"{strays} rows of audit.events are in no leaf")
+        self._check_writers()
+
+    def _page(self, low: int, high: int) -> list[dict[str, Any]]:
+        rows = self.connection.execute(READ_LEAVES, {"low": low, "high": high}).fetchall()
+        for row in rows:
+            self._look_at(row)
+        self._read = high
+        self._count += len(rows)
+        if self._frontier.size == low and len(rows) == high - low:
+            self._check_nodes([row["leaf_hash"] for row in rows])
+        return rows
+
+    def _look_at(self, row: Mapping[str, Any]) -> None:
+        index = row["log_index"]
+        self._last_hash = row["leaf_hash"]
+        if row["leaf"] is None:
+            self._tombstones += 1
+            return
+        if (row["event_index"], row["event_hash"]) != (index, row["leaf_hash"]):
+            self._tampered(index, "the event's row names another index or hash than its leaf's")
+        try:
+            leaf = decode_leaf(row["leaf"])
+        except LeafError:
+            return  # the verifier says so
+        known = self._last_numbers.get(leaf.writer_id, 0)
+        self._last_numbers[leaf.writer_id] = max(known, leaf.writer_seq)
+        wrong = [name for name, value in _columns(leaf).items() if row[name] != value]
+        wrong += [
+            name for name, value in _facts(leaf).items() if (row["facts"].get(name) or None) != value
+        ]
+        if wrong:
+            self._tampered(index, f"the row does not say what its leaf says: {', '.join(wrong)}")
+
+    def _check_nodes(self, hashes: list[bytes]) -> None:
+        """Proofs are made of stored nodes: each new one must be the tree's."""
+        self._frontier, nodes = self._frontier.extend(hashes)
+        wanted = {(level, index): value for level, index, value in nodes}
+        levels, indexes = [node[0] for node in wanted], [node[1] for node in wanted]
+        found = self.connection.execute(READ_NODES, {"levels": levels, "indexes": indexes})
+        stored = {(row["level"], row["node_index"]): row["hash"] for row in found}
+        bad = [node for node, value in wanted.items() if stored.get(node) != value]
+        if bad:
+            # No index: it may be the node that is wrong or a leaf, which is then named itself.
+            reason = f"{len(bad)} stored nodes are not the tree's, first (level, index) {bad[0]}"
+            self._tampered(None, reason)
+
+    def _check_head(self, end: int) -> None:
+        head = self.connection.execute(READ_HEAD).fetchone()
+        if head is None:
+            self._tampered(None, "the row of audit.log_head is gone")
+        elif head["size"] > self._count:
+            reason = f"of {head['size']} leaves {self._count} are left"
+            index = end if self._count == end else None
+            self.findings.append(Finding(Verdict.INCOMPLETE, index, reason))
+        elif head["size"] < self._count:
+            reason = f"the head says {head['size']} leaves, and there are {self._count}"
+            self._tampered(head["size"], reason)
+        elif self._last_hash is not None and head["last_hash"] != self._last_hash:
+            self._tampered(end - 1, "the head does not name the last leaf's hash")
+
+    def _check_writers(self) -> None:
+        for row in self.connection.execute(READ_PENDING):
+            try:
+                leaf = decode_leaf(row["leaf"])
+            except LeafError:
+                self._tampered(None, "an event waiting to be sealed is no leaf")
+                continue
+            known = self._last_numbers.get(leaf.writer_id, 0)
+            self._last_numbers[leaf.writer_id] = max(known, leaf.writer_seq)
+        for row in self.connection.execute(READ_WRITERS):
+            lost = row["seq"] - self._last_numbers.get(row["writer_id"], 0)
+            # Dropped payloads may hold a writer's last numbers.
+            if lost > self._tombstones and len(self.findings) < _FINDINGS_MAX:
+                reason = f"writer {row['writer_id']}: its last {lost} numbers were never sealed"
+                self.findings.append(Finding(Verdict.INCOMPLETE, None, reason))
+
+    def _value(self, query: str, name: str) -> Any:
+        row = self.connection.execute(query.encode()).fetchone()
+        return row[name] if row else None
+
+    def _tampered(self, index: int | None, reason: str) -> None:
+        if len(self.findings) < _FINDINGS_MAX:
+            self.findings.append(Finding(Verdict.TAMPERED, index, reason))
+
+
+def _columns(leaf: Leaf) -> dict[str, Any]:
+    return {
+        "id": leaf.event_id,
+        "org_id": leaf.org_id,
+        "occurred_at": leaf.occurred_at,
+        "actor_kind": leaf.actor_kind.value,
+        "actor_id": None if leaf.actor_id is None else UUID(leaf.actor_id),
+        "action": leaf.action,
+        "entity": leaf.entity,
+        "entity_id": leaf.entity_id or "",
+        "outcome": leaf.outcome.value,
+        "severity": leaf.severity.value,
+    }
+
+
+def _facts(leaf: Leaf) -> dict[str, str | None]:
+    """The members of `facts` that are not columns too."""
+    return {
+        "session_id": None if leaf.session_id is None else str(leaf.session_id),
+        "api_key_id": None if leaf.api_key_id is None else str(leaf.api_key_id),
+        "kind": leaf.kind.value,
+        "correlation_id": leaf.request_id,
+    }

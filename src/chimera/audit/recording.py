@@ -1,0 +1,238 @@
+"""Capture: audit events are written in the transaction of what they tell.
+
+`record` notes an event on the transaction; `Database.begin` calls `flush` right before COMMIT. Each
+connection is a writer that counts its committed events 1, 2, 3 ...: the counter row moves in the
+same transaction, so rows removed before they are sealed leave a gap, and a rollback leaves none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+import structlog
+
+from chimera import metrics
+from chimera.audit.canonical import canonical_json
+from chimera.audit.leaf import (
+    ActorKind,
+    AuditEvent,
+    FieldChange,
+    Kind,
+    Outcome,
+    Severity,
+    committed_values,
+    encode_leaf,
+    new_salts,
+)
+from chimera.call import Call
+from chimera.db import Database, Nothing, Tx, sql
+from chimera.faults import Fault
+from chimera.ids import new_id
+
+log = structlog.get_logger("chimera.audit")
+
+# Values that never belong in a log, whoever passes them by mistake.
+SECRET_FIELDS = ("password", "secret", "token", "api_key", "sealed", "hash")
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """An event on its way into the transaction."""
+
+    action: str
+    entity: str
+    entity_id: str
+    old: Mapping[str, Any]
+    new: Mapping[str, Any]
+    outcome: Outcome
+    severity: Severity
+    kind: Kind
+    reason: str
+
+
+INSERT_EVENTS = sql(
+    Nothing,
+    """
+    WITH writer AS (
+        INSERT INTO audit.writers (writer_id, seq) VALUES (%(writer_id)s, %(seq_after)s)
+        ON CONFLICT (writer_id) DO UPDATE SET seq = EXCLUDED.seq
+         WHERE writers.seq = %(seq_before)s
+        RETURNING true
+    )
+    INSERT INTO audit.pending (id, org_id, occurred_at, facts, fields, leaf)
+    SELECT e.id, %(org_id)s::uuid, %(occurred_at)s, e.facts::jsonb, e.fields::jsonb, e.leaf
+      FROM writer, unnest(%(ids)s::uuid[], %(facts)s::text[], %(fields)s::text[], %(leaves)s::bytea[])
+           AS e (id, facts, fields, leaf)
+    """,
+)
+
+
+def record(
+    tx: Tx,
+    action: str,
+    entity: str,
+    entity_id: str,
+    *,
+    old: Mapping[str, Any] | None = None,
+    new: Mapping[str, Any] | None = None,
+    outcome: Outcome = Outcome.SUCCESS,
+    severity: Severity = Severity.INFO,
+    kind: Kind = Kind.DATA,
+    reason: str = "",
+) -> None:
+    """Notes that `action` (noun.verb) was done to an entity. Of `old` and `new`, only values that
+    differ are kept; fields that hold secrets must not be passed and are masked if they are."""
+    before, after = _redacted(old or {}), _redacted(new or {})
+    same = {name for name in before.keys() & after.keys() if before[name] == after[name]}
+    tx.audit_events.append(
+        Noted(
+            action,
+            entity,
+            entity_id,
+            {name: value for name, value in before.items() if name not in same},
+            {name: value for name, value in after.items() if name not in same},
+            outcome,
+            severity,
+            kind,
+            reason,
+        )
+    )
+
+
+def _redacted(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: "[redacted]"
+        if any(word in name for word in SECRET_FIELDS) and isinstance(value, str | bytes)
+        else value
+        for name, value in values.items()
+    }
+
+
+async def flush(tx: Tx) -> None:
+    """Writes the noted events; part of COMMIT (see Database.begin)."""
+    connection, call = tx.connection, tx.call
+    before: int = connection.writer_seq  # type: ignore[attr-defined]  # set by Database
+    writer_id: str = connection.writer_id  # type: ignore[attr-defined]  # set by Database
+    now = datetime.now(UTC)
+    ids, facts, fields, leaves = [], [], [], []
+    for position, noted in enumerate(tx.audit_events, start=1):
+        event = _event(noted, call, now, writer_id, before + position)
+        salts = new_salts(event)
+        values = committed_values(event)
+        ids.append(str(event.event_id))
+        leaves.append(encode_leaf(event, salts))
+        facts.append(orjson.dumps(_facts(event)).decode())
+        opened = [
+            {"name": name, "value": values[name].decode(), "salt": salts[name].hex()}
+            for name in values
+        ]
+        fields.append(orjson.dumps(opened).decode().replace("\\u0000", "\\ufffd"))
+    after = before + len(ids)
+    inserted = await tx.run(
+        INSERT_EVENTS,
+        writer_id=writer_id,
+        seq_before=before,
+        seq_after=after,
+        org_id=call.caller.org_id or None,
+        occurred_at=now,
+        ids=ids,
+        facts=facts,
+        fields=fields,
+        leaves=leaves,
+    )
+    if inserted != len(ids):
+        raise AssertionError("this connection's audit counter was moved by somebody else")
+    connection.writer_seq = after  # type: ignore[attr-defined]  # taken back by Database on rollback
+
+
+def _event(noted: Noted, call: Call, now: datetime, writer_id: str, seq: int) -> AuditEvent:
+    caller = call.caller
+    changed = tuple(
+        FieldChange(
+            name,
+            _canonical(noted.old[name]) if name in noted.old else None,
+            _canonical(noted.new[name]) if name in noted.new else None,
+        )
+        for name in sorted(noted.old.keys() | noted.new.keys())
+    )
+    return AuditEvent(
+        event_id=UUID(new_id(now)),
+        occurred_at=now,
+        writer_id=writer_id,
+        writer_seq=seq,
+        actor_kind=ActorKind(caller.kind),
+        outcome=noted.outcome,
+        severity=noted.severity,
+        kind=noted.kind,
+        action=noted.action,
+        entity=noted.entity,
+        org_id=UUID(caller.org_id) if caller.org_id else None,
+        session_id=UUID(caller.session_id) if caller.session_id else None,
+        api_key_id=UUID(caller.api_key_id) if caller.api_key_id else None,
+        actor_id=caller.user_id or None,
+        entity_id=noted.entity_id or None,
+        request_id=call.correlation_id,
+        ip=call.ip_address or None,
+        user_agent=call.user_agent or None,
+        reason=noted.reason or None,
+        fields=changed,
+    )
+
+
+def _canonical(value: Any) -> bytes:
+    return canonical_json(value)
+
+
+def _facts(event: AuditEvent) -> dict[str, Any]:
+    return {
+        "actor_kind": event.actor_kind,
+        "actor_id": event.actor_id,
+        "session_id": event.session_id,
+        "api_key_id": event.api_key_id,
+        "action": event.action,
+        "entity": event.entity,
+        "entity_id": event.entity_id or "",
+        "outcome": event.outcome,
+        "severity": event.severity,
+        "kind": event.kind,
+        "correlation_id": event.request_id,
+    }
+
+
+class Refusals:
+    """Records calls that were denied or failed; their own transaction has rolled back."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    async def record(self, call: Call, fault: Fault) -> None:
+        """In a short transaction of its own; if even that fails, a metric and a log line."""
+        denied = fault.code in ("PERMISSION_DENIED", "UNAUTHENTICATED")
+        own = Call(
+            call.caller,
+            call.method,
+            deadline=Call.by_worker("refusal", seconds=2).deadline,
+            correlation_id=call.correlation_id,
+            ip_address=call.ip_address,
+            user_agent=call.user_agent,
+        )
+        try:
+            async with self.db.begin(own) as tx:
+                record(
+                    tx,
+                    call.access.audit,
+                    "rpc",
+                    call.method.rpartition("/")[2],
+                    outcome=Outcome.DENIED if denied else Outcome.FAILED,
+                    severity=Severity.WARNING if denied else Severity.NOTICE,
+                    kind=Kind.SECURITY if denied else Kind.ACCESS,
+                    reason=fault.reason,
+                )
+        except Exception as error:
+            metrics.AUDIT_REFUSALS_LOST.inc()
+            log.error("audit.refusal_lost", method=call.method, error=type(error).__name__)

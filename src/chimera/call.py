@@ -1,0 +1,68 @@
+"""Who is calling, and how: what the gate hands to a servicer and a worker makes for itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from chimera.ids import new_id
+from chimera.v1.options_pb2 import Access, Permission
+
+NOBODY = "00000000-0000-0000-0000-000000000000"
+ALL_PERMISSIONS: frozenset[int] = frozenset(Permission.values()) - {
+    0,
+    Permission.PERMISSION_OPERATE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A proven identity. kind: user, api_key, worker, system, or anonymous.
+
+    org_id and user_id are empty for nobody. permissions are effective: role and scopes already
+    intersected. is_operator marks operators of the installation, across organisations.
+    """
+
+    kind: str
+    org_id: str = ""
+    user_id: str = ""
+    session_id: str = ""
+    api_key_id: str = ""
+    role: str = ""
+    permissions: frozenset[int] = frozenset()
+    is_operator: bool = False
+
+    def may(self, permission: int) -> bool:
+        return permission in self.permissions or self.is_operator
+
+
+ANONYMOUS = Caller("anonymous")
+
+
+@dataclass(slots=True)
+class Call:
+    """One request or one run of a task. `deadline` is on the monotonic clock, in seconds."""
+
+    caller: Caller
+    method: str
+    deadline: float
+    access: Access = field(default_factory=Access)
+    correlation_id: str = field(default_factory=new_id)
+    ip_address: str = ""
+    user_agent: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    # Of a mutation that may be repeated: the client's id and SHA-256 of the request's bytes.
+    request_id: str = ""
+    body_hash: bytes = b""
+    answer_type: type[Any] | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    @classmethod
+    def by_worker(cls, task: str, org_id: str = "", *, seconds: float = 60.0) -> Call:
+        """The call of a worker's task, inside one organisation or (empty) across all."""
+        return cls(Caller("worker", org_id=org_id), task, time.monotonic() + seconds)

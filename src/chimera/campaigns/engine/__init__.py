@@ -1,0 +1,14 @@
+"""The engine: drives runs on workers.
+
+    leasing.py   takes shards over, with a fence, and works out what is left to do in them
+    drive.py     one run on one worker: prepares, sends, collects, ticks
+    lanes.py     one target of a drive: how much may be in flight, when to wait, when to give up
+    pace.py      requests and tokens a minute per credential, over the whole cluster
+    tick.py      the one transaction that settles what came back and records what goes out next
+
+A drive holds leases on shards of its run. Each tick is one transaction: it extends the leases (no
+lease, no new sends), settles the attempts that came back, records results, counters, ledger, the
+telemetry batch and one audit event, and commits the next attempts as sent. Only then do those go
+out. So after any crash it is known which calls may have cost money, nothing is recorded twice, and
+what was recorded is never paid again.
+"""

@@ -1,0 +1,108 @@
+"""The end of shards, and of the run with its last one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chimera.audit import recording
+from chimera.campaigns.engine.leasing import Lease
+from chimera.db import Nothing, Tx, sql
+
+# The count is belt and braces: a shard is done only when every cell of it is really recorded.
+FINISH_SHARDS = sql(
+    int,
+    """
+    UPDATE campaigns.shards s
+       SET state = 'done', owner = '', lease_until = '-infinity'
+      FROM unnest(%(shards)s::int[], %(fences)s::bigint[]) AS l (shard_no, fence)
+     WHERE s.run_id = %(run_id)s AND s.shard_no = l.shard_no AND s.fence = l.fence
+       AND s.owner = %(owner)s AND s.state = 'open'
+       AND (SELECT count(*) FROM campaigns.executions e
+             WHERE e.run_id = %(run_id)s AND e.cell_no >= s.first_cell
+               AND e.cell_no < s.first_cell + s.cells) = s.cells
+    RETURNING s.shard_no
+    """,
+)
+
+# Two workers that finish the last two shards wait for each other here, and the second sees both.
+COUNT_SHARDS = sql(
+    dict,
+    """
+    UPDATE campaigns.runs SET shards_done = shards_done + %(count)s
+     WHERE id = %(run_id)s
+    RETURNING campaign_id, shards_done = shards_total AS finished, state
+    """,
+)
+
+# Nothing answered at all: the run has failed, with the commonest reason.
+FINISH_RUN = sql(
+    dict,
+    """
+    WITH counts AS (
+        SELECT sum(scored) AS scored, sum(successes) AS successes, sum(failed) AS failed
+          FROM campaigns.tallies WHERE run_id = %(run_id)s
+    )
+    UPDATE campaigns.runs r
+       SET finished_at = clock_timestamp(),
+           state = CASE WHEN c.scored = 0 AND c.failed > 0 THEN 'failed' ELSE 'completed' END,
+           state_reason = CASE WHEN c.scored = 0 AND c.failed > 0 THEN
+               'no call was answered; the commonest error was ' ||
+               (SELECT error_kind FROM campaigns.executions
+                 WHERE run_id = %(run_id)s GROUP BY error_kind ORDER BY count(*) DESC LIMIT 1)
+               ELSE '' END
+      FROM counts c
+     WHERE r.id = %(run_id)s AND r.state IN ('running', 'paused')
+    RETURNING r.state, r.state_reason, c.scored, c.successes, c.failed
+    """,
+)
+
+# The cached rate follows the counters of the campaign's newest run.
+CACHE_RATE = sql(
+    Nothing,
+    """
+    UPDATE campaigns.campaigns c
+       SET success_rate = t.successes::float8 / NULLIF(t.scored, 0),
+           state = COALESCE(%(state)s::text, c.state)
+      FROM (SELECT sum(scored) AS scored, sum(successes) AS successes
+              FROM campaigns.tallies WHERE run_id = %(run_id)s) t
+     WHERE c.id = %(campaign_id)s AND c.run_id = %(run_id)s
+    """,
+)
+
+
+async def finish_shards(tx: Tx, run_id: str, owner: str, leases: Sequence[Lease]) -> bool:
+    """Marks shards done and, with the last of them, the run; True when the run is over."""
+    if not leases:
+        return False
+    done = await tx.all(
+        FINISH_SHARDS,
+        run_id=run_id,
+        owner=owner,
+        shards=[lease.shard_no for lease in leases],
+        fences=[lease.fence for lease in leases],
+    )
+    if not done:
+        return False
+    counted = await tx.one(COUNT_SHARDS, run_id=run_id, count=len(done))
+    if counted is None:
+        return False
+    state = None
+    if counted["finished"]:
+        over = await tx.one(FINISH_RUN, run_id=run_id)
+        if over is not None:
+            state = over["state"]
+            recording.record(
+                tx,
+                f"run.{'fail' if state == 'failed' else 'complete'}",
+                "run",
+                run_id,
+                new={
+                    "state": state,
+                    "state_reason": over["state_reason"],
+                    "scored": int(over["scored"] or 0),
+                    "successes": int(over["successes"] or 0),
+                    "failed": int(over["failed"] or 0),
+                },
+            )
+    await tx.run(CACHE_RATE, run_id=run_id, campaign_id=counted["campaign_id"], state=state)
+    return bool(counted["finished"])

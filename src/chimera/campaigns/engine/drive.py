@@ -1,0 +1,581 @@
+"""One run on one worker: prepares cells, keeps calls in flight, collects outcomes, ticks.
+
+Attempts are committed a little ahead of the places they wait for, so that a place that falls free
+is filled at once and not after the next transaction. A tick comes when enough has come back, when
+the committed ones run out, or when a lease wants its heartbeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import aiohttp
+import structlog
+
+from chimera import metrics
+from chimera.call import Call
+from chimera.campaigns.engine import leasing
+from chimera.campaigns.engine.lanes import Lane, retry_delay_s
+from chimera.campaigns.engine.leasing import Lease, Past
+from chimera.campaigns.engine.opening import Opened, open_run, pause_for_money, save_circuits
+from chimera.campaigns.engine.tick import Control, Outcome, Result, Send, TickContext, run_tick
+from chimera.campaigns.parameters import ParameterError
+from chimera.campaigns.plan import Prepared
+from chimera.campaigns.scorers import Response
+from chimera.core import Core
+from chimera.faults import Fault
+from chimera.providers.adapters import ChatReply, ProviderError
+from chimera.providers.pricing import cost
+from chimera.templates.values import RenderError
+
+log = structlog.get_logger("chimera.drive")
+
+FLUSH_AT = 64  # outcomes that make a tick worth its transaction
+FLUSH_WITHIN_S = 0.05  # and how long fewer of them wait
+PREPARED_MAX = 512  # cells prepared or decided in one tick; bounds its memory and its locks
+LEASES_MAX = 3
+CLAIM_EVERY_S = 1.0
+TEXT_CHARS_MAX = 200_000
+
+
+class Drive:
+    """Drives one run until nothing of it is left for this worker, or it is told to stop."""
+
+    def __init__(
+        self, core: Core, session: aiohttp.ClientSession, owner: str, first: Lease
+    ) -> None:
+        """first: a shard that was claimed under the name `owner`."""
+        self.core, self.session = core, session
+        self.run_id, self.org_id = first.run_id, first.org_id
+        self.owner, self.first = owner, first
+        self.leases: dict[int, Lease] = {}
+        self.lanes: list[Lane] = []
+        self.delayed: list[tuple[float, int]] = []  # (monotonic due, cell) of retries
+        self.suspects: list[int] = []  # cells that go out alone, last
+        self.outcomes: list[Outcome] = []
+        self.tasks: set[asyncio.Task[None]] = set()  # calls in flight
+        self.refills: set[asyncio.Task[None]] = set()
+        self.wake = asyncio.Event()
+        self.stopping = False
+        self.sending = True
+        self.alone: int | None = None  # the suspect that has the drive to itself
+        self.concurrency = 1
+        self.attempts_max = 1
+        self.ticked_at = self.claimed_at = 0.0
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Returns when the run has nothing left that this worker could take. Cancelling it ends
+        the calls in flight; their attempts stay sent, and whoever takes over books them."""
+        try:
+            await self._open()
+            while await self._step():
+                pass
+        finally:
+            for task in self.tasks | self.refills:
+                task.cancel()
+
+    async def _open(self) -> None:
+        opened: Opened = await open_run(self.core, self.session, self.first)
+        self.opened, self.plan = opened, opened.plan
+        self.lanes = opened.lanes
+        self.context = TickContext(
+            run_id=self.run_id,
+            org_id=self.org_id,
+            campaign_id=opened.campaign_id,
+            user_id=opened.user_id,
+            owner=self.owner,
+            slot=hash(self.owner) & 0x7FFF,
+            lease_s=self.core.settings.lease_s,
+            plan=self.plan,
+        )
+        await self._adopt(self.first)
+        await self._tick()
+        self._fill_places()
+
+    def stop(self) -> None:
+        """Sends nothing new; ends when what is in flight has come back."""
+        self.stopping = True
+        self.wake.set()
+
+    async def _step(self) -> bool:
+        """Waits for something to do and does it; False when the drive is over."""
+        await self._wait()
+        self._resend_due()
+        await self._claim_more()
+        if self._tick_due():
+            await self._tick()
+        self._fill_places()
+        if self.tasks or self.outcomes:
+            return True
+        if self.stopping or not self.sending or not self.leases:
+            await self._leave()
+            return False
+        return True
+
+    async def _wait(self) -> None:
+        now = time.monotonic()
+        until = self.ticked_at + self.core.settings.heartbeat_s
+        if self.outcomes or (self._can_commit() and not any(lane.committed for lane in self.lanes)):
+            until = min(until, self.ticked_at + FLUSH_WITHIN_S)
+        if self.delayed:
+            until = min(until, self.delayed[0][0])
+        for lane in self.lanes:
+            if lane.committed or lane.ready:
+                blocked = max(lane.open_until, lane.pace.ready_at)
+                if blocked > now:
+                    until = min(until, blocked)
+        if until > now and not self.wake.is_set():
+            try:
+                async with asyncio.timeout(until - now):
+                    await self.wake.wait()
+            except TimeoutError:
+                pass
+        self.wake.clear()
+
+    def _tick_due(self) -> bool:
+        now = time.monotonic()
+        since = now - self.ticked_at
+        if len(self.outcomes) >= FLUSH_AT or since >= self.core.settings.heartbeat_s:
+            return True
+        hungry = self._can_commit() and self._hungry()
+        return since >= FLUSH_WITHIN_S and bool(self.outcomes or hungry)
+
+    def _hungry(self) -> bool:
+        """Whether places will soon find nothing committed to fill them with."""
+        committed = sum(len(lane.committed) for lane in self.lanes)
+        return committed <= self.concurrency // 4
+
+    def _can_commit(self) -> bool:
+        return self.sending and not self.stopping and next(self._candidates(), None) is not None
+
+    # --- leases ---------------------------------------------------------------------------------
+
+    async def _adopt(self, lease: Lease) -> None:
+        """Makes a claimed shard's cells ready to go."""
+        call = Call.by_worker("take_over", self.org_id, seconds=30)
+        async with self.core.db.begin(call) as tx:
+            await leasing.take_over(tx, lease, self.plan, self.opened.user_id)
+        self.leases[lease.shard_no] = lease
+        for cell_no in sorted(lease.todo):
+            past = lease.past.get(cell_no)
+            if past is not None and past.poisonous:
+                self._park(cell_no, past)
+            elif past is not None and past.suspect:
+                self.suspects.append(cell_no)
+            else:
+                self.lanes[self.plan.cell(cell_no).target_no].ready.append(cell_no)
+
+    async def _claim_more(self) -> None:
+        now = time.monotonic()
+        ready = sum(len(lane.ready) for lane in self.lanes)
+        if (
+            self.stopping
+            or not self.sending
+            or len(self.leases) >= LEASES_MAX
+            or ready > self.concurrency
+            or now - self.claimed_at < (CLAIM_EVERY_S if self.leases else 0)
+        ):
+            return
+        lease = await leasing.claim(
+            self.core.db, owner=self.owner, lease_s=self.core.settings.lease_s, run_id=self.run_id
+        )
+        if lease is None:
+            self.claimed_at = now
+        else:
+            await self._adopt(lease)
+
+    def _lease_of(self, cell_no: int) -> Lease | None:
+        for lease in self.leases.values():
+            if lease.first_cell <= cell_no < lease.first_cell + lease.cells:
+                return lease
+        return None
+
+    async def _leave(self) -> None:
+        self._unsend()
+        if self.outcomes:
+            await self._tick()
+        await leasing.release(self.core.db, self.org_id, self.owner, list(self.leases.values()))
+
+    # --- the tick -------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        """Runs one tick, again and again while the database is away: what came back must be
+        recorded, and nothing new goes out before it is."""
+        if not self.sending or self.stopping:
+            self._unsend()
+        self._give_up_lanes()
+        outcomes = self.outcomes
+        self.outcomes = []
+        wanted = self._pick() if self.sending and not self.stopping else []
+        outcomes += self.outcomes  # cells whose text could not be made
+        self.outcomes = []
+        leases = list(self.leases.values())
+        decided = {outcome.cell_no for outcome in outcomes if outcome.result is not None}
+        complete = [lease for lease in leases if lease.todo <= decided]
+        delay_s = 0.1
+        started = time.perf_counter()
+        while True:
+            try:
+                call = Call.by_worker("tick", self.org_id, seconds=30)
+                async with self.core.db.begin(call) as tx:
+                    control = await run_tick(tx, self.context, leases, outcomes, wanted, complete)
+                    await save_circuits(tx, self.lanes)
+                break
+            except Fault as fault:
+                log.warning("drive.tick_failed", run_id=self.run_id, reason=fault.reason)
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, 2.0)
+        metrics.TICK_SECONDS.observe(time.perf_counter() - started)
+        self.ticked_at = time.monotonic()
+        for outcome in outcomes:
+            if outcome.result is not None:
+                metrics.EXECUTIONS.labels(outcome.result.state).inc()
+        for lane in self.lanes:
+            lane.circuit_changed = False
+        await self._obey(control, wanted, decided, complete)
+
+    async def _obey(
+        self, control: Control, wanted: list[Send], decided: set[int], complete: list[Lease]
+    ) -> None:
+        for lease in self.leases.values():
+            lease.todo -= decided
+        for lease in complete:
+            self.leases.pop(lease.shard_no, None)
+        for shard_no in [shard for shard in self.leases if shard not in control.leases]:
+            self._lose(self.leases.pop(shard_no))
+        self.sending = control.state == "running" and not control.stopped
+        self.attempts_max = control.attempts_max
+        self._share(control)
+        for lane in self.lanes:
+            if lane.target.model_id not in control.allowed and not lane.given_up:
+                lane.given_up = "target_not_allowed"
+        admitted = set()
+        for send in control.admitted:
+            admitted.add(send.prepared.cell.cell_no)
+            self.lanes[send.prepared.cell.target_no].committed.append(send)
+        for send in reversed(wanted):
+            if send.prepared.cell.cell_no not in admitted:
+                self._put_back(send)
+        out_of_money = bool(wanted) and self.sending and not control.admitted
+        if out_of_money and control.money_left is not None and not self.tasks:
+            await pause_for_money(self.core, self.run_id, self.org_id)
+
+    def _share(self, control: Control) -> None:
+        """The run's concurrency is split evenly over the drives that are on it."""
+        self.concurrency = max(1, math.ceil(control.concurrency / control.drivers))
+        for lane in self.lanes:
+            lane.resize(self.concurrency)
+            lane.pace.drivers = control.drivers
+
+    def _lose(self, lease: Lease) -> None:
+        """Another worker has this shard now; what is in flight is still settled."""
+        log.warning("drive.lease_lost", run_id=self.run_id, shard_no=lease.shard_no)
+        span = range(lease.first_cell, lease.first_cell + lease.cells)
+        for lane in self.lanes:
+            kept = [cell for cell in lane.ready if cell not in span]
+            lane.ready.clear()
+            lane.ready.extend(kept)
+            lane.committed = type(lane.committed)(
+                send for send in lane.committed if send.prepared.cell.cell_no not in span
+            )
+        self.delayed = [(due, cell) for due, cell in self.delayed if cell not in span]
+        heapq.heapify(self.delayed)
+        self.suspects = [cell for cell in self.suspects if cell not in span]
+
+    # --- choosing what goes out -----------------------------------------------------------------
+
+    def _candidates(self) -> Iterator[Lane]:
+        """Lanes that have cells and room to commit some."""
+        if self.alone is not None:
+            return
+        for lane in self.lanes:
+            if lane.ready and self._room(lane) > 0:
+                yield lane
+        if self.suspects and self._idle():
+            yield self.lanes[self.plan.cell(self.suspects[0]).target_no]
+
+    def _room(self, lane: Lane) -> int:
+        """How many more attempts of a lane may be committed: what may fly, and as many again."""
+        if lane.given_up or time.monotonic() < lane.open_until:
+            return 0
+        ahead = 1 if lane.is_open else 2 * int(lane.window)
+        outstanding = sum(other.in_flight + len(other.committed) for other in self.lanes)
+        return min(ahead - lane.in_flight - len(lane.committed), 2 * self.concurrency - outstanding)
+
+    def _idle(self) -> bool:
+        return not (
+            self.tasks
+            or self.delayed
+            or self.outcomes
+            or any(lane.ready or lane.committed for lane in self.lanes)
+        )
+
+    def _pick(self) -> list[Send]:
+        """Prepares what should go out next, lanes in turn."""
+        sends: list[Send] = []
+        if self.alone is None and self.suspects and self._idle():
+            self.alone = self.suspects.pop(0)
+            send = self._prepare(self.alone, alone=True)
+            if send is None:
+                self.alone = None
+                return []
+            return [send]
+        if self.alone is not None:
+            return []
+        rooms = [(lane, self._room(lane)) for lane in self.lanes]
+        total = 2 * self.concurrency - sum(
+            lane.in_flight + len(lane.committed) for lane in self.lanes
+        )
+        for lane, room in rooms:
+            share = min(room, total, PREPARED_MAX - len(sends))
+            for _ in range(share):
+                if not lane.ready:
+                    break
+                send = self._prepare(lane.ready.popleft())
+                if send is not None:
+                    sends.append(send)
+                    total -= 1
+        return sends
+
+    def _prepare(self, cell_no: int, *, alone: bool = False) -> Send | None:
+        lease = self._lease_of(cell_no)
+        if lease is None:
+            return None
+        try:
+            prepared = self.plan.prepare(cell_no)
+        except (ParameterError, RenderError) as error:
+            result = Result("failed", "", "", error_kind=error.reason, verdict_reason=str(error))
+            self._decide(cell_no, result)
+            return None
+        past = lease.past.get(cell_no)
+        return Send(prepared, (past.attempts if past else 0) + 1, lease.fence, alone)
+
+    def _put_back(self, send: Send) -> None:
+        cell_no = send.prepared.cell.cell_no
+        if send.alone:
+            self.alone = None
+            self.suspects.insert(0, cell_no)
+        elif self._lease_of(cell_no) is not None:
+            self.lanes[send.prepared.cell.target_no].ready.appendleft(cell_no)
+
+    def _resend_due(self) -> None:
+        now = time.monotonic()
+        while self.delayed and self.delayed[0][0] <= now:
+            _due, cell_no = heapq.heappop(self.delayed)
+            self.lanes[self.plan.cell(cell_no).target_no].ready.appendleft(cell_no)
+
+    # --- sending --------------------------------------------------------------------------------
+
+    def _fill_places(self) -> None:
+        """Starts committed attempts as far as windows and paces allow."""
+        if not self.sending or self.stopping:
+            return
+        for lane in self.lanes:
+            free = min(lane.places(), self.concurrency - len(self.tasks))
+            while free > 0 and lane.committed and lane.pace.take():
+                self._start(lane, lane.committed.popleft())
+                free -= 1
+            if free > 0 and lane.committed and lane.pace.wants_refill():
+                self.refills.add(task := asyncio.create_task(self._refill(lane, free)))
+                task.add_done_callback(self.refills.discard)
+
+    async def _refill(self, lane: Lane, free: int) -> None:
+        request = lane.committed[0].prepared.request
+        # About three characters a token: a limit is the provider's to enforce, this only paces.
+        size = sum(len(message.content) // 3 + 4 for message in request.messages)
+        await lane.pace.refill(free, size + (request.max_tokens or 0))
+        self.wake.set()
+
+    def _start(self, lane: Lane, send: Send) -> None:
+        lane.in_flight += 1
+        task = asyncio.create_task(self._call(lane, send))
+
+        def done(ended: asyncio.Task[None]) -> None:
+            self.tasks.discard(ended)
+            lane.in_flight -= 1
+            if not ended.cancelled() and ended.exception() is not None:
+                log.error("drive.call_crashed", run_id=self.run_id, exc_info=ended.exception())
+            self._fill_places()
+            if len(self.outcomes) >= FLUSH_AT or len(self.tasks) < self.concurrency:
+                self.wake.set()
+
+        self.tasks.add(task)
+        task.add_done_callback(done)
+
+    async def _call(self, lane: Lane, send: Send) -> None:
+        """One attempt, from the wire to its outcome."""
+        prepared, cell_no = send.prepared, send.prepared.cell.cell_no
+        outcome = Outcome(cell_no, send.attempt_no, datetime.now(UTC))
+        outcome.worst_cost = prepared.worst_cost
+        clock = time.perf_counter()
+        try:
+            if lane.adapter is None:
+                raise ProviderError("bad_key", "the key cannot be opened")
+            reply = await lane.adapter.chat(
+                prepared.request,
+                timeout_s=lane.target.timeout_s,
+                headers={"x-chimera-cell": f"{self.run_id}:{cell_no}:{send.attempt_no}"},
+            )
+        except ProviderError as error:
+            outcome.latency_ms = int((time.perf_counter() - clock) * 1000)
+            metrics.ATTEMPTS.labels(error.kind).inc()
+            await lane.failed(error)
+            self._failed(lane, send, outcome, error)
+        else:
+            metrics.ATTEMPTS.labels("answered").inc()
+            lane.succeeded()
+            outcome.latency_ms = reply.latency_ms
+            self._answered(lane, send, outcome, reply)
+        if send.alone:
+            self.alone = None
+
+    def _answered(self, lane: Lane, send: Send, outcome: Outcome, reply: ChatReply) -> None:
+        prepared = send.prepared
+        usage = reply.usage
+        if usage is None:  # the provider did not say: the worst case stands
+            outcome.cost = prepared.worst_cost
+        else:
+            outcome.cost = cost(usage, lane.target.prices)
+            outcome.input_tokens, outcome.output_tokens = usage.input_tokens, usage.output_tokens
+        text = reply.text[:TEXT_CHARS_MAX]
+        result = Result(
+            "succeeded",
+            prepared.prompt.text,
+            prepared.transformed,
+            response=text,
+            response_truncated=len(text) < len(reply.text),
+            attempts=send.attempt_no,
+        )
+        self._score(prepared, reply, result)
+        outcome.result = result
+        self.outcomes.append(outcome)
+
+    def _score(self, prepared: Prepared, reply: ChatReply, result: Result) -> None:
+        response = Response(
+            text=result.response,
+            prompt=prepared.transformed,
+            original_prompt=prepared.prompt.text,
+            variables=prepared.prompt.variables,
+            finish_reason=reply.finish_reason,
+        )
+        try:
+            verdict = self.plan.judge(response)
+        except Exception as error:
+            # A scorer that breaks on an answer decides nothing about it; the answer is kept.
+            log.error("drive.scorer_crashed", run_id=self.run_id, error=type(error).__name__)
+            result.state, result.error_kind = "failed", "scorer_error"
+            result.verdict_reason = f"the scorer failed: {type(error).__name__}"
+            return
+        result.is_successful = verdict.success
+        result.success_score = verdict.score
+        result.verdict_reason = verdict.reason[:1000]
+
+    def _failed(self, lane: Lane, send: Send, outcome: Outcome, error: ProviderError) -> None:
+        outcome.error_kind, outcome.error_message = error.kind, str(error)[:500]
+        outcome.http_status = error.http_status
+        if error.may_have_cost:
+            outcome.cost = send.prepared.worst_cost
+        cell_no = send.prepared.cell.cell_no
+        lease = self._lease_of(cell_no)
+        past = lease.past.setdefault(cell_no, Past()) if lease is not None else Past()
+        past.attempts = send.attempt_no
+        past.errors += 1
+        again = error.retryable and past.errors < self.attempts_max and not lane.given_up
+        if again and lease is not None:
+            heapq.heappush(
+                self.delayed, (time.monotonic() + retry_delay_s(past.errors, error), cell_no)
+            )
+        else:
+            outcome.result = Result(
+                "failed",
+                send.prepared.prompt.text,
+                send.prepared.transformed,
+                error_kind=error.kind,
+                verdict_reason=outcome.error_message,
+                attempts=send.attempt_no,
+            )
+        self.outcomes.append(outcome)
+
+    # --- cells decided without an answer --------------------------------------------------------
+
+    def _decide(self, cell_no: int, result: Result) -> None:
+        self.outcomes.append(Outcome(cell_no, 0, datetime.now(UTC), result=result))
+
+    def _park(self, cell_no: int, past: Past) -> None:
+        prepared = self.plan.prepare(cell_no)
+        reason = (
+            f"its worker was lost {past.unknown} times while this cell was in flight, "
+            "the last time with nothing else"
+        )
+        self._decide(
+            cell_no,
+            Result(
+                "parked",
+                prepared.prompt.text,
+                prepared.transformed,
+                error_kind="worker_lost",
+                verdict_reason=reason,
+                attempts=past.attempts,
+            ),
+        )
+
+    def _give_up_lanes(self) -> None:
+        """Records what a given-up lane still had to do as failed, a bounded number a tick."""
+        for lane in self.lanes:
+            if not lane.given_up:
+                continue
+            self._unsend_lane(lane)
+            waiting = [cell for _due, cell in self.delayed if self._is_of(lane, cell)]
+            self.delayed = [item for item in self.delayed if not self._is_of(lane, item[1])]
+            heapq.heapify(self.delayed)
+            lane.ready.extend(waiting)
+            while lane.ready and len(self.outcomes) < PREPARED_MAX:
+                self._fail_unsent(lane, lane.ready.popleft())
+
+    def _is_of(self, lane: Lane, cell_no: int) -> bool:
+        return self.lanes[self.plan.cell(cell_no).target_no] is lane
+
+    def _fail_unsent(self, lane: Lane, cell_no: int) -> None:
+        lease = self._lease_of(cell_no)
+        past = lease.past.get(cell_no) if lease is not None else None
+        reason = f"{lane.target.name} was given up: {lane.given_up}"
+        prepared = self.plan.prepare(cell_no)
+        self._decide(
+            cell_no,
+            Result(
+                "failed",
+                prepared.prompt.text,
+                prepared.transformed,
+                error_kind=lane.given_up,
+                verdict_reason=reason,
+                attempts=past.attempts if past else 0,
+            ),
+        )
+
+    def _unsend(self) -> None:
+        """Takes back attempts that were committed and not sent, at no cost."""
+        for lane in self.lanes:
+            self._unsend_lane(lane)
+
+    def _unsend_lane(self, lane: Lane) -> None:
+        while lane.committed:
+            send = lane.committed.popleft()
+            cell_no = send.prepared.cell.cell_no
+            outcome = Outcome(cell_no, send.attempt_no, datetime.now(UTC), cost=Decimal(0))
+            outcome.worst_cost = send.prepared.worst_cost
+            outcome.error_kind = "not_sent"
+            self.outcomes.append(outcome)
+            lease = self._lease_of(cell_no)
+            if lease is not None:
+                lease.past.setdefault(cell_no, Past()).attempts = send.attempt_no
+                lane.ready.append(cell_no)
+            if send.alone:
+                self.alone = None

@@ -1,0 +1,222 @@
+"""Leases on shards: fair claims, takeovers, and what a taken-over shard still has to do.
+
+The fence of a shard grows with every claim; whoever holds a newer one wins. Only the database's
+clock counts. Calls that a lost worker left as sent become unknown at their worst cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from chimera.call import Call
+from chimera.db import Database, Nothing, Statement, Tx, sql
+
+# After this many losses with a cell in flight it is sent alone, and after one more it is parked:
+# a cell that kills its worker must not be mistaken for those that happened to fly with it.
+ALONE_AFTER = 2
+PARK_AFTER = 3
+
+
+@dataclass(slots=True)
+class Past:
+    """What happened to a cell before this lease."""
+
+    attempts: int = 0
+    errors: int = 0
+    unknown: int = 0
+    lost_alone: bool = False
+
+    @property
+    def poisonous(self) -> bool:
+        return self.unknown >= PARK_AFTER and self.lost_alone
+
+    @property
+    def suspect(self) -> bool:
+        return self.unknown >= ALONE_AFTER
+
+
+@dataclass(slots=True)
+class Lease:
+    """A shard this drive may work on, and the cells of it that are still undecided."""
+
+    run_id: str
+    org_id: str
+    shard_no: int
+    fence: int
+    first_cell: int
+    cells: int
+    todo: set[int] = field(default_factory=set)
+    past: dict[int, Past] = field(default_factory=dict)
+
+
+# Fair order: priority, then the run that was served longest ago.
+CLAIM = sql(
+    dict,
+    """
+    WITH chosen AS MATERIALIZED (
+        SELECT s.run_id, s.shard_no
+          FROM campaigns.runs r
+         CROSS JOIN LATERAL (
+            SELECT run_id, shard_no FROM campaigns.shards
+             WHERE run_id = r.id AND state = 'open' AND lease_until < clock_timestamp()
+             ORDER BY shard_no LIMIT 1 FOR UPDATE SKIP LOCKED
+         ) s
+         WHERE r.state = 'running'
+           AND (%(run_id)s::uuid IS NULL OR r.id = %(run_id)s)
+           AND r.id <> ALL(%(driven)s::uuid[])
+           AND NOT EXISTS (SELECT FROM ops.kill_switches k WHERE k.sending_stopped
+                            AND (k.org_id IS NULL OR k.org_id = r.org_id))
+         ORDER BY r.priority DESC, r.served_at, r.id
+         LIMIT 1
+    )
+    UPDATE campaigns.shards s
+       SET owner = %(owner)s, fence = s.fence + 1,
+           lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
+      FROM chosen c
+     WHERE s.run_id = c.run_id AND s.shard_no = c.shard_no
+    RETURNING s.run_id, s.org_id, s.shard_no, s.fence, s.first_cell, s.cells
+    """,
+    prepare=False,
+)
+
+SERVED = sql(
+    Nothing, "UPDATE campaigns.runs SET served_at = clock_timestamp() WHERE id = %(run_id)s"
+)
+
+LOSE = sql(
+    dict,
+    """
+    WITH lost AS MATERIALIZED (
+        SELECT cell_no, attempt_no FROM campaigns.attempts
+         WHERE run_id = %(run_id)s AND cell_no >= %(first)s AND cell_no < %(end)s AND state = 'sent'
+         ORDER BY cell_no, attempt_no FOR NO KEY UPDATE
+    )
+    UPDATE campaigns.attempts a
+       SET state = 'unknown', cost = a.worst_cost
+      FROM lost
+     WHERE a.run_id = %(run_id)s AND a.cell_no = lost.cell_no AND a.attempt_no = lost.attempt_no
+    RETURNING a.cell_no, a.attempt_no, a.worst_cost
+    """,
+)
+
+BOOK_WORST = sql(
+    Nothing,
+    """
+    INSERT INTO providers.ledger
+        (run_id, cell_no, attempt_no, org_id, user_id, model_id, price_version_id, kind, discarded,
+         input_tokens, output_tokens, cost)
+    SELECT %(run_id)s::uuid, l.cell_no, l.attempt_no, %(org_id)s::uuid, %(user_id)s::uuid,
+           l.model_id, l.price_version_id, 'worst', true, 0, 0, l.cost
+      FROM unnest(%(cells)s::bigint[], %(attempts)s::int[], %(models)s::uuid[], %(prices)s::uuid[],
+                  %(costs)s::numeric[]) AS l (cell_no, attempt_no, model_id, price_version_id, cost)
+     ORDER BY l.cell_no, l.attempt_no
+    """,
+)
+
+SETTLE_WORST = sql(
+    Nothing,
+    """
+    UPDATE campaigns.run_money SET settled = settled + %(cost)s::numeric, held = held - %(cost)s::numeric
+     WHERE run_id = %(run_id)s
+    """,
+)
+
+FIND_RECORDED: Statement[int] = sql(
+    int,
+    """
+    SELECT cell_no FROM campaigns.executions
+     WHERE run_id = %(run_id)s AND cell_no >= %(first)s AND cell_no < %(end)s
+    """,
+)
+
+FIND_PAST = sql(
+    dict,
+    """
+    SELECT cell_no, max(attempt_no) AS attempts,
+           count(*) FILTER (WHERE state = 'settled' AND error_kind <> 'not_sent') AS errors,
+           count(*) FILTER (WHERE state = 'unknown') AS unknown,
+           COALESCE(bool_or(alone AND state = 'unknown'), false) AS lost_alone
+      FROM campaigns.attempts
+     WHERE run_id = %(run_id)s AND cell_no >= %(first)s AND cell_no < %(end)s
+     GROUP BY cell_no
+    """,
+)
+
+RELEASE = sql(
+    Nothing,
+    """
+    UPDATE campaigns.shards s SET lease_until = '-infinity'
+      FROM unnest(%(shards)s::int[], %(fences)s::bigint[]) AS l (shard_no, fence)
+     WHERE s.run_id = %(run_id)s AND s.shard_no = l.shard_no AND s.fence = l.fence
+       AND s.owner = %(owner)s AND s.state = 'open'
+    """,
+)
+
+
+async def claim(
+    db: Database,
+    *,
+    owner: str,
+    lease_s: float,
+    run_id: str | None = None,
+    driven: Sequence[str] = (),
+) -> Lease | None:
+    """Takes a shard: of `run_id`, or of the run whose turn it is among those not `driven` here.
+
+    What a former owner had in flight is not known yet; `take_over` settles that.
+    """
+    async with db.begin(Call.by_worker("claim_shard", seconds=10)) as tx:
+        row = await tx.one(CLAIM, owner=owner, lease_s=lease_s, run_id=run_id, driven=list(driven))
+        if row is None:
+            return None
+        await tx.run(SERVED, run_id=row["run_id"])
+    return Lease(**row)
+
+
+async def take_over(tx: Tx, lease: Lease, plan: Any, user_id: str) -> None:
+    """Fills in what is left to do. Of a shard that somebody held before, calls left as sent become
+    unknown and are booked at their worst."""
+    end = lease.first_cell + lease.cells
+    span: dict[str, Any] = {"run_id": lease.run_id, "first": lease.first_cell, "end": end}
+    lease.todo = set(range(lease.first_cell, end))
+    if lease.fence == 1:
+        return
+    lost = await tx.all(LOSE, **span)
+    charged = [row for row in lost if row["worst_cost"]]
+    if charged:
+        targets = [plan.targets[plan.cell(row["cell_no"]).target_no] for row in charged]
+        await tx.run(
+            BOOK_WORST,
+            run_id=lease.run_id,
+            org_id=lease.org_id,
+            user_id=user_id,
+            cells=[row["cell_no"] for row in charged],
+            attempts=[row["attempt_no"] for row in charged],
+            models=[target.model_id for target in targets],
+            prices=[target.price_version_id for target in targets],
+            costs=[row["worst_cost"] for row in charged],
+        )
+        cost = sum(row["worst_cost"] for row in charged)
+        await tx.run(SETTLE_WORST, run_id=lease.run_id, cost=cost)
+    recorded: list[int] = await tx.all(FIND_RECORDED, **span)
+    lease.todo -= set(recorded)
+    for row in await tx.all(FIND_PAST, **span):
+        cell_no = row.pop("cell_no")
+        if cell_no in lease.todo:
+            lease.past[cell_no] = Past(**row)
+
+
+async def release(db: Database, org_id: str, owner: str, leases: Sequence[Lease]) -> None:
+    """Gives leases back at once, for a drive that ends before its shards do."""
+    if not leases:
+        return
+    async with db.begin(Call.by_worker("release_shards", org_id, seconds=5)) as tx:
+        await tx.run(
+            RELEASE,
+            run_id=leases[0].run_id,
+            owner=owner,
+            shards=[lease.shard_no for lease in leases],
+            fences=[lease.fence for lease in leases],
+        )

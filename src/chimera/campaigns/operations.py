@@ -1,0 +1,244 @@
+"""Campaigns as people edit them: create, read, list, update, delete."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from psycopg.errors import UniqueViolation
+
+from chimera.audit import recording
+from chimera.campaigns.checking import check_plan
+from chimera.db import Tx, sql, violated
+from chimera.faults import AlreadyExists, Conflict, Invalid, NotFound, NotReady
+from chimera.ids import new_id
+from chimera.rows import enum_text
+from chimera.v1.campaigns_pb2 import (
+    Campaign,
+    CreateCampaignRequest,
+    UpdateCampaignRequest,
+)
+
+UPDATABLE = frozenset({"name", "description", "objective", "visibility", "plan"})
+
+CREATE_CAMPAIGN = sql(
+    Campaign,
+    """
+    INSERT INTO campaigns.campaigns
+        (id, org_id, name, description, objective, visibility, plan, created_by)
+    VALUES (%(id)s, %(org_id)s, %(name)s, %(description)s, %(objective)s,
+            COALESCE(%(visibility)s, 'organisation'), %(plan)s, %(created_by)s)
+    RETURNING id, name, description, objective, state, visibility, plan, run_id, success_rate,
+              created_by, created_at, updated_at, deleted_at, xmin::text AS etag
+    """,
+)
+
+GET_CAMPAIGN = sql(
+    Campaign,
+    """
+    SELECT id, name, description, objective, state, visibility, plan, run_id, success_rate,
+           created_by, created_at, updated_at, deleted_at, xmin::text AS etag
+      FROM campaigns.campaigns WHERE id = %(campaign_id)s
+    """,
+)
+
+LIST_CAMPAIGNS = sql(
+    Campaign,
+    """
+    SELECT id, name, description, objective, state, visibility, run_id, success_rate,
+           created_by, created_at, updated_at, deleted_at, xmin::text AS etag
+      FROM campaigns.campaigns
+     WHERE org_id = %(org_id)s
+       AND (%(after)s::uuid IS NULL OR id < %(after)s)
+       AND (%(state)s::text IS NULL OR state = %(state)s)
+       AND (%(show_deleted)s OR deleted_at IS NULL)
+     ORDER BY id DESC LIMIT %(limit)s
+    """,
+    prepare=False,
+)
+
+LOCK_CAMPAIGN = sql(
+    Campaign,
+    """
+    SELECT id, name, description, objective, state, visibility, plan, run_id, deleted_at,
+           xmin::text AS etag
+      FROM campaigns.campaigns WHERE id = %(campaign_id)s FOR NO KEY UPDATE
+    """,
+)
+
+UPDATE_CAMPAIGN = sql(
+    Campaign,
+    """
+    UPDATE campaigns.campaigns
+       SET name = CASE WHEN 'name' = ANY(%(paths)s::text[]) THEN %(name)s ELSE name END,
+           description = CASE WHEN 'description' = ANY(%(paths)s::text[]) THEN %(description)s ELSE description END,
+           objective = CASE WHEN 'objective' = ANY(%(paths)s::text[]) THEN %(objective)s ELSE objective END,
+           visibility = CASE WHEN 'visibility' = ANY(%(paths)s::text[]) THEN %(visibility)s ELSE visibility END,
+           plan = CASE WHEN 'plan' = ANY(%(paths)s::text[]) THEN %(plan)s ELSE plan END
+     WHERE id = %(campaign_id)s
+    RETURNING id, name, description, objective, state, visibility, plan, run_id, success_rate,
+              created_by, created_at, updated_at, deleted_at, xmin::text AS etag
+    """,
+)
+
+DELETE_CAMPAIGN = sql(
+    Campaign,
+    """
+    UPDATE campaigns.campaigns SET deleted_at = now() WHERE id = %(campaign_id)s
+    RETURNING id, name, description, objective, state, visibility, plan, run_id, success_rate,
+              created_by, created_at, updated_at, deleted_at, xmin::text AS etag
+    """,
+)
+
+UNDELETE_CAMPAIGN = sql(
+    Campaign,
+    """
+    UPDATE campaigns.campaigns SET deleted_at = NULL WHERE id = %(campaign_id)s
+    RETURNING id, name, description, objective, state, visibility, plan, run_id, success_rate,
+              created_by, created_at, updated_at, deleted_at, xmin::text AS etag
+    """,
+)
+
+
+def not_found() -> NotFound:
+    return NotFound("CAMPAIGN_NOT_FOUND", "There is no such campaign.")
+
+
+def name_taken(error: UniqueViolation) -> AlreadyExists:
+    assert violated(error) == "campaigns_name", violated(error)
+    return AlreadyExists("CAMPAIGN_NAME_TAKEN", "A campaign of this name exists already.")
+
+
+async def create_campaign(tx: Tx, request: CreateCampaignRequest) -> Campaign:
+    """A draft; its plan may still be incomplete, but what it names must make sense."""
+    check_plan(request.plan)
+    caller = tx.call.caller
+    try:
+        campaign = await tx.one(
+            CREATE_CAMPAIGN,
+            id=new_id(),
+            org_id=caller.org_id,
+            name=request.name,
+            description=request.description,
+            objective=request.objective,
+            visibility=enum_text(request, "visibility", request.visibility),
+            plan=request.plan.SerializeToString(deterministic=True),
+            created_by=caller.user_id,
+        )
+    except UniqueViolation as error:
+        raise name_taken(error) from None
+    assert campaign is not None
+    recording.record(tx, "campaign.create", "campaign", campaign.id, new=_audited(campaign))
+    return campaign
+
+
+async def get_campaign(tx: Tx, campaign_id: str) -> Campaign:
+    campaign = await tx.one(GET_CAMPAIGN, campaign_id=campaign_id)
+    if campaign is None:
+        raise not_found()
+    return campaign
+
+
+async def list_campaigns(
+    tx: Tx, *, after: str | None, limit: int, state: str | None, show_deleted: bool
+) -> list[Campaign]:
+    """Newest first, without plans."""
+    return await tx.all(
+        LIST_CAMPAIGNS,
+        org_id=tx.call.caller.org_id,
+        after=after,
+        limit=limit,
+        state=state,
+        show_deleted=show_deleted,
+    )
+
+
+async def lock_campaign(tx: Tx, campaign_id: str, *, etag: str = "") -> Campaign:
+    """The campaign, held against changes by others until the transaction ends. Deleted ones are
+    not found."""
+    campaign = await tx.one(LOCK_CAMPAIGN, campaign_id=campaign_id)
+    if campaign is None or campaign.HasField("deleted_at"):
+        raise not_found()
+    check_etag(campaign.etag, etag)
+    return campaign
+
+
+def check_etag(current: str, given: str) -> None:
+    if given and given != current:
+        raise Conflict("ETAG_MISMATCH", "It was changed since you read it; read it again.")
+
+
+async def update_campaign(tx: Tx, request: UpdateCampaignRequest) -> Campaign:
+    """Name, description, objective and visibility at any time; the plan only of a draft."""
+    given = request.campaign
+    paths = list(request.update_mask.paths)
+    unknown = sorted(set(paths) - UPDATABLE)
+    if unknown or not paths:
+        raise Invalid(
+            "UPDATE_MASK_INVALID",
+            f"update_mask takes {', '.join(sorted(UPDATABLE))}"
+            + (f"; not {', '.join(unknown)}." if unknown else "."),
+        )
+    if "name" in paths and not given.name:
+        raise Invalid("FIELD_INVALID", "campaign.name must not be empty.")
+    if "visibility" in paths and not given.visibility:
+        raise Invalid("FIELD_INVALID", "campaign.visibility must be given.")
+    before = await lock_campaign(tx, given.id, etag=request.etag)
+    if "plan" in paths:
+        if enum_text(before, "state", before.state) != "draft":
+            raise NotReady("CAMPAIGN_NOT_DRAFT", "The plan of a launched campaign is frozen.")
+        check_plan(given.plan)
+    try:
+        campaign = await tx.one(
+            UPDATE_CAMPAIGN,
+            campaign_id=given.id,
+            paths=paths,
+            name=given.name,
+            description=given.description,
+            objective=given.objective,
+            visibility=enum_text(given, "visibility", given.visibility),
+            plan=given.plan.SerializeToString(deterministic=True),
+        )
+    except UniqueViolation as error:
+        raise name_taken(error) from None
+    assert campaign is not None
+    recording.record(
+        tx, "campaign.update", "campaign", campaign.id, old=_audited(before), new=_audited(campaign)
+    )
+    return campaign
+
+
+async def delete_campaign(tx: Tx, campaign_id: str, etag: str) -> Campaign:
+    before = await lock_campaign(tx, campaign_id, etag=etag)
+    if enum_text(before, "state", before.state) in ("running", "paused"):
+        raise NotReady(
+            "CAMPAIGN_NOT_DRAFT", "A live campaign must be cancelled before it is deleted."
+        )
+    campaign = await tx.one(DELETE_CAMPAIGN, campaign_id=campaign_id)
+    assert campaign is not None
+    recording.record(tx, "campaign.delete", "campaign", campaign_id, new={"deleted": True})
+    return campaign
+
+
+async def undelete_campaign(tx: Tx, campaign_id: str) -> Campaign:
+    """Brings a campaign back; undeleting one that is not deleted changes nothing."""
+    try:
+        campaign = await tx.one(UNDELETE_CAMPAIGN, campaign_id=campaign_id)
+    except UniqueViolation as error:
+        raise name_taken(error) from None
+    if campaign is None:
+        raise not_found()
+    recording.record(tx, "campaign.undelete", "campaign", campaign_id, new={"deleted": False})
+    return campaign
+
+
+def _audited(campaign: Campaign) -> dict[str, Any]:
+    """What the log keeps of a campaign: the plan by its digest, for it may be megabytes."""
+    plan = campaign.plan.SerializeToString(deterministic=True)
+    return {
+        "name": campaign.name,
+        "description": campaign.description,
+        "objective": campaign.objective,
+        "visibility": enum_text(campaign, "visibility", campaign.visibility) or "",
+        "plan_sha256": hashlib.sha256(plan).hexdigest(),
+    }

@@ -1,0 +1,189 @@
+"""The frozen plan of a run: everything that is needed to send and score any cell again.
+
+Stored as canonical JSON (sorted keys); its SHA-256 is the run's plan_hash, so an outsider can check
+what was run. A cell is found by arithmetic:
+
+    cell_no = ((prompt_no * techniques + technique_no) * targets + target_no) * repetitions + iteration
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import orjson
+
+from chimera.campaigns.scorers import Judge, compile_scorer
+from chimera.campaigns.techniques import Chain, Step, compile_chain
+from chimera.providers.adapters import ChatRequest, Message
+from chimera.providers.pricing import Prices, upper_bound_tokens, worst_cost
+from chimera.templates.rendering import Template, compile_template
+from chimera.templates.values import Variable
+
+PROMPTS_KEPT = 512
+
+
+class Cell(NamedTuple):
+    """Where a cell stands in the plan; all numbers from 0."""
+
+    cell_no: int
+    prompt_no: int
+    technique_no: int
+    target_no: int
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered prompt: messages as (role, text), and the variables as text for scorers."""
+
+    messages: tuple[tuple[str, str], ...]
+    subject: int  # which message techniques are applied to: the last of the user
+    variables: Mapping[str, str]
+
+    @property
+    def text(self) -> str:
+        return self.messages[self.subject][1]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A cell ready to be sent."""
+
+    cell: Cell
+    prompt: Prompt
+    transformed: str
+    request: ChatRequest
+    worst_cost: Decimal
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model as the run uses it."""
+
+    model_id: str
+    model: str
+    provider_id: str
+    provider: str
+    provider_type: str
+    base_url: str
+    provider_key_id: str
+    price_version_id: str
+    prices: Prices
+    timeout_s: float
+    requests_per_minute: int
+    tokens_per_minute: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.provider}/{self.model}"
+
+
+def freeze(facts: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Canonical bytes of a plan's facts, and their SHA-256 in hex."""
+    body = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
+    return body, hashlib.sha256(body).hexdigest()
+
+
+class RunPlan:
+    """A plan, compiled. Safe to share between the drives of a process."""
+
+    def __init__(self, body: bytes) -> None:
+        facts = orjson.loads(body)
+        self.sources = facts["prompts"]
+        self.templates: list[Template] = [_template(source) for source in self.sources]
+        self.rows: list[list[dict[str, Any]]] = [source["rows"] or [{}] for source in self.sources]
+        self.starts = [0, *accumulate(len(rows) for rows in self.rows)]
+        self.technique_names: list[str] = [chain["name"] for chain in facts["techniques"]]
+        self.chains: list[Chain] = [
+            compile_chain([Step(step["technique"], step["params"]) for step in chain["steps"]])
+            for chain in facts["techniques"]
+        ]
+        self.targets = [_target(target) for target in facts["targets"]]
+        self.repetitions: int = facts["repetitions"]
+        self.judge: Judge = compile_scorer(facts["scorer"])
+        self.seed: int = facts["seed"]
+        self.generation: dict[str, Any] = facts["generation"]
+        self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
+        self.transformed = lru_cache(PROMPTS_KEPT)(self._transformed)
+
+    @property
+    def prompt_count(self) -> int:
+        return self.starts[-1]
+
+    @property
+    def cells_total(self) -> int:
+        return self.prompt_count * len(self.chains) * len(self.targets) * self.repetitions
+
+    def cell(self, cell_no: int) -> Cell:
+        rest, iteration = divmod(cell_no, self.repetitions)
+        rest, target_no = divmod(rest, len(self.targets))
+        prompt_no, technique_no = divmod(rest, len(self.chains))
+        return Cell(cell_no, prompt_no, technique_no, target_no, iteration)
+
+    def _prompt(self, prompt_no: int) -> Prompt:
+        source = bisect_right(self.starts, prompt_no) - 1
+        template = self.templates[source]
+        texts = template.texts(self.rows[source][prompt_no - self.starts[source]])
+        messages = tuple(template.fill(texts))
+        return Prompt(messages, subject_of(messages), texts)
+
+    def _transformed(self, prompt_no: int, technique_no: int, iteration: int) -> str:
+        """Targets share it: what differs between two targets is never the prompt."""
+        seed = self._seed(f"{prompt_no}/{technique_no}/{iteration}")
+        return self.chains[technique_no].apply(self.prompt(prompt_no).text, seed)
+
+    def _seed(self, place: str) -> int:
+        digest = hashlib.sha256(f"{self.seed}/{place}".encode()).digest()
+        return int.from_bytes(digest[:8])
+
+    def prepare(self, cell_no: int) -> Prepared:
+        """Renders and transforms a cell. Raises TechniqueError or RenderError when its text cannot
+        be made, for example because it grows too large."""
+        cell = self.cell(cell_no)
+        prompt = self.prompt(cell.prompt_no)
+        transformed = self.transformed(cell.prompt_no, cell.technique_no, cell.iteration)
+        target = self.targets[cell.target_no]
+        messages = tuple(
+            Message(role, transformed if place == prompt.subject else text)
+            for place, (role, text) in enumerate(prompt.messages)
+        )
+        generation = self.generation
+        request = ChatRequest(
+            model=target.model,
+            messages=messages,
+            max_tokens=generation["output_tokens_max"],
+            temperature=generation["temperature"],
+            top_p=generation["top_p"],
+            # 31 bits: what every provider's seed field takes.
+            seed=self._seed(f"{cell.prompt_no}/{cell.iteration}") & 0x7FFF_FFFF,
+            stop=tuple(generation["stop"]),
+        )
+        bound = sum(upper_bound_tokens(message.content) for message in messages)
+        worst = worst_cost(bound, generation["output_tokens_max"], target.prices)
+        return Prepared(cell, prompt, transformed, request, worst)
+
+
+def subject_of(messages: Sequence[tuple[str, str]]) -> int:
+    """Index of the last user message, or of the last message when the user says nothing."""
+    users = [place for place, (role, _text) in enumerate(messages) if role == "user"]
+    return users[-1] if users else len(messages) - 1
+
+
+def _template(source: Mapping[str, Any]) -> Template:
+    variables = [
+        Variable(**{**variable, "choices": tuple(variable["choices"])})
+        for variable in source["variables"]
+    ]
+    return compile_template([(role, text) for role, text in source["messages"]], variables)
+
+
+def _target(facts: Mapping[str, Any]) -> Target:
+    prices = Prices(**{name: Decimal(value) for name, value in facts["prices"].items()})
+    return Target(**{**facts, "prices": prices})

@@ -1,0 +1,304 @@
+"""Runs: their state, counters and rates; pause, resume, cancel and tuning while they are live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from typing import Any
+
+from chimera import outbox
+from chimera.audit import recording
+from chimera.campaigns.operations import get_campaign, lock_campaign
+from chimera.campaigns.statistics import wilson_interval
+from chimera.db import Nothing, Tx, sql
+from chimera.faults import NotFound, NotReady
+from chimera.rows import decimal_text, enum_text
+from chimera.v1.campaigns_pb2 import (
+    Campaign,
+    GetRunSummaryResponse,
+    Rate,
+    RateByCell,
+    RateByTarget,
+    RateByTechnique,
+    Run,
+    TuneRunRequest,
+)
+
+# The campaign's own policy decides who sees a run: the join is under it.
+GET_RUN = sql(
+    Run,
+    """
+    SELECT r.id, r.campaign_id, r.state, p.plan_hash, r.cells_total, r.shards_total, r.shards_done,
+           r.concurrency, m.cost_max AS cost_usd_max, r.state_reason, r.launched_by, r.created_at,
+           r.finished_at, p.prompt_count, p.technique_names, p.target_names, p.repetitions,
+           (SELECT jsonb_build_object(
+                'recorded', COALESCE(sum(scored + failed + parked + skipped), 0)::text,
+                'scored', COALESCE(sum(scored), 0)::text,
+                'successes', COALESCE(sum(successes), 0)::text,
+                'failed', COALESCE(sum(failed), 0)::text,
+                'parked', COALESCE(sum(parked), 0)::text,
+                'skipped', COALESCE(sum(skipped), 0)::text,
+                'input_tokens', COALESCE(sum(input_tokens), 0)::text,
+                'output_tokens', COALESCE(sum(output_tokens), 0)::text,
+                'cost_usd', trim_scale(COALESCE(sum(cost), 0))::text,
+                'booked_usd', trim_scale(m.settled)::text)
+              FROM campaigns.tallies t WHERE t.run_id = r.id) AS counts
+      FROM campaigns.runs r
+      JOIN campaigns.campaigns c ON c.id = r.campaign_id
+      JOIN campaigns.run_plans p ON p.run_id = r.id
+      JOIN campaigns.run_money m ON m.run_id = r.id
+     WHERE r.id = %(run_id)s
+    """,
+)
+
+LIST_RUNS = sql(
+    Run,
+    """
+    SELECT r.id, r.campaign_id, r.state, p.plan_hash, r.cells_total, r.shards_total, r.shards_done,
+           r.concurrency, m.cost_max AS cost_usd_max, r.state_reason, r.launched_by, r.created_at,
+           r.finished_at, p.prompt_count, p.technique_names, p.target_names, p.repetitions
+      FROM campaigns.runs r
+      JOIN campaigns.run_plans p ON p.run_id = r.id
+      JOIN campaigns.run_money m ON m.run_id = r.id
+     WHERE r.campaign_id = %(campaign_id)s AND r.org_id = %(org_id)s
+       AND (%(after)s::uuid IS NULL OR r.id < %(after)s)
+     ORDER BY r.id DESC LIMIT %(limit)s
+    """,
+    prepare=False,
+)
+
+LIST_TALLIES = sql(
+    dict,
+    """
+    SELECT technique_no, target_no, sum(scored)::bigint AS scored, sum(successes)::bigint AS successes,
+           sum(failed + parked)::bigint AS failed, sum(latency_ms_sum)::bigint AS latency_ms_sum,
+           sum(cost) AS cost, sum(input_tokens)::bigint AS input_tokens,
+           sum(output_tokens)::bigint AS output_tokens
+      FROM campaigns.tallies WHERE run_id = %(run_id)s
+     GROUP BY technique_no, target_no ORDER BY technique_no, target_no
+    """,
+)
+
+# One pass over the run's scored results for all percentiles: by technique, by target, by both.
+LIST_LATENCIES = sql(
+    dict,
+    """
+    SELECT technique_no, target_no,
+           percentile_disc(0.5) WITHIN GROUP (ORDER BY latency_ms) AS p50,
+           percentile_disc(0.95) WITHIN GROUP (ORDER BY latency_ms) AS p95
+      FROM campaigns.executions
+     WHERE run_id = %(run_id)s AND state = 'succeeded'
+     GROUP BY GROUPING SETS ((), (technique_no), (target_no), (technique_no, target_no))
+    """,
+)
+
+SET_STATE = sql(
+    Nothing,
+    """
+    WITH run AS (
+        UPDATE campaigns.runs
+           SET state = %(state)s, state_reason = %(reason)s,
+               finished_at = CASE WHEN %(state)s = 'cancelled' THEN clock_timestamp() END
+         WHERE id = %(run_id)s
+    )
+    UPDATE campaigns.campaigns SET state = %(state)s WHERE id = %(campaign_id)s
+    """,
+)
+
+LOCK_RUN = sql(
+    dict,
+    """
+    SELECT r.id, r.state, r.concurrency, r.campaign_id FROM campaigns.runs r
+      JOIN campaigns.campaigns c ON c.id = r.campaign_id
+     WHERE r.id = %(run_id)s FOR NO KEY UPDATE OF r
+    """,
+)
+
+SET_CONCURRENCY = sql(
+    Nothing, "UPDATE campaigns.runs SET concurrency = %(concurrency)s WHERE id = %(run_id)s"
+)
+
+SET_COST_MAX = sql(
+    Nothing, "UPDATE campaigns.run_money SET cost_max = %(cost_max)s WHERE run_id = %(run_id)s"
+)
+
+LIVE = ("running", "paused")
+
+
+async def get_run(tx: Tx, run_id: str) -> Run:
+    run = await tx.one(GET_RUN, run_id=run_id)
+    if run is None:
+        raise NotFound("RUN_NOT_FOUND", "There is no such run.")
+    return run
+
+
+async def list_runs(tx: Tx, campaign_id: str, *, after: str | None, limit: int) -> list[Run]:
+    """Newest first, without counts. Raises NotFound(CAMPAIGN_NOT_FOUND)."""
+    await get_campaign(tx, campaign_id)
+    return await tx.all(
+        LIST_RUNS,
+        campaign_id=campaign_id,
+        org_id=tx.call.caller.org_id,
+        after=after,
+        limit=limit,
+    )
+
+
+async def pause_campaign(tx: Tx, campaign_id: str, reason: str) -> Campaign:
+    return await _move(tx, campaign_id, "pause", ("running",), "paused", reason)
+
+
+async def resume_campaign(tx: Tx, campaign_id: str) -> Campaign:
+    campaign = await _move(tx, campaign_id, "resume", ("paused",), "running", "")
+    await outbox.enqueue(tx, "drive_runs", run_id=campaign.run_id)
+    return campaign
+
+
+async def cancel_campaign(tx: Tx, campaign_id: str, reason: str) -> Campaign:
+    return await _move(tx, campaign_id, "cancel", LIVE, "cancelled", reason)
+
+
+REFUSALS = {
+    "pause": ("CAMPAIGN_NOT_RUNNING", "Only a running campaign can be paused."),
+    "resume": ("CAMPAIGN_NOT_PAUSED", "Only a paused campaign can be resumed."),
+    "cancel": ("CAMPAIGN_ALREADY_OVER", "Only a running or paused campaign can be cancelled."),
+}
+
+
+async def _move(
+    tx: Tx, campaign_id: str, verb: str, needed: Sequence[str], state: str, reason: str
+) -> Campaign:
+    """Changes the state of a campaign and its run; the drives see it at their next tick."""
+    before = await lock_campaign(tx, campaign_id)
+    was = enum_text(before, "state", before.state) or ""
+    if was not in needed:
+        code, message = REFUSALS[verb]
+        raise NotReady(code, f"{message} This one is {was}.", facts={"state": was})
+    await tx.run(
+        SET_STATE, run_id=before.run_id, campaign_id=campaign_id, state=state, reason=reason
+    )
+    recording.record(
+        tx,
+        f"campaign.{verb}",
+        "campaign",
+        campaign_id,
+        old={"state": was},
+        new={"state": state, "run_id": before.run_id},
+        reason=reason,
+    )
+    return await get_campaign(tx, campaign_id)
+
+
+async def tune_run(tx: Tx, request: TuneRunRequest) -> Run:
+    """New concurrency or cost limit of a live run."""
+    row = await tx.one(LOCK_RUN, run_id=request.run_id)
+    if row is None:
+        raise NotFound("RUN_NOT_FOUND", "There is no such run.")
+    if row["state"] not in LIVE:
+        raise NotReady("CAMPAIGN_ALREADY_OVER", f"The run is {row['state']}.")
+    changes: dict[str, Any] = {}
+    if request.HasField("concurrency"):
+        changes["concurrency"] = request.concurrency
+        await tx.run(SET_CONCURRENCY, run_id=request.run_id, concurrency=request.concurrency)
+    if request.HasField("cost_usd_max"):
+        changes["cost_usd_max"] = request.cost_usd_max
+        cost_max = Decimal(request.cost_usd_max) if request.cost_usd_max else None
+        await tx.run(SET_COST_MAX, run_id=request.run_id, cost_max=cost_max)
+    recording.record(
+        tx, "run.tune", "run", request.run_id, old={"concurrency": row["concurrency"]}, new=changes
+    )
+    return await get_run(tx, request.run_id)
+
+
+# --- rates ----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counters that can be added up; latency in ms."""
+
+    scored: int = 0
+    successes: int = 0
+    failed: int = 0
+    latency_ms_sum: int = 0
+    cost: Decimal = Decimal(0)
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + row[field.name])
+
+    def rate(self, latency: dict[str, Any] | None) -> Rate:
+        """With its 95 % Wilson interval; without a rate when nothing was scored."""
+        rate = Rate(
+            scored=self.scored,
+            successes=self.successes,
+            failed=self.failed,
+            cost_usd=decimal_text(self.cost),
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+        )
+        if self.scored:
+            interval = wilson_interval(self.successes, self.scored)
+            rate.rate, rate.low, rate.high = (
+                self.successes / self.scored,
+                interval.low,
+                interval.high,
+            )
+            rate.latency_ms_avg = self.latency_ms_sum / self.scored
+        if latency is not None and latency["p50"] is not None:
+            rate.latency_ms_p50, rate.latency_ms_p95 = latency["p50"], latency["p95"]
+        return rate
+
+
+def _sum(rows: Iterable[dict[str, Any]]) -> Tally:
+    tally = Tally()
+    for row in rows:
+        tally.add(row)
+    return tally
+
+
+async def summarise_run(tx: Tx, run_id: str) -> GetRunSummaryResponse:
+    """Rates by technique, target and both. Cells that errored or were parked count as failed."""
+    run = await get_run(tx, run_id)
+    rows = await tx.all(LIST_TALLIES, run_id=run_id)
+    latencies = {
+        (row["technique_no"], row["target_no"]): row
+        for row in await tx.all(LIST_LATENCIES, run_id=run_id)
+    }
+    targets = [name.partition("/") for name in run.target_names]
+    return GetRunSummaryResponse(
+        run=run,
+        overall=_sum(rows).rate(latencies.get((None, None))),
+        by_technique=[
+            RateByTechnique(
+                technique_no=number,
+                technique=name,
+                rate=_sum(row for row in rows if row["technique_no"] == number).rate(
+                    latencies.get((number, None))
+                ),
+            )
+            for number, name in enumerate(run.technique_names)
+        ],
+        by_target=[
+            RateByTarget(
+                target_no=number,
+                provider=provider,
+                model=model,
+                rate=_sum(row for row in rows if row["target_no"] == number).rate(
+                    latencies.get((None, number))
+                ),
+            )
+            for number, (provider, _slash, model) in enumerate(targets)
+        ],
+        by_technique_and_target=[
+            RateByCell(
+                technique_no=row["technique_no"],
+                target_no=row["target_no"],
+                rate=_sum([row]).rate(latencies.get((row["technique_no"], row["target_no"]))),
+            )
+            for row in rows
+        ],
+    )

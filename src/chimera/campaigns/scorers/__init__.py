@@ -1,0 +1,245 @@
+"""Scorers: the registry, and composition of scorers into the condition a campaign counts.
+
+A specification is plain data: `{"kind": str, "params": {...}, "operands": [specification, ...]}`.
+What must stay true: a verdict depends only on the specification, its versions and the response, so
+results can be scored again later without sending anything; and the cost of a verdict is bounded.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from chimera.campaigns.parameters import Params, checked
+from chimera.campaigns.scorers.canary import CANARY_LEAK
+from chimera.campaigns.scorers.refusal import REFUSAL
+from chimera.campaigns.scorers.sensitive import SENSITIVE_SCORERS
+from chimera.campaigns.scorers.structure import JSON_SCHEMA
+from chimera.campaigns.scorers.text import TEXT_SCORERS
+from chimera.campaigns.scorers.verdict import (
+    RESPONSE_CHARS_MAX,
+    Filling,
+    Judge,
+    Response,
+    Scorer,
+    ScorerError,
+    Span,
+    Verdict,
+)
+
+__all__ = [
+    "SCORERS",
+    "Judge",
+    "Response",
+    "Scorer",
+    "ScorerError",
+    "Span",
+    "Verdict",
+    "check_scorer",
+    "compile_scorer",
+    "fingerprint",
+    "variables_of",
+]
+
+DEPTH_MAX = 6
+NODES_MAX = 50
+
+
+def prepare_all(params: Params, operands: tuple[Judge, ...]) -> Judge:
+    def judge(response: Response) -> Verdict:
+        verdicts = tuple([operand(response) for operand in operands])
+        holding = sum([verdict.success for verdict in verdicts])
+        score = min([verdict.score for verdict in verdicts])
+        reason = f"{holding} of {len(verdicts)} conditions hold, all are needed"
+        return Verdict(holding == len(verdicts), score, reason, verdicts)
+
+    return judge
+
+
+def prepare_any(params: Params, operands: tuple[Judge, ...]) -> Judge:
+    def judge(response: Response) -> Verdict:
+        verdicts = tuple([operand(response) for operand in operands])
+        holding = sum([verdict.success for verdict in verdicts])
+        score = max([verdict.score for verdict in verdicts])
+        reason = f"{holding} of {len(verdicts)} conditions hold, one is needed"
+        return Verdict(holding > 0, score, reason, verdicts)
+
+    return judge
+
+
+def prepare_not(params: Params, operands: tuple[Judge, ...]) -> Judge:
+    (operand,) = operands
+
+    def judge(response: Response) -> Verdict:
+        verdict = operand(response)
+        return Verdict(not verdict.success, 1 - verdict.score, f"not: {verdict.reason}", (verdict,))
+
+    return judge
+
+
+COMBINATORS = (
+    Scorer(
+        kind="all",
+        title="All of",
+        description="Every operand holds. The score is the lowest of theirs.",
+        prepare=prepare_all,
+        operands_min=1,
+        operands_max=NODES_MAX,
+    ),
+    Scorer(
+        kind="any",
+        title="Any of",
+        description="At least one operand holds. The score is the highest of theirs.",
+        prepare=prepare_any,
+        operands_min=1,
+        operands_max=NODES_MAX,
+    ),
+    Scorer(
+        kind="not",
+        title="Not",
+        description="The operand does not hold. The score is 1 minus its score.",
+        prepare=prepare_not,
+        operands_min=1,
+        operands_max=1,
+    ),
+)
+
+SCORERS: Mapping[str, Scorer] = MappingProxyType(
+    {
+        scorer.kind: scorer
+        for scorer in (
+            *TEXT_SCORERS,
+            REFUSAL,
+            CANARY_LEAK,
+            *SENSITIVE_SCORERS,
+            JSON_SCHEMA,
+            *COMBINATORS,
+        )
+    }
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A checked specification: the scorer, its complete parameters, its operands, its place."""
+
+    scorer: Scorer
+    params: Params
+    operands: tuple["Node", ...]
+    path: str
+
+    def walk(self) -> Iterator["Node"]:
+        yield self
+        for operand in self.operands:
+            yield from operand.walk()
+
+    def fillings(self) -> Iterator[Filling]:
+        for name in self.scorer.fillable:
+            yield Filling(name, self.params[name])
+
+    def build(self) -> Judge:
+        operands = tuple([operand.build() for operand in self.operands])
+        try:
+            return self.scorer.prepare(self.params, operands)
+        except ScorerError as error:
+            field = f"{self.path}params.{error.field}"
+            raise ScorerError(error.reason, field, error.message) from None
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "kind": self.scorer.kind,
+            "version": self.scorer.version,
+            "params": dict(self.params),
+            "operands": [operand.facts() for operand in self.operands],
+        }
+
+
+def read(spec: object, path: str, depth: int, room: list[int]) -> Node:
+    """A specification as a tree of nodes; `room` holds how many more nodes there may be."""
+    if depth == 0:
+        raise ScorerError("scorer_parameter_invalid", path, f"nested over {DEPTH_MAX} deep")
+    room[0] -= 1
+    if room[0] < 0:
+        raise ScorerError("scorer_parameter_invalid", path, f"more than {NODES_MAX} scorers")
+    if not isinstance(spec, Mapping):
+        raise ScorerError("scorer_parameter_invalid", path, "must be an object")
+    unknown = set(spec) - {"kind", "params", "operands"}
+    if unknown:
+        names = "kind, params and operands"
+        raise ScorerError("scorer_parameter_invalid", path, f"may contain only {names}")
+    kind = spec.get("kind")
+    scorer = SCORERS.get(kind) if isinstance(kind, str) else None
+    if scorer is None:
+        raise ScorerError("scorer_unknown", f"{path}kind", "there is no such scorer")
+    given = spec.get("params")
+    params = checked(
+        scorer.parameters,
+        {} if given is None else given,
+        f"{path}params",
+        "scorer_parameter_invalid",
+        ScorerError,
+    )
+    return Node(scorer, params, read_operands(spec, scorer, path, depth, room), path)
+
+
+def read_operands(
+    spec: Mapping[str, Any], scorer: Scorer, path: str, depth: int, room: list[int]
+) -> tuple[Node, ...]:
+    operands = spec.get("operands") or ()
+    if isinstance(operands, str) or not isinstance(operands, Sequence):
+        raise ScorerError("scorer_parameter_invalid", f"{path}operands", "must be a list")
+    if not scorer.operands_min <= len(operands) <= scorer.operands_max:
+        message = f"{scorer.kind} takes {scorer.operands_min} to {scorer.operands_max} operands"
+        raise ScorerError("scorer_parameter_invalid", f"{path}operands", message)
+    return tuple(
+        read(operand, f"{path}operands[{number}].", depth - 1, room)
+        for number, operand in enumerate(operands)
+    )
+
+
+def tree(spec: object) -> Node:
+    return read(spec, "", DEPTH_MAX, [NODES_MAX])
+
+
+def check_scorer(spec: Mapping[str, Any]) -> None:
+    """Raise ScorerError when the specification cannot be used.
+
+    Reasons: scorer_unknown, scorer_parameter_invalid (also for a bad pattern, schema or
+    placeholder, and for more than DEPTH_MAX levels or NODES_MAX scorers).
+    """
+    compile_scorer(spec)
+
+
+def compile_scorer(spec: Mapping[str, Any]) -> Judge:
+    """Check a specification and prepare it for many responses. Raises as `check_scorer`.
+
+    The judge raises ScorerError (variable_missing, scorer_parameter_invalid) for a response it
+    cannot judge; that is an errored execution, not a resisted one. Only the first
+    RESPONSE_CHARS_MAX characters are judged.
+    """
+    judge = tree(spec).build()
+
+    def bounded(response: Response) -> Verdict:
+        if len(response.text) > RESPONSE_CHARS_MAX:
+            response = replace(response, text=response.text[:RESPONSE_CHARS_MAX])
+        return judge(response)
+
+    return bounded
+
+
+def variables_of(spec: Mapping[str, Any]) -> frozenset[str]:
+    """The variables of the cell that the specification refers to. Raises ScorerError."""
+    return frozenset(
+        name for node in tree(spec).walk() for filling in node.fillings() for name in filling.names
+    )
+
+
+def fingerprint(spec: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of the specification in canonical JSON: versions and defaults included.
+
+    Two specifications with the same fingerprint give every response the same verdict.
+    """
+    canonical = json.dumps(tree(spec).facts(), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

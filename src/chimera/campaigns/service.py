@@ -1,0 +1,196 @@
+"""CampaignService: one short method an RPC."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from chimera.call import Call
+from chimera.campaigns import launching, operations, results, runs
+from chimera.campaigns.catalogue import scorer_kinds, techniques
+from chimera.core import Core
+from chimera.rows import enum_text
+from chimera.v1 import campaigns_pb2_grpc
+from chimera.v1.campaigns_pb2 import (
+    CancelCampaignRequest,
+    CancelCampaignResponse,
+    CreateCampaignRequest,
+    CreateCampaignResponse,
+    DeleteCampaignRequest,
+    DeleteCampaignResponse,
+    GetCampaignRequest,
+    GetCampaignResponse,
+    GetExecutionRequest,
+    GetExecutionResponse,
+    GetRunRequest,
+    GetRunResponse,
+    GetRunSummaryRequest,
+    GetRunSummaryResponse,
+    LaunchCampaignRequest,
+    LaunchCampaignResponse,
+    ListCampaignsRequest,
+    ListCampaignsResponse,
+    ListExecutionsRequest,
+    ListExecutionsResponse,
+    ListRunsRequest,
+    ListRunsResponse,
+    ListScorersRequest,
+    ListScorersResponse,
+    ListTechniquesRequest,
+    ListTechniquesResponse,
+    PauseCampaignRequest,
+    PauseCampaignResponse,
+    PreviewCampaignRequest,
+    PreviewCampaignResponse,
+    ResumeCampaignRequest,
+    ResumeCampaignResponse,
+    TuneRunRequest,
+    TuneRunResponse,
+    UndeleteCampaignRequest,
+    UndeleteCampaignResponse,
+    UpdateCampaignRequest,
+    UpdateCampaignResponse,
+    WatchRunRequest,
+    WatchRunResponse,
+)
+
+
+class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
+    """Campaigns, runs and results."""
+
+    def __init__(self, core: Core) -> None:
+        self.db, self.pages, self.settings = core.db, core.pages, core.settings
+
+    async def CreateCampaign(
+        self, request: CreateCampaignRequest, call: Call
+    ) -> CreateCampaignResponse:
+        async with self.db.begin(call) as tx:
+            campaign = await operations.create_campaign(tx, request)
+            return tx.answer(CreateCampaignResponse(campaign=campaign))
+
+    async def GetCampaign(self, request: GetCampaignRequest, call: Call) -> GetCampaignResponse:
+        async with self.db.begin(call) as tx:
+            return GetCampaignResponse(
+                campaign=await operations.get_campaign(tx, request.campaign_id)
+            )
+
+    async def ListCampaigns(
+        self, request: ListCampaignsRequest, call: Call
+    ) -> ListCampaignsResponse:
+        size, position = self.pages.page(request)
+        async with self.db.begin(call) as tx:
+            rows = await operations.list_campaigns(
+                tx,
+                after=position[0] if position else None,
+                limit=size + 1,
+                state=enum_text(request, "state", request.state),
+                show_deleted=request.show_deleted,
+            )
+        token = self.pages.next_token(request, rows, size, "id")
+        return ListCampaignsResponse(campaigns=rows[:size], next_page_token=token)
+
+    async def UpdateCampaign(
+        self, request: UpdateCampaignRequest, call: Call
+    ) -> UpdateCampaignResponse:
+        async with self.db.begin(call) as tx:
+            campaign = await operations.update_campaign(tx, request)
+            return tx.answer(UpdateCampaignResponse(campaign=campaign))
+
+    async def DeleteCampaign(
+        self, request: DeleteCampaignRequest, call: Call
+    ) -> DeleteCampaignResponse:
+        async with self.db.begin(call) as tx:
+            campaign = await operations.delete_campaign(tx, request.campaign_id, request.etag)
+            return tx.answer(DeleteCampaignResponse(campaign=campaign))
+
+    async def UndeleteCampaign(
+        self, request: UndeleteCampaignRequest, call: Call
+    ) -> UndeleteCampaignResponse:
+        async with self.db.begin(call) as tx:
+            campaign = await operations.undelete_campaign(tx, request.campaign_id)
+            return tx.answer(UndeleteCampaignResponse(campaign=campaign))
+
+    async def PreviewCampaign(
+        self, request: PreviewCampaignRequest, call: Call
+    ) -> PreviewCampaignResponse:
+        async with self.db.begin(call) as tx:
+            return await launching.preview_campaign(tx, request.campaign_id, self.settings)
+
+    async def LaunchCampaign(
+        self, request: LaunchCampaignRequest, call: Call
+    ) -> LaunchCampaignResponse:
+        async with self.db.begin(call) as tx:
+            campaign, run = await launching.launch_campaign(tx, request.campaign_id, self.settings)
+            return tx.answer(LaunchCampaignResponse(campaign=campaign, run=run))
+
+    async def PauseCampaign(
+        self, request: PauseCampaignRequest, call: Call
+    ) -> PauseCampaignResponse:
+        async with self.db.begin(call) as tx:
+            campaign = await runs.pause_campaign(tx, request.campaign_id, request.reason)
+            return tx.answer(PauseCampaignResponse(campaign=campaign))
+
+    async def ResumeCampaign(
+        self, request: ResumeCampaignRequest, call: Call
+    ) -> ResumeCampaignResponse:
+        async with self.db.begin(call) as tx:
+            campaign = await runs.resume_campaign(tx, request.campaign_id)
+            return tx.answer(ResumeCampaignResponse(campaign=campaign))
+
+    async def CancelCampaign(
+        self, request: CancelCampaignRequest, call: Call
+    ) -> CancelCampaignResponse:
+        async with self.db.begin(call) as tx:
+            campaign = await runs.cancel_campaign(tx, request.campaign_id, request.reason)
+            return tx.answer(CancelCampaignResponse(campaign=campaign))
+
+    async def TuneRun(self, request: TuneRunRequest, call: Call) -> TuneRunResponse:
+        async with self.db.begin(call) as tx:
+            return tx.answer(TuneRunResponse(run=await runs.tune_run(tx, request)))
+
+    async def GetRun(self, request: GetRunRequest, call: Call) -> GetRunResponse:
+        async with self.db.begin(call) as tx:
+            return GetRunResponse(run=await runs.get_run(tx, request.run_id))
+
+    async def ListRuns(self, request: ListRunsRequest, call: Call) -> ListRunsResponse:
+        size, position = self.pages.page(request)
+        async with self.db.begin(call) as tx:
+            rows = await runs.list_runs(
+                tx, request.campaign_id, after=position[0] if position else None, limit=size + 1
+            )
+        token = self.pages.next_token(request, rows, size, "id")
+        return ListRunsResponse(runs=rows[:size], next_page_token=token)
+
+    async def GetRunSummary(
+        self, request: GetRunSummaryRequest, call: Call
+    ) -> GetRunSummaryResponse:
+        async with self.db.begin(call) as tx:
+            return await runs.summarise_run(tx, request.run_id)
+
+    async def WatchRun(
+        self, request: WatchRunRequest, call: Call
+    ) -> AsyncIterator[WatchRunResponse]:
+        async for item in results.watch_run(self.db, self.pages, request, call):
+            yield item
+
+    async def ListExecutions(
+        self, request: ListExecutionsRequest, call: Call
+    ) -> ListExecutionsResponse:
+        size, position = self.pages.page(request)
+        async with self.db.begin(call) as tx:
+            rows = await results.list_executions(
+                tx, request, after=position[0] if position else None, limit=size + 1
+            )
+        token = self.pages.next_token(request, rows, size, "cell_no")
+        return ListExecutionsResponse(executions=rows[:size], next_page_token=token)
+
+    async def GetExecution(self, request: GetExecutionRequest, call: Call) -> GetExecutionResponse:
+        async with self.db.begin(call) as tx:
+            return await results.get_execution(tx, request.run_id, request.cell_no)
+
+    async def ListTechniques(
+        self, request: ListTechniquesRequest, call: Call
+    ) -> ListTechniquesResponse:
+        return ListTechniquesResponse(techniques=techniques())
+
+    async def ListScorers(self, request: ListScorersRequest, call: Call) -> ListScorersResponse:
+        return ListScorersResponse(scorers=scorer_kinds())

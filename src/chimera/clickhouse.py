@@ -1,0 +1,225 @@
+"""ClickHouse: the column store behind a bounded set of threads.
+
+The driver is synchronous and its connections belong to one thread at a time, so every statement
+runs in a small executor with a client that nobody else holds. Values reach statements through the
+driver's substitution only. What is inserted carries a deduplication token: an insert whose outcome
+nobody knows is repeated with the same rows and token, and counts once, in the views as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, LiteralString, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import structlog
+
+from chimera.faults import Exhausted, Fault, Invalid, TimedOut, Unavailable
+
+log = structlog.get_logger("chimera.clickhouse")
+
+Answer = TypeVar("Answer")
+THREADS = 4
+WAITING_MAX = 64
+RETRY_MAX_S = 30.0
+# The driver's own are 10 s, 300 s and 5 s: long for somebody who waits for an answer.
+TIMEOUTS = {"connect_timeout": "3", "send_receive_timeout": "60", "sync_request_timeout": "3"}
+# The server says no to a block before it writes any of it: types, sizes, constraints.
+DATA_CODES = frozenset({6, 27, 38, 41, 53, 69, 70, 72, 117, 128, 131, 190, 321, 349, 376, 469})
+TIMEOUT_EXCEEDED, TOO_MANY_ROWS = 159, frozenset({158, 396})
+
+
+class DataRefused(Exception):
+    """Nothing of an insert was written, and nothing of it ever will be as it stands."""
+
+
+class ClickHouse:
+    """Clients of one server. Opens nothing before the first statement.
+
+    `url`: clickhouse://user:password@host:port/database, or empty where there is no ClickHouse.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = _with_timeouts(url) if url else ""
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="clickhouse")
+        self._guard = threading.Lock()  # over what follows
+        self._idle: list[Any] = []
+        self._clients: set[Any] = set()
+        self._open = 0
+        self._failures = 0
+
+    @property
+    def configured(self) -> bool:
+        return bool(self._url)
+
+    async def query(
+        self,
+        statement: LiteralString,
+        params: Mapping[str, Any],
+        *,
+        deadline: float,
+        rows_max: int,
+    ) -> list[tuple[Any, ...]]:
+        """Rows of a SELECT; `deadline` on the monotonic clock in seconds ends it on the server too.
+
+        Raises Unavailable, TimedOut, Exhausted (all threads taken), Invalid (over `rows_max`).
+        """
+
+        def work(client: Any) -> list[tuple[Any, ...]]:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimedOut("DEADLINE_TOO_SHORT", "The deadline passed before the query began.")
+            limits = {
+                "max_execution_time": math.ceil(left_s),
+                "max_result_rows": rows_max,
+                "result_overflow_mode": "throw",
+            }
+            rows: list[tuple[Any, ...]] = client.execute(statement, dict(params), settings=limits)
+            return rows
+
+        try:
+            return await self._run(work)
+        except DataRefused as error:
+            # A value given in the request that the column's type cannot hold.
+            raise Invalid(
+                "FIELD_INVALID", "A value in the request cannot be looked for."
+            ) from error
+
+    async def insert(
+        self,
+        table: LiteralString,
+        columns: Sequence[LiteralString],
+        data: Sequence[list[Any]],
+        token: str,
+    ) -> None:
+        """Inserts a list per column, once for each `token` whatever happens in between.
+
+        Raises Unavailable when the outcome is unknown or nothing was done: repeat it as it was.
+        Raises DataRefused when nothing was written because of the rows themselves.
+        """
+        statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES"
+        once = {
+            "insert_deduplicate": 1,
+            "insert_deduplication_token": token,
+            "deduplicate_blocks_in_dependent_materialized_views": 1,
+            "async_insert": 0,
+            "max_insert_threads": 1,
+            # Few old rows must not stop many new ones.
+            "max_partitions_per_insert_block": 0,
+        }
+        await self._run(
+            lambda client: client.execute(statement, list(data), columnar=True, settings=once)
+        )
+
+    async def close(self) -> None:
+        """Ends all connections, also those in use."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._guard:
+            clients, self._clients, self._idle = list(self._clients), set(), []
+        for client in clients:
+            _disconnect(client)
+
+    async def _run(self, work: Callable[[Any], Answer]) -> Answer:
+        if not self._url:
+            raise Unavailable(
+                "DEPENDENCY_UNAVAILABLE",
+                "This installation has no ClickHouse (CHIMERA_CLICKHOUSE_URL is not set).",
+            )
+        with self._guard:
+            if self._open >= THREADS + WAITING_MAX:
+                raise Exhausted(
+                    "SERVER_BUSY", "All connections to ClickHouse are in use.", retry_after_s=1.0
+                )
+            self._open += 1
+        future = self._threads.submit(self._with_client, work)
+        # Not when the caller stops waiting: the thread is taken until the server has answered.
+        future.add_done_callback(self._done)
+        try:
+            answer = await asyncio.wrap_future(future)
+        except (Fault, DataRefused):
+            raise
+        except Exception as error:
+            raise self._failure(error) from error
+        self._failures = 0
+        return answer
+
+    def _done(self, _future: object) -> None:
+        with self._guard:
+            self._open -= 1
+
+    def _with_client(self, work: Callable[[Any], Answer]) -> Answer:
+        """In a thread: runs `work` with a client of its own, given back unless it broke."""
+        with self._guard:
+            client = self._idle.pop() if self._idle else None
+        if client is None:
+            from clickhouse_driver import Client
+
+            client = Client.from_url(self._url)
+            with self._guard:
+                self._clients.add(client)
+        try:
+            answer = work(client)
+        except Exception as error:
+            # The driver may have stopped in the middle of a message.
+            with self._guard:
+                self._clients.discard(client)
+            _disconnect(client)
+            refused = _data_refused(error)
+            if refused is None:
+                raise
+            raise refused from error
+        with self._guard:
+            if client in self._clients:
+                self._idle.append(client)
+        return answer
+
+    def _failure(self, error: Exception) -> Fault:
+        code = getattr(error, "code", 0)
+        if code == TIMEOUT_EXCEEDED:
+            return TimedOut("DEADLINE_TOO_SHORT", "ClickHouse did not answer in time.")
+        if code in TOO_MANY_ROWS:
+            return Invalid("FIELD_INVALID", "The answer would be too large; ask for less.")
+        self._failures += 1
+        log.warning("clickhouse.failed", error=type(error).__name__, code=code, text=shown(error))
+        return Unavailable(
+            "DEPENDENCY_UNAVAILABLE",
+            "ClickHouse is away; what was accepted is kept and stored later.",
+            retry_after_s=min(RETRY_MAX_S, 0.25 * 2 ** min(self._failures, 10)),
+        )
+
+
+def shown(error: BaseException) -> str:
+    """An error in one line of at most 300 characters, without the server's stack trace."""
+    return " ".join(str(error).split("Stack trace")[0].split())[:300]
+
+
+def _data_refused(error: Exception) -> DataRefused | None:
+    """The error as DataRefused if the driver or the server says that it lies in the values."""
+    from clickhouse_driver import errors
+
+    unfit = errors.TypeMismatchError | errors.TooLargeStringSize | errors.CannotParseUuidError
+    is_refusal = isinstance(error, errors.ServerException) and error.code in DATA_CODES
+    return DataRefused(shown(error)) if is_refusal or isinstance(error, unfit) else None
+
+
+def _disconnect(client: Any) -> None:
+    try:
+        client.disconnect()
+    except OSError:
+        log.debug("clickhouse.disconnect_failed")
+
+
+def _with_timeouts(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # looked at here, because the driver repeats what it could not read
+    except ValueError:
+        raise ValueError(
+            "CHIMERA_CLICKHOUSE_URL is not clickhouse://user:password@host:port/database"
+        ) from None
+    return urlunsplit(parts._replace(query=urlencode({**TIMEOUTS, **dict(parse_qsl(parts.query))})))

@@ -1,0 +1,70 @@
+"""What services and tasks are built from: one object a process, made at start-up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from chimera.audit import recording
+from chimera.db import Database
+from chimera.keyring import load_keys, open_master_keys
+from chimera.paging import Pages
+from chimera.providers.vault import MasterKeys
+from chimera.settings import Settings
+
+log = structlog.get_logger("chimera.core")
+
+
+@dataclass(frozen=True)
+class Core:
+    """Settings, the database as one role, Redis, and keys. Redis may be away at any time."""
+
+    settings: Settings
+    db: Database
+    redis: Redis
+    pages: Pages
+    master: MasterKeys
+
+
+def open_redis(settings: Settings) -> Redis:
+    """A client that fails fast: nothing that must last depends on Redis."""
+    return Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_timeout=2,
+        socket_connect_timeout=1,
+        retry=Retry(NoBackoff(), 1),
+    )
+
+
+def open_database(settings: Settings, role: str) -> Database:
+    """The pool of a role (app, worker, sealer), not opened yet."""
+    return Database(
+        settings.role_url(role),
+        size_min=settings.pool_size_min,
+        size_max=settings.pool_size_max,
+        waiting_max=settings.pool_waiting_max,
+        timeout_s=settings.pool_timeout_s,
+        flush_audit=recording.flush,
+    )
+
+
+@asynccontextmanager
+async def open_core(settings: Settings, role: str) -> AsyncIterator[Core]:
+    """Everything open; closed in reverse order."""
+    db = open_database(settings, role)
+    redis = open_redis(settings)
+    await db.open()
+    try:
+        master = await asyncio.to_thread(open_master_keys, settings)
+        keys = await load_keys(db, master, "page-token")
+        yield Core(settings, db, redis, Pages(keys[-1]), master)
+    finally:
+        await redis.aclose()
+        await db.close()

@@ -1,0 +1,356 @@
+"""PostgreSQL: statements, and pools that hand out transactions, never bare connections.
+
+`Database.begin(call)` is the only way to the data. It sets the caller (organisation, user) and the
+remaining time for this transaction, so that row-level security and timeouts hold; answers a
+repeated request from the stored answer; writes the audit events that were recorded; and commits,
+shielded from cancellation. `grep 'db.begin('` lists every commit of the product.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Generic, LiteralString, TypeVar
+
+import orjson
+import psycopg
+from psycopg import AsyncConnection, errors
+from psycopg.types.json import set_json_dumps, set_json_loads
+from psycopg.types.string import TextLoader
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+
+from chimera.call import NOBODY, Call
+from chimera.faults import AlreadyExists, Conflict, Exhausted, Fault, Invalid, TimedOut, Unavailable
+from chimera.ids import new_id
+from chimera.rows import row_maker
+
+set_json_loads(orjson.loads)
+set_json_dumps(orjson.dumps)
+
+Row = TypeVar("Row")
+Message = TypeVar("Message")
+_PARAMETER = re.compile(r"(?<!%)%\((\w+)\)s")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+
+
+class Nothing:
+    """Row type of statements whose rows nobody reads."""
+
+
+class Statement(Generic[Row]):
+    """SQL with named parameters and the type of its rows.
+
+    prepare=False keeps the planner on custom plans: needed where filters are optional
+    (`%(x)s IS NULL OR ...`), which a generic plan answers a thousand times slower.
+    """
+
+    __slots__ = ("make", "names", "prepare", "row", "text", "where")
+
+    def __init__(self, row: type[Row], text: LiteralString, *, prepare: bool, where: str) -> None:
+        self.row = row
+        self.text = text
+        self.names = frozenset(_PARAMETER.findall(text))
+        self.prepare = prepare
+        self.make = row_maker(row)
+        self.where = where
+
+
+STATEMENTS: list[Statement[Any]] = []
+
+
+def sql(row: type[Row], text: LiteralString, *, prepare: bool = True) -> Statement[Row]:
+    """Registers a statement; a test PREPAREs all of them against the migrated schema."""
+    import sys
+
+    where = sys._getframe(1).f_globals.get("__name__", "?")
+    statement = Statement(row, text, prepare=prepare, where=where)
+    STATEMENTS.append(statement)
+    return statement
+
+
+class Replay(Exception):
+    """Raised by `begin` when a request_id was answered before; carries that answer."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__("answered before")
+        self.answer = answer
+
+
+class Tx:
+    """One open transaction on behalf of a caller."""
+
+    def __init__(self, connection: AsyncConnection[Any], call: Call) -> None:
+        self.connection = connection
+        self.call = call
+        self.audit_events: list[Any] = []
+        self.doorbells = False
+        self._answer: Any = None
+        # Unlocks on the way out: ran after COMMIT only.
+        self.after_commit: list[Callable[[], None]] = []
+
+    async def _execute(self, statement: Statement[Row], params: dict[str, Any]) -> Any:
+        if statement.names != params.keys():
+            raise TypeError(
+                f"{statement.where}: given {sorted(params)}, statement names {sorted(statement.names)}"
+            )
+        cursor = self.connection.cursor(row_factory=statement.make)
+        # None lets psycopg prepare after a few uses.
+        await cursor.execute(statement.text, params, prepare=None if statement.prepare else False)
+        return cursor
+
+    async def one(self, statement: Statement[Row], **params: Any) -> Row | None:
+        """The first row, or None."""
+        cursor = await self._execute(statement, params)
+        row: Row | None = await cursor.fetchone()
+        return row
+
+    async def all(self, statement: Statement[Row], **params: Any) -> list[Row]:
+        cursor = await self._execute(statement, params)
+        rows: list[Row] = await cursor.fetchall()
+        return rows
+
+    async def run(self, statement: Statement[Any], **params: Any) -> int:
+        """Runs a command; how many rows it touched."""
+        cursor = await self._execute(statement, params)
+        count: int = cursor.rowcount
+        return count
+
+    def answer(self, message: Message, *, keep: Any = None) -> Message:
+        """Names the answer that a repetition of this request gets; `keep` replaces it there
+        when the answer holds a secret."""
+        self._answer = message if keep is None else keep
+        return message
+
+
+CLAIM_REQUEST = sql(
+    Nothing,
+    """
+    INSERT INTO ops.idempotency (org_id, principal_id, method, request_id, body_hash)
+    VALUES (%(org_id)s, %(principal_id)s, %(method)s, %(request_id)s, %(body_hash)s)
+    ON CONFLICT DO NOTHING
+    """,
+)
+
+FIND_ANSWER = sql(
+    dict,
+    """
+    SELECT body_hash = %(body_hash)s AS same, answer
+      FROM ops.idempotency
+     WHERE org_id = %(org_id)s AND principal_id = %(principal_id)s AND method = %(method)s
+       AND request_id = %(request_id)s
+    """,
+)
+
+KEEP_ANSWER = sql(
+    Nothing,
+    """
+    UPDATE ops.idempotency SET answer = %(answer)s
+     WHERE org_id = %(org_id)s AND principal_id = %(principal_id)s AND method = %(method)s
+       AND request_id = %(request_id)s
+    """,
+)
+
+FlushAudit = Callable[[Tx], Awaitable[None]]
+
+
+async def _claim_request(tx: Tx) -> None:
+    call = tx.call
+    key = _request_key(call)
+    try:
+        if await tx.run(CLAIM_REQUEST, **key, body_hash=call.body_hash):
+            return
+    except errors.LockNotAvailable:
+        raise Conflict(
+            "CONFLICT_TRY_AGAIN",
+            "The same request_id is being worked on right now; try again shortly.",
+            retry_after_s=1.0,
+        ) from None
+    found = await tx.one(FIND_ANSWER, **key, body_hash=call.body_hash)
+    if found is None or found["answer"] is None or call.answer_type is None:
+        raise Conflict(
+            "CONFLICT_TRY_AGAIN", "The request is being finished; try again.", retry_after_s=1.0
+        )
+    if not found["same"]:
+        raise AlreadyExists(
+            "REQUEST_ID_REUSED", "This request_id was used before with another request body."
+        )
+    raise Replay(call.answer_type.FromString(found["answer"]))
+
+
+def _request_key(call: Call) -> dict[str, str]:
+    caller = call.caller
+    return {
+        "org_id": caller.org_id or NOBODY,
+        "principal_id": caller.api_key_id or caller.user_id or NOBODY,
+        "method": call.method,
+        "request_id": call.request_id,
+    }
+
+
+async def settled(work: Coroutine[Any, Any, Row]) -> Row:
+    """Awaits `work` to its end even when the waiting task is cancelled meanwhile; then cancels.
+
+    A COMMIT that was cut off leaves nobody knowing whether it happened, and a connection that was
+    not given back is gone.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except BaseException:
+            break
+    if cancelled is not None:
+        task.exception()  # seen, so that it is not reported as never retrieved
+        raise cancelled
+    return task.result()
+
+
+class Database:
+    """A pool of one database role."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        size_min: int = 1,
+        size_max: int = 10,
+        waiting_max: int = 200,
+        timeout_s: float = 2.0,
+        flush_audit: FlushAudit | None = None,
+    ) -> None:
+        self.pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
+            url,
+            min_size=size_min,
+            max_size=size_max,
+            max_waiting=waiting_max,
+            timeout=timeout_s,
+            max_lifetime=1800,
+            open=False,
+            configure=self._configure,
+            kwargs={"autocommit": True, "prepare_threshold": 3},
+        )
+        self.flush_audit = flush_audit
+        # Called after each commit that left work in the outbox.
+        self.ring: Callable[[], None] = lambda: None
+
+    @staticmethod
+    async def _configure(connection: AsyncConnection[Any]) -> None:
+        # UUIDs are text everywhere in the product; objects would be made only to be printed again.
+        connection.adapters.register_loader("uuid", TextLoader)
+        # The audit log's writer: one counter a connection (see audit/recording.py).
+        connection.writer_id = new_id()  # type: ignore[attr-defined]  # our own attribute
+        connection.writer_seq = 0  # type: ignore[attr-defined]  # our own attribute
+
+    async def open(self) -> None:
+        await self.pool.open(wait=True, timeout=30)
+
+    async def close(self) -> None:
+        await self.pool.close()
+
+    @asynccontextmanager
+    async def begin(self, call: Call) -> AsyncIterator[Tx]:
+        """A transaction as the caller; commits at the end, rolls back on any error.
+
+        Raises Replay (the gate answers with it), and the faults of the database: Exhausted when no
+        connection is free, Conflict for lost races, TimedOut, Unavailable.
+        """
+        try:
+            connection = await self.pool.getconn()
+        except (PoolTimeout, TooManyRequests):
+            raise Exhausted(
+                "SERVER_BUSY", "All database connections are in use.", retry_after_s=1.0
+            ) from None
+        counted = connection.writer_seq  # type: ignore[attr-defined]  # our own attribute
+        try:
+            tx = Tx(connection, call)
+            try:
+                await connection.execute(_opening(call), prepare=False)
+                if call.request_id:
+                    await _claim_request(tx)
+                yield tx
+                await self._finish(tx)
+            except BaseException as error:
+                connection.writer_seq = counted  # type: ignore[attr-defined]  # our own attribute
+                await settled(_roll_back(connection))
+                fault = fault_of(error)
+                if fault is not None:
+                    raise fault from error
+                raise
+        finally:
+            await settled(self.pool.putconn(connection))
+        for action in tx.after_commit:
+            action()
+        if tx.doorbells:
+            self.ring()
+
+    async def _finish(self, tx: Tx) -> None:
+        call = tx.call
+        if call.access.audit and not tx.audit_events:
+            raise AssertionError(f"{call.method} changed something and recorded no audit event")
+        if call.request_id:
+            if tx._answer is None:
+                raise AssertionError(f"{call.method} takes a request_id and kept no answer")
+            answer = tx._answer.SerializeToString()
+            await tx.run(KEEP_ANSWER, **_request_key(call), answer=answer)
+        if tx.audit_events and self.flush_audit is not None:
+            await self.flush_audit(tx)
+        await settled(tx.connection.commit())
+
+
+def _opening(call: Call) -> bytes:
+    """BEGIN and the caller in one round trip; ids are checked, for they are not parameters here."""
+    caller = call.caller
+    left_ms = max(1, int(call.seconds_left * 1000))
+    for value in (caller.org_id, caller.user_id):
+        if value and not _UUID.match(value):
+            raise ValueError("not an id")
+    return (
+        f"BEGIN; SELECT set_config('app.org_id','{caller.org_id}',true),"
+        f"set_config('app.user_id','{caller.user_id}',true),"
+        f"set_config('app.role','{'operator' if caller.is_operator else caller.role}',true),"
+        f"set_config('statement_timeout','{left_ms}',true)"
+    ).encode()
+
+
+async def _roll_back(connection: AsyncConnection[Any]) -> None:
+    try:
+        await connection.rollback()
+    except psycopg.Error:
+        await connection.close()  # the pool replaces it
+
+
+def fault_of(error: BaseException) -> Fault | None:
+    """What a database error means to a caller, or None when it is not one."""
+    match error:
+        case errors.SerializationFailure() | errors.DeadlockDetected() | errors.LockNotAvailable():
+            return Conflict(
+                "CONFLICT_TRY_AGAIN",
+                "Somebody else changed the same thing; try again.",
+                retry_after_s=0.2,
+            )
+        case errors.QueryCanceled():
+            return TimedOut("DEADLINE_TOO_SHORT", "The deadline passed before the work was done.")
+        case psycopg.DataError():
+            return Invalid("FIELD_INVALID", "A value in the request cannot be stored.")
+        case errors.InsufficientPrivilege() | errors.UniqueViolation() | errors.CheckViolation():
+            return None
+        case psycopg.OperationalError() | psycopg.InterfaceError():
+            return Unavailable(
+                "DEPENDENCY_UNAVAILABLE", "The database is away; try again.", retry_after_s=1.0
+            )
+    return None
+
+
+def violated(error: BaseException) -> str:
+    """Name of the constraint a UniqueViolation or its kin hit, for a dict beside the SQL."""
+    return getattr(getattr(error, "diag", None), "constraint_name", None) or ""
+
+
+PING = sql(int, "SELECT 1")

@@ -1,0 +1,380 @@
+"""Around every RPC: who is it, may they, is the request sound, and what do they get told.
+
+In order, outermost first: correlation id, metrics and the log line; translation of faults to
+status; concurrency and deadline; peer limit; authentication; permission; rate; validation. All of
+it is driven by the `access` option of the method (proto/chimera/v1/options.proto), read from the
+descriptors at start-up; a method without one stops the server from starting.
+
+Only this module speaks gRPC status. Handlers get `(request, call)` and raise faults.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+from protovalidate import Validator
+
+from chimera import metrics
+from chimera.call import ANONYMOUS, Call, Caller
+from chimera.db import Replay
+from chimera.faults import (
+    Denied,
+    Exhausted,
+    Fault,
+    Invalid,
+    TimedOut,
+    Unauthenticated,
+    Violation,
+)
+from chimera.ids import new_id
+from chimera.limits import CallLimits
+from chimera.peers import Peers
+from chimera.settings import Settings
+from chimera.v1 import options_pb2
+from chimera.v1.options_pb2 import Access
+
+log = structlog.get_logger("chimera.rpc")
+
+Authenticate = Callable[[dict[str, str]], Awaitable[Caller]]
+RecordRefusal = Callable[[Call, Fault], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One RPC as the gate needs it."""
+
+    path: str
+    access: Access
+    request_type: type[Any]
+    answer_type: type[Any]
+    has_request_id: bool
+    streams: bool
+
+
+def method_of(descriptor: MethodDescriptor) -> Method:
+    """Raises LookupError when the RPC declares no access."""
+    path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+    options: Any = descriptor.GetOptions()
+    if not options.HasExtension(options_pb2.access):
+        raise LookupError(f"{path} declares no access option; add one in its .proto")
+    access: Access = options.Extensions[options_pb2.access]
+    if access.WhichOneof("who") is None or not access.rate:
+        raise LookupError(f"{path} must declare who may call it and its rate class")
+    return Method(
+        path=path,
+        access=access,
+        request_type=GetMessageClass(descriptor.input_type),
+        answer_type=GetMessageClass(descriptor.output_type),
+        has_request_id="request_id" in descriptor.input_type.fields_by_name,
+        streams=descriptor.server_streaming,
+    )
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """The one interceptor. `methods` are those of the product; others (health, reflection) pass."""
+
+    def __init__(
+        self,
+        methods: list[Method],
+        settings: Settings,
+        *,
+        authenticate: Authenticate,
+        limits: CallLimits,
+        record_refusal: RecordRefusal,
+    ) -> None:
+        self.methods = {method.path: method for method in methods}
+        self.settings = settings
+        self.authenticate = authenticate
+        self.limits = limits
+        self.record_refusal = record_refusal
+        self.peers = Peers(settings.trusted_proxies)
+        self.validator = Validator()
+        self.open_calls: set[asyncio.Task[Any]] = set()
+        for method in methods:  # compiles each type's rules now, not under the first caller
+            self.validator.collect_violations(method.request_type())
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        method = self.methods.get(handler_call_details.method)
+        if handler is None or method is None:
+            return handler
+        wrap: dict[tuple[bool, bool], tuple[Any, Any]] = {
+            (False, False): (self._unary, grpc.unary_unary_rpc_method_handler),
+            (False, True): (self._streaming, grpc.unary_stream_rpc_method_handler),
+            (True, False): (self._unary, grpc.stream_unary_rpc_method_handler),
+            (True, True): (self._streaming, grpc.stream_stream_rpc_method_handler),
+        }
+        around, make = wrap[handler.request_streaming, handler.response_streaming]
+        inner = (
+            handler.unary_unary
+            or handler.unary_stream
+            or handler.stream_unary
+            or handler.stream_stream
+        )
+        return make(
+            around(method, inner),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, method: Method, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+        async def handle(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            visit = _Visit(self, method, context)
+            try:
+                call = await visit.enter(request)
+                async with asyncio.timeout(call.seconds_left):
+                    answer = await inner(visit.checked(request), call)
+                visit.code = "OK"
+                return answer
+            except Replay as replay:
+                visit.code = "OK"
+                return replay.answer
+            except BaseException as error:
+                await visit.fail(error)
+            finally:
+                visit.leave()
+
+        return handle
+
+    def _streaming(
+        self, method: Method, inner: Callable[..., AsyncIterator[Any]]
+    ) -> Callable[..., Any]:
+        async def handle(
+            request: Any, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> AsyncIterator[Any]:
+            visit = _Visit(self, method, context)
+            try:
+                call = await visit.enter(request)
+                with self.limits.watching(call.caller):
+                    async with asyncio.timeout(call.seconds_left):
+                        async for answer in inner(visit.checked(request), call):
+                            yield answer
+                visit.code = "OK"
+            except BaseException as error:
+                await visit.fail(error)
+            finally:
+                visit.leave()
+
+        return handle
+
+    async def drained(self, seconds: float) -> None:
+        """Waits for handlers that are still on their way out (server.stop does not: grpc #37239)."""
+        me = asyncio.current_task()
+        waiting = {task for task in self.open_calls if task is not me}
+        if waiting:
+            await asyncio.wait(waiting, timeout=seconds)
+
+    def check(self, message: Any) -> None:
+        """Raises Invalid naming every field that breaks a rule of its .proto."""
+        violations = self.validator.collect_violations(message)
+        if violations:
+            found = [
+                Violation(_field_path(v.proto.field), v.proto.message, v.proto.rule_id)
+                for v in violations
+            ]
+            first = found[0]
+            raise Invalid(
+                "FIELD_INVALID", f"{first.field or 'request'}: {first.message}", violations=found
+            )
+
+
+class _Visit:
+    """One RPC on its way through the gate."""
+
+    def __init__(
+        self, gate: Gate, method: Method, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        self.gate, self.method, self.context = gate, method, context
+        self.started = time.perf_counter()
+        self.code = "UNKNOWN"
+        self.reason = ""
+        self.call = Call(ANONYMOUS, method.path, time.monotonic() + 1, method.access)
+        self.task = asyncio.current_task()
+        if self.task is not None:
+            gate.open_calls.add(self.task)
+
+    async def enter(self, request: Any) -> Call:
+        """Everything before the handler; raises faults."""
+        gate, method, settings = self.gate, self.method, self.gate.settings
+        metadata = {
+            key: value if isinstance(value, str) else ""
+            for key, value in self.context.invocation_metadata() or ()
+        }
+        call = self.call
+        call.metadata = metadata
+        call.correlation_id = _correlation_id(metadata)
+        call.ip_address = gate.peers.address(self.context.peer(), metadata)
+        call.user_agent = metadata.get("user-agent", "")[:300]
+        call.answer_type = method.answer_type
+        limit_s = method.access.deadline_ms / 1000 or settings.deadline_default_s
+        left_s = self.context.time_remaining()
+        call.deadline = time.monotonic() + (limit_s if left_s is None else min(left_s, limit_s))
+        gate.limits.admit_peer(call.ip_address)
+        who = method.access.WhichOneof("who")
+        if who != "public":
+            call.caller = await gate.authenticate(metadata)
+            if call.caller is ANONYMOUS:
+                raise Unauthenticated(
+                    "CREDENTIALS_MISSING",
+                    "Send an access token or an API key as `authorization: Bearer ...`.",
+                )
+            if who == "permission" and not call.caller.may(method.access.permission):
+                name = options_pb2.Permission.Name(method.access.permission)
+                needed = name.removeprefix("PERMISSION_")
+                raise Denied(
+                    "PERMISSION_MISSING",
+                    f"This call needs the permission {needed}.",
+                    facts={"permission": needed},
+                )
+        await gate.limits.admit(call)
+        return call
+
+    def checked(self, request: Any) -> Any:
+        """The request, validated; of a stream, each message when it is read."""
+        if hasattr(request, "__aiter__"):
+            return self._checked_stream(request)
+        self.gate.check(request)
+        if self.method.has_request_id and request.request_id:
+            self.call.request_id = request.request_id
+            body = request.SerializeToString(deterministic=True)
+            self.call.body_hash = hashlib.sha256(body).digest()
+        return request
+
+    async def _checked_stream(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            self.gate.check(request)
+            yield request
+
+    async def fail(self, error: BaseException) -> None:
+        """Ends the RPC with the status of `error`; always raises."""
+        match error:
+            case grpc.aio.AbortError() | GeneratorExit():
+                raise error
+            case asyncio.CancelledError():
+                self.code = "CANCELLED"
+                raise error
+            case TimeoutError():
+                fault: Fault = TimedOut(
+                    "DEADLINE_TOO_SHORT", "The deadline passed before the work was done."
+                )
+            case Fault():
+                fault = error
+            case _:
+                log.error("rpc.crash", method=self.method.path, exc_info=error, **self._facts())
+                fault = Fault("INTERNAL", "Internal error; the correlation id finds it in the log.")
+        self.code, self.reason = fault.code, fault.reason
+        if self.method.access.audit:
+            await self.gate.record_refusal(self.call, fault)
+        status = status_of(fault, self.call.correlation_id)
+        trailing = (("x-correlation-id", self.call.correlation_id),)
+        self.context.set_trailing_metadata(trailing)
+        await self.context.abort_with_status(_with_trailing(status, trailing))
+
+    def leave(self) -> None:
+        seconds = time.perf_counter() - self.started
+        metrics.RPC_SECONDS.labels(self.method.path, self.code).observe(seconds)
+        log.info(
+            "rpc",
+            method=self.method.path,
+            code=self.code,
+            **({"reason": self.reason} if self.reason else {}),
+            duration_ms=round(seconds * 1000, 1),
+            **self._facts(),
+        )
+        if self.task is not None:
+            self.gate.open_calls.discard(self.task)
+
+    def _facts(self) -> dict[str, str]:
+        caller = self.call.caller
+        facts = {"correlation_id": self.call.correlation_id, "caller": caller.kind}
+        if caller.user_id:
+            facts |= {"org_id": caller.org_id, "user_id": caller.user_id}
+        return facts
+
+
+def _correlation_id(metadata: dict[str, str]) -> str:
+    """The client's own, if it is short and plain, so that traces join up; else a new one."""
+    given = metadata.get("x-correlation-id", "")
+    return given if 8 <= len(given) <= 64 and given.replace("-", "").isalnum() else new_id()
+
+
+def _field_path(path: Any) -> str:
+    parts = []
+    for element in path.elements if path is not None else ():
+        text = element.field_name
+        subscript = getattr(element, "subscript", None)
+        if subscript is not None and getattr(subscript, "value", None) is not None:
+            text += f"[{subscript.value}]"
+        parts.append(text)
+    return ".".join(parts)
+
+
+def status_of(fault: Fault, correlation_id: str) -> grpc.Status:
+    """The fault as google.rpc.Status: one ErrorInfo, and BadRequest, RetryInfo, QuotaFailure or
+    PreconditionFailure where they fit."""
+    details: list[Any] = [
+        error_details_pb2.ErrorInfo(
+            reason=fault.reason,
+            domain="chimera",
+            metadata={**fault.facts, "correlation_id": correlation_id},
+        )
+    ]
+    if fault.violations:
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=v.field, description=v.message, reason=v.reason
+                    )
+                    for v in fault.violations
+                ]
+            )
+        )
+    if fault.code == "FAILED_PRECONDITION":
+        violation = error_details_pb2.PreconditionFailure.Violation(
+            type=fault.reason, description=fault.message
+        )
+        details.append(error_details_pb2.PreconditionFailure(violations=[violation]))
+    if isinstance(fault, Exhausted):
+        quota = error_details_pb2.QuotaFailure.Violation(
+            subject=fault.facts.get("subject", fault.reason), description=fault.message
+        )
+        details.append(error_details_pb2.QuotaFailure(violations=[quota]))
+    if fault.retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(fault.retry_after_s * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    packed = []
+    for detail in details:
+        item = any_pb2.Any()
+        item.Pack(detail)
+        packed.append(item)
+    code = code_pb2.Code.Value(fault.code)
+    message = status_pb2.Status(code=code, message=fault.message, details=packed)
+    status: grpc.Status = rpc_status.to_status(message)
+    return status
+
+
+class _Status(grpc.Status):
+    def __init__(self, code: Any, details: str, trailing_metadata: Any) -> None:
+        self.code, self.details, self.trailing_metadata = code, details, trailing_metadata
+
+
+def _with_trailing(status: Any, extra: tuple[tuple[str, str], ...]) -> _Status:
+    return _Status(status.code, status.details, (*status.trailing_metadata, *extra))

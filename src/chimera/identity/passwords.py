@@ -1,0 +1,196 @@
+"""Passwords: which ones are taken, and Argon2id in threads that cannot be overrun.
+
+What must stay true: a place in the queue belongs to the hashing, not to the request that asked for
+it. A request that is cancelled leaves its hash running, and the place is free only when that ends;
+otherwise impatient clients could start any number of hashes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import TypeVar
+
+import argon2
+from argon2.low_level import Type, hash_secret, verify_secret
+
+from chimera.faults import Exhausted, Invalid, Violation
+from chimera.settings import Settings
+
+Result = TypeVar("Result")
+
+CHARACTERS_MIN, CHARACTERS_MAX, BYTES_MAX = 15, 256, 1024
+SALT_BYTES, HASH_BYTES = 16, 32
+# A stored hash may cost at most this; one that was planted could otherwise take the host down.
+PASSES_MAX, MEMORY_MAX_KIB, LANES_MAX = 10, 262_144, 4
+
+_RUNS = (
+    "abcdefghijklmnopqrstuvwxyz",
+    "01234567890123456789",
+    "qwertyuiopasdfghjklzxcvbnm",
+    "qwertzuiopasdfghjklyxcvbnm",
+    "azertyuiopqsdfghjklmwxcvbn",
+    "1qaz2wsx3edc4rfv5tgb6yhn7ujm",
+    "1q2w3e4r5t6y7u8i9o0p",
+)
+_COMMON = frozenset(
+    {
+        "administrator",
+        "administratoradmin",
+        "administratorpassword",
+        "changemechangeme",
+        "changethispassword",
+        "defaultpassword",
+        "iloveyousomuch",
+        "letmeinletmein",
+        "mypasswordispassword",
+        "passwordpassword",
+        "passwordqwerty",
+        "qwertypassword",
+        "temporarypassword",
+        "thisismypassword",
+        "thisisapassword",
+        "thisisnotapassword",
+        "trustnooneever",
+        "welcomewelcome",
+        "whatisthepassword",
+        "yourpasswordhere",
+    }
+)
+
+
+def check_password(password: str, *, names: tuple[str, ...] = ()) -> None:
+    """Raises Invalid(PASSWORD_TOO_WEAK) for what is guessed first.
+
+    15 to 256 characters, at most 1024 bytes; no composition rules. `names` are the person's own
+    (address, user name), which a password may not consist of.
+    """
+    if not CHARACTERS_MIN <= len(password) <= CHARACTERS_MAX or len(password.encode()) > BYTES_MAX:
+        raise _weak(f"A password has {CHARACTERS_MIN} to {CHARACTERS_MAX} characters.")
+    folded = unicodedata.normalize("NFKC", password).casefold()
+    core = _core(folded)
+    own = {_core(part.casefold()) for name in names for part in (name, name.partition("@")[0])}
+    if core in _COMMON or (core and core in own) or _is_repetition(folded) or _is_run(folded):
+        raise _weak("This password is among those guessed first; choose another.")
+
+
+def _weak(message: str) -> Invalid:
+    return Invalid(
+        "PASSWORD_TOO_WEAK", message, violations=[Violation("password", message, "too_weak")]
+    )
+
+
+def _core(folded: str) -> str:
+    """Without what people put around a weak password: spaces, dashes, a year, an exclamation mark."""
+    letters = "".join(character for character in folded if character.isalnum())
+    return letters.strip("0123456789") or letters
+
+
+def _is_repetition(folded: str) -> bool:
+    """A unit of at most 8 characters over and over (the last one perhaps cut off)."""
+    return any(
+        folded == (folded[:size] * len(folded))[: len(folded)]
+        for size in range(1, min(8, len(folded) // 2) + 1)
+    )
+
+
+def _is_run(folded: str) -> bool:
+    """A stretch of the alphabet, the digits or a keyboard, in either direction."""
+    return any(folded in 2 * run or folded in 2 * run[::-1] for run in _RUNS)
+
+
+class Hasher:
+    """Argon2id with the installation's parameters.
+
+    Hashing takes max(1, cores - 1) threads of the host, shared by its processes; argon2_queue more
+    may wait, then Exhausted(SERVER_BUSY).
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.memory_kib = settings.argon2_memory_kib
+        self.passes = settings.argon2_passes
+        threads = max(1, ((os.cpu_count() or 1) - 1) // settings.processes)
+        self.places = threads + settings.argon2_queue
+        self._taken = 0
+        self._counting = Lock()
+        self._threads = ThreadPoolExecutor(threads, "argon2")
+        # What is verified for somebody who does not exist; nobody knows its password.
+        self._dummy = self._hash(secrets.token_urlsafe(32))
+
+    async def hash(self, password: str) -> str:
+        """The password in PHC form. Raises Exhausted(SERVER_BUSY)."""
+        return await self._in_thread(lambda: self._hash(password))
+
+    async def verify(self, stored: str | None, password: str) -> bool:
+        """Whether the password is the stored one. Costs the same for None (nobody) and for stored
+        hashes outside the limits, both False. Raises Exhausted(SERVER_BUSY)."""
+        sound = stored is not None and is_within_limits(stored)
+        against = stored if sound and stored is not None else self._dummy
+        return await self._in_thread(lambda: _verify(against, password)) and sound
+
+    def needs_rehash(self, stored: str) -> bool:
+        """Whether it was made with other parameters than the present ones."""
+        try:
+            made = argon2.extract_parameters(stored)
+        except argon2.exceptions.InvalidHashError:
+            return True
+        return (made.memory_cost, made.time_cost, made.parallelism, made.hash_len) != (
+            self.memory_kib,
+            self.passes,
+            1,
+            HASH_BYTES,
+        )
+
+    def _hash(self, password: str) -> str:
+        return hash_secret(
+            password.encode(),
+            secrets.token_bytes(SALT_BYTES),
+            time_cost=self.passes,
+            memory_cost=self.memory_kib,
+            parallelism=1,
+            hash_len=HASH_BYTES,
+            type=Type.ID,
+        ).decode()
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        with self._counting:
+            if self._taken >= self.places:
+                raise Exhausted(
+                    "SERVER_BUSY", "Too many people are signing in just now.", retry_after_s=1.0
+                )
+            self._taken += 1
+        future = self._threads.submit(work)
+        # Also runs for work that was cancelled before a thread took it up.
+        future.add_done_callback(self._leave)
+        return await asyncio.wrap_future(future)
+
+    def _leave(self, _future: Future[Result]) -> None:
+        with self._counting:
+            self._taken -= 1
+
+
+def _verify(stored: str, password: str) -> bool:
+    try:
+        return verify_secret(stored.encode(), password.encode(), Type.ID)
+    except argon2.exceptions.VerificationError:
+        return False
+
+
+def is_within_limits(stored: str) -> bool:
+    """Whether a stored hash is Argon2id and cheap enough to be verified."""
+    try:
+        made = argon2.extract_parameters(stored)
+    except argon2.exceptions.InvalidHashError:
+        return False
+    return (
+        made.type is Type.ID
+        and 1 <= made.time_cost <= PASSES_MAX
+        and 8 <= made.memory_cost <= MEMORY_MAX_KIB
+        and 1 <= made.parallelism <= LANES_MAX
+        and 16 <= made.hash_len <= 64
+    )

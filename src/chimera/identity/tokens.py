@@ -1,0 +1,195 @@
+"""Tokens: access tokens that any process of the installation can check, and refresh tokens.
+
+Access tokens are JWTs of type at+jwt (RFC 9068) under EdDSA (RFC 8037) and nothing else, with keys
+from our own set. Refresh tokens are 256 random bits of which only the SHA-256 is stored.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from joserfc import jwt
+from joserfc.errors import JoseError, UnsupportedAlgorithmError
+from joserfc.jwk import OKPKey
+from joserfc.jws import JWSRegistry
+
+from chimera.core import Core
+from chimera.faults import Unauthenticated
+from chimera.ids import new_id
+from chimera.keyring import load_keys
+
+ALGORITHM = "EdDSA"
+TYPE = "at+jwt"
+AUDIENCE = "chimera"
+# Hosts of one installation may disagree on the time by this much.
+SKEW_S = 5
+TOKEN_CHARACTERS_MAX = 2000
+REFRESH_PREFIX = "chr_"
+_NONCE_BYTES = 12
+
+
+class _OneAlgorithm(JWSRegistry):
+    """Knows EdDSA only: a token that names another algorithm is refused before any key is used."""
+
+    def get_alg(self, name: str) -> Any:
+        if name != ALGORITHM:
+            raise UnsupportedAlgorithmError(f"only {ALGORITHM}")
+        return self.algorithms[ALGORITHM]
+
+
+_REGISTRY = _OneAlgorithm()
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a verified access token says. `expires_at` is in Unix seconds."""
+
+    user_id: str
+    org_id: str
+    session_id: str
+    authz_epoch: int
+    expires_at: int
+
+
+class Tokens:
+    """Issues access tokens with the newest key and verifies those of any key of the set."""
+
+    def __init__(self, raw_keys: list[bytes], *, issuer: str, lifetime_s: int) -> None:
+        self.keys = {key.kid: key for key in map(_key, raw_keys) if key.kid}
+        self.newest = list(self.keys.values())[-1]
+        self.issuer, self.lifetime_s = issuer, lifetime_s
+
+    @classmethod
+    async def opened(cls, core: Core) -> Tokens:
+        """With the keys of the installation, made when there are none."""
+        raw_keys = await load_keys(
+            core.db, core.master, "access-token", lambda: secrets.token_bytes(32)
+        )
+        return cls(raw_keys, issuer=core.settings.issuer, lifetime_s=core.settings.access_token_s)
+
+    def issue(self, *, user_id: str, org_id: str, session_id: str, authz_epoch: int) -> Issued:
+        """An access token for a session, from now on."""
+        now = int(time.time())
+        claims = {
+            "iss": self.issuer,
+            "aud": AUDIENCE,
+            "sub": user_id,
+            "sid": session_id,
+            "jti": new_id(),
+            "org": org_id,
+            "authz_epoch": authz_epoch,
+            "iat": now,
+            "exp": now + self.lifetime_s,
+        }
+        header = {"alg": ALGORITHM, "typ": TYPE, "kid": self.newest.kid}
+        return Issued(
+            jwt.encode(header, claims, self.newest, registry=_REGISTRY), now + self.lifetime_s
+        )
+
+    def verify(self, token: str) -> Claims:
+        """Raises Unauthenticated(TOKEN_EXPIRED), or CREDENTIALS_INVALID for all else."""
+        if len(token) > TOKEN_CHARACTERS_MAX:
+            raise _invalid()
+        try:
+            read = jwt.decode(token, self._key_of, registry=_REGISTRY)
+            claims = read.claims
+            if (
+                read.header.get("typ") != TYPE
+                or claims["iss"] != self.issuer
+                or claims["aud"] != AUDIENCE
+                or claims["iat"] > time.time() + SKEW_S
+            ):
+                raise _invalid()
+            verified = Claims(
+                str(UUID(claims["sub"])),
+                str(UUID(claims["org"])),
+                str(UUID(claims["sid"])),
+                int(claims["authz_epoch"]),
+                int(claims["exp"]),
+            )
+        except (JoseError, ValueError, TypeError, KeyError, AttributeError):
+            raise _invalid() from None
+        check_not_expired(verified)
+        return verified
+
+    def _key_of(self, token: Any) -> OKPKey:
+        return self.keys[token.headers()["kid"]]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Issued:
+    """An access token and when it ends, in Unix seconds."""
+
+    token: str
+    expires_at: int
+
+
+def check_not_expired(claims: Claims) -> None:
+    """Raises Unauthenticated(TOKEN_EXPIRED)."""
+    if claims.expires_at + SKEW_S <= time.time():
+        raise Unauthenticated("TOKEN_EXPIRED", "The access token has expired; refresh the session.")
+
+
+def _invalid() -> Unauthenticated:
+    return Unauthenticated("CREDENTIALS_INVALID", "These credentials are not valid.")
+
+
+def _key(raw: bytes) -> OKPKey:
+    """An Ed25519 key of 32 raw bytes; its id is derived from its public part."""
+    public = Ed25519PrivateKey.from_private_bytes(raw).public_key().public_bytes_raw()
+    return OKPKey.import_key(
+        {
+            "kty": "OKP",
+            "crv": "Ed25519",
+            "x": _base64(public),
+            "d": _base64(raw),
+            "kid": hashlib.sha256(public).hexdigest()[:16],
+        }
+    )
+
+
+def _base64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def new_refresh_token() -> str:
+    """256 random bits; the prefix lets secret scanners find one that leaked."""
+    return REFRESH_PREFIX + secrets.token_urlsafe(32)
+
+
+def hash_of(token: str) -> bytes:
+    """What is stored of a token or secret with 256 random bits."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def seal_successor(presented: str, successor: str, session_id: str) -> bytes:
+    """The successor so that only who holds the presented token can read it: nonce, AES-256-GCM."""
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    return nonce + _successor_cipher(presented).encrypt(
+        nonce, successor.encode(), session_id.encode()
+    )
+
+
+def open_successor(presented: str, sealed: bytes, session_id: str) -> str:
+    """The inverse. Raises ValueError when it was sealed for another token or session."""
+    nonce, body = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+    try:
+        return _successor_cipher(presented).decrypt(nonce, body, session_id.encode()).decode()
+    except InvalidTag:
+        raise ValueError("sealed for another token") from None
+
+
+def _successor_cipher(presented: str) -> AESGCM:
+    derive = HKDF(SHA256(), 32, salt=None, info=b"chimera refresh token successor v1")
+    return AESGCM(derive.derive(presented.encode()))

@@ -1,0 +1,1 @@
+"""Operations: kill switches, stuck shards, attempts of unknown outcome, and the outbox."""

@@ -1,0 +1,1 @@
+"""Providers: registry, vault, budgets and the calls that go out to models."""

@@ -1,0 +1,271 @@
+"""chimera-server: settings -> pools -> services -> gate -> listen -> drain.
+
+One process serves on its own event loop. With `processes` above one, this starts that many children
+which share the port (SO_REUSEPORT; the kernel spreads connections) and takes them down together.
+gRPC must not be touched before a fork, so children are spawned, never forked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from chimera.logs import set_up_logs
+from chimera.settings import Settings, load_settings
+
+log = structlog.get_logger("chimera.server")
+
+# Keepalive numbers are published in the README: clients may ping every 30 s.
+CHANNEL_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.so_reuseport", 1),
+    ("grpc.keepalive_time_ms", 120_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+    ("grpc.max_connection_age_ms", 3_600_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
+]
+
+
+def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]]]:
+    """(descriptor module, registration, servicer) of every service of the product."""
+    from chimera.audit.service import AuditService
+    from chimera.campaigns.service import CampaignService
+    from chimera.identity.service import IdentityService
+    from chimera.operations.service import OperationsService
+    from chimera.providers.service import ProviderService
+    from chimera.telemetry.service import TelemetryService
+    from chimera.templates.service import TemplateService
+
+    from chimera.v1 import (
+        audit_pb2,
+        audit_pb2_grpc,
+        campaigns_pb2,
+        campaigns_pb2_grpc,
+        identity_pb2,
+        identity_pb2_grpc,
+        operations_pb2,
+        operations_pb2_grpc,
+        providers_pb2,
+        providers_pb2_grpc,
+        telemetry_pb2,
+        telemetry_pb2_grpc,
+        templates_pb2,
+        templates_pb2_grpc,
+    )
+
+    return [
+        (identity_pb2, identity_pb2_grpc.add_IdentityServiceServicer_to_server, IdentityService),
+        (templates_pb2, templates_pb2_grpc.add_TemplateServiceServicer_to_server, TemplateService),
+        (providers_pb2, providers_pb2_grpc.add_ProviderServiceServicer_to_server, ProviderService),
+        (campaigns_pb2, campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, CampaignService),
+        (
+            telemetry_pb2,
+            telemetry_pb2_grpc.add_TelemetryServiceServicer_to_server,
+            TelemetryService,
+        ),
+        (audit_pb2, audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditService),
+        (
+            operations_pb2,
+            operations_pb2_grpc.add_OperationsServiceServicer_to_server,
+            OperationsService,
+        ),
+    ]
+
+
+def service_descriptors() -> list[Any]:
+    """Descriptors of every service, for the gate, reflection and the guard tests."""
+    return [
+        service
+        for module, _add, _servicer in services()
+        for service in module.DESCRIPTOR.services_by_name.values()
+    ]
+
+
+class Server:
+    """One listening server: `start`, then `stop`. Tests run it inside their own loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.port = 0
+        self.stack: Any = None
+
+    async def start(self) -> int:
+        """Opens pools, refuses what is wrong, listens; returns the port."""
+        from contextlib import AsyncExitStack
+
+        import grpc
+        from chimera.identity.authentication import Authenticator
+        from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+        from chimera.audit.recording import Refusals
+        from chimera.core import open_core
+        from chimera.doorbell import Doorbell
+        from chimera.gate import Gate, method_of
+        from chimera.limits import CallLimits
+
+        settings = self.settings
+        methods = [method_of(m) for s in service_descriptors() for m in s.methods]
+        self.stack = AsyncExitStack()
+        core = await self.stack.enter_async_context(open_core(settings, "app"))
+        authenticator = await self.stack.enter_async_context(Authenticator.opened(core))
+        self.doorbell = await self.stack.enter_async_context(Doorbell.opened(core))
+        core.db.ring = self.doorbell.ring
+        self.gate = Gate(
+            methods,
+            settings,
+            authenticate=authenticator.authenticate,
+            limits=CallLimits(settings, core.redis),
+            record_refusal=Refusals(core.db).record,
+        )
+        self.grpc = grpc.aio.server(
+            interceptors=[self.gate],
+            maximum_concurrent_rpcs=settings.concurrent_rpcs_max + settings.watchers_max,
+            options=[
+                *CHANNEL_OPTIONS,
+                ("grpc.max_receive_message_length", settings.message_bytes_max),
+                ("grpc.max_send_message_length", settings.message_bytes_max),
+            ],
+        )
+        for _module, add, servicer in services():
+            add(servicer(core), self.grpc)
+        self.health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
+        self.names = ["", *(service.full_name for service in service_descriptors())]
+        if settings.reflection:
+            _add_reflection(self.grpc, [*self.names[1:], health.SERVICE_NAME])
+        self.port = _listen(self.grpc, settings)
+        await self.grpc.start()
+        self._serving = health_pb2.HealthCheckResponse
+        self._watcher = asyncio.create_task(self._watch_dependencies(core))
+        log.info("server.listening", port=self.port, pid=os.getpid())
+        return self.port
+
+    async def _watch_dependencies(self, core: Any) -> None:
+        """Readiness falls when the database is lost and comes back with it."""
+        import psycopg
+
+        from chimera.call import Call
+        from chimera.db import PING
+        from chimera.faults import Fault
+
+        was: bool | None = None
+        while True:
+            try:
+                async with core.db.begin(Call.by_worker("health", seconds=2)) as tx:
+                    await tx.one(PING)
+                ready = True
+            except (Fault, psycopg.Error, OSError):
+                ready = False
+            if ready is not was:
+                state = self._serving.SERVING if ready else self._serving.NOT_SERVING
+                for name in self.names:
+                    await self.health.set(name, state)
+                log.info("server.readiness", ready=ready)
+                was = ready
+            await asyncio.sleep(2.0)
+
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Health first, then new calls are refused, then those open end, then the pools close."""
+        self._watcher.cancel()
+        await self.health.enter_graceful_shutdown()
+        grace = 0.0 if at_once else self.settings.drain_s
+        await self.grpc.stop(grace)
+        await self.gate.drained(2.0)
+        await self.stack.aclose()
+        log.info("server.stopped", pid=os.getpid())
+
+
+def _listen(server: Any, settings: Settings) -> int:
+    if settings.tls_certificate_file is None or settings.tls_key_file is None:
+        port: int = server.add_insecure_port(settings.listen)
+        return port
+    from chimera.certificates import reloading_credentials
+
+    secure: int = server.add_secure_port(settings.listen, reloading_credentials(settings))
+    return secure
+
+
+def _add_reflection(server: Any, names: list[str]) -> None:
+    """grpcio-reflection knows v1alpha only; v1 has the same wire format under another name, and
+    newer tools ask for it first."""
+    import grpc
+    from grpc_reflection.v1alpha import _async, reflection_pb2
+    from grpc_reflection.v1alpha.reflection import SERVICE_NAME
+
+    current = "grpc.reflection.v1.ServerReflection"
+    servicer = _async.ReflectionServicer([*names, SERVICE_NAME, current])
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        tuple(
+            grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})
+            for name in (SERVICE_NAME, current)
+        )
+    )
+
+
+async def serve(settings: Settings, number: int = 0) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    if settings.metrics_listen:
+        from prometheus_client import start_http_server
+
+        host, _, port = settings.metrics_listen.rpartition(":")
+        start_http_server(int(port) + number, addr=host or "127.0.0.1")
+    server = Server(settings)
+    await server.start()
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopping.set)
+    await stopping.wait()
+    await server.stop()
+
+
+def _supervise(processes: int) -> int:
+    """Runs the children; when one dies or a signal comes, all are taken down."""
+    children = [
+        subprocess.Popen([sys.executable, "-m", "chimera.server", "--process", str(number)])
+        for number in range(processes)
+    ]
+
+    def forward(number: int, _frame: Any) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, forward)
+    pid, status = os.wait()
+    for child in children:
+        if child.pid != pid and child.poll() is None:
+            child.terminate()
+    for child in children:
+        if child.pid != pid:
+            child.wait()
+    return os.waitstatus_to_exitcode(status)
+
+
+def main() -> None:
+    """Entry point of `chimera-server`."""
+    import uvloop
+
+    settings = load_settings()
+    set_up_logs(settings.log_level, as_json=settings.log_json)
+    if "--process" not in sys.argv and settings.processes > 1:
+        sys.exit(_supervise(settings.processes))
+    number = int(sys.argv[sys.argv.index("--process") + 1]) if "--process" in sys.argv else 0
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    uvloop.run(serve(settings, number))
+
+
+if __name__ == "__main__":
+    main()

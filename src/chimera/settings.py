@@ -1,0 +1,120 @@
+"""Settings: one frozen object from the environment (CHIMERA_*), a unit and a default per line.
+
+The three URLs are all that an installation must give; everything else has a default that works.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything that differs between installations."""
+
+    model_config = SettingsConfigDict(env_prefix="CHIMERA_", frozen=True, extra="ignore")
+
+    # A login that may take the roles chimera_owner, chimera_app, chimera_worker, chimera_sealer
+    # and chimera_auditor. The *_database_url below replace it for single roles in production.
+    database_url: SecretStr = SecretStr("")
+    app_database_url: SecretStr = SecretStr("")
+    worker_database_url: SecretStr = SecretStr("")
+    sealer_database_url: SecretStr = SecretStr("")
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    clickhouse_url: SecretStr = SecretStr("")
+
+    # Where the embedded stack, key files and signer state live.
+    home: Path = Path(".chimera")
+    # production: refuses a local master key file and loopback targets.
+    environment: str = Field("development", pattern="^(development|production)$")
+    master_key_file: Path | None = None  # default: <home>/keys/master.json
+    allow_local_master_key: bool = False  # in production
+    allow_loopback_targets: bool = True  # forced off in production
+
+    # Server.
+    listen: str = "127.0.0.1:8400"
+    metrics_listen: str = ""  # host:port, empty for none; +n for process n
+    processes: int = Field(1, ge=1, le=64)
+    tls_certificate_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None  # given: clients must show a certificate
+    concurrent_rpcs_max: int = 256
+    watchers_max: int = 1000
+    watchers_per_caller_max: int = 20
+    message_bytes_max: int = 8_000_000
+    deadline_default_s: float = 15.0
+    drain_s: float = 10.0
+    trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For is believed
+    reads_per_minute: int = 6000  # per caller and process; writes and logins likewise
+    writes_per_minute: int = 1200
+    logins_per_minute: int = 60  # per source address, over the whole cluster
+    calls_per_peer_second: int = 2000  # before anyone is authenticated
+    reflection: bool = True
+
+    # Pools, per process.
+    pool_size_min: int = 1
+    pool_size_max: int = 10
+    pool_waiting_max: int = 200
+    pool_timeout_s: float = 2.0
+    lock_timeout_ms: int = 1000
+
+    # Identity.
+    issuer: str = "chimera"
+    access_token_s: int = 300
+    refresh_idle_s: int = 14 * 86400
+    refresh_absolute_s: int = 90 * 86400
+    argon2_memory_kib: int = Field(19456, ge=19456)
+    argon2_passes: int = Field(2, ge=2)
+    argon2_queue: int = 128
+
+    # Workers.
+    drives_max: int = 8  # runs one worker process drives at a time
+    lease_s: float = 15.0
+    heartbeat_s: float = 5.0
+    cells_max: int = 10_000_000
+    response_bytes_max: int = 200_000
+    telemetry_flush_s: float = 1.0
+    seal_every_s: float = 1.0
+    log_level: str = "info"
+    log_json: bool = True
+
+    @property
+    def is_production(self) -> bool:
+        return self.environment == "production"
+
+    @property
+    def loopback_allowed(self) -> bool:
+        return self.allow_loopback_targets and not self.is_production
+
+    @property
+    def key_file(self) -> Path:
+        return self.master_key_file or self.home / "keys" / "master.json"
+
+    def role_url(self, role: str) -> str:
+        """Connection URL for one of the roles app, worker, sealer.
+
+        A URL of its own wins; else the common login takes the role at connection time, which also
+        makes it what RESET ROLE goes back to.
+        """
+        own: SecretStr | None = getattr(self, f"{role}_database_url", None)
+        url = own.get_secret_value() if own else ""
+        options = (
+            f"-c lock_timeout={self.lock_timeout_ms} -c idle_in_transaction_session_timeout=60000"
+        )
+        if not url:
+            url, options = self.database_url.get_secret_value(), f"{options} -c role=chimera_{role}"
+        if not url:
+            raise ValueError("CHIMERA_DATABASE_URL is not set")
+        parts = urlsplit(url)
+        query = [*parse_qsl(parts.query), ("options", options)]
+        return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))
+
+
+@cache
+def load_settings() -> Settings:
+    """The settings of this process."""
+    return Settings()

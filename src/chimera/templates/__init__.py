@@ -1,0 +1,1 @@
+"""Templates: prompt templates, their versions and their rendering."""

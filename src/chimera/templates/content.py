@@ -1,0 +1,167 @@
+"""What a version says: its messages and variables as data, their hash, and their compiled form.
+
+Pure; nothing here knows the database. What must stay true:
+
+* Content that was accepted compiles.
+* The content hash is SHA-256 (hex) over the canonical JSON (audit/canonical.py: keys sorted, no
+  white space, UTF-8) of `{"messages": [...], "variables": [...]}`. Each element is in protobuf's
+  JSON form with field names as in the .proto and defaults left out; whole numbers up to 2^53 have
+  no fraction. Anybody can compute it from a TemplateVersion, and a result that pins it pins the
+  text.
+* A secret variable has no default: a version is stored as it is and read by all who may render it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+
+from chimera.audit.canonical import canonical_json
+from chimera.faults import Invalid, Violation
+from chimera.rows import enum_text, struct_dict
+from chimera.templates import rendering, values
+from chimera.v1.templates_pb2 import PromptMessage, TemplateVersion, Variable
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Messages and variables as JSON lists, as they are stored, and the hash over both."""
+
+    messages: str
+    variables: str
+    content_hash: str
+
+
+def checked_content(messages: Sequence[PromptMessage], variables: Sequence[Variable]) -> Content:
+    """The content of a new version.
+
+    Raises Invalid for what could never be rendered, with every problem at its field:
+    TEMPLATE_SYNTAX, VARIABLE_UNDECLARED, VARIABLE_ILL_TYPED (a declaration that cannot hold),
+    OUTPUT_TOO_LARGE, FIELD_INVALID.
+    """
+    size_chars = sum(len(message.text) for message in messages)
+    if size_chars > rendering.OUTPUT_CHARS_MAX:
+        said = f"{size_chars} characters together; the most is {rendering.OUTPUT_CHARS_MAX}"
+        raise _invalid([Violation("messages", said, "OUTPUT_TOO_LARGE")])
+    if unstorable := _unstorable(variables):
+        raise _invalid(unstorable)
+    problems = rendering.check_template(_texts(messages), declared(variables))
+    if wrong := [problem for problem in problems if problem.reason != "variable_unused"]:
+        raise _invalid([_violation(problem, variables) for problem in wrong])
+    plain = _plain(messages, variables)
+    return Content(
+        messages=orjson.dumps(plain["messages"]).decode(),
+        variables=orjson.dumps(plain["variables"]).decode(),
+        content_hash=_hash(plain),
+    )
+
+
+def content_hash(version: TemplateVersion) -> str:
+    """The hash, computed from what the version says and not from what it claims."""
+    return _hash(_plain(version.messages, version.variables))
+
+
+def compiled(version: TemplateVersion) -> rendering.Template:
+    """The version ready to be filled; roles are `system`, `user` and `assistant`."""
+    return rendering.compile_template(_texts(version.messages), declared(version.variables))
+
+
+def refusal(error: values.RenderError, field: str) -> Invalid:
+    """What the caller is told about values at `field` (such as `rows[3]`): the reason in capitals,
+    and the variable's path (`rows[3].name`) as the violation."""
+    reason = error.reason.upper()
+    path = f"{field}.{error.variable}" if error.variable else field
+    return Invalid(
+        reason, f"{path} {error.message}", violations=[Violation(path, error.message, reason)]
+    )
+
+
+def declared(variables: Sequence[Variable]) -> list[values.Variable]:
+    """Declarations as the renderer takes them. A default of JSON null is none."""
+    return [
+        values.Variable(
+            name=variable.name,
+            kind=enum_text(variable, "kind", variable.kind) or "",
+            required=variable.required,
+            default=_default(variable),
+            minimum=variable.minimum if variable.HasField("minimum") else None,
+            maximum=variable.maximum if variable.HasField("maximum") else None,
+            choices=tuple(variable.choices),
+            secret=variable.secret,
+            description=variable.description,
+        )
+        for variable in variables
+    ]
+
+
+def _texts(messages: Sequence[PromptMessage]) -> list[tuple[str, str]]:
+    return [(enum_text(message, "role", message.role) or "", message.text) for message in messages]
+
+
+def _default(variable: Variable) -> object:
+    if not variable.HasField("default"):
+        return None
+    return struct_dict(Struct(fields={"default": variable.default}))["default"]
+
+
+def _unstorable(variables: Sequence[Variable]) -> list[Violation]:
+    """What a declaration may not hold, whatever its kind."""
+    found = []
+    for place, variable in enumerate(variables):
+        path = f"variables[{place}]"
+        if not (math.isfinite(variable.minimum) and math.isfinite(variable.maximum)):
+            found.append(Violation(path, "has a bound that is not finite", "FIELD_INVALID"))
+            continue
+        try:
+            MessageToDict(variable)
+        except SerializeToJsonError:
+            found.append(Violation(f"{path}.default", "is not finite", "FIELD_INVALID"))
+            continue
+        if variable.secret and _default(variable) is not None:
+            said = "a secret variable takes no default; give its value when rendering"
+            found.append(Violation(f"{path}.default", said, "FIELD_INVALID"))
+    return found
+
+
+def _violation(problem: rendering.Problem, variables: Sequence[Variable]) -> Violation:
+    said = f"{problem.variable} {problem.message}".strip()
+    if problem.message_index >= 0:
+        return Violation(f"messages[{problem.message_index}].text", said, problem.reason.upper())
+    place = [variable.name for variable in variables].index(problem.variable)
+    return Violation(f"variables[{place}]", said, "VARIABLE_ILL_TYPED")
+
+
+def _invalid(violations: Sequence[Violation]) -> Invalid:
+    first = violations[0]
+    return Invalid(first.reason, f"{first.field}: {first.message}", violations=violations)
+
+
+def _plain(messages: Sequence[Message], variables: Sequence[Message]) -> dict[str, Any]:
+    return {"messages": _elements(messages), "variables": _elements(variables)}
+
+
+def _elements(items: Sequence[Message]) -> list[Any]:
+    return [_whole(MessageToDict(item, preserving_proto_field_name=True)) for item in items]
+
+
+def _whole(value: Any) -> Any:
+    """Whole numbers as int: JSON of the database knows no -0.0, and 3 and 3.0 are one double."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= values.EXACT_MAX:
+        return int(value)
+    if isinstance(value, Mapping):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return value
+
+
+def _hash(plain: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(dict(plain))).hexdigest()

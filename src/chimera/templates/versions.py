@@ -1,0 +1,194 @@
+"""Versions of a template: numbered 1, 2, 3 ... without gaps, and never changed.
+
+What must stay true: the number is taken by the UPDATE of the template's row, so parallel creators
+queue up on it and get numbers of their own; a version of a deleted template stays readable for the
+results that pin it, and is not launched again.
+"""
+
+from __future__ import annotations
+
+from chimera.audit.recording import record
+from chimera.db import Tx, sql
+from chimera.faults import NotFound
+from chimera.ids import new_id
+from chimera.paging import Pages
+from chimera.rows import struct_dict
+from chimera.templates.content import Content, compiled, refusal
+from chimera.templates.operations import get_template, no_template
+from chimera.templates.values import RenderError
+from chimera.v1.templates_pb2 import (
+    CreateTemplateVersionRequest,
+    ListTemplateVersionsRequest,
+    PromptMessage,
+    RenderTemplateRequest,
+    RenderTemplateResponse,
+    Template,
+    TemplateVersion,
+)
+
+__all__ = ["compiled", "get_version", "refusal"]
+
+SELECT_VERSION = """
+    SELECT v.id, v.template_id, v.version_number, v.parent_version_number, v.messages, v.variables,
+           v.content_hash, v.change_note, v.created_by, v.created_at
+      FROM templates.versions v
+"""
+
+FIND_VERSION = sql(
+    TemplateVersion,
+    SELECT_VERSION
+    + """
+      JOIN templates.templates t ON t.id = v.template_id
+     WHERE v.template_id = %(template_id)s::uuid
+       AND v.version_number = COALESCE(NULLIF(%(version_number)s::int, 0), t.version_number)
+       AND (%(even_deleted)s OR t.deleted_at IS NULL)
+    """,
+    prepare=False,
+)
+
+
+async def get_version(
+    tx: Tx, template_id: str, version_number: int, *, even_deleted: bool = False
+) -> TemplateVersion:
+    """A version, with number 0 the newest. One of a deleted template is found with `even_deleted`.
+
+    Raises NotFound(TEMPLATE_NOT_FOUND, TEMPLATE_VERSION_NOT_FOUND).
+    """
+    version = await tx.one(
+        FIND_VERSION,
+        template_id=template_id,
+        version_number=version_number,
+        even_deleted=even_deleted,
+    )
+    if version is not None:
+        return version
+    template = await get_template(tx, template_id)
+    if template.HasField("deleted_at") and not even_deleted:
+        raise no_template()
+    raise no_version(template.version_number)
+
+
+def no_version(newest: int) -> NotFound:
+    return NotFound(
+        "TEMPLATE_VERSION_NOT_FOUND", f"The template has no such version; the newest is {newest}."
+    )
+
+
+LIST_VERSIONS = sql(
+    TemplateVersion,
+    SELECT_VERSION
+    + """
+     WHERE v.template_id = %(template_id)s::uuid
+       AND (%(after)s::int IS NULL OR v.version_number < %(after)s)
+     ORDER BY v.version_number DESC
+     LIMIT %(limit)s
+    """,
+    prepare=False,
+)
+
+
+async def list_versions(
+    tx: Tx, pages: Pages, request: ListTemplateVersionsRequest
+) -> tuple[list[TemplateVersion], str]:
+    """A page, newest first, and the token of the next. Raises NotFound(TEMPLATE_NOT_FOUND)."""
+    size, after = pages.page(request)
+    await get_template(tx, request.template_id)
+    rows = await tx.all(
+        LIST_VERSIONS,
+        template_id=request.template_id,
+        after=after[0] if after else None,
+        limit=size + 1,
+    )
+    return rows[:size], pages.next_token(request, rows, size, "version_number")
+
+
+INSERT_VERSION = sql(
+    TemplateVersion,
+    """
+    INSERT INTO templates.versions AS v (id, org_id, template_id, version_number,
+        parent_version_number, messages, variables, content_hash, change_note, created_by)
+    VALUES (%(id)s, %(org_id)s, %(template_id)s, %(version_number)s,
+        NULLIF(%(parent_version_number)s, 0), %(messages)s::jsonb, %(variables)s::jsonb,
+        %(content_hash)s, %(change_note)s, %(created_by)s)
+    RETURNING v.id, v.template_id, v.version_number, v.parent_version_number, v.messages,
+              v.variables, v.content_hash, v.change_note, v.created_by, v.created_at
+    """,
+)
+
+
+async def create_first_version(tx: Tx, template: Template, content: Content) -> TemplateVersion:
+    """Version 1, which a new template counts already."""
+    return await _insert(tx, template.id, 1, 0, content, "")
+
+
+TAKE_NUMBER = sql(
+    Template,
+    """
+    UPDATE templates.templates SET version_number = version_number + 1
+     WHERE id = %(template_id)s::uuid AND deleted_at IS NULL
+    RETURNING id, version_number
+    """,
+)
+
+
+async def create_version(
+    tx: Tx, request: CreateTemplateVersionRequest, content: Content
+) -> TemplateVersion:
+    """The next version. Raises NotFound(TEMPLATE_NOT_FOUND, TEMPLATE_VERSION_NOT_FOUND)."""
+    template = await tx.one(TAKE_NUMBER, template_id=request.template_id)
+    if template is None:
+        raise no_template()
+    newest = template.version_number - 1
+    parent = request.parent_version_number or newest
+    if parent > newest:
+        raise no_version(newest)
+    return await _insert(
+        tx, template.id, template.version_number, parent, content, request.change_note
+    )
+
+
+async def _insert(
+    tx: Tx, template_id: str, number: int, parent: int, content: Content, change_note: str
+) -> TemplateVersion:
+    version = await tx.one(
+        INSERT_VERSION,
+        id=new_id(),
+        org_id=tx.call.caller.org_id,
+        template_id=template_id,
+        version_number=number,
+        parent_version_number=parent,
+        messages=content.messages,
+        variables=content.variables,
+        content_hash=content.content_hash,
+        change_note=change_note,
+        created_by=tx.call.caller.user_id,
+    )
+    assert version is not None  # an INSERT returns its row
+    new = {
+        "template_id": template_id,
+        "version_number": number,
+        "parent_version_number": parent,
+        # The text itself stays here: the log pins it by its digest.
+        "content_sha256": content.content_hash,
+        "change_note": change_note,
+    }
+    record(tx, "template_version.create", "template_version", version.id, new=new)
+    return version
+
+
+def render_version(
+    version: TemplateVersion, request: RenderTemplateRequest
+) -> RenderTemplateResponse:
+    """The version filled with the request's values. Raises Invalid(VARIABLE_MISSING,
+    VARIABLE_UNKNOWN, VARIABLE_ILL_TYPED, VARIABLE_OUT_OF_RANGE, OUTPUT_TOO_LARGE)."""
+    try:
+        rendered = compiled(version).render(struct_dict(request.values))
+    except RenderError as error:
+        # `from None`: nothing that was near a value belongs in a log.
+        raise refusal(error, "values") from None
+    # Rendering passes messages through one by one, with their roles.
+    messages = [
+        PromptMessage(role=message.role, text=text)
+        for message, (_role, text) in zip(version.messages, rendered, strict=True)
+    ]
+    return RenderTemplateResponse(messages=messages, version=version)

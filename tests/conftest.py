@@ -1,0 +1,14 @@
+"""One embedded stack a test process; a fresh clone of the migrated database a test."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+from tests.support.stack import *  # noqa: E402, F403  # fixtures
+from tests.support.world import *  # noqa: E402, F403  # fixtures
+
+from chimera.logs import set_up_logs  # noqa: E402  # after the environment above
+
+set_up_logs("warning")

@@ -1,0 +1,43 @@
+"""Signing in while Redis is dead: nobody notices, except who guesses passwords."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from chimera.embedded.stack import Stack
+from tests.support.world import PASSWORD, Refused, World
+
+
+@pytest.fixture
+async def without_redis(world: World, running_stack: Stack) -> AsyncIterator[World]:
+    """A world with an organisation, whose Redis then dies."""
+    await world.organisation("acme")
+    running_stack.kill("redis")
+    try:
+        yield world
+    finally:
+        running_stack.restart("redis")
+
+
+async def test_tokens_logins_and_keys_work_without_redis(without_redis: World) -> None:
+    """What was signed before works, and so does signing in, refreshing and signing out."""
+    world = without_redis
+    person = await world.log_in("admin-acme")
+    made = await person.identity.CreateApiKey(name="ci")
+    await person.holding(made.secret).identity.GetMe()
+    answer = await person.identity.RefreshSession(refresh_token=person.tokens.refresh_token)
+    await person.holding(answer.tokens.access_token).identity.Logout()
+
+
+async def test_guessing_is_still_slowed_without_redis(without_redis: World) -> None:
+    """The process counts by itself: after five failures even the right password has to wait."""
+    world = without_redis
+    for _ in range(5):
+        with pytest.raises(Refused) as refused:
+            await world.nobody().identity.Login(login="admin-acme", password="wrong")
+        assert refused.value.reason == "CREDENTIALS_INVALID"
+    with pytest.raises(Refused) as refused:
+        await world.nobody().identity.Login(login="admin-acme", password=PASSWORD)
+    assert refused.value.reason == "RATE_LIMITED"

@@ -1,0 +1,224 @@
+"""Signing in, staying signed in, and what an outsider is told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import psycopg
+import pytest
+
+from chimera.db import Statement, Tx
+from chimera.identity import passwords
+from chimera.identity.bootstrap import bootstrap
+from chimera.server import Server
+from chimera.settings import Settings
+from tests.support.world import PASSWORD, Person, Refused, World
+
+ADMIN = "admin@acme.example.com"
+
+
+async def test_somebody_signs_in_works_and_signs_out(world: World) -> None:
+    """Olivia gets tokens, is known by them, and nothing is left of them after logging out."""
+    acme = await world.organisation("acme")
+    olivia = await acme.person("olivia", role="user")
+
+    me = await olivia.identity.GetMe()
+    assert me.user.username.startswith("olivia-")
+    assert me.organisation.name == "acme"
+    assert len(me.permissions) > 5
+
+    await olivia.identity.Logout()
+    with pytest.raises(Refused) as refused:
+        await olivia.identity.GetMe()
+    assert (refused.value.code, refused.value.reason) == ("UNAUTHENTICATED", "SESSION_ENDED")
+    with pytest.raises(Refused) as refused:
+        await olivia.identity.RefreshSession(refresh_token=olivia.tokens.refresh_token)
+    assert refused.value.reason == "REFRESH_TOKEN_INVALID"
+
+
+async def test_a_user_name_and_capitals_do_as_well_as_the_address(world: World) -> None:
+    """People type their address as they like, or their user name."""
+    await world.organisation("acme")
+    by_name = await world.log_in("  Admin-ACME ")
+    by_address = await world.log_in("ADMIN@acme.Example.com")
+    assert by_name.user_id == by_address.user_id
+
+
+async def test_everything_wrong_with_a_login_looks_the_same(
+    world: World, database_url: str
+) -> None:
+    """Unknown, wrong, disabled and without a password: one answer, word for word."""
+    acme = await world.organisation("acme")
+    logins = []
+    for name, change in [
+        ("anna", ""),
+        ("ben", "UPDATE identity.users SET state = 'disabled' WHERE id = %s"),
+        ("cleo", "UPDATE identity.users SET password_hash = NULL WHERE id = %s"),
+    ]:
+        person = await acme.person(name)
+        logins.append((await person.identity.GetMe()).user.email)
+        if change:
+            with psycopg.connect(database_url, autocommit=True) as connection:
+                connection.execute(change, [person.user_id])
+    attempts = [
+        (logins[0], "not the password of anna"),
+        (logins[1], PASSWORD),
+        (logins[2], PASSWORD),
+        ("nobody@example.com", PASSWORD),
+    ]
+    answers = set()
+    for login, password in attempts:
+        with pytest.raises(Refused) as refused:
+            await world.nobody().identity.Login(login=login, password=password)
+        answers.add((refused.value.code, refused.value.reason, refused.value.message))
+    assert len(answers) == 1
+    assert answers.pop()[:2] == ("UNAUTHENTICATED", "CREDENTIALS_INVALID")
+
+
+async def test_every_failure_does_the_same_work(
+    world: World, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statement for statement, hash for hash: nothing runs for one that does not for all."""
+    acme = await world.organisation("acme")
+    disabled = await acme.person("ben")
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE identity.users SET state = 'disabled' WHERE id = %s", [disabled.user_id]
+        )
+    done: list[str] = []
+    execute, verify = Tx._execute, passwords._verify
+
+    async def noted(tx: Tx, statement: Statement[Any], params: dict[str, Any]) -> Any:
+        if statement.where != "chimera.db":  # the readiness probe
+            done.append(statement.text)
+        return await execute(tx, statement, params)
+
+    def hashed(stored: str, password: str) -> bool:
+        done.append("argon2 " + stored[: stored.index("p=1")])
+        return verify(stored, password)
+
+    monkeypatch.setattr(Tx, "_execute", noted)
+    monkeypatch.setattr(passwords, "_verify", hashed)
+    works = []
+    for login, password in [
+        ("nobody", PASSWORD),
+        ("admin-acme", "not the password"),
+        (f"ben-{acme.id[-8:]}", PASSWORD),
+    ]:
+        done.clear()
+        with pytest.raises(Refused):
+            await world.nobody().identity.Login(login=login, password=password)
+        works.append(list(done))
+    assert len(works[0]) == 5  # look up, hash, two writes, and the refusal's audit event
+    assert works[0] == works[1] == works[2]
+
+
+async def test_failures_are_counted_and_slow_their_source_only(
+    settings: Settings, database_url: str
+) -> None:
+    """Five wrong passwords make their source wait; the row counts them. The owner, elsewhere,
+    signs in all the same, which sets the count back."""
+    server = Server(settings.model_copy(update={"trusted_proxies": ("127.0.0.0/8",)}))
+    await server.start()
+    world = World(server, settings)
+    try:
+        await bootstrap(
+            settings, organisation="acme", email=ADMIN, username="admin", password=PASSWORD
+        )
+        outsider, owner = _from(world, "203.0.113.7"), _from(world, "198.51.100.9")
+        for _ in range(5):
+            with pytest.raises(Refused) as refused:
+                await outsider.identity.Login(login=ADMIN, password="wrong")
+            assert refused.value.reason == "CREDENTIALS_INVALID"
+        with pytest.raises(Refused) as refused:
+            await outsider.identity.Login(login=ADMIN, password=PASSWORD)
+        assert (refused.value.code, refused.value.reason) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
+        assert _count(database_url, ADMIN) == 5
+
+        await owner.identity.Login(login=ADMIN, password=PASSWORD)
+        assert _count(database_url, ADMIN) == 0
+    finally:
+        await world.close()
+        await server.stop(at_once=True)
+
+
+async def test_a_hundred_people_at_once_all_get_in(world: World) -> None:
+    """More than can be hashed at a time: they queue, and nobody is refused."""
+    await world.organisation("acme")
+    nobody = world.nobody()
+    answers = await asyncio.gather(
+        *(nobody.identity.Login(login="admin-acme", password=PASSWORD) for _ in range(100))
+    )
+    assert len({answer.tokens.refresh_token for answer in answers}) == 100
+
+
+async def test_a_full_queue_refuses_instead_of_growing(settings: Settings) -> None:
+    """With two places beside the hashing threads, a crowd is told to come back."""
+    server = Server(settings.model_copy(update={"argon2_queue": 2}))
+    await server.start()
+    world = World(server, settings)
+    try:
+        await world.organisation("acme")
+        nobody = world.nobody()
+        answers = await asyncio.gather(
+            *(nobody.identity.Login(login="admin-acme", password=PASSWORD) for _ in range(40)),
+            return_exceptions=True,
+        )
+        refused = [answer for answer in answers if isinstance(answer, Refused)]
+        assert {(r.code, r.reason) for r in refused} == {("RESOURCE_EXHAUSTED", "SERVER_BUSY")}
+        assert 0 < len(refused) < 40
+        await world.log_in("admin-acme")
+    finally:
+        await world.close()
+        await server.stop(at_once=True)
+
+
+async def test_a_hash_with_old_parameters_is_renewed_after_the_login(
+    settings: Settings, database_url: str
+) -> None:
+    """Her password was hashed when three passes were asked for; now two are."""
+    await bootstrap(
+        settings.model_copy(update={"argon2_passes": 3}),
+        organisation="acme",
+        email=ADMIN,
+        username="admin",
+        password=PASSWORD,
+    )
+    server = Server(settings)
+    await server.start()
+    world = World(server, settings)
+    try:
+        await world.log_in(ADMIN)
+        async with asyncio.timeout(20):
+            while "t=2" not in _stored_hash(database_url, ADMIN):
+                await world.nobody().identity.Login(login=ADMIN, password=PASSWORD)
+        await world.log_in(ADMIN)
+    finally:
+        await world.close()
+        await server.stop(at_once=True)
+
+
+def _from(world: World, address: str) -> Person:
+    """Nobody yet, at an address that the trusted proxy reports."""
+    person = world.nobody()
+    person.metadata = lambda: (("x-forwarded-for", address),)  # type: ignore[method-assign]  # its way through the proxy
+    return person
+
+
+def _stored_hash(database_url: str, email: str) -> str:
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute(
+            "SELECT password_hash FROM identity.users WHERE email = %s", [email]
+        ).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def _count(database_url: str, email: str) -> int:
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute(
+            "SELECT failed_login_attempts FROM identity.users WHERE email = %s", [email]
+        ).fetchone()
+    assert row is not None
+    return int(row[0])

@@ -1,0 +1,201 @@
+"""From the buffer into the column store: complete, once, and past what is broken."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from chimera.clickhouse import ClickHouse
+from chimera.core import Core
+from chimera.faults import Unavailable
+from chimera.ids import new_id
+from chimera.settings import Settings
+from chimera.telemetry.drain import TRIES_MAX, drain, upkeep
+from chimera.telemetry.events import Event, execution_events
+from chimera.telemetry.operations import accept
+from tests.integration.telemetry.buffer import (
+    Producer,
+    ask,
+    open_worker,
+    recount,
+    rolled_up,
+    run_sql,
+    some_executions,
+    stored_events,
+)
+
+BATCHES = "SELECT state, tries, last_error, events FROM telemetry.batches ORDER BY batch_id"
+
+
+@pytest.fixture
+async def worker(settings: Settings, clickhouse_url: str) -> AsyncIterator[tuple[Core, ClickHouse]]:
+    async with open_worker(settings, clickhouse_url) as opened:
+        yield opened
+
+
+async def test_the_roll_up_equals_a_plain_recount(
+    worker: tuple[Core, ClickHouse], clickhouse_url: str
+) -> None:
+    """Two organisations, several drains, several hours, every state of an execution."""
+    core, clickhouse = worker
+    producers = [Producer(core), Producer(core), Producer(core)]
+    stored = 0
+    for _ in range(3):
+        for producer in producers:
+            await producer.flush(64)
+        stored += await drain(core, clickhouse)
+
+    assert stored == 3 * 3 * 64
+    assert rolled_up(clickhouse_url) == recount(producers)
+    for producer in producers:
+        status = await producer.status()
+        assert (status.accepted, status.stored, status.waiting) == (192, 192, 0)
+        assert not status.HasField("oldest_waiting_at")
+
+
+async def test_what_was_rolled_back_was_never_accepted(
+    worker: tuple[Core, ClickHouse], clickhouse_url: str
+) -> None:
+    core, clickhouse = worker
+    producer = Producer(core)
+    with pytest.raises(RuntimeError):
+        async with core.db.begin(producer.call()) as tx:
+            events = execution_events(producer.run, some_executions(0, 4))
+            await accept(tx, "engine", producer.org_id, events)
+            raise RuntimeError("the producer fails after all")
+
+    assert await drain(core, clickhouse) == 0
+    assert (await producer.status()).accepted == 0
+
+
+async def test_a_broken_batch_dies_alone(
+    worker: tuple[Core, ClickHouse], clickhouse_url: str, database_url: str
+) -> None:
+    """One batch of ten cannot be read: the nine are stored at once, it is dead after three tries."""
+    core, clickhouse = worker
+    producer = Producer(core)
+    for _ in range(10):
+        await producer.flush(8)
+    run_sql(
+        database_url,
+        """UPDATE telemetry.batches SET body = '\\xdeadbeef'
+            WHERE batch_id = (SELECT batch_id FROM telemetry.batches ORDER BY batch_id OFFSET 4 LIMIT 1)""",
+    )
+
+    assert await drain(core, clickhouse) == 72
+    status = await producer.status()
+    assert (status.stored, status.dead_lettered, status.waiting) == (72, 0, 8)
+    for _ in range(TRIES_MAX):
+        await drain(core, clickhouse)
+
+    status = await producer.status()
+    assert (status.accepted, status.stored, status.dead_lettered, status.waiting) == (80, 72, 8, 0)
+    dead = [row for row in run_sql(database_url, BATCHES) if row[0] == "dead"]
+    assert len(dead) == 1
+    assert dead[0][1] == TRIES_MAX
+    assert "must not be larger" in dead[0][2]
+    assert stored_events(clickhouse_url) == (72, 72)
+
+
+async def test_a_batch_that_the_store_refuses_is_found_by_halving(
+    worker: tuple[Core, ClickHouse], clickhouse_url: str, database_url: str
+) -> None:
+    """The store itself says no to one event; only its batch dies and nothing is stored twice."""
+    core, clickhouse = worker
+    ask(
+        clickhouse_url,
+        "ALTER TABLE workload_events ADD CONSTRAINT known CHECK event_type != 'unheard.of'",
+    )
+    producer = Producer(core)
+    for _ in range(6):
+        await producer.flush(8)
+    odd = Event(str(uuid4()), "unheard.of", "test", 1_700_000_000_000, "somewhere")
+    await producer.offer([odd])
+    for _ in range(6):
+        await producer.flush(8)
+
+    stored = sum([await drain(core, clickhouse) for _ in range(TRIES_MAX + 1)])
+
+    assert stored == 96
+    status = await producer.status()
+    assert (status.accepted, status.stored, status.dead_lettered, status.waiting) == (97, 96, 1, 0)
+    dead = [row for row in run_sql(database_url, BATCHES) if row[0] == "dead"]
+    assert [(row[1], row[3]) for row in dead] == [(TRIES_MAX, 1)]
+    assert "known" in dead[0][2]
+    assert stored_events(clickhouse_url) == (96, 96)
+    assert rolled_up(clickhouse_url) == recount([producer])
+
+
+async def test_an_error_that_is_not_about_the_data_keeps_the_group(
+    worker: tuple[Core, ClickHouse], clickhouse_url: str
+) -> None:
+    """The table is missing: nothing dies of it, and its return stores everything."""
+    core, clickhouse = worker
+    producer = Producer(core)
+    await producer.flush(8)
+    ask(clickhouse_url, "RENAME TABLE workload_events TO aside")
+    pauses = []
+    for _ in range(TRIES_MAX + 2):
+        with pytest.raises(Unavailable) as caught:
+            await drain(core, clickhouse)
+        pauses.append(caught.value.retry_after_s or 0)
+    assert pauses == sorted(set(pauses)), "each failure in a row asks for a longer pause"
+
+    ask(clickhouse_url, "RENAME TABLE aside TO workload_events")
+    assert await drain(core, clickhouse) == 8
+
+
+async def test_without_a_column_store_events_wait(settings: Settings) -> None:
+    async with open_worker(settings, "") as (core, clickhouse):
+        producer = Producer(core)
+        await producer.flush(8)
+        assert await drain(core, clickhouse) == 0
+        status = await producer.status()
+        assert (status.accepted, status.waiting) == (8, 8)
+
+
+async def test_upkeep_drops_old_partitions_unless_something_waits_in_them(
+    worker: tuple[Core, ClickHouse], database_url: str
+) -> None:
+    """Two partitions are past their time; the one with a waiting batch stays."""
+    core, _ = worker
+    producer = Producer(core)
+    await producer.flush(8)
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    add_partition(database_url, "batches_old_done", today - timedelta(days=20), "stored")
+    add_partition(database_url, "batches_old_open", today - timedelta(days=19), "waiting")
+    add_partition(database_url, "batches_young", today - timedelta(days=3), "stored")
+
+    assert await upkeep(core) == 1
+
+    left = run_sql(
+        database_url,
+        """SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+            WHERE i.inhparent = 'telemetry.batches'::regclass AND relname ~ 'old|young' ORDER BY 1""",
+    )
+    assert [row[0] for row in left] == ["batches_old_open", "batches_young"]
+    assert (await producer.status()).waiting == 8
+
+
+def add_partition(database_url: str, name: str, day: datetime, state: str) -> None:
+    run_sql(
+        database_url,
+        f"CREATE TABLE telemetry.{name} PARTITION OF telemetry.batches FOR VALUES"
+        f" FROM ('{floor(day)}') TO ('{floor(day + timedelta(days=1))}')",
+    )
+    run_sql(database_url, f"ALTER TABLE telemetry.{name} OWNER TO chimera_owner")
+    values: tuple[Any, ...] = (new_id(day + timedelta(hours=1)), str(uuid4()), state)
+    run_sql(
+        database_url,
+        """INSERT INTO telemetry.batches (batch_id, org_id, producer, body, events, state)
+           VALUES (%s, %s, 'engine', '\\x00', 1, %s)""",
+        *values,
+    )
+
+
+def floor(day: datetime) -> str:
+    return f"{int(day.timestamp() * 1000):012x}".ljust(32, "0")

@@ -1,0 +1,201 @@
+"""chimera-worker: pools -> arq workers and loops -> drain.
+
+Signals are ours, not arq's: on SIGTERM the drives stop sending, record what is in flight, and give
+their leases back, so that nothing is left for a takeover to guess at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import structlog
+from arq.worker import Function, Worker, func
+from redis.exceptions import RedisError
+
+from chimera.audit.sealer import Sealer
+from chimera.clickhouse import ClickHouse
+from chimera.core import Core, open_core
+from chimera.doorbell import CAMPAIGN_QUEUE, UPKEEP_QUEUE, Doorbell, pack_job, unpack_job
+from chimera.ids import new_id
+from chimera.logs import set_up_logs
+from chimera.providers.adapters.outbound import open_session
+from chimera.settings import Settings, load_settings
+from chimera.telemetry.drain import drain
+from workers.loops import hold, pause
+from workers.schedule import cron_jobs
+from workers.tasks.campaigns import drive_runs, sweep_runs
+
+log = structlog.get_logger("chimera.worker")
+
+RELAY_EVERY_S = 1.0
+SWEEP_EVERY_S = 2.0
+# A drive's job lives as long as its campaign. arq hides a crashed job for this long, which harms
+# nothing: the sweep rings anew for whatever it was driving.
+DRIVE_TIMEOUT_S = 24 * 3600
+
+
+class WorkerProcess:
+    """One worker process: `run` until `stop`. Tests run it inside their own loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.stopping = asyncio.Event()
+        self.drives: dict[str, Any] = {}
+        self.name = new_id()
+
+    def stop(self) -> None:
+        """Ends soon and tidily."""
+        self.stopping.set()
+        for drive in self.drives.values():
+            drive.stop()
+
+    async def run(self) -> None:
+        """Everything this process does; returns after `stop`, when what was in flight is recorded."""
+        async with AsyncExitStack() as stack:
+            core = await stack.enter_async_context(open_core(self.settings, "worker"))
+            sealing = await stack.enter_async_context(open_core(self.settings, "sealer"))
+            bell = await stack.enter_async_context(Doorbell.opened(core))
+            core.db.ring = bell.ring
+            session = open_session(
+                allow_loopback=self.settings.loopback_allowed, connections_max=2000
+            )
+            stack.push_async_callback(session.close)
+            clickhouse = ClickHouse(self.settings.clickhouse_url.get_secret_value())
+            stack.push_async_callback(clickhouse.close)
+            ctx = {
+                "core": core,
+                "session": session,
+                "drives": self.drives,
+                "stopping": self.stopping,
+            }
+            jobs = [
+                self._relay(bell),
+                self._sweep(core),
+                self._seal(sealing),
+                self._drain(core, clickhouse),
+                self._serve_queue(ctx, CAMPAIGN_QUEUE, [_function(drive_runs)]),
+                self._serve_queue(ctx, UPKEEP_QUEUE, []),
+            ]
+            log.info("worker.started", name=self.name)
+            await asyncio.gather(*jobs)
+        log.info("worker.stopped", name=self.name)
+
+    async def _serve_queue(self, ctx: dict[str, Any], queue: str, functions: Sequence[Any]) -> None:
+        """An arq worker, made anew when Redis was lost: arq ends with its connection."""
+        core: Core = ctx["core"]
+        while not self.stopping.is_set():
+            worker = Worker(
+                functions=[*functions, *([] if functions else [_function(_nothing)])],
+                queue_name=queue,
+                cron_jobs=cron_jobs() if queue == UPKEEP_QUEUE else None,
+                redis_pool=_arq_pool(core),
+                handle_signals=False,
+                max_jobs=self.settings.drives_max,
+                poll_delay=0.2,
+                keep_result=0,
+                max_tries=5,
+                health_check_interval=30,
+                ctx=dict(ctx),
+                job_serializer=pack_job,
+                job_deserializer=unpack_job,
+                log_results=False,
+            )
+            serving = asyncio.create_task(worker.async_run())
+            stopped = asyncio.create_task(self.stopping.wait())
+            await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                await self._drives_ended()
+            serving.cancel()
+            stopped.cancel()
+            ended = await asyncio.gather(serving, return_exceptions=True)
+            error = ended[0]
+            if isinstance(error, RedisError | OSError):
+                log.warning("worker.redis_away", queue=queue, error=type(error).__name__)
+            elif error is not None and not isinstance(error, asyncio.CancelledError):
+                log.error("worker.queue_failed", queue=queue, exc_info=error)
+            await pause(1.0, self.stopping)
+
+    async def _drives_ended(self) -> None:
+        for _ in range(int(self.settings.drain_s / 0.05)):
+            if not self.drives:
+                return
+            await asyncio.sleep(0.05)
+
+    async def _relay(self, bell: Doorbell) -> None:
+        while not self.stopping.is_set():
+            await bell.relay()
+            await pause(RELAY_EVERY_S, self.stopping)
+
+    async def _sweep(self, core: Core) -> None:
+        async def body(_fence: int) -> bool:
+            await sweep_runs(core)
+            return False
+
+        await hold(core.db, "sweeper", self.name, SWEEP_EVERY_S, self.stopping, body)
+
+    async def _seal(self, core: Core) -> None:
+        sealer = Sealer(core)
+
+        async def body(fence: int) -> bool:
+            return await sealer.run_once(fence) >= 1000
+
+        every_s = self.settings.seal_every_s
+        await hold(core.db, "sealer", self.name, every_s, self.stopping, body)
+
+    async def _drain(self, core: Core, clickhouse: ClickHouse) -> None:
+        async def body(_fence: int) -> bool:
+            await drain(core, clickhouse)
+            return False  # at most once a second a table, whatever waits
+
+        every_s = self.settings.telemetry_flush_s
+        await hold(core.db, "telemetry", self.name, every_s, self.stopping, body)
+
+
+def _function(body: Any) -> Function:
+    return func(body, name=body.__name__, timeout=DRIVE_TIMEOUT_S)
+
+
+async def _nothing(_ctx: dict[str, Any]) -> None:
+    """arq refuses a queue without a function; upkeep has cron jobs only."""
+
+
+def _arq_pool(core: Core) -> Any:
+    from arq.connections import ArqRedis
+
+    return ArqRedis(
+        pool_or_conn=core.redis.connection_pool,
+        job_serializer=pack_job,
+        job_deserializer=unpack_job,
+    )
+
+
+async def work(settings: Settings) -> None:
+    """Works until SIGTERM or SIGINT."""
+    process = WorkerProcess(settings)
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, process.stop)
+    await process.run()
+
+
+def main() -> None:
+    """Entry point of `chimera-worker`."""
+    import uvloop
+
+    settings = load_settings()
+    set_up_logs(settings.log_level, as_json=settings.log_json)
+    if settings.metrics_listen and "--metrics" in sys.argv:
+        from prometheus_client import start_http_server
+
+        host, _, port = settings.metrics_listen.rpartition(":")
+        start_http_server(int(port), addr=host or "127.0.0.1")
+    uvloop.run(work(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""What runs when, and why that often.
+
+Sealing, draining, relaying and sweeping come more often than arq's cron can tick and must go on while
+Redis is away; they are loops of the worker process (main.py), held by fenced leases.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arq import cron
+from arq.cron import CronJob
+
+from workers.tasks import upkeep
+
+
+def cron_jobs() -> list[CronJob]:
+    """Every periodic job of the upkeep queue."""
+    seconds: dict[str, Any] = {"second": 0, "run_at_startup": False, "keep_result": 0}
+    return [
+        # API keys' counters and sessions' last activity: a minute may be lost, no more.
+        cron(upkeep.flush_usage, **seconds),
+        # Partitions are made two steps ahead; an hour's look is plenty and costs nothing.
+        cron(upkeep.keep_partitions, minute=7, second=30, run_at_startup=True, keep_result=0),
+        # A day's answers to request ids.
+        cron(upkeep.purge_expired, minute=23, second=15, keep_result=0),
+    ]
