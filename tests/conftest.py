@@ -9,6 +9,13 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 from tests.support.stack import *  # noqa: E402, F403  # fixtures
 from tests.support.world import *  # noqa: E402, F403  # fixtures
 
+import pytest  # noqa: E402  # after the environment above
+
 from chimera.logs import set_up_logs  # noqa: E402  # after the environment above
 
 set_up_logs("warning")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-access", action="store_true", help="rewrite tests/access.txt")
+    parser.addoption("--update-schema", action="store_true", help="rewrite migrations/schema.sql")

@@ -35,7 +35,7 @@ class Caller:
     is_operator: bool = False
 
     def may(self, permission: int) -> bool:
-        return permission in self.permissions or self.is_operator
+        return permission in self.permissions
 
 
 ANONYMOUS = Caller("anonymous")
@@ -53,7 +53,7 @@ class Call:
     ip_address: str = ""
     user_agent: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    # Of a mutation that may be repeated: the client's id and SHA-256 of the request's bytes.
+    # Of a mutation that may be repeated: the client's id and a keyed digest of the request.
     request_id: str = ""
     body_hash: bytes = b""
     answer_type: type[Any] | None = None

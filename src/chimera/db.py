@@ -17,6 +17,7 @@ from typing import Any, Generic, LiteralString, TypeVar
 import orjson
 import psycopg
 from psycopg import AsyncConnection, errors
+from psycopg.pq import TransactionStatus
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg.types.string import TextLoader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
@@ -86,6 +87,7 @@ class Tx:
         self.call = call
         self.audit_events: list[Any] = []
         self.doorbells = False
+        self.is_committed = False
         self._answer: Any = None
         # Unlocks on the way out: ran after COMMIT only.
         self.after_commit: list[Callable[[], None]] = []
@@ -237,6 +239,7 @@ class Database:
             kwargs={"autocommit": True, "prepare_threshold": 3},
         )
         self.flush_audit = flush_audit
+        self.in_use = 0
         # Called after each commit that left work in the outbox.
         self.ring: Callable[[], None] = lambda: None
 
@@ -263,10 +266,11 @@ class Database:
         """
         try:
             connection = await self.pool.getconn()
-        except (PoolTimeout, TooManyRequests):
-            raise Exhausted(
-                "SERVER_BUSY", "All database connections are in use.", retry_after_s=1.0
-            ) from None
+        except PoolTimeout:
+            raise self._no_connection() from None
+        except TooManyRequests:
+            raise _all_in_use() from None
+        self.in_use += 1
         counted = connection.writer_seq  # type: ignore[attr-defined]  # our own attribute
         try:
             tx = Tx(connection, call)
@@ -277,6 +281,8 @@ class Database:
                 yield tx
                 await self._finish(tx)
             except BaseException as error:
+                if tx.is_committed:  # cancelled while COMMIT was under way: it stands
+                    raise
                 connection.writer_seq = counted  # type: ignore[attr-defined]  # our own attribute
                 await settled(_roll_back(connection))
                 fault = fault_of(error)
@@ -284,16 +290,22 @@ class Database:
                     raise fault from error
                 raise
         finally:
-            await settled(self.pool.putconn(connection))
-        for action in tx.after_commit:
-            action()
-        if tx.doorbells:
-            self.ring()
+            try:
+                await settled(self.pool.putconn(connection))
+            finally:
+                self.in_use -= 1
+
+    def _no_connection(self) -> Fault:
+        """The pool has connections that nobody uses and none to give: they cannot be made."""
+        if self.in_use < self.pool.get_stats()["pool_size"]:
+            return _database_away()
+        return _all_in_use()
 
     async def _finish(self, tx: Tx) -> None:
         call = tx.call
-        if call.access.audit and not tx.audit_events:
-            raise AssertionError(f"{call.method} changed something and recorded no audit event")
+        declared = call.access.audit
+        if declared and not any(event.action == declared for event in tx.audit_events):
+            raise AssertionError(f"{call.method} changed something and recorded no {declared}")
         if call.request_id:
             if tx._answer is None:
                 raise AssertionError(f"{call.method} takes a request_id and kept no answer")
@@ -301,7 +313,19 @@ class Database:
             await tx.run(KEEP_ANSWER, **_request_key(call), answer=answer)
         if tx.audit_events and self.flush_audit is not None:
             await self.flush_audit(tx)
-        await settled(tx.connection.commit())
+        await settled(self._commit(tx))
+
+    async def _commit(self, tx: Tx) -> None:
+        """COMMIT and what follows from it, whole even when the caller is cancelled meanwhile."""
+        if tx.connection.info.transaction_status is TransactionStatus.INERROR:
+            # PostgreSQL answers COMMIT of a failed transaction with a silent ROLLBACK.
+            raise AssertionError(f"{tx.call.method} went on after a statement had failed")
+        await tx.connection.commit()
+        tx.is_committed = True
+        for action in tx.after_commit:
+            action()
+        if tx.doorbells:
+            self.ring()
 
 
 def _opening(call: Call) -> bytes:
@@ -342,10 +366,18 @@ def fault_of(error: BaseException) -> Fault | None:
         case errors.InsufficientPrivilege() | errors.UniqueViolation() | errors.CheckViolation():
             return None
         case psycopg.OperationalError() | psycopg.InterfaceError():
-            return Unavailable(
-                "DEPENDENCY_UNAVAILABLE", "The database is away; try again.", retry_after_s=1.0
-            )
+            return _database_away()
     return None
+
+
+def _all_in_use() -> Fault:
+    return Exhausted("SERVER_BUSY", "All database connections are in use.", retry_after_s=1.0)
+
+
+def _database_away() -> Fault:
+    return Unavailable(
+        "DEPENDENCY_UNAVAILABLE", "The database is away; try again.", retry_after_s=1.0
+    )
 
 
 def violated(error: BaseException) -> str:

@@ -11,9 +11,9 @@ Only this module speaks gRPC status. Handlers get `(request, call)` and raise fa
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,12 +93,14 @@ class Gate(grpc.aio.ServerInterceptor):
         authenticate: Authenticate,
         limits: CallLimits,
         record_refusal: RecordRefusal,
+        digest: Callable[[bytes], bytes],
     ) -> None:
         self.methods = {method.path: method for method in methods}
         self.settings = settings
         self.authenticate = authenticate
         self.limits = limits
         self.record_refusal = record_refusal
+        self.digest = digest
         self.peers = Peers(settings.trusted_proxies)
         self.validator = Validator()
         self.open_calls: set[asyncio.Task[Any]] = set()
@@ -153,7 +155,7 @@ class Gate(grpc.aio.ServerInterceptor):
         return handle
 
     def _streaming(
-        self, method: Method, inner: Callable[..., AsyncIterator[Any]]
+        self, method: Method, inner: Callable[..., AsyncGenerator[Any, None]]
     ) -> Callable[..., Any]:
         async def handle(
             request: Any, context: grpc.aio.ServicerContext[Any, Any]
@@ -162,8 +164,12 @@ class Gate(grpc.aio.ServerInterceptor):
             try:
                 call = await visit.enter(request)
                 with self.limits.watching(call.caller):
-                    async with asyncio.timeout(call.seconds_left):
-                        async for answer in inner(visit.checked(request), call):
+                    async with (
+                        asyncio.timeout(call.seconds_left),
+                        # Closed here, not when collected: it may hold a transaction.
+                        aclosing(inner(visit.checked(request), call)) as answers,
+                    ):
+                        async for answer in answers:
                             yield answer
                 visit.code = "OK"
             except BaseException as error:
@@ -253,7 +259,7 @@ class _Visit:
         if self.method.has_request_id and request.request_id:
             self.call.request_id = request.request_id
             body = request.SerializeToString(deterministic=True)
-            self.call.body_hash = hashlib.sha256(body).digest()
+            self.call.body_hash = self.gate.digest(body)
         return request
 
     async def _checked_stream(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

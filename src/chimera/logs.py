@@ -25,9 +25,18 @@ def _redact(
     _logger: Any, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
     for name, value in event.items():
-        if isinstance(value, str | bytes) and any(word in name for word in SECRET_WORDS):
-            event[name] = "[redacted]"
+        event[name] = _without_secrets(name, value)
     return event
+
+
+def _without_secrets(name: str, value: Any) -> Any:
+    if isinstance(value, str | bytes) and any(word in name.lower() for word in SECRET_WORDS):
+        return "[redacted]"
+    if isinstance(value, dict):
+        return {key: _without_secrets(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets(name, inner) for inner in value]
+    return value
 
 
 def set_up_logs(level: str = "info", *, as_json: bool = True) -> None:

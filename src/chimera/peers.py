@@ -22,10 +22,10 @@ class Peers:
         address = _peer_address(peer)
         if address and self._is_trusted(address):
             for hop in reversed(metadata.get("x-forwarded-for", "").split(",")):
-                try:
-                    address = str(ipaddress.ip_address(hop.strip()))
-                except ValueError:
+                given = _plain(hop.strip())
+                if not given:
                     break
+                address = given
                 if not self._is_trusted(address):
                     break
         return address
@@ -38,9 +38,13 @@ def _peer_address(peer: str) -> str:
     family, _, rest = peer.partition(":")
     if family not in ("ipv4", "ipv6"):
         return ""
-    host = unquote(rest).rpartition(":")[0].strip("[]")
+    return _plain(unquote(rest).rpartition(":")[0].strip("[]"))
+
+
+def _plain(text: str) -> str:
+    """The address without its zone, an IPv4 address in IPv6 clothes as what it is; "" for others."""
     try:
-        parsed = ipaddress.ip_address(host.partition("%")[0])
+        parsed = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return ""
     mapped = getattr(parsed, "ipv4_mapped", None)

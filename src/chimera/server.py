@@ -123,6 +123,7 @@ class Server:
             authenticate=authenticator.authenticate,
             limits=CallLimits(settings, core.redis),
             record_refusal=Refusals(core.db).record,
+            digest=core.pages.digest,
         )
         self.grpc = grpc.aio.server(
             interceptors=[self.gate],
@@ -153,13 +154,15 @@ class Server:
 
         from chimera.call import Call
         from chimera.db import PING
-        from chimera.faults import Fault
+        from chimera.faults import Exhausted, Fault
 
         was: bool | None = None
         while True:
             try:
                 async with core.db.begin(Call.by_worker("health", seconds=2)) as tx:
                     await tx.one(PING)
+                ready = True
+            except Exhausted:  # busy is not away
                 ready = True
             except (Fault, psycopg.Error, OSError):
                 ready = False

@@ -67,8 +67,8 @@ class Settings(BaseSettings):
     access_token_s: int = 300
     refresh_idle_s: int = 14 * 86400
     refresh_absolute_s: int = 90 * 86400
-    argon2_memory_kib: int = Field(19456, ge=19456)
-    argon2_passes: int = Field(2, ge=2)
+    argon2_memory_kib: int = Field(19456, ge=19456, le=262144)
+    argon2_passes: int = Field(2, ge=2, le=10)
     argon2_queue: int = 128
 
     # Workers.

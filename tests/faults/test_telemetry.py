@@ -56,11 +56,12 @@ async def worker(settings: Settings, clickhouse_url: str) -> AsyncIterator[tuple
 async def test_a_worker_killed_between_insert_and_mark_doubles_nothing(
     worker: tuple[Core, ClickHouse], settings: Settings, clickhouse_url: str
 ) -> None:
-    """The group is sent again as it was, even though new batches came meanwhile."""
+    """The group, which falls into two partitions of the store, is sent again as it was, even though
+    new batches came meanwhile."""
     core, clickhouse = worker
     producer = Producer(core)
-    for _ in range(5):
-        await producer.flush(16)
+    for days_ago in (0, 40, 0, 40, 0):
+        await producer.flush(16, days_ago=days_ago)
     environment = {
         **os.environ,
         "CHIMERA_DATABASE_URL": settings.database_url.get_secret_value(),

@@ -276,6 +276,13 @@ async def _target_facts(tx: Tx, model_id: str, key_id: str) -> dict[str, Any]:
             f"You have no key for the provider {target.provider}; add one with CreateProviderKey.",
             facts={"provider_id": target.provider_id},
         )
+    if key.provider_id != target.provider_id or not key.is_active:
+        # A key must never travel to another provider's address.
+        raise Invalid(
+            "PROVIDER_KEY_NOT_FOUND",
+            f"The key {key.name!r} is not an active key for the provider {target.provider}.",
+            facts={"provider_key_id": key.id, "provider_id": target.provider_id},
+        )
     return {
         "model_id": target.model_id,
         "model": target.model,

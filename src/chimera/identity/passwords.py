@@ -108,12 +108,14 @@ class Hasher:
     """Argon2id with the installation's parameters.
 
     Hashing takes max(1, cores - 1) threads of the host, shared by its processes; argon2_queue more
-    may wait, then Exhausted(SERVER_BUSY).
+    may wait, then Exhausted(SERVER_BUSY). ValueError for parameters that `verify` would refuse.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.memory_kib = settings.argon2_memory_kib
         self.passes = settings.argon2_passes
+        if self.passes > PASSES_MAX or self.memory_kib > MEMORY_MAX_KIB:
+            raise ValueError("argon2_passes or argon2_memory_kib beyond what is verified again")
         threads = max(1, ((os.cpu_count() or 1) - 1) // settings.processes)
         self.places = threads + settings.argon2_queue
         self._taken = 0

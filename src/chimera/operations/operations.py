@@ -42,11 +42,13 @@ SET_KILL_SWITCH = sql(
     """,
 )
 
+# The first of them to go on; the workers' own sweep finds the others a little later.
 LIST_RUNNING_RUNS = sql(
     str,
     """
     SELECT id FROM campaigns.runs
      WHERE state = 'running' AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s)
+     ORDER BY priority DESC, served_at LIMIT 100
     """,
     prepare=False,
 )

@@ -26,8 +26,6 @@ from chimera.v1.templates_pb2 import (
     TemplateVersion,
 )
 
-__all__ = ["compiled", "get_version", "refusal"]
-
 SELECT_VERSION = """
     SELECT v.id, v.template_id, v.version_number, v.parent_version_number, v.messages, v.variables,
            v.content_hash, v.change_note, v.created_by, v.created_at

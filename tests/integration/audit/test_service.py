@@ -1,5 +1,6 @@
 """The log over the channel: an organisation reads its own events and checks every claim itself."""
 
+import asyncio
 import subprocess
 import sys
 
@@ -9,10 +10,13 @@ from chimera.audit import merkle
 from chimera.audit.bundle import Entry, Foreign, decode_line
 from chimera.audit.leaf import chain_leaf, decode_leaf
 from chimera.audit.note import Checkpoint, Note, VerifierKey, verify_note
+from chimera.audit.recording import record
 from chimera.audit.report import Verdict
 from chimera.audit.sealer import seal
 from chimera.audit.verify import verify_bundle
 from chimera.ids import new_id
+from chimera.rows import struct_dict
+from tests.support.audit import call_of
 from tests.support.world import Refused
 
 
@@ -76,6 +80,18 @@ async def test_an_event_tells_who_did_what_from_where(acme, log):
     assert dict(event.old_values) == {"state": "draft"}
     assert dict(event.new_values) == {"state": "running", "budget": 0}
     assert event.session_id and event.correlation_id
+
+
+async def test_values_are_told_as_they_were(acme, log):
+    """Nested values as they are; a number too large for a Struct as its digits; none as none."""
+    values = {"tags": ["a", {"b": None}], "count": 2**60, "share": 0.5}
+    async with log.app.begin(call_of(acme.id)) as tx:
+        record(tx, "campaign.update", "campaign", "c-1", new=values)
+    await log.seal()
+    [event] = await everything(acme.admin, entity_id="c-1")
+
+    assert not event.HasField("old_values")
+    assert struct_dict(event.new_values) == values | {"count": "1152921504606846976"}
 
 
 async def test_the_leaf_of_an_event_has_its_hash(acme):
@@ -214,7 +230,7 @@ async def test_an_export_proves_ones_own_events_and_shows_nobody_elses(world, ac
     path = tmp_path / "log.jsonl"
     path.write_bytes(bundle)
     command = [sys.executable, "-m", "chimera.audit.verify", str(path), "--key", key]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
     assert f"not shown: {report.foreign} leaves of others" in run.stdout
 

@@ -9,7 +9,10 @@ from psycopg import sql
 from chimera.audit.inspection import verify_database
 from chimera.audit.note import SigningKey
 from chimera.audit.report import Verdict
+from chimera.audit.restore import accept_restore
+from chimera.audit.sealer import Sealer, seal
 from chimera.audit.signing_home import load_signer
+from chimera.core import open_core
 from chimera.ids import new_id
 from tests.support.audit import open_log
 from tests.support.stack import other_database
@@ -155,8 +158,6 @@ async def test_damaged_nodes_are_seen(sealed):
 
 async def test_events_beyond_the_checkpoint_are_looked_at_too(sealed):
     """Sealed and not yet signed: an edit there is named all the same."""
-    from chimera.audit.sealer import seal
-
     await sealed.record(3)
     await seal(sealed.core, 1)
     assert (await sealed.verify()).verdict is Verdict.VERIFIED
@@ -192,7 +193,8 @@ def copy_database(settings, name):
 
 async def test_after_a_restored_backup_the_signer_refuses_and_sealing_goes_on(settings):
     """The database goes back in time, the signer does not: no new checkpoint until somebody has
-    looked, whether the log is shorter than what was signed or has grown past it differently."""
+    looked, whether the log is shorter than what was signed or has grown past it differently. Then the
+    restore is accepted by name, which is an event of the log, and signing goes on."""
     async with open_log(settings) as log:
         await log.record(4)
         await log.seal()
@@ -218,6 +220,19 @@ async def test_after_a_restored_backup_the_signer_refuses_and_sealing_goes_on(se
             report = await log.verify()
             assert report.verdict is Verdict.INCOMPLETE
             assert any("the log had 8 leaves" in f.reason for f in report.findings)
+
+            async with open_core(restored, "worker") as worker:
+                statement = await accept_restore(
+                    worker, reason="disk failure", approved_by=["Ann Lee", "Bo Ek"]
+                )
+            assert "to 26 " in statement and "approved-by Ann Lee,Bo Ek" in statement
+            assert await log.seal() == 1
+            assert log.ask("SELECT max(size) FROM audit.checkpoints") == [(27,)]
+            assert log.sealer.refusals_total == 3
+            report = await log.verify()
+            assert (report.verdict, report.size) == (Verdict.VERIFIED, 27)
+            [(action,)] = log.ask("SELECT action FROM audit.events WHERE log_index = 26")
+            assert action == "audit.restore"
     finally:
         url = settings.database_url.get_secret_value()
         name = restored.database_url.get_secret_value().rpartition("/")[2]
@@ -229,8 +244,6 @@ async def test_after_a_restored_backup_the_signer_refuses_and_sealing_goes_on(se
 
 async def test_a_lost_signer_folder_is_not_made_anew(sealed):
     """Deleting the key and the memory does not switch the guard off."""
-    from chimera.audit.sealer import Sealer
-
     folder = sealed.settings.home / "audit"
     folder.rename(folder.with_name("elsewhere"))
     sealer = Sealer(sealed.core)
@@ -246,8 +259,6 @@ async def test_a_lost_signer_folder_is_not_made_anew(sealed):
 
 async def test_a_key_that_others_may_read_is_not_used(sealed):
     """The file is closed to all but its owner, and stays unused when it is not."""
-    from chimera.audit.sealer import Sealer
-
     key = sealed.settings.home / "audit" / "log.key"
     assert key.stat().st_mode & 0o777 == 0o600
     key.chmod(0o644)

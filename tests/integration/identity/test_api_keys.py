@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from chimera.core import open_core
+from chimera.identity.api_keys import _checksum, new_key
 from chimera.identity.usage import flush_key_usage
 from chimera.v1.identity_pb2 import ROLE_ADMIN
 from chimera.v1.options_pb2 import (
@@ -145,19 +146,22 @@ async def test_a_key_revoked_by_another_process_is_refused_soon(
     assert refused.value.reason == "API_KEY_INVALID"
 
 
-@pytest.mark.parametrize("change", ["letter", "checksum", "expired", "unknown", "environment"])
+@pytest.mark.parametrize(
+    "change", ["letter", "checksum", "secret", "expired", "unknown", "environment"]
+)
 async def test_a_key_that_is_not_right_is_refused(
     world: World, database_url: str, change: str
 ) -> None:
-    """One letter off, made up with a right checksum, past its end, of another installation."""
-    from chimera.identity.api_keys import new_key
-
+    """One letter off, a known id with a made-up secret, unknown, past its end, of elsewhere."""
     admin = (await world.organisation("acme")).admin
     secret = (await admin.identity.CreateApiKey(name="ci")).secret
+    if change == "secret":  # its state is remembered already, and must not vouch for others
+        await admin.holding(secret).identity.GetMe()
     head, tail = secret[:30], secret[31:]
     wrong = {
         "letter": head + ("A" if secret[30] != "A" else "B") + tail,
         "checksum": secret[:-1] + ("A" if secret[-1] != "A" else "B"),
+        "secret": _other_secret(secret),
         "expired": secret,
         "unknown": new_key("test"),
         "environment": new_key("live"),
@@ -168,6 +172,12 @@ async def test_a_key_that_is_not_right_is_refused(
     with pytest.raises(Refused) as refused:
         await admin.holding(wrong).identity.GetMe()
     assert refused.value.reason == "API_KEY_INVALID"
+
+
+def _other_secret(key: str) -> str:
+    """The id of a real key with the secret of nobody's, checksum and all."""
+    body = "_".join([*key.split("_")[:3], new_key("test").split("_")[3]])
+    return f"{body}_{_checksum(body)}"
 
 
 async def test_a_key_lasts_at_most_a_year(world: World) -> None:

@@ -32,9 +32,9 @@ class Producer:
     run: RunFacts = field(default_factory=lambda: RunFacts(*(str(uuid4()) for _ in range(4))))
     recorded: list[Recorded] = field(default_factory=list)
 
-    async def flush(self, count: int = 8) -> None:
+    async def flush(self, count: int = 8, *, days_ago: int = 0) -> None:
         """Records `count` more executions and has their events accepted as one batch."""
-        new = some_executions(len(self.recorded), count)
+        new = some_executions(len(self.recorded), count, days_ago)
         await self.offer(execution_events(self.run, new))
         self.recorded += new
 
@@ -50,10 +50,12 @@ class Producer:
         return Call.by_worker("test", self.org_id)
 
 
-def some_executions(first_cell: int, count: int) -> list[Recorded]:
+def some_executions(first_cell: int, count: int, days_ago: int = 0) -> list[Recorded]:
     """Executions of all kinds over three hours; the same for the same cells."""
     chance = random.Random(first_cell)
-    start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
+    start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(
+        days=days_ago, hours=2
+    )
     found = []
     for cell_no in range(first_cell, first_cell + count):
         state = chance.choice(["succeeded", "succeeded", "succeeded", "failed", "skipped"])

@@ -135,6 +135,7 @@ async def test_an_update_changes_what_its_mask_names_and_nothing_else(world: Wor
 
 
 async def test_of_two_editors_with_the_same_etag_one_wins(world: World) -> None:
+    """Both are made to wait for the row, so both have begun before either has written."""
     acme = await world.organisation("acme")
     olivia = await acme.person("olivia")
     template = await new_template(olivia)
@@ -150,8 +151,23 @@ async def test_of_two_editors_with_the_same_etag_one_wins(world: World) -> None:
             return refused.reason
         return "won"
 
-    outcomes = await asyncio.gather(*(rename(f"title {n}") for n in range(8)))
-    assert sorted(outcomes) == ["ETAG_MISMATCH"] * 7 + ["won"]
+    url = world.settings.database_url.get_secret_value()
+    async with await psycopg.AsyncConnection.connect(url) as holder:
+        await holder.execute("SELECT FROM templates.templates FOR UPDATE")
+        editors = [asyncio.create_task(rename(title)) for title in ("mine", "yours")]
+        async with asyncio.timeout(20):
+            while not all(editor.done() for editor in editors):
+                waiting = await holder.execute(
+                    """SELECT count(*) FROM pg_stat_activity
+                        WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+                )
+                if await waiting.fetchone() == (2,):
+                    break
+                # The view is a snapshot of the transaction otherwise.
+                await holder.execute("SELECT pg_stat_clear_snapshot()")
+        await holder.rollback()
+        outcomes = await asyncio.gather(*editors)
+    assert sorted(outcomes) == ["ETAG_MISMATCH", "won"]
 
 
 @pytest.mark.parametrize(

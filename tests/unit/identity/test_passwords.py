@@ -113,6 +113,13 @@ def test_stored_hashes_outside_the_limits_are_not_run(stored: str) -> None:
     assert not is_within_limits(stored)
 
 
+@pytest.mark.parametrize("beyond", [{"argon2_passes": 11}, {"argon2_memory_kib": 262_145}])
+def test_parameters_that_lock_everyone_out_stop_the_start(beyond: dict[str, int]) -> None:
+    """What would be hashed with them could never be verified."""
+    with pytest.raises(ValueError, match="argon2"):
+        Hasher(Settings.model_validate(beyond))
+
+
 async def test_who_gives_up_waiting_frees_no_place(hasher: Hasher, gate: threading.Event) -> None:
     """Cancelled requests leave their running hash behind: the queue stays full until it ends."""
     waiting = [asyncio.create_task(hasher.verify(None, GOOD)) for _ in range(hasher.places)]

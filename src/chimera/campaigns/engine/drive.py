@@ -38,6 +38,7 @@ log = structlog.get_logger("chimera.drive")
 
 FLUSH_AT = 64  # outcomes that make a tick worth its transaction
 FLUSH_WITHIN_S = 0.05  # and how long fewer of them wait
+COMMIT_WITHIN_S = 0.01  # how long places that will soon be empty wait for new attempts
 PREPARED_MAX = 512  # cells prepared or decided in one tick; bounds its memory and its locks
 LEASES_MAX = 3
 CLAIM_EVERY_S = 1.0
@@ -145,13 +146,14 @@ class Drive:
         since = now - self.ticked_at
         if len(self.outcomes) >= FLUSH_AT or since >= self.core.settings.heartbeat_s:
             return True
-        hungry = self._can_commit() and self._hungry()
-        return since >= FLUSH_WITHIN_S and bool(self.outcomes or hungry)
+        if since >= FLUSH_WITHIN_S and self.outcomes:
+            return True
+        return since >= COMMIT_WITHIN_S and self._hungry() and self._can_commit()
 
     def _hungry(self) -> bool:
         """Whether places will soon find nothing committed to fill them with."""
         committed = sum(len(lane.committed) for lane in self.lanes)
-        return committed <= self.concurrency // 4
+        return committed <= self.concurrency // 2
 
     def _can_commit(self) -> bool:
         return self.sending and not self.stopping and next(self._candidates(), None) is not None

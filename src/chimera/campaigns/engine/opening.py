@@ -18,7 +18,7 @@ from chimera.campaigns.engine.pace import Pace
 from chimera.campaigns.plan import RunPlan, Target
 from chimera.core import Core
 from chimera.db import Nothing, Tx, sql
-from chimera.faults import Fault
+from chimera.faults import Fault, Unavailable
 from chimera.providers.adapters import ChatAdapter, open_adapter
 from chimera.providers.keys import open_key
 from chimera.providers.vault import VaultError
@@ -111,6 +111,8 @@ async def _adapter(
             key = await open_key(
                 tx, core.master, target.provider_key_id, purpose=f"run {lease.run_id}"
             )
+    except Unavailable:
+        raise  # the vault is away for the moment: the run waits for its sweep
     except (Fault, VaultError) as error:
         log.error("drive.key_unusable", run_id=lease.run_id, error=type(error).__name__)
         return None

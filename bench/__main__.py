@@ -1,0 +1,20 @@
+"""python -m bench [campaign|launch|rpc] [options]: prints figures, judges nothing."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHES = ("campaign", "launch", "rpc")
+
+
+def main() -> int:
+    names = [name for name in sys.argv[1:2] if name in BENCHES] or list(BENCHES)
+    options = sys.argv[2:] if sys.argv[1:2] and sys.argv[1] in BENCHES else sys.argv[1:]
+    for name in names:
+        importlib.import_module(f"bench.{name}").main(options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""CPU of GetCampaign and ListCampaigns(50) against their floor.
+
+    python -m bench rpc [--calls 3000]
+
+Floor: an empty RPC through the same gate, plus the raw row-level-security transaction with the same
+SQL (psycopg, tuples, one connection). Counted: the serving process and its PostgreSQL backends; the
+client is apart. Calls go one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import resource
+import statistics
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import psycopg
+
+from bench.installation import Installation, installation
+from bench.processes import usage
+from chimera.campaigns.operations import GET_CAMPAIGN, LIST_CAMPAIGNS
+from chimera.v1.campaigns_pb2 import CampaignPlan, GetCampaignRequest, GetCampaignResponse
+
+EMPTY = "/bench.Empty/Call"
+
+
+def main(options: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="bench rpc")
+    parser.add_argument("--calls", type=int, default=3000)
+    parser.add_argument("--rounds", type=int, default=5)
+    asyncio.run(_run(parser.parse_args(options)))
+
+
+async def _run(chosen: argparse.Namespace) -> None:
+    async with installation() as running:
+        running.children["worker"].terminate()
+        running.children["worker"].wait()
+        made = [
+            await running.admin.campaigns.CreateCampaign(name=f"campaign {n}", plan=CampaignPlan())
+            for n in range(60)
+        ]
+        campaign_id = made[0].campaign.id
+        me = await running.admin.identity.GetMe()
+        with_empty = _Gated(running)
+        address = await with_empty.start()
+        channel = grpc.aio.insecure_channel(address)
+        person = type(running.admin)(channel, "admin", running.admin.credential)
+        empty = channel.unary_unary(
+            EMPTY,
+            request_serializer=GetCampaignRequest.SerializeToString,
+            response_deserializer=GetCampaignResponse.FromString,
+        )
+        calls: dict[str, Callable[[], Awaitable[Any]]] = {
+            "empty": lambda: empty(
+                GetCampaignRequest(campaign_id=campaign_id), metadata=person.metadata()
+            ),
+            "GetCampaign": lambda: person.campaigns.GetCampaign(campaign_id=campaign_id),
+            "ListCampaigns": lambda: person.campaigns.ListCampaigns(page_size=50),
+        }
+        statements = {
+            "GetCampaign": (GET_CAMPAIGN, {"campaign_id": campaign_id}),
+            "ListCampaigns": (
+                LIST_CAMPAIGNS,
+                {
+                    "org_id": me.organisation.id,
+                    "after": None,
+                    "state": None,
+                    "show_deleted": False,
+                    "limit": 51,
+                },
+            ),
+        }
+        raw_url = running.settings.role_url("app")
+        ratios: dict[str, list[float]] = {name: [] for name in statements}
+        figures: dict[str, list[float]] = {}
+        for _ in range(chosen.rounds):
+            spent = {
+                name: await _cost(running, with_empty.pid, call, chosen.calls)
+                for name, call in calls.items()
+            }
+            for name, (statement, params) in statements.items():
+                raw = await asyncio.to_thread(
+                    _raw_cost, running, raw_url, me, statement.text, params, chosen.calls
+                )
+                ratios[name].append(spent[name] / (spent["empty"] + raw))
+                figures.setdefault(f"raw {name}", []).append(raw)
+            for name, value in spent.items():
+                figures.setdefault(name, []).append(value)
+        print(f"\nCPU per call in microseconds (server + PostgreSQL), {chosen.calls} calls x {chosen.rounds}")
+        for name, values in figures.items():
+            print(f"  {name:18} {_spread([value * 1e6 for value in values], '.0f')}")
+        for name, values in ratios.items():
+            print(f"  {name:18} {_spread(values, '.2f')} x (empty RPC + raw transaction)")
+        await channel.close()
+        with_empty.stop()
+
+
+def _spread(values: list[float], form: str) -> str:
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
+
+
+class _Gated:
+    """The product's server with one more RPC behind its gate that does nothing."""
+
+    def __init__(self, running: Installation) -> None:
+        self.parent, child = multiprocessing.get_context("spawn").Pipe()
+        settings = running.settings.model_copy(update={"listen": "127.0.0.1:0"})
+        self.process = multiprocessing.get_context("spawn").Process(
+            target=_serve_with_empty, args=(settings.model_dump(), child), daemon=True
+        )
+
+    async def start(self) -> str:
+        self.process.start()
+        port = await asyncio.to_thread(self.parent.recv)
+        return f"127.0.0.1:{port}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join()
+
+
+def _serve_with_empty(values: dict[str, Any], pipe: Any) -> None:
+    import uvloop
+
+    from chimera import server as product
+    from chimera.gate import Method
+    from chimera.logs import set_up_logs
+    from chimera.settings import Settings
+    from chimera.v1 import campaigns_pb2
+
+    set_up_logs("warning")
+    get = campaigns_pb2.DESCRIPTOR.services_by_name["CampaignService"].methods_by_name["GetCampaign"]
+    like = product_method(get)
+    add_reflection = product._add_reflection
+
+    async def nothing(_request: Any, _call: Any) -> GetCampaignResponse:
+        return GetCampaignResponse()
+
+    def add_more(grpc_server: Any, names: list[str]) -> None:
+        add_reflection(grpc_server, names)
+        handler = grpc.unary_unary_rpc_method_handler(
+            nothing,
+            request_deserializer=GetCampaignRequest.FromString,
+            response_serializer=GetCampaignResponse.SerializeToString,
+        )
+        grpc_server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("bench.Empty", {"Call": handler}),)
+        )
+
+    product._add_reflection = add_more
+
+    async def run() -> None:
+        running = product.Server(Settings.model_validate(values))
+        port = await running.start()
+        running.gate.methods[EMPTY] = Method(
+            EMPTY, like.access, like.request_type, like.answer_type, False, False
+        )
+        pipe.send(port)
+        await asyncio.Event().wait()
+
+    uvloop.run(run())
+
+
+def product_method(descriptor: Any) -> Any:
+    from chimera.gate import method_of
+
+    return method_of(descriptor)
+
+
+async def _cost(
+    running: Installation, pid: int, call: Callable[[], Awaitable[Any]], calls: int
+) -> float:
+    """CPU-seconds of server and PostgreSQL per call."""
+    for _ in range(200):
+        await call()
+    before = usage(pid).cpu_s + usage(running.stack.pid("postgres")).cpu_s
+    for _ in range(calls):
+        await call()
+    return (usage(pid).cpu_s + usage(running.stack.pid("postgres")).cpu_s - before) / calls
+
+
+def _raw_cost(
+    running: Installation, url: str, me: Any, text: str, params: dict[str, Any], calls: int
+) -> float:
+    """CPU-seconds per transaction, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    parent, child = context.Pipe()
+    begin = (
+        f"BEGIN; SELECT set_config('app.org_id','{me.organisation.id}',true),"
+        f"set_config('app.user_id','{me.user.id}',true)"
+    )
+    process = context.Process(target=_raw, args=(url, begin, text, params, calls, child))
+    process.start()
+    parent.recv()
+    before = usage(running.stack.pid("postgres")).cpu_s
+    parent.send("go")
+    own: float = parent.recv()
+    after = usage(running.stack.pid("postgres")).cpu_s
+    parent.send("end")
+    process.join()
+    return (own + after - before) / calls
+
+
+def _raw(url: str, begin: str, text: Any, params: dict[str, Any], calls: int, pipe: Any) -> None:
+    import uvloop
+
+    async def run() -> None:
+        connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+
+        async def once() -> None:
+            await connection.execute(begin, prepare=False)  # type: ignore[arg-type]
+            cursor = await connection.execute(text, params)
+            await cursor.fetchall()
+            await connection.commit()
+
+        for _ in range(200):
+            await once()
+        pipe.send("ready")
+        pipe.recv()
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        for _ in range(calls):
+            await once()
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        pipe.send(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        pipe.recv()
+        await connection.close()
+
+    uvloop.run(run())

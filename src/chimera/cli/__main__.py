@@ -1,0 +1,5 @@
+"""`python -m chimera.cli`."""
+
+from chimera.cli import main
+
+main()

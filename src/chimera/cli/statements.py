@@ -1,0 +1,45 @@
+"""`chimera sql`: every statement the product runs, for whoever reviews or tunes the database."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Annotated
+
+import typer
+
+APART = ("chimera.v1", "chimera.embedded", "chimera.migrate", "chimera.cli", "chimera.report")
+
+
+def sql(
+    module: Annotated[
+        str, typer.Argument(help="Only modules whose name contains this.", show_default=False)
+    ] = "",
+) -> None:
+    """Print every registered SQL statement, by module."""
+    import sys
+
+    from chimera.db import STATEMENTS
+
+    import_everything()
+    by_module: dict[str, list[str]] = {}
+    for statement in STATEMENTS:
+        names = vars(sys.modules[statement.where])
+        name = next((name for name, value in names.items() if value is statement), "?")
+        text = textwrap.dedent(statement.text).strip()
+        by_module.setdefault(statement.where, []).append(f"-- {name}\n{text};")
+    for where in sorted(by_module):
+        if module in where:
+            typer.echo(f"-- === {where} ===\n")
+            typer.echo("\n\n".join(by_module[where]) + "\n")
+
+
+def import_everything() -> None:
+    """Imports all modules of the product that may hold statements."""
+    import importlib
+    import pkgutil
+
+    for package in ("chimera", "workers"):
+        root = importlib.import_module(package)
+        for found in pkgutil.walk_packages(root.__path__, f"{package}."):
+            if not found.name.startswith(APART) and not found.name.endswith("__main__"):
+                importlib.import_module(found.name)
