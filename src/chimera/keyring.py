@@ -32,13 +32,21 @@ INSERT_SECRET = sql(
 )
 
 
-def open_master_keys(settings: Settings) -> MasterKeys:
-    """The installation's master key: a local file, made on first use in development."""
+def open_master_keys(settings: Settings, *, create: bool = False) -> MasterKeys:
+    """The installation's master key: a local file.
+
+    It is made on first use in development, and in production by the bootstrap alone (`create`): a
+    server that found its key file missing must not go on with another key.
+    """
     path = settings.key_file
-    if not path.exists() and not settings.is_production:
+    if not path.exists() and (create or not settings.is_production):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            return LocalKeyFile.create(path)
+            return LocalKeyFile.create(
+                path,
+                production=settings.is_production,
+                allow_local=settings.allow_local_master_key,
+            )
         except FileExistsError:
             pass  # another process was faster
     return LocalKeyFile(

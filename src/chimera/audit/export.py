@@ -54,7 +54,9 @@ async def export_lines(db: Database, call: Call) -> AsyncIterator[bytes]:
     async with db.begin(call) as tx:
         newest = await get_checkpoint(tx)
         entity_id = call.caller.org_id
-        record(tx, "audit.export", "audit_log", entity_id, new={"size": newest.size}, kind=Kind.ACCESS)
+        record(
+            tx, "audit.export", "audit_log", entity_id, new={"size": newest.size}, kind=Kind.ACCESS
+        )
     origin = Checkpoint.parse(Note.parse(newest.checkpoint).text).origin
     yield encode_line(Header(origin)) + encode_line(SignedCheckpoint(newest.checkpoint))
     # The pages are reading that was recorded above.

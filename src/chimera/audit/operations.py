@@ -168,7 +168,8 @@ async def get_checkpoint(tx: Tx) -> GetCheckpointResponse:
     found = await find_checkpoint(tx)
     if found is None:
         raise NotFound(
-            "CHECKPOINT_NOT_FOUND", "No checkpoint is signed yet; the first follows the first event."
+            "CHECKPOINT_NOT_FOUND",
+            "No checkpoint is signed yet; the first follows the first event.",
         )
     return found
 
@@ -208,9 +209,7 @@ async def read_frontier(tx: Tx, size: int) -> merkle.Frontier:
 
 LOG_SIZE = sql(int, "SELECT size FROM audit.log_head")
 
-FIND_LOG_INDEX = sql(
-    dict, "SELECT log_index, leaf_hash FROM audit.events WHERE id = %(event_id)s"
-)
+FIND_LOG_INDEX = sql(dict, "SELECT log_index, leaf_hash FROM audit.events WHERE id = %(event_id)s")
 
 
 async def get_inclusion_proof(

@@ -7,6 +7,7 @@ chimera_app; the audit event is written in the same transaction.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from chimera.identity.api_keys import DAYS_DEFAULT, insert_api_key, key_environm
 from chimera.identity.passwords import Hasher, check_password
 from chimera.identity.users import INSERT_MEMBERSHIP, normal_login, taken
 from chimera.ids import new_id
+from chimera.keyring import open_master_keys
 from chimera.settings import Settings
 from chimera.v1.identity_pb2 import CreateUserRequest, Role
 
@@ -81,6 +83,7 @@ async def bootstrap(
     )
     name = organisation.strip()
     _check(request, name)
+    await asyncio.to_thread(open_master_keys, settings, create=True)
     password_hash = await Hasher(settings).hash(password)
     made = Bootstrapped(new_id(), new_id())
     # A role's own URL would be a login that cannot take the owner's role.

@@ -47,9 +47,7 @@ async def test_a_writers_events_keep_their_order(log):
         sealed.append(count)
 
     assert sealed == [14, 14, 14, 14, 14]
-    rows = log.ask(
-        "SELECT substring(leaf FROM 29 FOR 8) FROM audit.events ORDER BY log_index"
-    )
+    rows = log.ask("SELECT substring(leaf FROM 29 FOR 8) FROM audit.events ORDER BY log_index")
     assert [int.from_bytes(row[0], "big") for row in rows] == list(range(1, 71))
 
 
@@ -124,7 +122,7 @@ async def test_an_older_fence_does_nothing(log):
 async def test_odd_facts_cannot_stop_the_sealer(log):
     """Facts are for search only: a row with none, or with nonsense, is sealed like any other."""
     await log.record(3)
-    log.tamper("UPDATE audit.pending SET facts = '{\"actor_id\": \"nobody\"}'")
+    log.tamper('UPDATE audit.pending SET facts = \'{"actor_id": "nobody"}\'')
 
     assert await log.seal() == 3
     report = await log.verify()
@@ -156,5 +154,3 @@ async def test_the_sealed_cannot_be_changed_by_the_roles_of_the_product(log):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 async with pool.begin(call_of("")) as tx:
                     await tx.connection.execute(statement)
-
-

@@ -176,7 +176,9 @@ async def test_an_event_is_recorded_then_sealed_then_signed(world, log):
     assert (refused.value.code, refused.value.reason) == ("NOT_FOUND", "CHECKPOINT_NOT_FOUND")
 
     await log.record(1, org_id=acme.id)
-    [(event_id,)] = log.ask("SELECT id::text FROM audit.pending WHERE facts->>'entity' = 'campaign'")
+    [(event_id,)] = log.ask(
+        "SELECT id::text FROM audit.pending WHERE facts->>'entity' = 'campaign'"
+    )
     for call in (audit.GetAuditEvent, audit.GetInclusionProof):
         with pytest.raises(Refused) as refused:
             await call(event_id=event_id)
@@ -197,7 +199,9 @@ async def test_an_event_is_recorded_then_sealed_then_signed(world, log):
 async def test_anothers_event_does_not_exist(acme, log):
     """Whether it is waiting or sealed."""
     await log.record(1)
-    [(event_id,)] = log.ask("SELECT id::text FROM audit.pending WHERE facts->>'entity' = 'campaign'")
+    [(event_id,)] = log.ask(
+        "SELECT id::text FROM audit.pending WHERE facts->>'entity' = 'campaign'"
+    )
     for step in ("waiting", "sealed"):
         for call in (acme.admin.audit.GetAuditEvent, acme.admin.audit.GetInclusionProof):
             for unknown in (event_id, new_id()):
