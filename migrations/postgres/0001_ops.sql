@@ -161,6 +161,11 @@ BEGIN
                            child, parent.table_name, ops.uuid_floor(start), ops.uuid_floor(stop));
             EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', child);
             EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', child);
+            IF parent.table_name = 'audit.events' THEN
+                EXECUTE format('CREATE TRIGGER no_truncate BEFORE TRUNCATE ON %s
+                    FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse()', child);
+                EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER no_truncate', child);
+            END IF;
             made := made + 1;
         END LOOP;
     END LOOP;

@@ -24,6 +24,8 @@ CREATE TABLE audit.pending (
     fields jsonb NOT NULL,
     leaf bytea NOT NULL
 );
+-- The sealer takes whole transactions, oldest first.
+CREATE INDEX pending_order ON audit.pending (xid);
 
 CREATE TABLE audit.events (
     id uuid NOT NULL,
@@ -117,6 +119,10 @@ BEGIN
         EXECUTE format('ALTER TABLE audit.%I ENABLE ALWAYS TRIGGER no_truncate', t);
     END LOOP;
 END $$;
+-- Statement triggers are not handed down; ops.make_partitions gives new partitions theirs.
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.events_default
+    FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
+ALTER TABLE audit.events_default ENABLE ALWAYS TRIGGER no_truncate;
 SELECT ops.make_partitions();
 RESET ROLE;
 

@@ -131,7 +131,7 @@ async def flush(tx: Tx) -> None:
             {"name": name, "value": values[name].decode(), "salt": salts[name].hex()}
             for name in values
         ]
-        fields.append(orjson.dumps(opened).decode().replace("\\u0000", "\\ufffd"))
+        fields.append(orjson.dumps(opened).decode())
     after = before + len(ids)
     inserted = await tx.run(
         INSERT_EVENTS,
@@ -155,8 +155,8 @@ def _event(noted: Noted, call: Call, now: datetime, writer_id: str, seq: int) ->
     changed = tuple(
         FieldChange(
             name,
-            _canonical(noted.old[name]) if name in noted.old else None,
-            _canonical(noted.new[name]) if name in noted.new else None,
+            canonical_json(noted.old[name]) if name in noted.old else None,
+            canonical_json(noted.new[name]) if name in noted.new else None,
         )
         for name in sorted(noted.old.keys() | noted.new.keys())
     )
@@ -178,14 +178,16 @@ def _event(noted: Noted, call: Call, now: datetime, writer_id: str, seq: int) ->
         entity_id=noted.entity_id or None,
         request_id=call.correlation_id,
         ip=call.ip_address or None,
-        user_agent=call.user_agent or None,
-        reason=noted.reason or None,
+        user_agent=_without_nul(call.user_agent) or None,
+        reason=_without_nul(noted.reason) or None,
         fields=changed,
     )
 
 
-def _canonical(value: Any) -> bytes:
-    return canonical_json(value)
+def _without_nul(text: str) -> str:
+    """jsonb holds no NUL, and what is committed to must be what is stored. (A NUL inside an old or
+    new value is an escape of its canonical JSON and stays.)"""
+    return text.replace("\0", "\ufffd")
 
 
 def _facts(event: AuditEvent) -> dict[str, Any]:

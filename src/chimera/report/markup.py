@@ -31,8 +31,6 @@ _INVISIBLE = re.compile(
     "\U000e0000-\U000e0fff]+"
 )
 
-Child = "Node | str | Iterable[Node | str] | None"
-
 
 class Node:
     """One element; `str` is its HTML."""

@@ -1,0 +1,232 @@
+"""Guard: no secret reaches a log, an error, the audit log, telemetry, Redis or a plain column.
+
+Canaries are put in wherever somebody hands over a secret; then a real server and a real worker
+process do a whole campaign's work at log level debug, and everything they left behind is searched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+from clickhouse_driver import Client
+from psycopg import sql as pgsql
+
+from chimera.embedded.stack import StackUrls
+from chimera.ids import new_id
+from chimera.settings import Settings
+from chimera.telemetry.events import thaw
+from chimera.v1.campaigns_pb2 import RunState
+from chimera.v1.identity_pb2 import Role
+from chimera.v1.providers_pb2 import ProviderType
+from tests.support.campaigns import finished, launched, secret_plan, secret_template
+from tests.support.processes import environment_of, free_port, running
+from tests.support.world import Person, Refused, World
+
+
+class Canaries:
+    """Secrets by what they are, and how else each of them could be written down."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    def add(self, name: str, text: str) -> str:
+        self.texts[name] = text
+        return text
+
+    def forms(self) -> Iterator[tuple[str, str]]:
+        for name, text in self.texts.items():
+            raw = text.encode()
+            yield name, text
+            yield f"{name} in hex", raw.hex()
+            for shift in range(3):  # base64 depends on what stands before
+                body = base64.b64encode(b"-" * shift + raw).decode()
+                yield f"{name} in base64", body[4:-4]
+
+    def found_in(self, text: str) -> set[str]:
+        return {name for name, form in self.forms() if form in text}
+
+
+async def refused(call: Any) -> str:
+    """Everything a caller is told in a refusal."""
+    with pytest.raises(Refused) as caught:
+        await call
+    return f"{caught.value} {caught.value.details}"
+
+
+async def put_in(admin: Person, world: World, canaries: Canaries) -> tuple[Person, list[str]]:
+    """A user with secrets of every kind, and what was said on the ways that failed."""
+    told = []
+    password = canaries.add("password", f"canary-{secrets.token_hex(12)}")
+    email = "canary@example.com"
+    await admin.identity.CreateUser(
+        email=email,
+        username="canary",
+        role=Role.ROLE_ADMIN,
+        password=password,
+        request_id=new_id(),
+    )
+    nobody = world.nobody()
+    wrong = canaries.add("wrong password", f"wrong-{secrets.token_hex(12)}")
+    told.append(await refused(nobody.identity.Login(login=email, password=wrong)))
+    short = canaries.add("weak password", f"Weak{secrets.token_hex(3)}")
+    told.append(
+        await refused(
+            admin.identity.CreateUser(
+                email="w@example.com", username="weak", role=Role.ROLE_USER, password=short
+            )
+        )
+    )
+    person = await world.log_in(email, password)
+    canaries.add("access token", person.credential.rpartition(".")[2])
+    used = canaries.add("refresh token", person.tokens.refresh_token)
+    refreshed = await nobody.identity.RefreshSession(refresh_token=used)
+    canaries.add("second refresh token", refreshed.tokens.refresh_token)
+    canaries.add("second access token", refreshed.tokens.access_token.rpartition(".")[2])
+    person = nobody.holding(refreshed.tokens.access_token)
+    forged = canaries.add("forged refresh token", secrets.token_urlsafe(48))
+    told.append(await refused(nobody.identity.RefreshSession(refresh_token=forged)))
+    key = await person.identity.CreateApiKey(name="canary", request_id=new_id())
+    secret_part = key.secret.split("_")[3]
+    canaries.add("API key", secret_part)
+    broken = nobody.holding(key.secret.replace(secret_part, secret_part[::-1]))
+    canaries.add("broken API key", secret_part[::-1])
+    told.append(await refused(broken.identity.GetMe()))
+    return nobody.holding(key.secret), told
+
+
+async def models_with_canary_keys(
+    person: Person, origin: str, canaries: Canaries
+) -> tuple[list[str], list[str]]:
+    """One model whose key works and one whose key the provider refuses."""
+    told, models = [], []
+    for name, kind, prefix in (
+        ("good", ProviderType.PROVIDER_TYPE_LOCAL, "sk-assistant-canary-"),
+        ("bad", ProviderType.PROVIDER_TYPE_OPENAI, "sk-wrong-canary-"),
+    ):
+        made = await person.providers.CreateProvider(
+            name=name, provider_type=kind, base_url=f"{origin}/v1"
+        )
+        secret = canaries.add(f"{name} provider key", prefix + secrets.token_hex(16))
+        given = {"provider_id": made.provider.id, "name": "main", "secret": secret}
+        request_id = new_id()
+        await person.providers.CreateProviderKey(**given, is_default=True, request_id=request_id)
+        told.append(await refused(person.providers.CreateProviderKey(**given)))
+        answer = await person.providers.CreateModel(
+            provider_id=made.provider.id,
+            name="guard-none",
+            price={"input_per_million_usd": "1", "output_per_million_usd": "1"},
+        )
+        await person.providers.AllowTarget(model_id=answer.model.id)
+        models.append(answer.model.id)
+    return models, told
+
+
+async def shown(person: Person) -> str:
+    """What the public API tells about all of it."""
+    parts = [
+        await person.identity.GetMe(),
+        await person.identity.ListUsers(),
+        await person.identity.ListApiKeys(),
+        await person.providers.ListProviders(),
+        await person.providers.ListProviderKeys(),
+        await person.audit.ListAuditEvents(page_size=1000),
+    ]
+    async for item in person.audit.ExportAuditLog():
+        parts.append(item)
+    return "\n".join(map(str, parts))
+
+
+def everything_in_postgres(url: str) -> Iterator[tuple[str, str]]:
+    """(schema.table, all its rows as text) of every table; frozen telemetry is thawed."""
+    with psycopg.connect(url) as connection:
+        tables = connection.execute(
+            """SELECT schemaname, tablename FROM pg_tables
+                WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"""
+        ).fetchall()
+        for schema, table in tables:
+            name = pgsql.Identifier(schema, table)
+            rows = connection.execute(
+                pgsql.SQL("SELECT string_agg(t::text, E'\\n') FROM {} t").format(name)
+            ).fetchone()
+            yield f"{schema}.{table}", (rows and rows[0]) or ""
+        for (body,) in connection.execute("SELECT body FROM telemetry.batches"):
+            yield "telemetry.batches (thawed)", str(thaw(bytes(body)))
+
+
+def everything_in_redis(url: str) -> str:
+    with redis.Redis.from_url(url) as client:
+        found = []
+        for key in client.scan_iter():
+            read = {
+                b"string": client.get,
+                b"hash": client.hgetall,
+                b"set": client.smembers,
+                b"zset": lambda k: client.zrange(k, 0, -1, withscores=True),
+                b"list": lambda k: client.lrange(k, 0, -1),
+            }[client.type(key)]
+            found.append(f"{key!r} {read(key)!r}")
+    return "\n".join(found)
+
+
+def everything_in_clickhouse(url: str) -> str:
+    with Client.from_url(url) as client:
+        tables = client.execute("SHOW TABLES")
+        return "\n".join(
+            str(client.execute(f"SELECT * FROM `{name}`"))
+            for (name,) in tables
+            if not name.endswith("_mv")
+        )
+
+
+async def test_no_secret_is_left_behind(
+    settings: Settings, clickhouse_url: str, stack: StackUrls, tmp_path: Path
+) -> None:
+    """A campaign with canaries for secrets: they are found nowhere but sealed or hashed."""
+    settings = Settings.model_validate({**settings.model_dump(), "clickhouse_url": clickhouse_url})
+    canaries, port = Canaries(), free_port()
+    environment = environment_of(settings, listen=f"127.0.0.1:{port}", log_level="debug")
+    logs = [tmp_path / "server.log", tmp_path / "worker.log"]
+    world = World(SimpleNamespace(port=port), settings)  # type: ignore[arg-type]  # only its port
+    with (
+        running("chimera.server", environment, logs[0]) as server,
+        running("workers.main", environment, logs[1]) as worker,
+    ):
+        await asyncio.to_thread(server.until_said, "server.readiness")
+        admin = (await world.organisation("acme")).admin
+        person, told = await put_in(admin, world, canaries)
+        models, more = await models_with_canary_keys(person, stack.assistant_url, canaries)
+        plan = secret_plan(await secret_template(person), models)
+        run = await launched(person, plan)
+        over = await finished(person, run.id)
+        assert over.state == RunState.RUN_STATE_COMPLETED
+        assert over.counts.scored > 0, "the good key was not used"
+        assert over.counts.scored < over.counts.recorded, "the bad key was not used"
+        async with asyncio.timeout(30):
+            while (await person.telemetry.GetIngestStatus()).waiting:
+                await asyncio.sleep(0.05)
+        answers = await shown(person)
+        await world.close()
+        assert await asyncio.to_thread(worker.terminated) == 0
+        assert await asyncio.to_thread(server.terminated) == 0
+
+    places = dict(everything_in_postgres(settings.database_url.get_secret_value()))
+    places |= {log.name: log.read_text() for log in logs}
+    places["Redis"] = everything_in_redis(stack.redis_url)
+    places["ClickHouse"] = everything_in_clickhouse(clickhouse_url)
+    places["answers of the API"] = answers
+    places["refusals"] = "\n".join(told + more)
+    leaks = {place: found for place, text in places.items() if (found := canaries.found_in(text))}
+
+    assert len(canaries.texts) >= 11
+    assert '"rpc"' in places["server.log"] and "execution" in places["ClickHouse"]
+    assert "provider_key.use" in places["audit.events"] + places["audit.pending"] + answers
+    assert not leaks, f"mask or leave out what is handed on there: {leaks}"
