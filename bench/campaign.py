@@ -20,7 +20,13 @@ import psycopg
 
 from bench.installation import Installation, installation, until
 from bench.processes import Usage
-from tests.support.campaigns import assistant_models, finished, launched, secret_plan, secret_template
+from tests.support.campaigns import (
+    assistant_models,
+    finished,
+    launched,
+    secret_plan,
+    secret_template,
+)
 
 
 def main(options: list[str]) -> None:
@@ -28,9 +34,10 @@ def main(options: list[str]) -> None:
     parser.add_argument("--cells", type=int, default=20_000)
     parser.add_argument("--latency-ms", type=int, nargs="*", default=[0, 100])
     parser.add_argument("--concurrency", type=int, default=64)
-    parser.add_argument("--profile", action="store_true", help="py-spy the worker into worker.svg")
     chosen = parser.parse_args(options)
-    print(f"import time: server {_import_s('chimera.server'):.2f} s, worker {_import_s('workers.main'):.2f} s")
+    print(
+        f"import time: server {_import_s('chimera.server'):.2f} s, worker {_import_s('workers.main'):.2f} s"
+    )
     asyncio.run(_run(chosen))
 
 
@@ -42,7 +49,9 @@ def _import_s(module: str) -> float:
 
 async def _run(chosen: argparse.Namespace) -> None:
     async with installation() as running:
-        models = await assistant_models(running.admin, running.urls.assistant_url, ["guard-keyword"])
+        models = await assistant_models(
+            running.admin, running.urls.assistant_url, ["guard-keyword"]
+        )
         template = await secret_template(running.admin)
         await _measure(running, template, models, 1000, 64, "warm-up", show=False)
         for latency_ms in chosen.latency_ms:
@@ -54,7 +63,6 @@ async def _run(chosen: argparse.Namespace) -> None:
                 chosen.cells,
                 chosen.concurrency,
                 f"{latency_ms} ms",
-                profile=chosen.profile,
             )
 
 
@@ -78,7 +86,6 @@ async def _measure(
     title: str,
     *,
     show: bool = True,
-    profile: bool = False,
 ) -> None:
     repetitions = 10
     plan = secret_plan(
@@ -91,13 +98,6 @@ async def _measure(
     )
     before = running.usages()
     started = time.perf_counter()
-    spy = (
-        subprocess.Popen(
-            ["py-spy", "record", "-o", "worker.svg", "-d", "15", "-p", str(running.children["worker"].pid)]
-        )
-        if profile
-        else None
-    )
     run = await launched(running.admin, plan, name=f"bench {title} {time.time()}")
     over = await finished(running.admin, run.id, timeout_s=600)
     run_s = time.perf_counter() - started
@@ -113,8 +113,6 @@ async def _measure(
 
         await until(drained)
     whole_s = time.perf_counter() - started
-    if spy is not None:
-        spy.wait()
     after = running.usages()
     if show:
         assert over.counts.recorded == cells, over.counts
@@ -129,11 +127,11 @@ def _print(
     before: dict[str, Usage],
     after: dict[str, Usage],
 ) -> None:
-    per_1000 = {
-        name: (after[name].cpu_s - before[name].cpu_s) * 1000 / cells for name in after
-    }
+    per_1000 = {name: (after[name].cpu_s - before[name].cpu_s) * 1000 / cells for name in after}
     counted = sum(cost for name, cost in per_1000.items() if name != "target")
-    print(f"\n{title}: {cells} executions, {cells / run_s:.0f}/s ({run_s:.1f} s; all drained and sealed {whole_s:.1f} s)")
+    print(
+        f"\n{title}: {cells} executions, {cells / run_s:.0f}/s ({run_s:.1f} s; all drained and sealed {whole_s:.1f} s)"
+    )
     rows: list[tuple[str, Any, Any]] = [
         (name, f"{cost:.3f}", f"{after[name].peak / 2**20:.0f}") for name, cost in per_1000.items()
     ]

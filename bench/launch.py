@@ -1,6 +1,6 @@
 """Launching a campaign of 1,000,000 cells: time to answer and memory of the server.
 
-    python -m bench launch [--cells 1000000]
+python -m bench launch [--cells 1000000]
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m bench rpc [--calls 3000]
 
 Floor: an empty RPC through the same gate, plus the raw row-level-security transaction with the same
-SQL (psycopg, tuples, one connection). Counted: the serving process and its PostgreSQL backends; the
-client is apart. Calls go one after the other.
+SQL (psycopg, tuples, as many connections as callers). Counted: the serving process and its
+PostgreSQL backends; the client is apart. Eight callers at a time, each with one call after another.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from bench.processes import usage
 from chimera.campaigns.operations import GET_CAMPAIGN, LIST_CAMPAIGNS
 from chimera.v1.campaigns_pb2 import CampaignPlan, GetCampaignRequest, GetCampaignResponse
 
+PARALLEL = 8
 EMPTY = "/bench.Empty/Call"
 
 
@@ -90,7 +91,9 @@ async def _run(chosen: argparse.Namespace) -> None:
                 figures.setdefault(f"raw {name}", []).append(raw)
             for name, value in spent.items():
                 figures.setdefault(name, []).append(value)
-        print(f"\nCPU per call in microseconds (server + PostgreSQL), {chosen.calls} calls x {chosen.rounds}")
+        print(
+            f"\nCPU per call in microseconds (server + PostgreSQL), {chosen.calls} calls x {chosen.rounds}"
+        )
         for name, values in figures.items():
             print(f"  {name:18} {_spread([value * 1e6 for value in values], '.0f')}")
         for name, values in ratios.items():
@@ -139,7 +142,9 @@ def _serve_with_empty(values: dict[str, Any], pipe: Any) -> None:
     from chimera.v1 import campaigns_pb2
 
     set_up_logs("warning")
-    get = campaigns_pb2.DESCRIPTOR.services_by_name["CampaignService"].methods_by_name["GetCampaign"]
+    get = campaigns_pb2.DESCRIPTOR.services_by_name["CampaignService"].methods_by_name[
+        "GetCampaign"
+    ]
     like = product_method(get)
     add_reflection = product._add_reflection
 
@@ -177,15 +182,23 @@ def product_method(descriptor: Any) -> Any:
     return method_of(descriptor)
 
 
+async def _together(call: Callable[[], Awaitable[Any]], calls: int) -> None:
+    """`calls` calls, PARALLEL of them at a time."""
+
+    async def caller() -> None:
+        for _ in range(calls // PARALLEL):
+            await call()
+
+    await asyncio.gather(*(caller() for _ in range(PARALLEL)))
+
+
 async def _cost(
     running: Installation, pid: int, call: Callable[[], Awaitable[Any]], calls: int
 ) -> float:
     """CPU-seconds of server and PostgreSQL per call."""
-    for _ in range(200):
-        await call()
+    await _together(call, 200)
     before = usage(pid).cpu_s + usage(running.stack.pid("postgres")).cpu_s
-    for _ in range(calls):
-        await call()
+    await _together(call, calls)
     return (usage(pid).cpu_s + usage(running.stack.pid("postgres")).cpu_s - before) / calls
 
 
@@ -215,24 +228,28 @@ def _raw(url: str, begin: str, text: Any, params: dict[str, Any], calls: int, pi
     import uvloop
 
     async def run() -> None:
-        connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+        connections = [
+            await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=3)
+            for _ in range(PARALLEL)
+        ]
 
         async def once() -> None:
+            connection = connections.pop()
             await connection.execute(begin, prepare=False)  # type: ignore[arg-type]
             cursor = await connection.execute(text, params)
             await cursor.fetchall()
             await connection.commit()
+            connections.append(connection)
 
-        for _ in range(200):
-            await once()
+        await _together(once, 200)
         pipe.send("ready")
         pipe.recv()
         before = resource.getrusage(resource.RUSAGE_SELF)
-        for _ in range(calls):
-            await once()
+        await _together(once, calls)
         after = resource.getrusage(resource.RUSAGE_SELF)
         pipe.send(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         pipe.recv()
-        await connection.close()
+        for connection in connections:
+            await connection.close()
 
     uvloop.run(run())

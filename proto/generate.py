@@ -29,10 +29,23 @@ INIT = HEADER + '"""Messages and services of chimera.v1, generated from proto/ch
 
 TYPES = {
     getattr(Field, f"TYPE_{name.upper()}"): name
-    for name in (
-        "double float int64 uint64 int32 fixed64 fixed32 bool string bytes uint32 sfixed32 "
-        "sfixed64 sint32 sint64"
-    ).split()
+    for name in [
+        "double",
+        "float",
+        "int64",
+        "uint64",
+        "int32",
+        "fixed64",
+        "fixed32",
+        "bool",
+        "string",
+        "bytes",
+        "uint32",
+        "sfixed32",
+        "sfixed64",
+        "sint32",
+        "sint64",
+    ]
 }
 LABELS = {1: "optional", 2: "required", 3: "repeated"}
 
@@ -95,12 +108,14 @@ def write_protodeps() -> None:
     file = descriptor_pb2.FileDescriptorProto.FromString(validate_pb.desc().proto.to_binary())
     target = DEPS / "buf" / "validate" / "validate.proto"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(print_file(file))
+    text = print_file(file)
+    if not target.exists() or target.read_text() != text:  # buf may be reading it
+        target.write_text(text)
 
 
 def generate(out: Path) -> None:
     well_known = Path(protoc.__file__).parent / "_proto"
-    protos = sorted((ROOT / "proto").rglob("*.proto")) + [DEPS / "buf/validate/validate.proto"]
+    protos = [*sorted((ROOT / "proto").rglob("*.proto")), DEPS / "buf/validate/validate.proto"]
     with tempfile.TemporaryDirectory() as scratch:
         arguments = ["protoc", f"-I{ROOT / 'proto'}", f"-I{DEPS}", f"-I{well_known}"]
         arguments += [f"--{kind}_out={scratch}" for kind in ("python", "pyi", "grpc_python")]

@@ -6,12 +6,11 @@ import os
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
-from tests.support.stack import *  # noqa: E402, F403  # fixtures
-from tests.support.world import *  # noqa: E402, F403  # fixtures
+import pytest  # after the environment above
 
-import pytest  # noqa: E402  # after the environment above
-
-from chimera.logs import set_up_logs  # noqa: E402  # after the environment above
+from chimera.logs import set_up_logs  # after the environment above
+from tests.support.stack import *  # noqa: F403  # fixtures
+from tests.support.world import *  # noqa: F403  # fixtures
 
 set_up_logs("warning")
 

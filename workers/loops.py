@@ -18,8 +18,6 @@ from chimera.faults import Fault
 
 log = structlog.get_logger("chimera.loop")
 
-LEASE_S = 10.0
-
 TAKE_LEASE = sql(
     int,
     """
@@ -49,9 +47,12 @@ async def hold(
     every_s: float,
     stopping: asyncio.Event,
     body: Callable[[int], Awaitable[bool]],
+    *,
+    lease_s: float,
 ) -> None:
     """Runs `body(fence)` about every `every_s` seconds while this owner holds the lease `name`.
 
+    lease_s: after so long without a sign of its holder another process takes over.
     body: answers True when there is more to do at once. Its faults are logged and waited out.
     """
     taken_at, fence = 0.0, None
@@ -59,12 +60,12 @@ async def hold(
         while not stopping.is_set():
             delay_s = every_s
             try:
-                if fence is None or time.monotonic() - taken_at > LEASE_S / 3:
+                if fence is None or time.monotonic() - taken_at > lease_s / 3:
                     async with db.begin(Call.by_worker(f"lease.{name}", seconds=5)) as tx:
-                        fence = await tx.one(TAKE_LEASE, name=name, owner=owner, lease_s=LEASE_S)
+                        fence = await tx.one(TAKE_LEASE, name=name, owner=owner, lease_s=lease_s)
                     taken_at = time.monotonic()
                 if fence is None:
-                    delay_s = LEASE_S / 3
+                    delay_s = lease_s / 3
                 elif await body(fence):
                     delay_s = 0.0
             except Fault as fault:

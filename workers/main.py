@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -21,6 +21,7 @@ from chimera.audit.sealer import Sealer
 from chimera.clickhouse import ClickHouse
 from chimera.core import Core, open_core
 from chimera.doorbell import CAMPAIGN_QUEUE, UPKEEP_QUEUE, Doorbell, pack_job, unpack_job
+from chimera.faults import Fault
 from chimera.ids import new_id
 from chimera.logs import set_up_logs
 from chimera.providers.adapters.outbound import open_session
@@ -28,15 +29,17 @@ from chimera.settings import Settings, load_settings
 from chimera.telemetry.drain import drain
 from workers.loops import hold, pause
 from workers.schedule import cron_jobs
-from workers.tasks.campaigns import drive_runs, sweep_runs
+from workers.tasks.campaigns import drive_runs, settle_run, sweep_runs, take_turns
 
 log = structlog.get_logger("chimera.worker")
 
 RELAY_EVERY_S = 1.0
 SWEEP_EVERY_S = 2.0
+TURNS_EVERY_S = 1.0
 # A drive's job lives as long as its campaign. arq hides a crashed job for this long, which harms
 # nothing: the sweep rings anew for whatever it was driving.
 DRIVE_TIMEOUT_S = 24 * 3600
+ABANDON_S = 2.0  # for giving leases back when the drain was too short
 
 
 class WorkerProcess:
@@ -76,10 +79,11 @@ class WorkerProcess:
             jobs = [
                 self._relay(bell),
                 self._sweep(core),
+                self._take_turns(core),
                 self._seal(sealing),
                 self._drain(core, clickhouse),
                 self._serve_queue(ctx, CAMPAIGN_QUEUE, [_function(drive_runs)]),
-                self._serve_queue(ctx, UPKEEP_QUEUE, []),
+                self._serve_queue(ctx, UPKEEP_QUEUE, [_function(settle_run)]),
             ]
             log.info("worker.started", name=self.name)
             await asyncio.gather(*jobs)
@@ -90,7 +94,7 @@ class WorkerProcess:
         core: Core = ctx["core"]
         while not self.stopping.is_set():
             worker = Worker(
-                functions=[*functions, *([] if functions else [_function(_nothing)])],
+                functions=functions,
                 queue_name=queue,
                 cron_jobs=cron_jobs() if queue == UPKEEP_QUEUE else None,
                 redis_pool=_arq_pool(core),
@@ -121,10 +125,18 @@ class WorkerProcess:
             await pause(1.0, self.stopping)
 
     async def _drives_ended(self) -> None:
-        for _ in range(int(self.settings.drain_s / 0.05)):
+        """What is in flight comes back and is recorded, or is left to others after drain_s."""
+        if not await self._no_drives(self.settings.drain_s):
+            for drive in self.drives.values():
+                drive.abandon()
+            await self._no_drives(ABANDON_S)
+
+    async def _no_drives(self, seconds: float) -> bool:
+        for _ in range(int(seconds / 0.05)):
             if not self.drives:
-                return
+                break
             await asyncio.sleep(0.05)
+        return not self.drives
 
     async def _relay(self, bell: Doorbell) -> None:
         while not self.stopping.is_set():
@@ -136,7 +148,15 @@ class WorkerProcess:
             await sweep_runs(core)
             return False
 
-        await hold(core.db, "sweeper", self.name, SWEEP_EVERY_S, self.stopping, body)
+        await self._hold(core, "sweeper", SWEEP_EVERY_S, body)
+
+    async def _take_turns(self, core: Core) -> None:
+        while not self.stopping.is_set():
+            try:
+                await take_turns(core, self.drives)
+            except Fault as fault:
+                log.warning("worker.no_turns", reason=fault.reason)
+            await pause(TURNS_EVERY_S, self.stopping)
 
     async def _seal(self, core: Core) -> None:
         sealer = Sealer(core)
@@ -144,24 +164,24 @@ class WorkerProcess:
         async def body(fence: int) -> bool:
             return await sealer.run_once(fence) >= 1000
 
-        every_s = self.settings.seal_every_s
-        await hold(core.db, "sealer", self.name, every_s, self.stopping, body)
+        await self._hold(core, "sealer", self.settings.seal_every_s, body)
 
     async def _drain(self, core: Core, clickhouse: ClickHouse) -> None:
         async def body(_fence: int) -> bool:
             await drain(core, clickhouse)
             return False  # at most once a second a table, whatever waits
 
-        every_s = self.settings.telemetry_flush_s
-        await hold(core.db, "telemetry", self.name, every_s, self.stopping, body)
+        await self._hold(core, "telemetry", self.settings.telemetry_flush_s, body)
+
+    async def _hold(
+        self, core: Core, name: str, every_s: float, body: Callable[[int], Awaitable[bool]]
+    ) -> None:
+        lease_s = self.settings.lease_s
+        await hold(core.db, name, self.name, every_s, self.stopping, body, lease_s=lease_s)
 
 
 def _function(body: Any) -> Function:
     return func(body, name=body.__name__, timeout=DRIVE_TIMEOUT_S)
-
-
-async def _nothing(_ctx: dict[str, Any]) -> None:
-    """arq refuses a queue without a function; upkeep has cron jobs only."""
 
 
 def _arq_pool(core: Core) -> Any:

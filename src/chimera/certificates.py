@@ -17,11 +17,16 @@ def reloading_credentials(settings: Settings) -> Any:
 
     Raises OSError at start-up when a file cannot be read; later the last good one stays in use.
     """
-    files = (settings.tls_key_file, settings.tls_certificate_file, settings.tls_client_ca_file)
+    key_file, certificate_file = settings.tls_key_file, settings.tls_certificate_file
+    ca_file = settings.tls_client_ca_file
+    if key_file is None or certificate_file is None:
+        raise ValueError("TLS needs both a certificate and its key")
+    files = (key_file, certificate_file, ca_file)
     seen: list[Any] = [None]
 
     def configuration() -> Any:
-        key, certificate, ca = (path.read_bytes() if path else None for path in files)
+        key, certificate = key_file.read_bytes(), certificate_file.read_bytes()
+        ca = ca_file.read_bytes() if ca_file else None
         return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=ca)
 
     def stamps() -> list[int]:

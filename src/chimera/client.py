@@ -259,10 +259,14 @@ class Client:
         if method is None:
             method = self._callables[rpc.path] = make(
                 rpc.path,
-                request_serializer=Message.SerializeToString,
+                request_serializer=_serialized,
                 response_deserializer=rpc.answer.FromString,
             )
         return method
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()
 
 
 def _channel(address: str) -> grpc.Channel:

@@ -35,12 +35,13 @@ class Core:
 
 def open_redis(settings: Settings) -> Redis:
     """A client that fails fast: nothing that must last depends on Redis."""
-    return Redis.from_url(
+    client: Redis = Redis.from_url(
         settings.redis_url.get_secret_value(),
         socket_timeout=2,
         socket_connect_timeout=1,
         retry=Retry(NoBackoff(), 1),
     )
+    return client
 
 
 def open_database(settings: Settings, role: str) -> Database:

@@ -126,6 +126,15 @@ class Tx:
         return message
 
 
+class Look(Tx):
+    """What `Database.look` hands out."""
+
+    async def _execute(self, statement: Statement[Row], params: dict[str, Any]) -> Any:
+        async with self.connection.pipeline():
+            await self.connection.execute(SET_CALLER, _caller_settings(self.call), prepare=True)
+            return await super()._execute(statement, params)
+
+
 CLAIM_REQUEST = sql(
     Nothing,
     """
@@ -264,13 +273,7 @@ class Database:
         Raises Replay (the gate answers with it), and the faults of the database: Exhausted when no
         connection is free, Conflict for lost races, TimedOut, Unavailable.
         """
-        try:
-            connection = await self.pool.getconn()
-        except PoolTimeout:
-            raise self._no_connection() from None
-        except TooManyRequests:
-            raise _all_in_use() from None
-        self.in_use += 1
+        connection = await self._connection()
         counted = connection.writer_seq  # type: ignore[attr-defined]  # our own attribute
         try:
             tx = Tx(connection, call)
@@ -290,10 +293,43 @@ class Database:
                     raise fault from error
                 raise
         finally:
+            await self._give_back(connection)
+
+    @asynccontextmanager
+    async def look(self, call: Call) -> AsyncIterator[Tx]:
+        """For reading only: each statement is a read-only transaction of its own, as the caller.
+
+        Setting the caller and the statement travel together (a pipeline up to its Sync is one
+        implicit transaction), so a statement costs one round trip where `begin` needs three.
+        """
+        connection = await self._connection()
+        try:
             try:
-                await settled(self.pool.putconn(connection))
-            finally:
-                self.in_use -= 1
+                yield Look(connection, call)
+            except BaseException as error:
+                await settled(_roll_back(connection))
+                fault = fault_of(error)
+                if fault is not None:
+                    raise fault from error
+                raise
+        finally:
+            await self._give_back(connection)
+
+    async def _connection(self) -> AsyncConnection[Any]:
+        try:
+            connection = await self.pool.getconn()
+        except PoolTimeout:
+            raise self._no_connection() from None
+        except TooManyRequests:
+            raise _all_in_use() from None
+        self.in_use += 1
+        return connection
+
+    async def _give_back(self, connection: AsyncConnection[Any]) -> None:
+        try:
+            await settled(self.pool.putconn(connection))
+        finally:
+            self.in_use -= 1
 
     def _no_connection(self) -> Fault:
         """The pool has connections that nobody uses and none to give: they cannot be made."""
@@ -326,6 +362,19 @@ class Database:
             action()
         if tx.doorbells:
             self.ring()
+
+
+SET_CALLER = (
+    "SELECT set_config('app.org_id', %s, true), set_config('app.user_id', %s, true),"
+    " set_config('app.role', %s, true), set_config('statement_timeout', %s, true),"
+    " set_config('transaction_read_only', 'on', true)"
+)
+
+
+def _caller_settings(call: Call) -> tuple[str, str, str, str]:
+    caller = call.caller
+    role = "operator" if caller.is_operator else caller.role
+    return caller.org_id, caller.user_id, role, str(max(1, int(call.seconds_left * 1000)))
 
 
 def _opening(call: Call) -> bytes:

@@ -55,7 +55,9 @@ POSTPONE = sql(
     Nothing,
     """
     UPDATE ops.outbox
-       SET due_at = clock_timestamp() + make_interval(secs => %(delay_s)s), last_error = %(error)s
+       SET due_at = clock_timestamp()
+                    + make_interval(secs => least(300, %(delay_s)s::float8 * 2 ^ greatest(0, rings - 1))),
+           last_error = %(error)s
      WHERE id = %(id)s
     """,
 )
@@ -95,6 +97,6 @@ async def finish(db: Database, row_id: str) -> None:
 
 
 async def postpone(db: Database, row_id: str, *, delay_s: float, error: str) -> None:
-    """The task failed; it is rung again after the delay."""
+    """The task failed; it is rung again after the delay, twice as long each time up to 5 minutes."""
     async with db.begin(Call.by_worker("outbox.postpone", seconds=10)) as tx:
         await tx.run(POSTPONE, id=row_id, delay_s=delay_s, error=error[:1000])

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from chimera.faults import Invalid
 
@@ -77,7 +77,7 @@ class Pages:
 
 def _position(row: Any, name: str) -> Any:
     value = getattr(row, name)
-    return value.ToJsonString() if isinstance(value, Message) else value
+    return value.ToJsonString() if isinstance(value, Timestamp) else value
 
 
 def _question(request: Any, scope: str) -> str:

@@ -42,7 +42,6 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.providers.service import ProviderService
     from chimera.telemetry.service import TelemetryService
     from chimera.templates.service import TemplateService
-
     from chimera.v1 import (
         audit_pb2,
         audit_pb2_grpc,
@@ -101,13 +100,13 @@ class Server:
         from contextlib import AsyncExitStack
 
         import grpc
-        from chimera.identity.authentication import Authenticator
         from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
         from chimera.audit.recording import Refusals
         from chimera.core import open_core
         from chimera.doorbell import Doorbell
         from chimera.gate import Gate, method_of
+        from chimera.identity.authentication import Authenticator
         from chimera.limits import CallLimits
 
         settings = self.settings

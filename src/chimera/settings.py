@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     drives_max: int = 8  # runs one worker process drives at a time
     lease_s: float = 15.0
     heartbeat_s: float = 5.0
+    turn_s: float = 30.0  # a run keeps its place so long while others wait for one
     cells_max: int = 10_000_000
     response_bytes_max: int = 200_000
     telemetry_flush_s: float = 1.0

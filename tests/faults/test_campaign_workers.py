@@ -41,7 +41,7 @@ async def test_a_killed_worker_is_replaced(stage: Stage) -> None:
 async def test_a_frozen_worker_loses_its_fence(stage: Stage) -> None:
     """A worker is stopped beyond its lease, another takes its shards over and is half done when the
     first wakes up: it sends nothing of what it had in hand, and what it gets back is only booked."""
-    plan = await stage.plan(rows=40, repetitions=2, concurrency=8)
+    plan = await stage.plan(rows=20, repetitions=2, concurrency=8)
     await stage.assistant.slow(300)
     frozen = stage.worker()
     run = await stage.launched(plan)
@@ -62,7 +62,7 @@ async def test_a_frozen_worker_loses_its_fence(stage: Stage) -> None:
     over = await stage.over(run.id)
 
     assert over.state == RunState.RUN_STATE_COMPLETED
-    await stage.books.check(run.id, cells=160)
+    await stage.books.check(run.id, cells=80)
     first_attempts = {
         int(name.split(":")[1])
         for name in (await stage.assistant.stats(run.id))["cells"]
@@ -157,24 +157,29 @@ async def test_a_cell_that_kills_its_workers_is_parked(stage: Stage) -> None:
 
 # Ends the process when the answer to one prompt is scored, as a fault in native code would.
 POISON = """
-import os, sys
+import importlib.util, os, sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name != "chimera.campaigns.engine.drive":
             return None
         sys.meta_path.remove(self)
-        import importlib
-        drive = importlib.import_module(name)
-        score = drive.Drive._score
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
 
-        def deadly(self, prepared, reply, result):
-            if "Variant 7." in prepared.prompt.text:
-                os._exit(86)
-            score(self, prepared, reply, result)
+        def exec_module(module):
+            load(module)
+            score = module.Drive._score
 
-        drive.Drive._score = deadly
-        return drive.__spec__
+            def deadly(self, prepared, reply, result):
+                if "Variant 7." in prepared.prompt.text:
+                    os._exit(86)
+                score(self, prepared, reply, result)
+
+            module.Drive._score = deadly
+
+        spec.loader.exec_module = exec_module
+        return spec
 
 sys.meta_path.insert(0, Finder())
 """

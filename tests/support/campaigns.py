@@ -110,9 +110,7 @@ async def results_of(person: Person, run_id: str) -> list[Any]:
     found: list[Any] = []
     token = ""
     while True:
-        page = await person.campaigns.ListExecutions(
-            run_id=run_id, page_size=500, page_token=token
-        )
+        page = await person.campaigns.ListExecutions(run_id=run_id, page_size=500, page_token=token)
         found += page.executions
         token = page.next_page_token
         if not token:

@@ -36,7 +36,11 @@ LEASE_S, HEARTBEAT_S = 2.0, 0.5
 
 
 async def until(
-    reached: Callable[[], Awaitable[Any]], what: str, *, seconds: float = 45.0, every_s: float = 0.03
+    reached: Callable[[], Awaitable[Any]],
+    what: str,
+    *,
+    seconds: float = 45.0,
+    every_s: float = 0.03,
 ) -> Any:
     """The first true answer; the limit only ends a test that has failed."""
     deadline = asyncio.get_running_loop().time() + seconds
@@ -262,12 +266,16 @@ class Stage:
         return worker
 
     async def plan(
-        self, names: Sequence[str] = ("guard-none",), *, provider: dict[str, Any] | None = None, **plan: Any
+        self,
+        names: Sequence[str] = ("guard-none",),
+        *,
+        provider: dict[str, Any] | None = None,
+        **plan: Any,
     ) -> CampaignPlan:
         """A plan on new models of the assistant, see secret_plan."""
-        models = await assistant_models(
-            self.olivia, self.stack.assistant_url, names, **(provider or {})
-        )
+        provider = dict(provider or {})
+        url = provider.pop("url", self.stack.assistant_url)
+        models = await assistant_models(self.olivia, url, names, **provider)
         return secret_plan(await secret_template(self.olivia), models, **plan)
 
     async def launched(self, plan: CampaignPlan, name: str = "campaign") -> Run:
@@ -284,7 +292,9 @@ class Stage:
             run = await self.run(run_id)
             return None if run.state in LIVE else run
 
-        answer: Run = await until(over, f"the run is over\n{self.logs()}", seconds=seconds, every_s=0.1)
+        answer: Run = await until(
+            over, f"the run is over\n{self.logs()}", seconds=seconds, every_s=0.1
+        )
         return answer
 
     async def arrivals(self, run_id: str, calls: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import structlog
@@ -10,8 +11,10 @@ from chimera import outbox
 from chimera.call import Call
 from chimera.campaigns.engine import leasing
 from chimera.campaigns.engine.drive import Drive
+from chimera.campaigns.engine.opening import settle_abandoned
 from chimera.core import Core
 from chimera.db import sql
+from chimera.faults import Unavailable
 from chimera.ids import new_id
 from workers.tasks import task
 
@@ -25,6 +28,8 @@ FIND_UNATTENDED = sql(
      WHERE r.state = 'running'
        AND EXISTS (SELECT FROM campaigns.shards s WHERE s.run_id = r.id AND s.state = 'open'
                       AND s.lease_until < clock_timestamp())
+       AND r.concurrency > (SELECT count(DISTINCT s.owner) FROM campaigns.shards s
+             WHERE s.run_id = r.id AND s.state = 'open' AND s.lease_until >= clock_timestamp())
        AND NOT EXISTS (SELECT FROM ops.kill_switches k WHERE k.sending_stopped
                           AND (k.org_id IS NULL OR k.org_id = r.org_id))
        AND NOT EXISTS (SELECT FROM ops.outbox o WHERE o.task = 'drive_runs'
@@ -35,6 +40,21 @@ FIND_UNATTENDED = sql(
 )
 
 QUIET_S = 5.0
+
+# The run whose turn it would be, if nobody works on any of its shards.
+FIND_WAITING = sql(
+    dict,
+    """
+    SELECT r.id, r.priority FROM campaigns.runs r
+     WHERE r.state = 'running'
+       AND EXISTS (SELECT FROM campaigns.shards s WHERE s.run_id = r.id AND s.state = 'open')
+       AND NOT EXISTS (SELECT FROM campaigns.shards s WHERE s.run_id = r.id AND s.state = 'open'
+                          AND s.lease_until >= clock_timestamp())
+       AND NOT EXISTS (SELECT FROM ops.kill_switches k WHERE k.sending_stopped
+                          AND (k.org_id IS NULL OR k.org_id = r.org_id))
+     ORDER BY r.priority DESC, r.served_at LIMIT 1
+    """,
+)
 
 
 @task
@@ -64,10 +84,46 @@ async def drive_runs(ctx: dict[str, Any], _org_id: str | None, _args: dict[str, 
         log.info("drive.ended", run_id=lease.run_id)
 
 
+@task
+async def settle_run(ctx: dict[str, Any], org_id: str | None, args: dict[str, Any]) -> None:
+    """Books what lost workers had in flight for a run that is over, so that nothing stays held.
+
+    Nobody takes its shards over any more. Unavailable as long as somebody still works on them.
+    """
+    core: Core = ctx["core"]
+    if await settle_abandoned(core, org_id or "", args["run_id"]):
+        raise Unavailable("CONFLICT_TRY_AGAIN", "Workers still have calls of this run in flight.")
+
+
+async def take_turns(core: Core, drives: dict[str, Drive]) -> None:
+    """When every place is taken and a run waits that nobody works on: the drive that has had its
+    turn longest makes room, or one of lower priority. Its job then takes up the next in fair order,
+    and the run that made room waits for its own next turn."""
+    if len(drives) < core.settings.drives_max or any(d.stopping for d in drives.values()):
+        return
+    async with core.db.begin(Call.by_worker("take_turns", seconds=5)) as tx:
+        waiting = await tx.one(FIND_WAITING)
+    if waiting is None:
+        return
+    now = time.monotonic()
+    over = [
+        drive
+        for drive in drives.values()
+        if drive.priority < waiting["priority"]
+        or (
+            drive.priority == waiting["priority"] and now - drive.started_at >= core.settings.turn_s
+        )
+    ]
+    if over:
+        drive = min(over, key=lambda drive: (drive.priority, drive.started_at))
+        log.info("drive.turn_over", run_id=drive.run_id, waiting=waiting["id"])
+        drive.stop()
+
+
 async def sweep_runs(core: Core) -> int:
     """Rings for runs that nobody attends to: lost doorbells, lost workers, second helpers."""
     async with core.db.begin(Call.by_worker("sweep_runs", seconds=10)) as tx:
-        rows = await tx.all(FIND_UNATTENDED, quiet_s=QUIET_S)
+        rows = await tx.all(FIND_UNATTENDED, quiet_s=min(QUIET_S, core.settings.lease_s))
         for row in rows:
             await outbox.enqueue(tx, "drive_runs", run_id=row["id"])
     return len(rows)

@@ -115,6 +115,11 @@ LOCK_RUN = sql(
     """,
 )
 
+# Before the run, as ticks do.
+LOCK_MONEY = sql(
+    Nothing, "SELECT FROM campaigns.run_money WHERE run_id = %(run_id)s FOR NO KEY UPDATE"
+)
+
 SET_CONCURRENCY = sql(
     Nothing, "UPDATE campaigns.runs SET concurrency = %(concurrency)s WHERE id = %(run_id)s"
 )
@@ -156,7 +161,9 @@ async def resume_campaign(tx: Tx, campaign_id: str) -> Campaign:
 
 
 async def cancel_campaign(tx: Tx, campaign_id: str, reason: str) -> Campaign:
-    return await _move(tx, campaign_id, "cancel", LIVE, "cancelled", reason)
+    campaign = await _move(tx, campaign_id, "cancel", LIVE, "cancelled", reason)
+    await outbox.enqueue(tx, "settle_run", run_id=campaign.run_id)
+    return campaign
 
 
 REFUSALS = {
@@ -192,6 +199,7 @@ async def _move(
 
 async def tune_run(tx: Tx, request: TuneRunRequest) -> Run:
     """New concurrency or cost limit of a live run."""
+    await tx.run(LOCK_MONEY, run_id=request.run_id)
     row = await tx.one(LOCK_RUN, run_id=request.run_id)
     if row is None:
         raise NotFound("RUN_NOT_FOUND", "There is no such run.")

@@ -68,7 +68,7 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
             return tx.answer(CreateCampaignResponse(campaign=campaign))
 
     async def GetCampaign(self, request: GetCampaignRequest, call: Call) -> GetCampaignResponse:
-        async with self.db.begin(call) as tx:
+        async with self.db.look(call) as tx:
             return GetCampaignResponse(
                 campaign=await operations.get_campaign(tx, request.campaign_id)
             )
@@ -77,7 +77,7 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
         self, request: ListCampaignsRequest, call: Call
     ) -> ListCampaignsResponse:
         size, position = self.pages.page(request)
-        async with self.db.begin(call) as tx:
+        async with self.db.look(call) as tx:
             rows = await operations.list_campaigns(
                 tx,
                 after=position[0] if position else None,
@@ -148,12 +148,12 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
             return tx.answer(TuneRunResponse(run=await runs.tune_run(tx, request)))
 
     async def GetRun(self, request: GetRunRequest, call: Call) -> GetRunResponse:
-        async with self.db.begin(call) as tx:
+        async with self.db.look(call) as tx:
             return GetRunResponse(run=await runs.get_run(tx, request.run_id))
 
     async def ListRuns(self, request: ListRunsRequest, call: Call) -> ListRunsResponse:
         size, position = self.pages.page(request)
-        async with self.db.begin(call) as tx:
+        async with self.db.look(call) as tx:
             rows = await runs.list_runs(
                 tx, request.campaign_id, after=position[0] if position else None, limit=size + 1
             )
@@ -163,7 +163,7 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
     async def GetRunSummary(
         self, request: GetRunSummaryRequest, call: Call
     ) -> GetRunSummaryResponse:
-        async with self.db.begin(call) as tx:
+        async with self.db.look(call) as tx:
             return await runs.summarise_run(tx, request.run_id)
 
     async def WatchRun(
@@ -176,7 +176,7 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
         self, request: ListExecutionsRequest, call: Call
     ) -> ListExecutionsResponse:
         size, position = self.pages.page(request)
-        async with self.db.begin(call) as tx:
+        async with self.db.look(call) as tx:
             rows = await results.list_executions(
                 tx, request, after=position[0] if position else None, limit=size + 1
             )
@@ -184,7 +184,7 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
         return ListExecutionsResponse(executions=rows[:size], next_page_token=token)
 
     async def GetExecution(self, request: GetExecutionRequest, call: Call) -> GetExecutionResponse:
-        async with self.db.begin(call) as tx:
+        async with self.db.look(call) as tx:
             return await results.get_execution(tx, request.run_id, request.cell_no)
 
     async def ListTechniques(

@@ -18,7 +18,8 @@ import sys
 
 import typer
 
-from chimera.cli import audit, campaign, demo, migrations, ops, people, running, statements
+from chimera.cli import audit, campaign, migrations, ops, people, running, statements
+from chimera.cli.demo import demo as demonstrate
 from chimera.cli.failure import reported
 
 app = typer.Typer(
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
-app.command("demo")(demo.demo)
+app.command("demo")(demonstrate)
 app.command("up")(running.up)
 app.command("down")(running.down)
 app.command("status")(running.status)

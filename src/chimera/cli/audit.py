@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chimera.cli.connection import ApiKey, Server, connected
+from chimera.cli.connection import ApiKey, Server, connected, use_running_databases
 from chimera.cli.failure import Failure, reported
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ def group() -> None:
 def verify(
     bundle: Annotated[
         Path | None,
-        typer.Option(help="An exported file; else the log is exported over the API.", dir_okay=False),
+        typer.Option(
+            help="An exported file; else the log is exported over the API.", dir_okay=False
+        ),
     ] = None,
     key: Annotated[
         list[str] | None,
@@ -47,8 +49,8 @@ def verify(
         bool,
         typer.Option(
             "--database",
-            help="Verify CHIMERA_DATABASE_URL itself, all organisations, with the signer's memory "
-            "under CHIMERA_HOME.",
+            help="Verify the database itself (CHIMERA_DATABASE_URL, else that of a running `up`), all "
+            "organisations, with the signer's memory under CHIMERA_HOME.",
         ),
     ] = False,
     server: Server = "",
@@ -123,6 +125,7 @@ def _verify_database() -> Report:
     from chimera.audit.signer import SigningRefused
     from chimera.settings import load_settings
 
+    use_running_databases()
     try:
         with _progress("verifying") as show:
             return verify_live(load_settings(), progress=show)
@@ -136,6 +139,7 @@ def _progress(what: str) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -34,17 +34,27 @@ def run(
 ) -> None:
     """Create a campaign from a plan file, launch it and watch it.
 
-    The format of the file is described at the top of chimera/cli/plan_file.py. Exit code 0 when the
-    run completed.
+    `chimera campaign example` prints a file to begin from; everything it may hold is described at
+    the top of chimera/cli/plan_file.py. Exit code 0 when the run completed.
     """
     from chimera.cli.plan_file import read_plan
 
     plan = read_plan(file)
     with connected(server, api_key) as client:
         launched = launch(client, create(client, plan, name).id)
-        typer.echo(f"run {launched.id}: {launched.cells_total} cells, plan {launched.plan_hash[:16]}")
+        typer.echo(
+            f"run {launched.id}: {launched.cells_total} cells, plan {launched.plan_hash[:16]}"
+        )
         if not detach:
             _watch_to_the_end(client, launched.id, "")
+
+
+@app.command()
+def example() -> None:
+    """Print a plan file that runs on the embedded assistant, to begin from."""
+    from chimera.cli.plan_file import EXAMPLE
+
+    typer.echo(EXAMPLE.read_text("utf-8"), nl=False)
 
 
 @app.command()

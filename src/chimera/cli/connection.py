@@ -65,6 +65,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return {}
 
 
+def use_running_databases() -> None:
+    """Names the databases of a running `up` where the environment names none."""
+    note = read_json(note_file(home_folder()))
+    for name in ("database_url", "redis_url", "clickhouse_url"):
+        if note.get(name):
+            os.environ.setdefault(f"CHIMERA_{name.upper()}", str(note[name]))
+
+
 @contextmanager
 def connected(server: str, api_key: str) -> Iterator[Client]:
     """A client for a command; a server that does not answer is said plainly."""

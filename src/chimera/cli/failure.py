@@ -61,7 +61,9 @@ def _told(error: Exception) -> tuple[str, int] | None:
 def api_line(error: Exception) -> str:
     """What the server said, with the fields it complained about."""
     violations = getattr(error, "violations", ())
-    shown = "; ".join(f"{field}: {what}" for field, what in violations[:5] if what not in str(error))
+    shown = "; ".join(
+        f"{field}: {what}" for field, what in violations[:5] if what not in str(error)
+    )
     return f"{error}{': ' + shown if shown else ''}"
 
 

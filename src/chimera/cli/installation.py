@@ -156,7 +156,9 @@ def first_administrator(installation: Installation) -> dict[str, str] | None:
         try:
             # Refuses where row-level security would show an empty table that is not.
             connection.execute("SET row_security = off")
-            row = connection.execute("SELECT EXISTS (SELECT FROM identity.organisations)").fetchone()
+            row = connection.execute(
+                "SELECT EXISTS (SELECT FROM identity.organisations)"
+            ).fetchone()
         except psycopg.errors.InsufficientPrivilege:
             return None
     if row is None or row[0]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import typer
 
-from chimera.cli.connection import home_folder, note_file, read_json
+from chimera.cli.connection import use_running_databases
 
 # All arguments go to the command behind, its --help too.
 PASSED_ON: dict[str, Any] = {
@@ -23,10 +22,7 @@ PASSED_ON: dict[str, Any] = {
 
 def migrate(context: typer.Context) -> None:
     """Move the database schemas up and down."""
-    note = read_json(note_file(home_folder()))
-    for name in ("database_url", "clickhouse_url"):
-        if note.get(name):
-            os.environ.setdefault(f"CHIMERA_{name.upper()}", str(note[name]))
+    use_running_databases()
     from chimera.migrate import app
 
     app(context.args, prog_name="chimera migrate")

@@ -29,7 +29,14 @@ def shards(size: Size = 100, server: Server = "", api_key: ApiKey = "") -> None:
     _show(
         ("run", "shard", "cells", "owner", "fence", "lease ended"),
         (
-            (s.run_id, s.shard_no, f"{s.first_cell} + {s.cells}", s.owner, s.fence, _when(s.lease_until))
+            (
+                s.run_id,
+                s.shard_no,
+                f"{s.first_cell} + {s.cells}",
+                s.owner,
+                s.fence,
+                _when(s.lease_until),
+            )
             for s in found.shards
         ),
         "no stuck shards",
@@ -66,7 +73,10 @@ def attempts(
         found = client.call(request, ListUnknownAttemptsResponse)
     _show(
         ("run", "cell", "attempt", "worst cost $", "sent"),
-        ((a.run_id, a.cell_no, a.attempt_no, a.worst_cost_usd, _when(a.sent_at)) for a in found.attempts),
+        (
+            (a.run_id, a.cell_no, a.attempt_no, a.worst_cost_usd, _when(a.sent_at))
+            for a in found.attempts
+        ),
         "no unknown attempts",
     )
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from chimera.cli.connection import home_folder, note_file, read_json
+from chimera.cli.connection import use_running_databases
 from chimera.cli.failure import WRONG_USE, Failure
 
 
@@ -34,9 +34,7 @@ def bootstrap(
     Works on CHIMERA_DATABASE_URL, else on the database of a running `chimera up`. Everything else is
     made over the API by somebody who is signed in.
     """
-    note = read_json(note_file(home_folder()))
-    if note.get("database_url"):
-        os.environ.setdefault("CHIMERA_DATABASE_URL", str(note["database_url"]))
+    use_running_databases()
     if not os.environ.get("CHIMERA_DATABASE_URL"):
         raise Failure("CHIMERA_DATABASE_URL is not set, and no `chimera up` runs here", WRONG_USE)
 

@@ -54,10 +54,26 @@ def up() -> None:
                 write_private(administrator_file(home), json.dumps(made, indent=1))
             installation.start_worker()
             installation.start_server()
+            _register(installation, home)
             typer.echo(_welcome(installation, home))
             raise typer.Exit(installation.stack.run_until_signalled())
         finally:
             note.unlink(missing_ok=True)
+
+
+def _register(installation: Any, home: Path) -> None:
+    """Makes the embedded assistant a provider, so that a first campaign can run at once."""
+    from chimera.cli.assistant import register_assistant
+    from chimera.client import ApiError, Client
+
+    api_key = str(read_json(administrator_file(home)).get("api_key") or "")
+    if not api_key:
+        return
+    with Client(installation.server, api_key) as client:
+        try:
+            register_assistant(client, installation.assistant_url)
+        except ApiError as error:  # an old key, say; everything else works without it
+            typer.echo(f"the assistant is not registered: {error}", err=True)
 
 
 def _leave(number: int, _frame: Any) -> None:
@@ -87,7 +103,7 @@ def _welcome(installation: Any, home: Path) -> str:
     lines = [
         "",
         f"server     {server}",
-        f"assistant  {installation.assistant_url}/v1  (a target to try: key sk-assistant-anything)",
+        f"assistant  {installation.assistant_url}/v1  (models that guard a secret, to try attacks on)",
         f"home       {home}",
     ]
     if key:
@@ -97,11 +113,14 @@ def _welcome(installation: Any, home: Path) -> str:
     me = "chimera.v1.IdentityService/GetMe"
     lines += [
         "",
-        "Who am I, in three ways:",
+        "Who am I:",
         f"  buf curl --protocol grpc --http2-prior-knowledge -H 'authorization: Bearer {shown}' "
         f"-d '{{}}' http://{server}/{me}",
         f"  grpcurl -plaintext -H 'authorization: Bearer {shown}' {server} {me}",
-        "  chimera status",
+        "",
+        "A first campaign:",
+        "  chimera campaign example > plan.yaml",
+        "  chimera campaign run plan.yaml",
         "",
         "Ctrl-C or `chimera down` stops everything.",
         "",

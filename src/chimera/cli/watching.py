@@ -8,6 +8,7 @@ from chimera.cli.failure import Failure
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from chimera.client import Client
     from chimera.v1.campaigns_pb2 import GetRunSummaryResponse, Rate, Run
@@ -60,31 +61,32 @@ def state_word(run: Run) -> str:
 
 
 def money(usd: str) -> str:
-    """Six digits after the point are shown of what is stored exactly."""
+    """US dollars, rounded for reading; what is stored is exact."""
     from decimal import Decimal
 
-    return f"{Decimal(usd or '0'):.6f}".rstrip("0").ljust(4, "0") if usd else "0.00"
+    amount = Decimal(usd or "0")
+    return f"{amount:,.2f}" if amount >= 10 else f"{amount:.4f}"
 
 
 def print_results(summary: GetRunSummaryResponse, console: Console) -> None:
-    """Rates by technique and by target, the total, and errors apart."""
-    from rich.table import Table
-
+    """Rates by technique and by target, the total, and errors apart. Fits 80 columns."""
+    providers = {row.provider for row in summary.by_target}
+    alone = f"{providers.pop()}/" if len(providers) == 1 else ""
+    targets = [
+        (f"{row.provider}/{row.model}".removeprefix(alone), row.rate) for row in summary.by_target
+    ]
     for title, rows in (
         ("technique", [(row.technique, row.rate) for row in summary.by_technique]),
-        ("target", [(f"{row.provider}/{row.model}", row.rate) for row in summary.by_target]),
+        ("target", targets),
     ):
-        table = Table(box=_box(), header_style="bold")
-        table.add_column(title)
-        table.add_column("success rate", justify="right")
-        table.add_column("", no_wrap=True)
-        for heading in ("95 % interval", "scored", "errors", "p50 ms", "p95 ms", "cost $"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        table = _rates_table(
+            f"target {alone}" if title == "target" else title, with_bars=console.width >= 100
+        )
         for name, rate in rows:
-            table.add_row(plain(name), *_cells(rate))
+            _add_rate(table, name, rate)
         if title == "target":
             table.add_section()
-            table.add_row("all", *_cells(summary.overall))
+            _add_rate(table, "all", summary.overall)
         console.print(table)
     counts = summary.run.counts
     console.print(
@@ -95,29 +97,36 @@ def print_results(summary: GetRunSummaryResponse, console: Console) -> None:
     )
 
 
+def _rates_table(title: str, *, with_bars: bool) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(title, overflow="fold")
+    for heading in ("success", "95 % interval", "n", "err", "p50/p95 ms", "cost $"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if with_bars:
+        table.add_column("", no_wrap=True)
+    return table
+
+
+def _add_rate(table: Table, name: str, rate: Rate) -> None:
+    cells = ["-", "-", "0", str(rate.failed), "-", money(rate.cost_usd), ""]
+    if rate.HasField("rate"):
+        cells = [
+            f"{rate.rate:.1%}",
+            f"{rate.low * 100:.1f}-{rate.high * 100:.1f}",
+            str(rate.scored),
+            str(rate.failed),
+            f"{rate.latency_ms_p50:.0f}/{rate.latency_ms_p95:.0f}",
+            money(rate.cost_usd),
+            "█" * round(rate.rate * 20) or "▏",
+        ]
+    table.add_row(plain(name), *cells[: len(table.columns) - 1])
+
+
 def plain(text: str) -> Any:
     """Text of other people, without markup and control characters."""
     from rich.text import Text
 
     return Text("".join(character if character.isprintable() else "�" for character in text))
-
-
-def _box() -> Any:
-    from rich.box import SIMPLE_HEAD
-
-    return SIMPLE_HEAD
-
-
-def _cells(rate: Rate) -> list[str]:
-    if not rate.HasField("rate"):
-        return ["-", "", "-", "0", str(rate.failed), "-", "-", money(rate.cost_usd)]
-    return [
-        f"{rate.rate:.1%}",
-        "█" * round(rate.rate * 12) or "▏",
-        f"{rate.low:.1%} to {rate.high:.1%}",
-        str(rate.scored),
-        str(rate.failed),
-        f"{rate.latency_ms_p50:.0f}",
-        f"{rate.latency_ms_p95:.0f}",
-        money(rate.cost_usd),
-    ]

@@ -57,7 +57,15 @@ def intervals(title: str, rows: Sequence[Interval]) -> Node:
             low, high = left + span * row.low, left + span * row.high
             at = left + span * row.rate
             parts += [
-                h("rect", class_="bar", x=left, y=y - 6, width=max(at - left, 1.0), height=12.0, rx=2.0),
+                h(
+                    "rect",
+                    class_="bar",
+                    x=left,
+                    y=y - 6,
+                    width=max(at - left, 1.0),
+                    height=12.0,
+                    rx=2.0,
+                ),
                 h("line", class_="whisker", x1=low, x2=high, y1=y, y2=y),
                 h("line", class_="whisker", x1=low, x2=low, y1=y - 5, y2=y + 5),
                 h("line", class_="whisker", x1=high, x2=high, y1=y - 5, y2=y + 5),
@@ -113,7 +121,9 @@ def distributions(title: str, rows: Sequence[Distribution], unit: str) -> Node:
         ]
         for name, value in (("p50", row.p50), ("p95", row.p95)):
             x = left + min(value, end) * scale
-            parts.append(h("line", class_=f"mark {name}", x1=x, x2=x, y1=base - height + 4, y2=base))
+            parts.append(
+                h("line", class_=f"mark {name}", x1=x, x2=x, y1=base - height + 4, y2=base)
+            )
         note = f"p50 {row.p50:g}, p95 {row.p95:g}{unit}" if row.values else "no answers"
         parts.append(_note(note, right + 12, base - height / 2))
     return _figure(title, parts, bottom + 24)
@@ -142,7 +152,9 @@ def _grid(x: float, bottom: float, text: str) -> Node:
 def _label(text: str, y: float) -> Node:
     """The whole name is in the title when it does not fit."""
     short = text if len(text) <= TEXT_MAX else text[: TEXT_MAX - 1] + "…"
-    return h("text", h("title", text), short, class_="label", x=LABEL - 10, y=y + 4, text_anchor="end")
+    return h(
+        "text", h("title", text), short, class_="label", x=LABEL - 10, y=y + 4, text_anchor="end"
+    )
 
 
 def _note(text: str, x: float, y: float) -> Node:

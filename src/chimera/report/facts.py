@@ -20,12 +20,14 @@ from chimera.v1.campaigns_pb2 import (
     GetRunSummaryResponse,
     ListExecutionsRequest,
     ListExecutionsResponse,
+    RateByCell,
 )
 
 # Cells are numbered prompt by prompt, so the first ones hold every technique and target alike.
 LATENCIES_MAX = 20_000
 ERRORS_MAX = 5_000
 EXAMPLES_MAX = 10
+EXAMPLES_PER_TARGET = 3
 _PAGE = 1000
 
 
@@ -104,13 +106,10 @@ def _executions(
 
 
 def _examples(client: Client, summary: GetRunSummaryResponse) -> list[Execution]:
-    """Successful attacks, one a technique and target: those that were least to be expected first,
-    which is where a target that mostly holds gave in."""
-    strength = {row.target_no: row.rate.rate for row in summary.by_target}
-    cells = [row for row in summary.by_technique_and_target if row.rate.successes]
-    cells.sort(key=lambda row: (strength[row.target_no], -row.rate.rate, row.technique_no))
-    found = []
-    for row in cells[:EXAMPLES_MAX]:
+    """Successful attacks, beginning with the target that resisted best and its most successful
+    technique; a technique is shown again only when none is new."""
+    found: list[Execution] = []
+    for row in _telling_cells(summary)[:EXAMPLES_MAX]:
         executions = _executions(
             client,
             summary.run.id,
@@ -120,8 +119,23 @@ def _examples(client: Client, summary: GetRunSummaryResponse) -> list[Execution]
             technique_no=row.technique_no,
             target_no=row.target_no,
         )
-        found += list(islice(executions, 1))
+        found += islice(executions, 1)
     return found
+
+
+def _telling_cells(summary: GetRunSummaryResponse) -> list[RateByCell]:
+    shown: set[int] = set()
+    chosen: list[RateByCell] = []
+    for target in sorted(summary.by_target, key=lambda row: row.rate.rate):
+        cells = [
+            row
+            for row in summary.by_technique_and_target
+            if row.target_no == target.target_no and row.rate.successes
+        ]
+        cells.sort(key=lambda row: (row.technique_no in shown, -row.rate.rate))
+        chosen += cells[:EXAMPLES_PER_TARGET]
+        shown |= {row.technique_no for row in cells[:EXAMPLES_PER_TARGET]}
+    return chosen
 
 
 def _errors(client: Client, run_id: str) -> tuple[list[ErrorGroup], bool]:

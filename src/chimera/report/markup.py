@@ -13,16 +13,18 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from html import escape
 
-_TAGS = frozenset(
-    "a abbr article b bdi body br caption code dd div dl dt figcaption figure footer h1 h2 h3 header"
-    " html li main nav ol p pre section small span strong table tbody td th thead tr ul"
-    " svg g line path rect text circle title desc".split()
-)
-_ATTRIBUTES = frozenset(
-    "aria-hidden aria-label aria-labelledby class colspan cx cy d datetime dir height href id r role"
-    " rowspan scope tabindex text-anchor title viewBox width x x1 x2 y y1 y2 preserveAspectRatio"
-    " rx".split()
-)
+_TAGS = frozenset({
+    "a", "abbr", "article", "b", "bdi", "body", "br", "caption", "code", "dd", "div", "dl",
+    "dt", "figcaption", "figure", "footer", "h1", "h2", "h3", "header", "html", "li", "main",
+    "nav", "ol", "p", "pre", "section", "small", "span", "strong", "table", "tbody", "td", "th",
+    "thead", "tr", "ul", "svg", "g", "line", "path", "rect", "text", "circle", "title", "desc",
+})  # fmt: skip
+_ATTRIBUTES = frozenset({
+    "aria-hidden", "aria-label", "aria-labelledby", "class", "colspan", "cx", "cy", "d",
+    "datetime", "dir", "height", "href", "id", "r", "role", "rowspan", "scope", "tabindex",
+    "text-anchor", "title", "viewBox", "width", "x", "x1", "x2", "y", "y1", "y2",
+    "preserveAspectRatio", "rx",
+})  # fmt: skip
 _VOID = frozenset({"br"})
 # Directions and joiners change how the rest of a line looks; controls are not allowed in HTML.
 _INVISIBLE = re.compile(
@@ -30,6 +32,8 @@ _INVISIBLE = re.compile(
     "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
     "\U000e0000-\U000e0fff]+"
 )
+# Letters, at least one of them not ASCII.
+_MIXED_WORD = re.compile(r"[A-Za-z]*[^\W\d_A-Za-z][^\W\d_]*")
 
 
 class Node:
@@ -87,18 +91,34 @@ def _printable(text: str) -> str:
 
 
 def foreign(text: str, characters_max: int) -> list[Node | str]:
-    """Text of models and attackers: shortened, and what cannot be seen is named in its place."""
+    """Text of models and attackers: shortened; what cannot be seen is named in its place, and
+    letters of another alphabet in a Latin word are marked."""
     rest = len(text) - characters_max
     shown: list[Node | str] = []
     at = 0
     for found in _INVISIBLE.finditer(text[:characters_max]):
-        shown.append(text[at : found.start()])
+        shown += _marked(text[at : found.start()])
         shown.append(_named(found[0]))
         at = found.end()
-    shown.append(text[at:characters_max])
+    shown += _marked(text[at:characters_max])
     if rest > 0:
         shown.append(h("span", f"… {rest:,} characters more", class_="more"))
     return shown
+
+
+def _marked(text: str) -> list[Node | str]:
+    shown: list[Node | str] = []
+    at = 0
+    for word in _MIXED_WORD.finditer(text):
+        if not re.search("[A-Za-z]", word[0]):
+            continue
+        for place, letter in enumerate(word[0], word.start()):
+            name = unicodedata.name(letter, "").lower()
+            if letter.isascii() or name.startswith("latin"):
+                continue
+            shown += [text[at:place], h("span", letter, class_="alike", title=name)]
+            at = place + 1
+    return [*shown, text[at:]]
 
 
 def _named(run: str) -> Node:
@@ -116,9 +136,7 @@ def document(title: str, style: str, body: Iterable[Node]) -> str:
     if "</" in style:
         raise ValueError("the style sheet would end its element")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n'

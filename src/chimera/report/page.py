@@ -7,7 +7,7 @@ from decimal import Decimal
 from importlib import resources
 
 from chimera.report import charts
-from chimera.report.facts import EXAMPLES_MAX, LATENCIES_MAX, Facts
+from chimera.report.facts import EXAMPLES_MAX, EXAMPLES_PER_TARGET, LATENCIES_MAX, Facts
 from chimera.report.markup import Node, document, foreign, h
 from chimera.v1.campaigns_pb2 import Execution, Rate, RunState
 
@@ -51,7 +51,7 @@ def _head(facts: Facts) -> Node:
         _tile(
             "Attack success rate",
             _percent(overall),
-            f"95 % interval {_interval(overall)}" if overall.HasField("rate") else "nothing scored",
+            f"{_interval(overall)} (95 %)" if overall.HasField("rate") else "nothing scored",
         ),
         _tile(
             "Scored answers",
@@ -95,7 +95,11 @@ def _head(facts: Facts) -> Node:
 
 def _tile(name: str, value: str, note: str) -> Node:
     return h(
-        "div", h("p", name, class_="name"), h("p", value, class_="value"), h("p", note), class_="tile"
+        "div",
+        h("p", name, class_="name"),
+        h("p", value, class_="value"),
+        h("p", note),
+        class_="tile",
     )
 
 
@@ -117,9 +121,15 @@ def _run_facts(facts: Facts) -> Node:
         ("Targets", h("span", _joined(h("code", name) for name in run.target_names))),
         ("Scorer", h("code", plan.scorer.kind or "refusal, negated")),
         ("Launched", f"{started:%Y-%m-%d %H:%M:%S} UTC, took {length}"),
-        ("Booked", f"{_dollars(run.counts.booked_usd)}, {_dollars(str(booked))} of it beyond results"),
+        (
+            "Booked",
+            f"{_dollars(run.counts.booked_usd)}, of which {_dollars(str(booked))} for discarded attempts or "
+            "attempts of unknown outcome",
+        ),
     ]
-    return h("dl", [h("div", h("dt", name), h("dd", value)) for name, value in pairs], class_="facts")
+    return h(
+        "dl", [h("div", h("dt", name), h("dd", value)) for name, value in pairs], class_="facts"
+    )
 
 
 def _joined(nodes: Iterable[Node]) -> list[Node | str]:
@@ -190,7 +200,9 @@ def _rates(facts: Facts) -> Node:
 
 def _heat(rate: Rate | None, more: str = "") -> Node:
     if rate is None or not rate.HasField("rate"):
-        return h("td", h("span", "–", class_="rate"), h("small", "nothing scored"), class_=f"none {more}")
+        return h(
+            "td", h("span", "–", class_="rate"), h("small", "nothing scored"), class_=f"none {more}"
+        )
     return h(
         "td",
         h("span", _percent(rate), class_="rate"),
@@ -289,8 +301,9 @@ def _cost_row(label: str, rate: Rate) -> charts.Bar:
 
 def _cases(facts: Facts) -> Node:
     lead = (
-        f"Up to {EXAMPLES_MAX} examples, one for a technique and target, beginning with the target "
-        "that resisted best. What cannot be seen in a text is named in a box."
+        f"Up to {EXAMPLES_MAX} examples, at most {EXAMPLES_PER_TARGET} for a target, beginning with the "
+        "target that resisted best. What cannot be seen in a text is named in a box; letters of "
+        "another alphabet inside a Latin word are underlined."
         if facts.examples
         else "No attack succeeded in this run."
     )
@@ -355,8 +368,12 @@ def _errors(facts: Facts) -> Node:
         h("tbody", rows),
         class_="list",
     )
-    cut = h("p", "There are more errors than were read for this page.") if facts.errors_cut else None
-    scroll = h("div", table, class_="scroll", tabindex=0, role="group", aria_label="Table of errors")
+    cut = (
+        h("p", "There are more errors than were read for this page.") if facts.errors_cut else None
+    )
+    scroll = h(
+        "div", table, class_="scroll", tabindex=0, role="group", aria_label="Table of errors"
+    )
     return _section("errors", lead, scroll, cut)
 
 
@@ -397,11 +414,11 @@ def _proof(facts: Facts) -> Node:
 
 
 def _percent(rate: Rate) -> str:
-    return f"{rate.rate * 100:.1f} %" if rate.HasField("rate") else "–"
+    return f"{rate.rate * 100:.1f}\u00a0%" if rate.HasField("rate") else "–"
 
 
 def _interval(rate: Rate) -> str:
-    return f"{rate.low * 100:.1f}–{rate.high * 100:.1f} %"
+    return f"{rate.low * 100:.1f}–{rate.high * 100:.1f}\u00a0%"
 
 
 def _dollars(usd: str) -> str:

@@ -24,17 +24,23 @@ FINISH_SHARDS = sql(
     """,
 )
 
+# The campaign before its run, as whoever pauses or cancels it locks them.
+LOCK_CAMPAIGN = sql(
+    Nothing,
+    "SELECT FROM campaigns.campaigns WHERE id = %(campaign_id)s FOR NO KEY UPDATE",
+)
+
 # Two workers that finish the last two shards wait for each other here, and the second sees both.
 COUNT_SHARDS = sql(
-    dict,
+    bool,
     """
     UPDATE campaigns.runs SET shards_done = shards_done + %(count)s
      WHERE id = %(run_id)s
-    RETURNING campaign_id, shards_done = shards_total AS finished, state
+    RETURNING shards_done = shards_total AS finished
     """,
 )
 
-# Nothing answered at all: the run has failed, with the commonest reason.
+# Nothing was scored at all: the run has failed, with the commonest reason.
 FINISH_RUN = sql(
     dict,
     """
@@ -44,9 +50,9 @@ FINISH_RUN = sql(
     )
     UPDATE campaigns.runs r
        SET finished_at = clock_timestamp(),
-           state = CASE WHEN c.scored = 0 AND c.failed > 0 THEN 'failed' ELSE 'completed' END,
-           state_reason = CASE WHEN c.scored = 0 AND c.failed > 0 THEN
-               'no call was answered; the commonest error was ' ||
+           state = CASE WHEN c.scored = 0 THEN 'failed' ELSE 'completed' END,
+           state_reason = CASE WHEN c.scored = 0 THEN
+               'no cell could be scored; the commonest error was ' ||
                (SELECT error_kind FROM campaigns.executions
                  WHERE run_id = %(run_id)s GROUP BY error_kind ORDER BY count(*) DESC LIMIT 1)
                ELSE '' END
@@ -70,10 +76,12 @@ CACHE_RATE = sql(
 )
 
 
-async def finish_shards(tx: Tx, run_id: str, owner: str, leases: Sequence[Lease]) -> bool:
-    """Marks shards done and, with the last of them, the run; True when the run is over."""
+async def finish_shards(
+    tx: Tx, run_id: str, campaign_id: str, owner: str, leases: Sequence[Lease]
+) -> None:
+    """Marks shards done and, with the last of them, the run."""
     if not leases:
-        return False
+        return
     done = await tx.all(
         FINISH_SHARDS,
         run_id=run_id,
@@ -82,12 +90,10 @@ async def finish_shards(tx: Tx, run_id: str, owner: str, leases: Sequence[Lease]
         fences=[lease.fence for lease in leases],
     )
     if not done:
-        return False
-    counted = await tx.one(COUNT_SHARDS, run_id=run_id, count=len(done))
-    if counted is None:
-        return False
+        return
+    await tx.run(LOCK_CAMPAIGN, campaign_id=campaign_id)
     state = None
-    if counted["finished"]:
+    if await tx.one(COUNT_SHARDS, run_id=run_id, count=len(done)):
         over = await tx.one(FINISH_RUN, run_id=run_id)
         if over is not None:
             state = over["state"]
@@ -104,5 +110,4 @@ async def finish_shards(tx: Tx, run_id: str, owner: str, leases: Sequence[Lease]
                     "failed": int(over["failed"] or 0),
                 },
             )
-    await tx.run(CACHE_RATE, run_id=run_id, campaign_id=counted["campaign_id"], state=state)
-    return bool(counted["finished"])
+    await tx.run(CACHE_RATE, run_id=run_id, campaign_id=campaign_id, state=state)

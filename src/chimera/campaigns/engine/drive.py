@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import math
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -69,6 +68,9 @@ class Drive:
         self.concurrency = 1
         self.attempts_max = 1
         self.ticked_at = self.claimed_at = 0.0
+        self.leased_until = 0.0  # monotonic, by what the last tick committed
+        self.started_at = time.monotonic()
+        self.priority = 0
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -86,7 +88,7 @@ class Drive:
     async def _open(self) -> None:
         opened: Opened = await open_run(self.core, self.session, self.first)
         self.opened, self.plan = opened, opened.plan
-        self.lanes = opened.lanes
+        self.lanes, self.priority = opened.lanes, opened.priority
         self.context = TickContext(
             run_id=self.run_id,
             org_id=self.org_id,
@@ -106,6 +108,12 @@ class Drive:
         self.stopping = True
         self.wake.set()
 
+    def abandon(self) -> None:
+        """Also gives up what is in flight: whoever takes the shards over books it at its worst."""
+        self.stop()
+        for task in self.tasks:
+            task.cancel()
+
     async def _step(self) -> bool:
         """Waits for something to do and does it; False when the drive is over."""
         await self._wait()
@@ -116,7 +124,7 @@ class Drive:
         self._fill_places()
         if self.tasks or self.outcomes:
             return True
-        if self.stopping or not self.sending or not self.leases:
+        if self.stopping or not self.sending or not self.leases or not self.concurrency:
             await self._leave()
             return False
         return True
@@ -124,7 +132,8 @@ class Drive:
     async def _wait(self) -> None:
         now = time.monotonic()
         until = self.ticked_at + self.core.settings.heartbeat_s
-        if self.outcomes or (self._can_commit() and not any(lane.committed for lane in self.lanes)):
+        idle = self._can_commit() and not any(lane.committed for lane in self.lanes)
+        if self.outcomes or idle or self._hopeless():
             until = min(until, self.ticked_at + FLUSH_WITHIN_S)
         if self.delayed:
             until = min(until, self.delayed[0][0])
@@ -146,9 +155,16 @@ class Drive:
         since = now - self.ticked_at
         if len(self.outcomes) >= FLUSH_AT or since >= self.core.settings.heartbeat_s:
             return True
-        if since >= FLUSH_WITHIN_S and self.outcomes:
+        if since >= FLUSH_WITHIN_S and (self.outcomes or self._hopeless()):
             return True
         return since >= COMMIT_WITHIN_S and self._hungry() and self._can_commit()
+
+    def _hopeless(self) -> bool:
+        """Whether cells wait to be recorded as failed."""
+        return self._may_send() and any(lane.given_up and lane.ready for lane in self.lanes)
+
+    def _may_send(self) -> bool:
+        return self.sending and not self.stopping
 
     def _hungry(self) -> bool:
         """Whether places will soon find nothing committed to fill them with."""
@@ -156,7 +172,7 @@ class Drive:
         return committed <= self.concurrency // 2
 
     def _can_commit(self) -> bool:
-        return self.sending and not self.stopping and next(self._candidates(), None) is not None
+        return self._may_send() and next(self._candidates(), None) is not None
 
     # --- leases ---------------------------------------------------------------------------------
 
@@ -186,19 +202,21 @@ class Drive:
             or now - self.claimed_at < (CLAIM_EVERY_S if self.leases else 0)
         ):
             return
-        lease = await leasing.claim(
-            self.core.db, owner=self.owner, lease_s=self.core.settings.lease_s, run_id=self.run_id
-        )
-        if lease is None:
-            self.claimed_at = now
-        else:
-            await self._adopt(lease)
+        try:
+            lease = await leasing.claim(
+                self.core.db,
+                owner=self.owner,
+                lease_s=self.core.settings.lease_s,
+                run_id=self.run_id,
+            )
+            if lease is not None:
+                return await self._adopt(lease)
+        except Fault as fault:  # a lease that was not adopted runs out and is claimed again
+            log.warning("drive.claim_failed", run_id=self.run_id, reason=fault.reason)
+        self.claimed_at = now
 
     def _lease_of(self, cell_no: int) -> Lease | None:
-        for lease in self.leases.values():
-            if lease.first_cell <= cell_no < lease.first_cell + lease.cells:
-                return lease
-        return None
+        return next((lease for lease in self.leases.values() if lease.holds(cell_no)), None)
 
     async def _leave(self) -> None:
         self._unsend()
@@ -211,12 +229,13 @@ class Drive:
     async def _tick(self) -> None:
         """Runs one tick, again and again while the database is away: what came back must be
         recorded, and nothing new goes out before it is."""
-        if not self.sending or self.stopping:
+        if self._may_send():
+            self._give_up_lanes()
+        else:
             self._unsend()
-        self._give_up_lanes()
         outcomes = self.outcomes
         self.outcomes = []
-        wanted = self._pick() if self.sending and not self.stopping else []
+        wanted = self._pick() if self._may_send() else []
         outcomes += self.outcomes  # cells whose text could not be made
         self.outcomes = []
         leases = list(self.leases.values())
@@ -225,6 +244,7 @@ class Drive:
         delay_s = 0.1
         started = time.perf_counter()
         while True:
+            begun = time.monotonic()
             try:
                 call = Call.by_worker("tick", self.org_id, seconds=30)
                 async with self.core.db.begin(call) as tx:
@@ -237,6 +257,7 @@ class Drive:
                 delay_s = min(delay_s * 2, 2.0)
         metrics.TICK_SECONDS.observe(time.perf_counter() - started)
         self.ticked_at = time.monotonic()
+        self.leased_until = begun + self.core.settings.lease_s
         for outcome in outcomes:
             if outcome.result is not None:
                 metrics.EXECUTIONS.labels(outcome.result.state).inc()
@@ -266,31 +287,28 @@ class Drive:
         for send in reversed(wanted):
             if send.prepared.cell.cell_no not in admitted:
                 self._put_back(send)
-        out_of_money = bool(wanted) and self.sending and not control.admitted
-        if out_of_money and control.money_left is not None and not self.tasks:
-            await pause_for_money(self.core, self.run_id, self.org_id)
+        if control.out_of_money and not self.tasks:
+            await pause_for_money(self.core, self.run_id, self.opened.campaign_id, self.org_id)
 
     def _share(self, control: Control) -> None:
         """The run's concurrency is split evenly over the drives that are on it."""
-        self.concurrency = max(1, math.ceil(control.concurrency / control.drivers))
+        self.concurrency = control.share
         for lane in self.lanes:
-            lane.resize(self.concurrency)
+            lane.resize(max(1, control.share))
             lane.pace.drivers = control.drivers
 
     def _lose(self, lease: Lease) -> None:
-        """Another worker has this shard now; what is in flight is still settled."""
+        """Another worker has this shard now; what is in flight is still settled, and what was
+        committed and did not go out is known to have cost nothing."""
         log.warning("drive.lease_lost", run_id=self.run_id, shard_no=lease.shard_no)
-        span = range(lease.first_cell, lease.first_cell + lease.cells)
         for lane in self.lanes:
-            kept = [cell for cell in lane.ready if cell not in span]
+            self._unsend_lane(lane, lease)
+            kept = [cell for cell in lane.ready if not lease.holds(cell)]
             lane.ready.clear()
             lane.ready.extend(kept)
-            lane.committed = type(lane.committed)(
-                send for send in lane.committed if send.prepared.cell.cell_no not in span
-            )
-        self.delayed = [(due, cell) for due, cell in self.delayed if cell not in span]
+        self.delayed = [item for item in self.delayed if not lease.holds(item[1])]
         heapq.heapify(self.delayed)
-        self.suspects = [cell for cell in self.suspects if cell not in span]
+        self.suspects = [cell for cell in self.suspects if not lease.holds(cell)]
 
     # --- choosing what goes out -----------------------------------------------------------------
 
@@ -378,7 +396,13 @@ class Drive:
 
     def _fill_places(self) -> None:
         """Starts committed attempts as far as windows and paces allow."""
-        if not self.sending or self.stopping:
+        if not self._may_send():
+            return
+        if time.monotonic() >= self.leased_until:
+            # This process slept, or the database is away: first a tick, which says what is still
+            # ours. What goes out beyond a lease may be going out elsewhere too.
+            self.ticked_at = 0.0
+            self.wake.set()
             return
         for lane in self.lanes:
             free = min(lane.places(), self.concurrency - len(self.tasks))
@@ -386,14 +410,18 @@ class Drive:
                 self._start(lane, lane.committed.popleft())
                 free -= 1
             if free > 0 and lane.committed and lane.pace.wants_refill():
-                self.refills.add(task := asyncio.create_task(self._refill(lane, free)))
+                request = lane.committed[0].prepared.request
+                # About three characters a token: a limit is the provider's to enforce, this only
+                # paces.
+                size = sum(len(message.content) // 3 + 4 for message in request.messages)
+                task = asyncio.create_task(
+                    self._refill(lane, free, size + (request.max_tokens or 0))
+                )
+                self.refills.add(task)
                 task.add_done_callback(self.refills.discard)
 
-    async def _refill(self, lane: Lane, free: int) -> None:
-        request = lane.committed[0].prepared.request
-        # About three characters a token: a limit is the provider's to enforce, this only paces.
-        size = sum(len(message.content) // 3 + 4 for message in request.messages)
-        await lane.pace.refill(free, size + (request.max_tokens or 0))
+    async def _refill(self, lane: Lane, free: int, tokens: int) -> None:
+        await lane.pace.refill(free, tokens)
         self.wake.set()
 
     def _start(self, lane: Lane, send: Send) -> None:
@@ -491,7 +519,9 @@ class Drive:
         past.attempts = send.attempt_no
         past.errors += 1
         again = error.retryable and past.errors < self.attempts_max and not lane.given_up
-        if again and lease is not None:
+        if lease is None:
+            pass  # whoever has the shard now decides the cell
+        elif again:
             heapq.heappush(
                 self.delayed, (time.monotonic() + retry_delay_s(past.errors, error), cell_no)
             )
@@ -548,29 +578,37 @@ class Drive:
     def _fail_unsent(self, lane: Lane, cell_no: int) -> None:
         lease = self._lease_of(cell_no)
         past = lease.past.get(cell_no) if lease is not None else None
-        reason = f"{lane.target.name} was given up: {lane.given_up}"
-        prepared = self.plan.prepare(cell_no)
-        self._decide(
-            cell_no,
-            Result(
-                "failed",
-                prepared.prompt.text,
-                prepared.transformed,
-                error_kind=lane.given_up,
-                verdict_reason=reason,
-                attempts=past.attempts if past else 0,
-            ),
+        result = Result(
+            "failed",
+            "",
+            "",
+            error_kind=lane.given_up,
+            verdict_reason=f"{lane.target.name} was given up: {lane.given_up}",
+            attempts=past.attempts if past else 0,
         )
+        try:
+            prepared = self.plan.prepare(cell_no)
+        except (ParameterError, RenderError) as error:
+            result.error_kind, result.verdict_reason = error.reason, str(error)
+        else:
+            result.original_prompt = prepared.prompt.text
+            result.transformed_prompt = prepared.transformed
+        self._decide(cell_no, result)
 
     def _unsend(self) -> None:
         """Takes back attempts that were committed and not sent, at no cost."""
         for lane in self.lanes:
             self._unsend_lane(lane)
 
-    def _unsend_lane(self, lane: Lane) -> None:
-        while lane.committed:
-            send = lane.committed.popleft()
+    def _unsend_lane(self, lane: Lane, lost: Lease | None = None) -> None:
+        """All that is committed, or what belongs to a lost lease."""
+        committed = list(lane.committed)
+        lane.committed.clear()
+        for send in committed:
             cell_no = send.prepared.cell.cell_no
+            if lost is not None and not lost.holds(cell_no):
+                lane.committed.append(send)
+                continue
             outcome = Outcome(cell_no, send.attempt_no, datetime.now(UTC), cost=Decimal(0))
             outcome.worst_cost = send.prepared.worst_cost
             outcome.error_kind = "not_sent"

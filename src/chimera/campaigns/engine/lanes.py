@@ -91,16 +91,17 @@ class Lane:
         """Takes note of an error; may shrink, open or give up the lane."""
         now = time.monotonic()
         self.successes = 0
-        if error.kind in ("rate_limited", "overloaded"):
+        limited = error.kind in ("rate_limited", "overloaded")
+        if error.kind in HOPELESS or (limited and not error.retryable):  # such as a spent quota
+            self.refusals += 1
+            if self.refusals >= REFUSALS_TO_GIVE_UP:
+                self._give_up(error)
+            return
+        if limited:
             if now - self.shrunk_at > 0.5:  # one burst of refusals is one signal
                 self.window, self.shrunk_at = max(1.0, self.window * SHRINK), now
             if error.retry_after_s:
                 await self.pace.cool_down(error.retry_after_s)
-            return
-        if error.kind in HOPELESS or (error.kind == "rate_limited" and not error.retryable):
-            self.refusals += 1
-            if self.refusals >= REFUSALS_TO_GIVE_UP:
-                self._give_up(error)
             return
         if not error.retryable:
             return  # the request's fault, not the target's

@@ -50,6 +50,9 @@ class Lease:
     todo: set[int] = field(default_factory=set)
     past: dict[int, Past] = field(default_factory=dict)
 
+    def holds(self, cell_no: int) -> bool:
+        return self.first_cell <= cell_no < self.first_cell + self.cells
+
 
 # Fair order: priority, then the run that was served longest ago.
 CLAIM = sql(
@@ -66,6 +69,10 @@ CLAIM = sql(
          WHERE r.state = 'running'
            AND (%(run_id)s::uuid IS NULL OR r.id = %(run_id)s)
            AND r.id <> ALL(%(driven)s::uuid[])
+           -- No more drives than calls may be in flight.
+           AND (%(run_id)s::uuid IS NOT NULL OR r.concurrency > (
+                SELECT count(DISTINCT l.owner) FROM campaigns.shards l
+                 WHERE l.run_id = r.id AND l.state = 'open' AND l.lease_until >= clock_timestamp()))
            AND NOT EXISTS (SELECT FROM ops.kill_switches k WHERE k.sending_stopped
                             AND (k.org_id IS NULL OR k.org_id = r.org_id))
          ORDER BY r.priority DESC, r.served_at, r.id
@@ -79,6 +86,28 @@ CLAIM = sql(
     RETURNING s.run_id, s.org_id, s.shard_no, s.fence, s.first_cell, s.cells
     """,
     prepare=False,
+)
+
+# Of a run that is over: a shard whose worker never gave it back.
+CLAIM_ABANDONED = sql(
+    dict,
+    """
+    UPDATE campaigns.shards s SET owner = '', fence = s.fence + 1, lease_until = '-infinity'
+     WHERE s.run_id = %(run_id)s AND s.shard_no = (
+        SELECT shard_no FROM campaigns.shards
+         WHERE run_id = %(run_id)s AND state = 'open' AND isfinite(lease_until)
+           AND lease_until < clock_timestamp()
+         ORDER BY shard_no LIMIT 1 FOR UPDATE SKIP LOCKED)
+    RETURNING s.run_id, s.org_id, s.shard_no, s.fence, s.first_cell, s.cells
+    """,
+)
+
+COUNT_LEASED = sql(
+    int,
+    """
+    SELECT count(*) FROM campaigns.shards
+     WHERE run_id = %(run_id)s AND state = 'open' AND isfinite(lease_until)
+    """,
 )
 
 SERVED = sql(
@@ -206,6 +235,14 @@ async def take_over(tx: Tx, lease: Lease, plan: Any, user_id: str) -> None:
         cell_no = row.pop("cell_no")
         if cell_no in lease.todo:
             lease.past[cell_no] = Past(**row)
+
+
+async def settle_abandoned(tx: Tx, run_id: str, plan: Any, user_id: str) -> int:
+    """Shuts out the lost workers of a run that is over and books what they had in flight; how many
+    shards are still leased."""
+    while row := await tx.one(CLAIM_ABANDONED, run_id=run_id):
+        await take_over(tx, Lease(**row), plan, user_id)
+    return await tx.one(COUNT_LEASED, run_id=run_id) or 0
 
 
 async def release(db: Database, org_id: str, owner: str, leases: Sequence[Lease]) -> None:

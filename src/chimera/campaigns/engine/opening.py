@@ -12,6 +12,8 @@ import structlog
 
 from chimera.audit import recording
 from chimera.call import Call
+from chimera.campaigns.engine import leasing
+from chimera.campaigns.engine.completion import LOCK_CAMPAIGN
 from chimera.campaigns.engine.lanes import Lane
 from chimera.campaigns.engine.leasing import Lease
 from chimera.campaigns.engine.pace import Pace
@@ -28,7 +30,7 @@ log = structlog.get_logger("chimera.drive")
 GET_RUN = sql(
     dict,
     """
-    SELECT r.campaign_id, r.launched_by AS user_id, r.concurrency, p.plan
+    SELECT r.campaign_id, r.launched_by AS user_id, r.concurrency, r.priority, p.plan
       FROM campaigns.runs r JOIN campaigns.run_plans p ON p.run_id = r.id
      WHERE r.id = %(run_id)s
     """,
@@ -70,6 +72,7 @@ class Opened:
 
     campaign_id: str
     user_id: str
+    priority: int
     plan: RunPlan
     lanes: list[Lane]
 
@@ -100,7 +103,17 @@ async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> 
         if adapter is None:
             lane.given_up = "bad_key"
         lanes.append(lane)
-    return Opened(row["campaign_id"], row["user_id"], plan, lanes)
+    return Opened(row["campaign_id"], row["user_id"], row["priority"], plan, lanes)
+
+
+async def settle_abandoned(core: Core, org_id: str, run_id: str) -> int:
+    """See leasing.settle_abandoned; the run must be over."""
+    async with core.db.begin(Call.by_worker("settle_abandoned", org_id, seconds=60)) as tx:
+        row = await tx.one(GET_RUN, run_id=run_id)
+        if row is None:
+            return 0
+        plan = _compiled(run_id, row["plan"])
+        return await leasing.settle_abandoned(tx, run_id, plan, row["user_id"])
 
 
 async def _adapter(
@@ -142,9 +155,10 @@ async def save_circuits(tx: Tx, lanes: Sequence[Lane]) -> None:
             )
 
 
-async def pause_for_money(core: Core, run_id: str, org_id: str) -> None:
+async def pause_for_money(core: Core, run_id: str, campaign_id: str, org_id: str) -> None:
     """Pauses a run whose limit lets not even one more call out."""
     async with core.db.begin(Call.by_worker("pause_for_money", org_id, seconds=10)) as tx:
+        await tx.run(LOCK_CAMPAIGN, campaign_id=campaign_id)
         paused = await tx.one(PAUSE_FOR_MONEY, run_id=run_id)
         if paused is not None:
             recording.record(

@@ -81,15 +81,14 @@ class Control:
     """What the run's row and its surroundings say now."""
 
     state: str
-    concurrency: int
     attempts_max: int
+    share: int  # of the concurrency, for this drive; 0 when there are more drives than places
     drivers: int
     stopped: bool
     leases: set[int]
     allowed: set[str]
-    money_left: Decimal | None = None
+    out_of_money: bool = False  # the limit let not one of them pass
     admitted: list[Send] = field(default_factory=list)
-    finished: bool = False
 
 
 RENEW = sql(
@@ -105,20 +104,29 @@ RENEW = sql(
     )
     SELECT r.state, r.concurrency, r.attempts_max,
            ARRAY(SELECT shard_no FROM kept) AS leases,
-           (SELECT count(DISTINCT s.owner) FROM campaigns.shards s
-             WHERE s.run_id = r.id AND s.state = 'open' AND s.lease_until > clock_timestamp()
-               AND s.owner <> %(owner)s) + 1 AS drivers,
+           o.others + 1 AS drivers, o.before,
            COALESCE((SELECT bool_or(k.sending_stopped) FROM ops.kill_switches k
              WHERE k.org_id IS NULL OR k.org_id = r.org_id), false) AS stopped,
            ARRAY(SELECT t.model_id FROM providers.allowed_targets t
                   WHERE t.org_id = r.org_id AND t.model_id = ANY(%(models)s::uuid[])) AS allowed
       FROM campaigns.runs r
+     CROSS JOIN LATERAL (
+        SELECT count(DISTINCT s.owner) AS others,
+               count(DISTINCT s.owner) FILTER (WHERE s.owner < %(owner)s) AS before
+          FROM campaigns.shards s
+         WHERE s.run_id = r.id AND s.state = 'open' AND s.lease_until > clock_timestamp()
+           AND s.owner <> %(owner)s
+     ) o
      WHERE r.id = %(run_id)s
     """,
 )
 
 # Attempts move from sent (or, after a takeover, unknown) to settled once; that row drives ledger
 # and money. Executions are inserted once; that row drives the counters.
+#
+# What the recorded results cost is in the ledger as charges that are not discarded, cell by cell.
+# A late answer that is recorded after its attempt was booked at the worst takes that back whole and
+# is charged anew; one that is not recorded only corrects the worst.
 SETTLE = sql(
     dict,
     """
@@ -143,7 +151,7 @@ SETTLE = sql(
           FROM held JOIN r USING (cell_no, attempt_no)
          WHERE a.run_id = %(run_id)s AND a.cell_no = held.cell_no AND a.attempt_no = held.attempt_no
         RETURNING a.cell_no, a.attempt_no, held.was, held.worst_cost, r.cost, r.target_no,
-                  r.input_tokens, r.output_tokens
+                  r.input_tokens, r.output_tokens, r.state IS NOT NULL AS decides
     ), inserted AS (
         INSERT INTO campaigns.executions
             (run_id, cell_no, org_id, prompt_no, technique_no, target_no, iteration_number, state,
@@ -163,18 +171,22 @@ SETTLE = sql(
         INSERT INTO providers.ledger
             (run_id, cell_no, attempt_no, entry_no, org_id, user_id, model_id, price_version_id,
              kind, discarded, input_tokens, output_tokens, cost)
-        SELECT %(run_id)s::uuid, s.cell_no, s.attempt_no, CASE s.was WHEN 'sent' THEN 0 ELSE 1 END,
+        SELECT %(run_id)s::uuid, s.cell_no, s.attempt_no, e.entry_no,
                %(org_id)s::uuid, %(user_id)s::uuid, (%(models)s::uuid[])[s.target_no + 1],
-               (%(prices)s::uuid[])[s.target_no + 1],
-               CASE s.was WHEN 'sent' THEN 'charge' ELSE 'correction' END,
-               NOT EXISTS (SELECT FROM inserted i JOIN r ON r.cell_no = i.cell_no AND r.state IS NOT NULL
-                            WHERE i.cell_no = s.cell_no AND r.attempt_no = s.attempt_no
-                              AND i.state = 'succeeded'),
-               s.input_tokens, s.output_tokens,
-               CASE s.was WHEN 'sent' THEN s.cost ELSE s.cost - s.worst_cost END
+               (%(prices)s::uuid[])[s.target_no + 1], e.kind,
+               e.kind = 'correction' OR i.cell_no IS NULL,
+               CASE WHEN e.tells THEN s.input_tokens ELSE 0 END,
+               CASE WHEN e.tells THEN s.output_tokens ELSE 0 END, e.cost
           FROM settled s
-         WHERE s.cost <> 0 OR s.was = 'unknown'
-         ORDER BY s.cell_no, s.attempt_no
+          LEFT JOIN inserted i ON i.cell_no = s.cell_no AND s.decides
+         CROSS JOIN LATERAL (VALUES
+            (0, 'charge', s.was = 'sent' AND s.cost <> 0, true, s.cost),
+            (1, 'correction', s.was = 'unknown', i.cell_no IS NULL,
+                CASE WHEN i.cell_no IS NULL THEN s.cost ELSE 0 END - s.worst_cost),
+            (2, 'charge', s.was = 'unknown' AND i.cell_no IS NOT NULL, true, s.cost)
+         ) AS e (entry_no, kind, applies, tells, cost)
+         WHERE e.applies
+         ORDER BY s.cell_no, s.attempt_no, e.entry_no
     ), tallied AS (
         INSERT INTO campaigns.tallies AS t
             (run_id, slot, technique_no, target_no, org_id, scored, successes, failed, parked,
@@ -300,36 +312,61 @@ async def run_tick(
         raise LookupError(f"run {context.run_id} is gone")
     control = Control(
         state=row["state"],
-        concurrency=row["concurrency"],
         attempts_max=row["attempts_max"],
+        share=_share(row["concurrency"], row["drivers"], row["before"]),
         drivers=row["drivers"],
         stopped=row["stopped"],
         leases=set(row["leases"]),
         allowed=set(row["allowed"]),
     )
+    held = [lease for lease in leases if lease.shard_no in control.leases]
+    _leave_undecided(outcomes, held)
     released = spent = Decimal(0)
     if outcomes:
         released, spent = await _settle(tx, context, outcomes)
-    sends = _admissible(control, context, wanted)
+    sends = _admissible(control, context, held, wanted)
     if outcomes or sends:
         money = await tx.one(MOVE_MONEY, run_id=context.run_id, spent=spent, released=released)
-        control.money_left = money["money_left"] if money else None
-        control.admitted = _affordable(sends, control.money_left)
+        control.admitted = _affordable(sends, money["money_left"] if money else None)
+        control.out_of_money = bool(sends) and not control.admitted
         if control.admitted:
             await _commit_sends(tx, context, control)
     if complete:
         kept = [lease for lease in complete if lease.shard_no in control.leases]
-        control.finished = await finish_shards(tx, context.run_id, context.owner, kept)
+        await finish_shards(tx, context.run_id, context.campaign_id, context.owner, kept)
     return control
 
 
-def _admissible(control: Control, context: TickContext, wanted: Sequence[Send]) -> list[Send]:
-    """Of what should go out, what the run, the kill switch and the allow-list let pass."""
-    if control.state != "running" or control.stopped or not control.leases:
+def _share(concurrency: int, drivers: int, before: int) -> int:
+    """An even part of the run's concurrency; what does not divide goes to the first drives."""
+    share, rest = divmod(concurrency, drivers)
+    return share + (before < rest)
+
+
+def _leave_undecided(outcomes: Sequence[Outcome], held: Sequence[Lease]) -> None:
+    """Without the lease only an answer decides a cell: whoever holds it now may still get one
+    where this worker gave up. What was sent is settled all the same."""
+    for outcome in outcomes:
+        result = outcome.result
+        if result is None or result.state == "succeeded":
+            continue
+        if not any(lease.holds(outcome.cell_no) for lease in held):
+            outcome.result = None
+
+
+def _admissible(
+    control: Control, context: TickContext, held: Sequence[Lease], wanted: Sequence[Send]
+) -> list[Send]:
+    """Of what should go out, what the leases, the run, the kill switch and the allow-list let
+    pass."""
+    if control.state != "running" or control.stopped:
         return []
     targets = context.plan.targets
     return [
-        send for send in wanted if targets[send.prepared.cell.target_no].model_id in control.allowed
+        send
+        for send in wanted
+        if targets[send.prepared.cell.target_no].model_id in control.allowed
+        and any(lease.holds(send.prepared.cell.cell_no) for lease in held)
     ]
 
 
@@ -448,16 +485,16 @@ async def _commit_sends(tx: Tx, context: TickContext, control: Control) -> None:
     control.admitted = [
         send for send in sends if (send.prepared.cell.cell_no, send.attempt_no) in fresh
     ]
-    if control.money_left is not None:
-        hold = sum(
-            (
-                send.prepared.worst_cost
-                for send in control.admitted
-                if fresh[send.prepared.cell.cell_no, send.attempt_no]
-            ),
-            Decimal(0),
-        )
-        await tx.run(HOLD_MONEY, run_id=context.run_id, hold=hold)
+    hold = sum(
+        (
+            send.prepared.worst_cost
+            for send in control.admitted
+            if fresh[send.prepared.cell.cell_no, send.attempt_no]
+        ),
+        Decimal(0),
+    )
+    # Also without a limit: one may be set while these are in flight.
+    await tx.run(HOLD_MONEY, run_id=context.run_id, hold=hold)
 
 
 def _row(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:

@@ -1,0 +1,272 @@
+"""`chimera demo`: the whole product on this machine, once, from an empty folder to verified results.
+
+What must stay true: it exits with 0 only if every check held, it leaves no process behind, and it
+touches nothing outside `<home>/demo`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from chimera.cli.connection import home_folder
+from chimera.cli.failure import FAILED, Failure
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from chimera.client import Client
+    from chimera.v1.campaigns_pb2 import GetRunSummaryResponse, Run
+
+# Sealing and telemetry run once a second.
+SETTLE_S = 30.0
+# Kept when everything held; the data is not.
+KEPT = ("report.html", "audit.jsonl", "logs")
+
+
+def demo() -> None:
+    """Run a real campaign on the embedded stack, verify it, and stop everything.
+
+    Starts engines, server and worker under <home>/demo (CHIMERA_HOME, default .chimera), attacks
+    five guarded models with ten techniques, prints rates with their intervals, verifies the audit
+    log, writes an HTML report. Exit code 0 only if everything held.
+    """
+    from rich.console import Console
+
+    from chimera.cli.installation import Installation, require_engines
+
+    started_s = time.monotonic()
+    require_engines()
+    home = home_folder() / "demo"
+    for name in [name for name in os.environ if name.startswith("CHIMERA_")]:
+        del os.environ[name]  # settings of another installation
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    console = Console(highlight=False)
+    _clear(home)
+    environment = {"CHIMERA_DRAIN_S": "2", "CHIMERA_LOG_LEVEL": "info"}
+    installation = Installation(home, durable=False, environment=environment)
+    try:
+        checks = _show(installation, _Steps(console), console)
+    except Exception:
+        console.print(f"The logs are in {home / 'logs'}", soft_wrap=True)
+        raise
+    console.print()
+    for what, held, facts in checks:
+        mark = "[green]✓[/green]" if held else "[red]✗[/red]"
+        console.print(f"{mark} {what}: {facts}", soft_wrap=True)
+    if not all(held for _what, held, _facts in checks):
+        console.print(f"[red]Not everything held.[/red] Data and logs: {home}", soft_wrap=True)
+        raise typer.Exit(FAILED)
+    for path in home.iterdir():
+        if path.name not in KEPT:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    console.print(f"\nReport: {home / 'report.html'}", soft_wrap=True)
+    console.print(f"Audit log: {home / 'audit.jsonl'}", soft_wrap=True)
+    console.print(
+        f"Everything held, in {time.monotonic() - started_s:.1f} s. Nothing runs any more."
+    )
+
+
+Check = tuple[str, bool, str]
+
+
+def _leave(number: int, _frame: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+class _Steps:
+    """Lines that say what was done and how long it took."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        began_s = time.monotonic()
+        with self.console.status(f"{what} ..."):
+            yield
+        self.console.print(f"[green]✓[/green] {what} [dim]{time.monotonic() - began_s:.1f} s[/dim]")
+
+
+def _clear(home: Path) -> None:
+    """Ends what a killed demo left, and removes its data. Failure while another one runs."""
+    from chimera.embedded.supervisor import sweep
+
+    run = home / "run"
+    if not run.exists():
+        return
+    with (run / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure(f"another demo runs in {home}") from None
+        sweep(run)
+        shutil.rmtree(home)
+
+
+def _show(installation: Any, steps: _Steps, console: Console) -> list[Check]:
+    """Everything between starting and stopping; what was checked."""
+    from chimera.cli.assistant import register_assistant
+    from chimera.cli.campaign import create, launch
+    from chimera.cli.installation import first_administrator
+    from chimera.cli.plan_file import EXAMPLE, read_plan
+    from chimera.cli.watching import follow, print_results
+    from chimera.client import Client
+    from chimera.v1.campaigns_pb2 import GetRunSummaryRequest, GetRunSummaryResponse
+
+    try:
+        with steps.step("engines ready: PostgreSQL, Redis, ClickHouse, a guarded assistant"):
+            installation.__enter__()
+        with steps.step("databases migrated"):
+            installation.migrate()
+        with steps.step("organisation, administrator and API key made"):
+            made = first_administrator(installation)
+            if made is None:
+                raise Failure("the demo's database is not empty")
+        with steps.step("worker and server started"):
+            installation.start_worker()
+            installation.start_server()
+        with Client(installation.server, made["api_key"]) as client:
+            with steps.step("provider, models, prices, templates and campaign made over gRPC"):
+                register_assistant(client, installation.assistant_url)
+                run = launch(client, create(client, read_plan(EXAMPLE)).id)
+            console.print(f"\nRun {run.id}:\n{_shape(run)}", soft_wrap=True)
+            run = follow(client, run.id, console)
+            console.print()
+            summary = client.call(GetRunSummaryRequest(run_id=run.id), GetRunSummaryResponse)
+            print_results(summary, console)
+            console.print()
+            return [
+                _counted(summary),
+                _audited(client, run, installation.home / "audit.jsonl", steps),
+                _measured(client, run, steps),
+                _reported(client, run, installation.home / "report.html", steps),
+            ]
+    finally:
+        with steps.step("everything stopped"):
+            installation.stack.stop()
+
+
+def _shape(run: Run) -> str:
+    return (
+        f"{run.prompt_count} prompts x {len(run.technique_names)} techniques x "
+        f"{len(run.target_names)} targets x {run.repetitions} repetitions = {run.cells_total} cells"
+    )
+
+
+# --- the checks -----------------------------------------------------------------------------------
+
+
+def _counted(summary: GetRunSummaryResponse) -> Check:
+    """Every cell has exactly one result, and what was booked is what the results cost."""
+    from decimal import Decimal
+
+    from chimera.cli.watching import money, state_word
+    from chimera.v1.campaigns_pb2 import RunState
+
+    run, counts = summary.run, summary.run.counts
+    by_target = sum(row.rate.scored + row.rate.failed for row in summary.by_target)
+    held = (
+        run.state == RunState.RUN_STATE_COMPLETED
+        and counts.scored == counts.recorded == run.cells_total == by_target
+        and Decimal(counts.booked_usd) == Decimal(counts.cost_usd) > 0
+        and sum(Decimal(row.rate.cost_usd) for row in summary.by_target) == Decimal(counts.cost_usd)
+    )
+    facts = (
+        f"{state_word(run)}, {counts.scored} of {run.cells_total} cells scored once each, "
+        f"${money(counts.cost_usd)} booked"
+    )
+    return "results", held, facts
+
+
+def _audited(client: Client, run: Run, bundle: Path, steps: _Steps) -> Check:
+    """The exported log holds the run from launch to end, and the offline verifier accepts it."""
+    from chimera.audit.report import Verdict
+    from chimera.cli.audit import export, verify_file
+
+    with steps.step("audit log sealed, exported and verified offline"):
+        ended = _eventually(lambda: _is_sealed(client, run))
+        key = export(client, bundle)
+        report = verify_file(bundle, [key])
+    if report.verdict is not Verdict.VERIFIED:
+        return "audit log", False, str(report)
+    facts = (
+        f"verified, {report.size} entries, root {(report.root or b'').hex()[:16]}…, "
+        f"signed by {', '.join(report.signed_by)}"
+    )
+    return "audit log", ended and bool(report.signed_by), facts
+
+
+def _is_sealed(client: Client, run: Run) -> bool:
+    """Whether the newest checkpoint covers the run's launch and its end."""
+    from chimera.client import NotFound
+    from chimera.v1.audit_pb2 import (
+        GetCheckpointRequest,
+        GetCheckpointResponse,
+        ListAuditEventsRequest,
+        ListAuditEventsResponse,
+    )
+
+    try:
+        size = client.call(GetCheckpointRequest(), GetCheckpointResponse).size
+    except NotFound:
+        return False
+    places = []
+    for action, entity_id in (("campaign.launch", run.campaign_id), ("run.complete", run.id)):
+        request = ListAuditEventsRequest(action=action, entity_id=entity_id)
+        places += [e.log_index for e in client.call(request, ListAuditEventsResponse).events]
+    return len(places) == 2 and max(places) < size
+
+
+def _measured(client: Client, run: Run, steps: _Steps) -> Check:
+    """Every result has become an event in the column store, and none is lost on the way."""
+    from chimera.v1.telemetry_pb2 import (
+        GetIngestStatusRequest,
+        GetIngestStatusResponse,
+        ListEventsRequest,
+        ListEventsResponse,
+    )
+
+    def status() -> GetIngestStatusResponse:
+        return client.call(GetIngestStatusRequest(), GetIngestStatusResponse)
+
+    with steps.step("telemetry arrived in ClickHouse"):
+        arrived = _eventually(lambda: status().stored >= run.cells_total and not status().waiting)
+        found = status()
+        newest = client.call(
+            ListEventsRequest(page_size=1, workload_id=run.id), ListEventsResponse
+        ).events
+    held = arrived and found.accepted == found.stored and not found.dead_lettered and bool(newest)
+    facts = (
+        f"{found.accepted} events accepted = {found.stored} stored + {found.dead_lettered} dead "
+        f"letters, {found.waiting} waiting"
+    )
+    return "telemetry", held, facts
+
+
+def _reported(client: Client, run: Run, path: Path, steps: _Steps) -> Check:
+    from chimera.report import write_report
+
+    with steps.step("report written"):
+        size_bytes = write_report(client, run.id, path)
+    return "report", size_bytes > 0, f"{size_bytes / 1000:.0f} kB, one page without scripts"
+
+
+def _eventually(held: Callable[[], bool]) -> bool:
+    """Asks until it holds, for at most SETTLE_S."""
+    deadline = time.monotonic() + SETTLE_S
+    while time.monotonic() < deadline:
+        if held():
+            return True
+        time.sleep(0.1)
+    return False
