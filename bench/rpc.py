@@ -136,6 +136,7 @@ def _serve_with_empty(values: dict[str, Any], pipe: Any) -> None:
     import uvloop
 
     from chimera import server as product
+    from chimera.core import settle_memory
     from chimera.gate import Method
     from chimera.logs import set_up_logs
     from chimera.settings import Settings
@@ -167,6 +168,7 @@ def _serve_with_empty(values: dict[str, Any], pipe: Any) -> None:
     async def run() -> None:
         running = product.Server(Settings.model_validate(values))
         port = await running.start()
+        settle_memory()
         running.gate.methods[EMPTY] = Method(
             EMPTY, like.access, like.request_type, like.answer_type, False, False
         )

@@ -115,6 +115,11 @@ BEGIN
                            child, parent.table_name, ops.uuid_floor(start), ops.uuid_floor(stop));
             EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', child);
             EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', child);
+            IF parent.table_name = 'audit.events' THEN
+                EXECUTE format('CREATE TRIGGER no_truncate BEFORE TRUNCATE ON %s
+                    FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse()', child);
+                EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER no_truncate', child);
+            END IF;
             made := made + 1;
         END LOOP;
     END LOOP;
@@ -1168,6 +1173,8 @@ CREATE INDEX events_org ON ONLY audit.events USING btree (org_id, id DESC);
 
 CREATE INDEX events_default_org_id_id_idx ON audit.events_default USING btree (org_id, id DESC);
 
+CREATE INDEX pending_order ON audit.pending USING btree (xid);
+
 CREATE INDEX attempts_unknown ON ONLY campaigns.attempts USING btree (run_id DESC, cell_no DESC, attempt_no DESC) WHERE (state = 'unknown'::text);
 
 CREATE INDEX attempts_default_run_id_cell_no_attempt_no_idx ON campaigns.attempts_default USING btree (run_id DESC, cell_no DESC, attempt_no DESC) WHERE (state = 'unknown'::text);
@@ -1269,6 +1276,10 @@ ALTER TABLE audit.checkpoints ENABLE ALWAYS TRIGGER no_truncate;
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.events FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
 
 ALTER TABLE audit.events ENABLE ALWAYS TRIGGER no_truncate;
+
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.events_default FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
+
+ALTER TABLE audit.events_default ENABLE ALWAYS TRIGGER no_truncate;
 
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.leaves FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
 

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from chimera.audit.sealer import Sealer
 from chimera.clickhouse import ClickHouse
-from chimera.core import Core, open_core
+from chimera.core import Core, open_core, settle_memory
 from chimera.doorbell import CAMPAIGN_QUEUE, UPKEEP_QUEUE, Doorbell, pack_job, unpack_job
 from chimera.faults import Fault
 from chimera.ids import new_id
@@ -85,6 +85,7 @@ class WorkerProcess:
                 self._serve_queue(ctx, CAMPAIGN_QUEUE, [_function(drive_runs)]),
                 self._serve_queue(ctx, UPKEEP_QUEUE, [_function(settle_run)]),
             ]
+            settle_memory()
             log.info("worker.started", name=self.name)
             await asyncio.gather(*jobs)
         log.info("worker.stopped", name=self.name)

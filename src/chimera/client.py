@@ -43,8 +43,8 @@ TIMEOUT_S = 30.0
 WATCH_TIMEOUT_S = 3600.0
 TRIES_MAX = 6
 PAUSE_S_MAX = 5.0
-# As long as it takes a server to be replaced; each item starts the count anew.
-WATCH_TRIES_MAX = 30
+# About 16 s, in which a server is replaced; each item starts the count anew.
+WATCH_TRIES_MAX = 8
 MESSAGE_BYTES_MAX = 16_000_000
 _RETRIED = ("UNAVAILABLE", "ABORTED", "RESOURCE_EXHAUSTED")
 _LOOPBACK = ("127.", "localhost", "[::1]", "::1")
@@ -147,6 +147,7 @@ class Client:
     def __init__(self, address: str, api_key: str = "", *, timeout_s: float = TIMEOUT_S) -> None:
         self.address = address
         self.timeout_s = timeout_s
+        api_key = api_key.strip()  # as it is read from a file
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         self._channel = _channel(address)
         self._callables: dict[str, Any] = {}

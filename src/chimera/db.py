@@ -249,8 +249,8 @@ class Database:
         )
         self.flush_audit = flush_audit
         self.in_use = 0
-        # Called after each commit that left work in the outbox.
-        self.ring: Callable[[], None] = lambda: None
+        # Called with the organisation after each commit that left work in the outbox.
+        self.ring: Callable[[str], None] = lambda _org_id: None
 
     @staticmethod
     async def _configure(connection: AsyncConnection[Any]) -> None:
@@ -316,6 +316,8 @@ class Database:
             await self._give_back(connection)
 
     async def _connection(self) -> AsyncConnection[Any]:
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task else 0
         try:
             connection = await self.pool.getconn()
         except PoolTimeout:
@@ -323,6 +325,11 @@ class Database:
         except TooManyRequests:
             raise _all_in_use() from None
         self.in_use += 1
+        if task and task.cancelling() > cancelled:
+            # asyncio.wait_for before Python 3.12 swallows a cancellation that comes together with
+            # what it waits for (CPython issue 86296); the pool waits with it.
+            await self._give_back(connection)
+            raise asyncio.CancelledError
         return connection
 
     async def _give_back(self, connection: AsyncConnection[Any]) -> None:
@@ -361,7 +368,7 @@ class Database:
         for action in tx.after_commit:
             action()
         if tx.doorbells:
-            self.ring()
+            self.ring(tx.call.caller.org_id)
 
 
 SET_CALLER = (

@@ -46,6 +46,7 @@ class Doorbell:
     def __init__(self, core: Core) -> None:
         self.core = core
         self.wanted = asyncio.Event()
+        self.org_ids: set[str] = set()  # whose transactions left work
         self.arq = ArqRedis(
             pool_or_conn=core.redis.connection_pool,
             job_serializer=pack_job,
@@ -66,23 +67,26 @@ class Doorbell:
             with suppress(asyncio.CancelledError):
                 await task
 
-    def ring(self) -> None:
-        """A transaction with work in the outbox has committed."""
+    def ring(self, org_id: str) -> None:
+        """A transaction of this organisation with work in the outbox has committed."""
+        self.org_ids.add(org_id)
         self.wanted.set()
 
     async def _ring_when_wanted(self) -> None:
         while True:
             await self.wanted.wait()
             self.wanted.clear()
-            await self.relay()
+            while self.org_ids:
+                await self.relay(self.org_ids.pop())
 
-    async def relay(self) -> int:
-        """Rings for every row that is due; returns how many. Never raises: what could not be done
-        now is done by the next relay."""
+    async def relay(self, org_id: str = "") -> int:
+        """Rings for every row that is due (of the organisation, in a server: its role sees no more
+        than that); returns how many. Never raises: what could not be done now is done by the next
+        relay."""
         rung = 0
         try:
-            while rows := await outbox.claim_due(self.core.db):
-                rung += await self._ring_all(rows)
+            while rows := await outbox.claim_due(self.core.db, org_id):
+                rung += await self._ring_all(rows, org_id)
                 if len(rows) < 100:
                     break
         except Fault as fault:
@@ -91,7 +95,7 @@ class Doorbell:
             log.warning("doorbell.redis_away", error=type(error).__name__)
         return rung
 
-    async def _ring_all(self, rows: list[dict[str, Any]]) -> int:
+    async def _ring_all(self, rows: list[dict[str, Any]], org_id: str) -> int:
         ring = [row for row in rows if row["state"] != "dead"]
         try:
             for row in ring:
@@ -105,6 +109,6 @@ class Doorbell:
                 )
                 metrics.OUTBOX_RELAYED.labels(row["task"]).inc()
         except (RedisError, OSError):
-            await outbox.ring_soon(self.core.db, [row["id"] for row in ring])
+            await outbox.ring_soon(self.core.db, [row["id"] for row in ring], org_id)
             raise
         return len(ring)

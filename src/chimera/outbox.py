@@ -77,16 +77,17 @@ async def enqueue(tx: Tx, task: str, **args: Any) -> str:
     return row_id
 
 
-async def claim_due(db: Database, batch: int = 100) -> list[dict[str, Any]]:
-    """Takes up to `batch` due rows for ringing. The claim commits before the ring: a relay that
-    dies in between delays them by RING_AGAIN_S."""
-    async with db.begin(Call.by_worker("relay", seconds=10)) as tx:
+async def claim_due(db: Database, org_id: str = "", batch: int = 100) -> list[dict[str, Any]]:
+    """Takes up to `batch` due rows for ringing; workers see those of all organisations, a server
+    those of the one it names. The claim commits before the ring: a relay that dies in between
+    delays them by RING_AGAIN_S."""
+    async with db.begin(Call.by_worker("relay", org_id, seconds=10)) as tx:
         return await tx.all(CLAIM_DUE, batch=batch, again_s=RING_AGAIN_S)
 
 
-async def ring_soon(db: Database, ids: list[str]) -> None:
+async def ring_soon(db: Database, ids: list[str], org_id: str = "") -> None:
     """Gives rows back whose doorbell could not be rung, uncounted."""
-    async with db.begin(Call.by_worker("relay", seconds=10)) as tx:
+    async with db.begin(Call.by_worker("relay", org_id, seconds=10)) as tx:
         await tx.run(RING_SOON, ids=ids)
 
 

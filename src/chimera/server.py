@@ -218,6 +218,8 @@ def _add_reflection(server: Any, names: list[str]) -> None:
 
 async def serve(settings: Settings, number: int = 0) -> None:
     """Serves until SIGTERM or SIGINT."""
+    from chimera.core import settle_memory
+
     if settings.metrics_listen:
         from prometheus_client import start_http_server
 
@@ -225,6 +227,7 @@ async def serve(settings: Settings, number: int = 0) -> None:
         start_http_server(int(port) + number, addr=host or "127.0.0.1")
     server = Server(settings)
     await server.start()
+    settle_memory()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):

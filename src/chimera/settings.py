@@ -105,6 +105,7 @@ class Settings(BaseSettings):
         url = own.get_secret_value() if own else ""
         options = (
             f"-c lock_timeout={self.lock_timeout_ms} -c idle_in_transaction_session_timeout=60000"
+            " -c client_connection_check_interval=1000"  # who has gone is not worked for
         )
         if not url:
             url, options = self.database_url.get_secret_value(), f"{options} -c role=chimera_{role}"

@@ -147,10 +147,13 @@ def test_up_prints_what_can_be_pasted(up: Up) -> None:
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["user"]["username"] == "admin"
-    stored = up.home / "keys" / "administrator.json"
+    stored = up.home / "api-key"
     assert stored.stat().st_mode & 0o777 == 0o600
     key = up.found(r"^API key +(\S+)")
-    assert json.loads(stored.read_text())["api_key"] == key
+    assert stored.read_text() == f"{key}\n"
+    administrator = up.home / "keys" / "administrator.json"
+    assert administrator.stat().st_mode & 0o777 == 0o600
+    assert json.loads(administrator.read_text())["password"]
     holders = [path for path in up.home.rglob("*") if path.is_file() and key in _text(path)]
     assert holders == [stored]
 

@@ -35,7 +35,7 @@ async def test_redis_flushed_before_and_after_the_doorbell(stage: Stage) -> None
 
 
 async def test_redis_killed_under_a_run(stage: Stage, running_stack: Stack) -> None:
-    """The worker drives on without Redis; a campaign launched meanwhile starts without it too."""
+    """The worker drives on without Redis, and a campaign launched meanwhile is not forgotten."""
     plan = await stage.plan(rows=20, repetitions=2, concurrency=8)
     await stage.assistant.slow(50)
     stage.worker()

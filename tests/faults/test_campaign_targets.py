@@ -135,7 +135,7 @@ async def test_nobody_listens(stage: Stage) -> None:
     await stage.books.check(run.id, cells=1200)
     attempts = [a for a in await stage.books.attempts(run.id) if a["error_kind"] != "not_sent"]
     assert {a["error_kind"] for a in attempts} == {"unreachable"}
-    assert len(attempts) < 60
+    assert len(attempts) < 40
     assert Decimal(over.counts.booked_usd) == 0
 
 
@@ -176,7 +176,7 @@ async def test_texts_that_cannot_be_made(stage: Stage) -> None:
     plan = await stage.plan(
         ["guard-none", "guard-strict"], rows=3, techniques=["plain", "binary"], concurrency=1
     )
-    plan.prompts[0].rows[2]["ask"] = "x" * 200_000
+    plan.prompts[0].rows[2]["ask"] = "x" * 100_000
     await stage.assistant.fault({"kind": "status", "status": 401, "model": "guard-strict"})
     stage.worker()
     run = await stage.launched(plan)

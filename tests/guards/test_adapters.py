@@ -107,7 +107,9 @@ async def test_models_are_listed_and_a_bad_key_is_told_apart(provider: Provider)
         ({"kind": "malformed_json"}, "bad_response", True, True),
         ({"kind": "huge", "bytes": 1_200_000}, "response_too_large", False, True),
     ],
-    ids=lambda value: value["kind"] + str(value.get("status", "")) if isinstance(value, dict) else "",
+    ids=lambda value: (
+        value["kind"] + str(value.get("status", "")) if isinstance(value, dict) else ""
+    ),
 )
 async def test_every_fault_has_one_meaning(
     provider: Provider, rule: dict[str, Any], kind: str, retryable: bool, may_have_cost: bool

@@ -46,13 +46,13 @@ async def test_a_method_without_access_stops_the_server_from_starting(
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(bare_service().SerializeToString())
     service = pool.FindServiceByName("guards.BareService")
-    with pytest.raises(LookupError, match="/guards.BareService/Ask declares no access option"):
+    with pytest.raises(LookupError, match=r"/guards\.BareService/Ask declares no access option"):
         method_of(service.methods[0])
 
     real = chimera.server.service_descriptors()
     monkeypatch.setattr(chimera.server, "service_descriptors", lambda: [*real, service])
     server = Server(settings)
-    with pytest.raises(LookupError, match="add one in its .proto"):
+    with pytest.raises(LookupError, match=r"add one in its \.proto"):
         await server.start()
     assert server.port == 0
 
@@ -126,9 +126,7 @@ def test_actions_belong_to_one_rpc() -> None:
 
 def test_reasons_come_from_the_published_enum() -> None:
     """A reason that errors.proto does not name is one that no client can handle."""
-    published = {
-        name.removeprefix("ERROR_REASON_") for name in errors_pb2.ErrorReason.keys()
-    }
+    published = {name.removeprefix("ERROR_REASON_") for name in list(errors_pb2.ErrorReason.keys())}
     faults = {
         "Invalid", "NotFound", "AlreadyExists", "NotReady", "Conflict", "Unauthenticated",
         "Denied", "Exhausted", "Unavailable", "TimedOut", "Fault",

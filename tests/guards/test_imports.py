@@ -42,7 +42,13 @@ GRPC = {"chimera.gate", "chimera.server", "chimera.certificates"}
 # Only these open connections or read rows; operations may catch errors.
 PSYCOPG = {"chimera.db", "chimera.rows"}
 # Programs of their own beside server and workers: they use the public API or start things.
-PROGRAMS = ("chimera.cli", "chimera.client", "chimera.report", "chimera.migrate", "chimera.embedded")
+PROGRAMS = (
+    "chimera.cli",
+    "chimera.client",
+    "chimera.report",
+    "chimera.migrate",
+    "chimera.embedded",
+)
 OPENS_CONNECTIONS = ("connect", "Connection", "AsyncConnection")
 
 
@@ -70,10 +76,14 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, str, int]]:
             for alias in node.names:
                 module = node.module or ""
                 inner = f"{module}.{alias.name}"
-                yield (inner, "", node.lineno) if inner in KNOWN else (
-                    module,
-                    alias.name,
-                    node.lineno,
+                yield (
+                    (inner, "", node.lineno)
+                    if inner in KNOWN
+                    else (
+                        module,
+                        alias.name,
+                        node.lineno,
+                    )
                 )
 
 

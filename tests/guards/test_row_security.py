@@ -11,8 +11,14 @@ from psycopg import sql as pgsql
 
 from chimera.embedded.stack import StackUrls
 from chimera.settings import Settings
-from tests.support.campaigns import assistant_models, finished, launched, secret_plan
-from tests.support.campaigns import secret_template, worker
+from tests.support.campaigns import (
+    assistant_models,
+    finished,
+    launched,
+    secret_plan,
+    secret_template,
+    worker,
+)
 from tests.support.world import World
 
 SCHEMAS = ("ops", "identity", "templates", "providers", "campaigns", "telemetry", "audit")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 import signal
 import socket
@@ -96,3 +98,13 @@ def until(reached: Callable[[], bool], *, seconds: float = 60) -> None:
     while not reached():
         assert time.monotonic() < deadline, "it never came to that"
         time.sleep(0.02)
+
+
+async def eventually(reached: Callable[[], Any], *, seconds: float = 30) -> None:
+    """The same inside a loop; `reached` may be a coroutine function. For what no event tells."""
+    async with asyncio.timeout(seconds):
+        while True:
+            answer = reached()
+            if await answer if inspect.isawaitable(answer) else answer:
+                return
+            await asyncio.sleep(0.005)

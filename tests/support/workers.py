@@ -20,11 +20,13 @@ from urllib.request import Request, urlopen
 
 import psycopg
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from psycopg.rows import dict_row
 
 from chimera.embedded.stack import Stack, StackUrls
 from chimera.settings import Settings
 from chimera.v1.campaigns_pb2 import CampaignPlan, Run
+from chimera.v1.providers_pb2 import Provider
 from tests.support.campaigns import LIVE, assistant_models, launched, secret_plan, secret_template
 from tests.support.processes import Process, environment_of
 from tests.support.world import Organisation, Person, World
@@ -66,9 +68,12 @@ class Assistant:
     async def heal(self) -> None:
         await self._ask("DELETE", "/faults")
 
-    async def forget(self) -> None:
-        await self._ask("DELETE", "/faults")
+    async def forget_stats(self) -> None:
         await self._ask("DELETE", "/stats")
+
+    async def forget(self) -> None:
+        await self.heal()
+        await self.forget_stats()
 
     async def stats(self, run_id: str = "") -> dict[str, Any]:
         """See chimera.embedded.assistant.Stats; only `cells` is of the run alone."""
@@ -275,7 +280,13 @@ class Stage:
         """A plan on new models of the assistant, see secret_plan."""
         provider = dict(provider or {})
         url = provider.pop("url", self.stack.assistant_url)
-        models = await assistant_models(self.olivia, url, names, **provider)
+        models = await assistant_models(self.olivia, url, names)
+        if provider:
+            made = (await self.olivia.providers.ListProviders()).providers[0]
+            await self.olivia.providers.UpdateProvider(
+                provider=Provider(id=made.id, **provider),
+                update_mask=FieldMask(paths=list(provider)),
+            )
         return secret_plan(await secret_template(self.olivia), models, **plan)
 
     async def launched(self, plan: CampaignPlan, name: str = "campaign") -> Run:

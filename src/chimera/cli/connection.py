@@ -51,9 +51,16 @@ def note_file(home: Path) -> Path:
     return home / "run" / "up.json"
 
 
-def administrator_file(home: Path) -> Path:
-    """Where `up` keeps the first administrator's password and API key (mode 0600)."""
-    return home / "keys" / "administrator.json"
+def api_key_file(home: Path) -> Path:
+    """Where `up` keeps the first administrator's API key (mode 0600)."""
+    return home / "api-key"
+
+
+def stored_api_key(home: Path) -> str:
+    """The key in that file, or empty."""
+    with suppress(OSError):
+        return api_key_file(home).read_text().strip()
+    return ""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -80,7 +87,7 @@ def connected(server: str, api_key: str) -> Iterator[Client]:
 
     home = home_folder()
     server = server or str(read_json(note_file(home)).get("server") or DEFAULT_SERVER)
-    api_key = api_key or str(read_json(administrator_file(home)).get("api_key") or "")
+    api_key = api_key or stored_api_key(home)
     if not api_key:
         raise Failure("no API key: give --api-key or CHIMERA_API_KEY", WRONG_USE)
     try:

@@ -34,7 +34,7 @@ KEPT = ("report.html", "audit.jsonl", "logs")
 
 
 def demo() -> None:
-    """Run a real campaign on the embedded stack, verify it, and stop everything.
+    """Run a real campaign here, verify it, and stop everything.
 
     Starts engines, server and worker under <home>/demo (CHIMERA_HOME, default .chimera), attacks
     five guarded models with ten techniques, prints rates with their intervals, verifies the audit

@@ -11,7 +11,7 @@ from chimera.cli.connection import ApiKey, Server, connected
 from chimera.cli.failure import WRONG_USE, Failure
 
 app = typer.Typer(
-    help="Operate an installation: stuck shards, unknown attempts, the outbox, the kill switch.",
+    help="Stuck shards, unknown attempts, outbox, kill switch.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

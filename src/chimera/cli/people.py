@@ -29,9 +29,9 @@ def bootstrap(
         bool, typer.Option(help="May also operate the installation: stuck shards, kill switch.")
     ] = True,
 ) -> None:
-    """Create an organisation with an administrator, and print an API key once.
+    """Create an organisation, its administrator and an API key.
 
-    Works on CHIMERA_DATABASE_URL, else on the database of a running `chimera up`. Everything else is
+    The key is printed once. Works on CHIMERA_DATABASE_URL, else on the database of a running `chimera up`. Everything else is
     made over the API by somebody who is signed in.
     """
     use_running_databases()

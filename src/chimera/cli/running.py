@@ -6,16 +6,17 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from chimera.cli.connection import (
-    administrator_file,
+    api_key_file,
     connected,
     home_folder,
     note_file,
     read_json,
+    stored_api_key,
 )
 from chimera.cli.failure import FAILED, Failure
 
@@ -23,7 +24,7 @@ STOP_TIMEOUT_S = 90.0
 
 
 def up() -> None:
-    """Start engines, server and worker, and stay until Ctrl-C or `chimera down`.
+    """Start engines, server and worker; stays until Ctrl-C.
 
     Everything lies under CHIMERA_HOME (default: .chimera here). An engine whose URL is given
     (CHIMERA_DATABASE_URL, CHIMERA_REDIS_URL, CHIMERA_CLICKHOUSE_URL) is not started.
@@ -51,7 +52,8 @@ def up() -> None:
             typer.echo(f"engines ready; {installation.migrate()} migrations applied")
             made = first_administrator(installation)
             if made is not None:
-                write_private(administrator_file(home), json.dumps(made, indent=1))
+                write_private(api_key_file(home), made.pop("api_key") + "\n")
+                write_private(home / "keys" / "administrator.json", json.dumps(made, indent=1))
             installation.start_worker()
             installation.start_server()
             _register(installation, home)
@@ -66,7 +68,7 @@ def _register(installation: Any, home: Path) -> None:
     from chimera.cli.assistant import register_assistant
     from chimera.client import ApiError, Client
 
-    api_key = str(read_json(administrator_file(home)).get("api_key") or "")
+    api_key = stored_api_key(home)
     if not api_key:
         return
     with Client(installation.server, api_key) as client:
@@ -98,7 +100,7 @@ def _note(installation: Any) -> dict[str, Any]:
 
 def _welcome(installation: Any, home: Path) -> str:
     server = installation.server
-    key = str(read_json(administrator_file(home)).get("api_key") or "")
+    key = stored_api_key(home)
     shown = key or "$CHIMERA_API_KEY"
     lines = [
         "",
@@ -107,7 +109,7 @@ def _welcome(installation: Any, home: Path) -> str:
         f"home       {home}",
     ]
     if key:
-        lines += [f"API key    {key}", f"           kept in {administrator_file(home)}"]
+        lines += [f"API key    {key}", f"           kept in {api_key_file(home)}"]
     else:
         lines.append("API key    none is kept here; make an organisation with `chimera bootstrap`")
     me = "chimera.v1.IdentityService/GetMe"
@@ -129,7 +131,10 @@ def _welcome(installation: Any, home: Path) -> str:
 
 
 def down() -> None:
-    """Stop the `chimera up` of this home, and whatever a killed one left running."""
+    """Stop what `chimera up` started.
+
+    Also ends what a killed one left running under the same CHIMERA_HOME.
+    """
     from chimera.embedded.supervisor import end_process, sweep
 
     home = home_folder()
@@ -161,9 +166,18 @@ def _lock_owner(home: Path) -> str:
     return ""
 
 
-def status() -> None:
-    """Say what runs and where: processes, health, versions, backlog. Exit code 1 if something is
-    missing."""
+def status(
+    health: Annotated[
+        bool,
+        typer.Option("--health", help="Only ask the server on CHIMERA_LISTEN whether it serves."),
+    ] = False,
+) -> None:
+    """Say what runs and where: health, versions, backlog.
+
+    Exit code 1 if something is missing.
+    """
+    if health:
+        raise typer.Exit(0 if _serves() else FAILED)
     from rich.console import Console
     from rich.table import Table
 
@@ -182,6 +196,16 @@ def status() -> None:
     Console().print(table)
     if not held:
         raise typer.Exit(FAILED)
+
+
+def _serves() -> bool:
+    """What a container's health check asks: this host's server, over plain loopback."""
+    from chimera.client import Client
+    from chimera.settings import load_settings
+
+    port = load_settings().listen.rpartition(":")[2]
+    with Client(f"127.0.0.1:{port}") as client:
+        return client.is_serving()
 
 
 def _engines(note: dict[str, Any]) -> dict[str, tuple[str, str]]:

@@ -18,9 +18,9 @@ def follow(client: Client, run_id: str, console: Console, cursor: str = "") -> R
     """Shows progress until the run is over; the run as it ended. Ctrl-C leaves the run alone."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from chimera.v1.campaigns_pb2 import Run
+    from chimera.v1.campaigns_pb2 import GetRunRequest, GetRunResponse
 
-    run = Run()
+    run = client.call(GetRunRequest(run_id=run_id), GetRunResponse).run
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -30,7 +30,7 @@ def follow(client: Client, run_id: str, console: Console, cursor: str = "") -> R
     )
     try:
         with Progress(*columns, console=console) as progress:
-            task = progress.add_task("waiting", total=None, facts="")
+            task = progress.add_task(state_word(run), total=run.cells_total, facts="")
             for item in client.watch(run_id, cursor):
                 run, cursor = item.run, item.cursor
                 counts = run.counts
@@ -48,8 +48,6 @@ def follow(client: Client, run_id: str, console: Console, cursor: str = "") -> R
             f"  chimera campaign watch {run_id}" + (f" --cursor {cursor}" if cursor else ""),
             130,
         ) from None
-    if not run.id:
-        raise Failure(f"the server told nothing about run {run_id}")
     return run
 
 

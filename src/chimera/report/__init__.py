@@ -1,7 +1,7 @@
 """The report of a run: one HTML page that needs nothing else, made from what the API says.
 
-`facts` reads a run over the API, `page` lays it out with the drawings of `charts`, and `markup` is
-the only place where text becomes HTML.
+`facts` reads a run over the API, `page` lays it out with the table of `heat` and the drawings of
+`charts`, and `markup` is the only place where text becomes HTML.
 
 What must stay true:
 * Prompts and responses are hostile. Everything that is not a node of `markup` is escaped; the page

@@ -8,11 +8,12 @@ from importlib import resources
 
 from chimera.report import charts
 from chimera.report.facts import EXAMPLES_MAX, EXAMPLES_PER_TARGET, LATENCIES_MAX, Facts
+from chimera.report.heat import heat_map, legend
 from chimera.report.markup import Node, document, foreign, h
+from chimera.report.numbers import dollars, interval, percent, short
 from chimera.v1.campaigns_pb2 import Execution, Rate, RunState
 
 PROMPT_CHARACTERS, RESPONSE_CHARACTERS = 700, 500
-LEVELS = 10
 SECTIONS = (
     ("rates", "Success rates"),
     ("intervals", "Intervals"),
@@ -50,8 +51,8 @@ def _head(facts: Facts) -> Node:
     tiles = [
         _tile(
             "Attack success rate",
-            _percent(overall),
-            f"{_interval(overall)} (95 %)" if overall.HasField("rate") else "nothing scored",
+            percent(overall),
+            f"{interval(overall)} (95 %)" if overall.HasField("rate") else "nothing scored",
         ),
         _tile(
             "Scored answers",
@@ -66,7 +67,7 @@ def _head(facts: Facts) -> Node:
         _tile("Latency", f"{overall.latency_ms_p50:g} ms", f"p95 {overall.latency_ms_p95:g} ms"),
         _tile(
             "Cost",
-            _dollars(run.counts.cost_usd),
+            dollars(run.counts.cost_usd),
             f"{run.counts.input_tokens:,} in, {run.counts.output_tokens:,} out tokens",
         ),
     ]
@@ -123,7 +124,7 @@ def _run_facts(facts: Facts) -> Node:
         ("Launched", f"{started:%Y-%m-%d %H:%M:%S} UTC, took {length}"),
         (
             "Booked",
-            f"{_dollars(run.counts.booked_usd)}, of which {_dollars(str(booked))} for discarded attempts or "
+            f"{dollars(run.counts.booked_usd)}, of which {dollars(str(booked))} for discarded attempts or "
             "attempts of unknown outcome",
         ),
     ]
@@ -151,75 +152,20 @@ def _section(key: str, lead: str, *children: Node | str | Sequence[Node | str] |
 
 
 def _rates(facts: Facts) -> Node:
-    summary = facts.summary
-    targets = summary.by_target
-    cells = {(row.technique_no, row.target_no): row.rate for row in summary.by_technique_and_target}
-    head = h(
-        "tr",
-        h("td", class_="corner"),
-        [
-            h("th", h("span", row.provider, class_="provider"), row.model, scope="col")
-            for row in targets
-        ],
-        h("th", "all targets", scope="col", class_="total"),
-    )
-    rows = [
-        h(
-            "tr",
-            h("th", row.technique, scope="row"),
-            [_heat(cells.get((row.technique_no, target.target_no))) for target in targets],
-            _heat(row.rate, "total"),
-        )
-        for row in summary.by_technique
-    ]
-    last = h(
-        "tr",
-        h("th", "all techniques", scope="row", class_="total"),
-        [_heat(row.rate, "total") for row in targets],
-        _heat(summary.overall, "total"),
-        class_="totals",
-    )
-    table = h(
-        "table",
-        h("caption", "Share of scored answers in which the attack succeeded", class_="unshown"),
-        h("thead", head),
-        h("tbody", rows, last),
-        class_="heat",
-    )
     scroll = h(
-        "div", table, class_="scroll", tabindex=0, role="group", aria_label="Table of success rates"
+        "div",
+        heat_map(facts.summary),
+        class_="scroll",
+        tabindex=0,
+        role="group",
+        aria_label="Table of success rates",
     )
     return _section(
         "rates",
         "Share of scored answers in which the attack succeeded, by technique and target. Under each "
         "rate stand its 95 % Wilson interval and the number of scored answers. Errors are left out.",
         scroll,
-        _legend(),
-    )
-
-
-def _heat(rate: Rate | None, more: str = "") -> Node:
-    if rate is None or not rate.HasField("rate"):
-        return h(
-            "td", h("span", "–", class_="rate"), h("small", "nothing scored"), class_=f"none {more}"
-        )
-    return h(
-        "td",
-        h("span", _percent(rate), class_="rate"),
-        h("small", _interval(rate)),
-        h("small", f"n {rate.scored:,}", f", {rate.failed:,} err" if rate.failed else ""),
-        class_=f"q{round(rate.rate * LEVELS)} {more}".strip(),
-    )
-
-
-def _legend() -> Node:
-    steps = [h("span", class_=f"q{level}", aria_hidden="true") for level in range(LEVELS + 1)]
-    return h(
-        "p",
-        h("span", "0 % resisted all"),
-        h("span", steps, class_="ramp"),
-        h("span", "100 % gave in always"),
-        class_="legend",
+        legend(),
     )
 
 
@@ -245,7 +191,7 @@ def _intervals(facts: Facts) -> Node:
 def _interval_row(label: str, rate: Rate) -> charts.Interval:
     if not rate.HasField("rate"):
         return charts.Interval(label, None, 0, 0, "nothing scored")
-    note = f"{_percent(rate)}  ({rate.successes:,}/{rate.scored:,})"
+    note = f"{percent(rate)}  ({rate.successes:,}/{rate.scored:,})"
     return charts.Interval(label, rate.rate, rate.low, rate.high, note)
 
 
@@ -295,7 +241,7 @@ def _cost(facts: Facts) -> Node:
 
 
 def _cost_row(label: str, rate: Rate) -> charts.Bar:
-    note = f"{_dollars(rate.cost_usd)}  ({_short(rate.input_tokens)} in, {_short(rate.output_tokens)} out)"
+    note = f"{dollars(rate.cost_usd)}  ({short(rate.input_tokens)} in, {short(rate.output_tokens)} out)"
     return charts.Bar(label, float(rate.cost_usd or 0), note)
 
 
@@ -324,7 +270,7 @@ def _case(one: Execution) -> Node:
         h(
             "p",
             f"cell {one.cell_no}, repetition {one.iteration_number + 1}, {one.latency_ms} ms, "
-            f"{_dollars(one.cost_usd)}{', ' + score if score else ''}",
+            f"{dollars(one.cost_usd)}{', ' + score if score else ''}",
             class_="meta",
         ),
         _excerpt("Prompt", one.original_prompt, PROMPT_CHARACTERS),
@@ -408,27 +354,3 @@ def _proof(facts: Facts) -> Node:
             " among the entries.",
         ),
     )
-
-
-# --- numbers --------------------------------------------------------------------------------------
-
-
-def _percent(rate: Rate) -> str:
-    return f"{rate.rate * 100:.1f}\u00a0%" if rate.HasField("rate") else "–"
-
-
-def _interval(rate: Rate) -> str:
-    return f"{rate.low * 100:.1f}–{rate.high * 100:.1f}\u00a0%"
-
-
-def _dollars(usd: str) -> str:
-    amount = Decimal(usd or 0)
-    digits = 2 if amount >= 100 else 4 if amount >= Decimal("0.01") else 6
-    return f"${amount:,.{digits}f}" if amount else "$0"
-
-
-def _short(count: int) -> str:
-    for size, unit in ((1_000_000, "M"), (1_000, "k")):
-        if count >= size:
-            return f"{count / size:.1f}{unit}"
-    return str(count)

@@ -90,7 +90,7 @@ class Probe:
         self.effects: Counter[str] = Counter()
         self.entered = asyncio.Semaphore(0)
         self.go_on = asyncio.Event()
-        self.closed = 0
+        self.calls = self.closed = 0
         self.before_commit: Callable[[Tx], Awaitable[None]] = self.nothing
 
     @staticmethod
@@ -98,6 +98,7 @@ class Probe:
         """The usual thing to happen before COMMIT."""
 
     async def Say(self, request: Any, call: Call) -> Any:
+        self.calls += 1
         self.entered.release()
         match request.text.split():
             case ["sleep", seconds]:

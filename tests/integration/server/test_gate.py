@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from chimera.db import Tx
 from chimera.ids import new_id
 from tests.integration.server.conftest import Probed, Serve
 from tests.integration.server.probe import Ask, rpc, said
+from tests.support.processes import eventually
 from tests.support.world import Refused
 
 
@@ -27,15 +29,15 @@ async def asks(*texts: str) -> Any:
         yield Ask(text=text)
 
 
-async def sleeping_backends(probed: Probed) -> int:
+async def nothing_sleeps(probed: Probed) -> bool:
+    """No backend works on for a caller who has gone."""
     url = probed.world.settings.database_url.get_secret_value()
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         cursor = await connection.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
             " AND state <> 'idle' AND query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()"
         )
-        [count] = await cursor.fetchone() or [0]
-        return int(count)
+        return await cursor.fetchone() == (0,)
 
 
 # --- the four kinds -------------------------------------------------------------------------------
@@ -67,11 +69,11 @@ async def test_each_message_of_a_stream_is_validated(probed: Probed) -> None:
     with pytest.raises(Refused) as caught:
         await said(probed.olivia, "Tell", asks("one", "two", ""))
     assert (caught.value.code, caught.value.reason) == ("INVALID_ARGUMENT", "FIELD_INVALID")
-    heard = []
+    chat = rpc(probed.olivia, "Chat")(asks("one", ""))
+    assert (await chat.read()).text == "ONE"
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        async for item in rpc(probed.olivia, "Chat")(asks("one", "")):
-            heard.append(item.text)
-    assert heard == ["ONE"] and error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        await chat.read()
+    assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 # --- what a caller is told ------------------------------------------------------------------------
@@ -89,7 +91,9 @@ async def test_violations_name_every_field(probed: Probed) -> None:
 async def test_a_fault_carries_its_details(probed: Probed) -> None:
     """One ErrorInfo of our domain, the precondition, and when to try again."""
     with pytest.raises(Refused) as caught:
-        await said(probed.olivia, "Say", "refuse", metadata=(("x-correlation-id", "night-shift-7"),))
+        await said(
+            probed.olivia, "Say", "refuse", metadata=(("x-correlation-id", "night-shift-7"),)
+        )
     info = detail(caught.value, error_details_pb2.ErrorInfo)
     assert (info.domain, info.reason) == ("chimera", "CAMPAIGN_NOT_DRAFT")
     assert info.metadata["correlation_id"] == "night-shift-7"
@@ -158,9 +162,7 @@ async def test_the_callers_deadline_reaches_the_database(probed: Probed) -> None
     with pytest.raises(Refused) as caught:
         await said(probed.olivia, "Say", "sleep 60", timeout_s=0.3)
     assert caught.value.code == "DEADLINE_EXCEEDED"
-    async with asyncio.timeout(10):
-        while await sleeping_backends(probed):
-            await asyncio.sleep(0.02)
+    await eventually(lambda: nothing_sleeps(probed))
 
 
 async def test_the_methods_own_deadline_holds_without_the_callers(probed: Probed) -> None:
@@ -168,34 +170,34 @@ async def test_the_methods_own_deadline_holds_without_the_callers(probed: Probed
     with pytest.raises(Refused) as caught:
         await said(probed.olivia, "Hurry", "sleep 60", timeout_s=None)
     assert (caught.value.code, caught.value.reason) == ("DEADLINE_EXCEEDED", "DEADLINE_TOO_SHORT")
-    assert await sleeping_backends(probed) == 0
+    await eventually(lambda: nothing_sleeps(probed))
 
 
 async def test_a_storm_of_cancelled_calls_leaks_nothing(probed: Probed) -> None:
-    """500 callers give up at any moment: the pool is whole, and nothing runs on behind them."""
-    probe = probed.probe
-    calls = []
-    for number in range(500):
+    """500 callers give up at any moment, waiting for a connection, getting one, or in a statement:
+    the pool is whole, and nothing runs on behind them."""
+    moments = random.Random(7)
+
+    async def gives_up() -> None:
         call = rpc(probed.olivia, "Say")("sleep 30")
-        calls.append(call)
-        if number % 3 == 0:
-            await asyncio.sleep(0)
-        if number % 5 == 0:
-            call.cancel()
-    await probe.entered.acquire()
-    for call in calls:
+        await asyncio.sleep(moments.uniform(0.1, 1.2))
         call.cancel()
-    await asyncio.gather(*calls, return_exceptions=True)
-    pool = probe.core.db.pool
-    async with asyncio.timeout(30):
-        while (
-            probed.server.gate.open_calls
-            or pool.get_stats()["requests_waiting"]
-            or pool.get_stats()["pool_available"] < pool.get_stats()["pool_size"]
-            or await sleeping_backends(probed)
-        ):
-            await asyncio.sleep(0.02)
-    assert probe.core.db.in_use == 0
+
+    await asyncio.gather(*(gives_up() for _ in range(500)))
+    assert probed.probe.calls > 100, "nearly all were cancelled before they had begun"
+    pool = probed.probe.core.db.pool
+
+    async def calm() -> bool:
+        stats = pool.get_stats()
+        return (
+            not probed.server.gate.open_calls
+            and not stats["requests_waiting"]
+            and stats["pool_available"] == stats["pool_size"]
+            and await nothing_sleeps(probed)
+        )
+
+    await eventually(calm)
+    assert probed.probe.core.db.in_use == 0
     together = [said(probed.olivia, "Say", "sleep 0.05") for _ in range(20)]
     assert set(await asyncio.gather(*together)) == {"user said sleep 0.05"}
 
@@ -220,9 +222,7 @@ async def test_watches_are_counted_apart_from_calls(serve: Serve) -> None:
         assert (await rpc(other, "Count")("1").read()).text == "0"
 
         watches[0].cancel()
-        async with asyncio.timeout(10):
-            while not probe.closed:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: probe.closed)
         assert (await rpc(olivia, "Count")("1").read()).text == "0"
 
 
@@ -308,8 +308,7 @@ async def test_a_caller_who_leaves_during_commit_changes_nothing(serve: Serve) -
 
             async def slow_commit() -> None:
                 call.cancel()
-                while not me.cancelling():
-                    await asyncio.sleep(0.001)
+                await eventually(me.cancelling)
                 await commit()
 
             tx.connection.commit = slow_commit  # type: ignore[method-assign]  # of this connection
@@ -322,9 +321,7 @@ async def test_a_caller_who_leaves_during_commit_changes_nothing(serve: Serve) -
         probed.probe.before_commit = leaves
         with pytest.raises(asyncio.CancelledError):
             await call
-        async with asyncio.timeout(10):
-            while not probed.probe.effects:
-                await asyncio.sleep(0.001)
+        await eventually(lambda: probed.probe.effects)
         probed.probe.before_commit = probed.probe.nothing
 
         assert await said(probed.olivia, "Write", request) == "impatient 1"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import grpc
 import psutil
 import pytest
@@ -148,6 +148,12 @@ async def test_a_port_in_use_is_an_error_at_start(settings: Settings) -> None:
         await server.stack.aclose()
 
 
+async def page_of(url: str) -> str:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        assert response.status == 200
+        return await response.text()
+
+
 async def test_two_processes_share_a_port_and_go_together(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -172,9 +178,7 @@ async def test_two_processes_share_a_port_and_go_together(
 
         counted = 0.0
         for number in range(2):
-            url = f"http://127.0.0.1:{metrics + number}/metrics"
-            with urllib.request.urlopen(url) as response:
-                text = response.read().decode()
+            text = await page_of(f"http://127.0.0.1:{metrics + number}/metrics")
             assert "chimera_watches_open 0.0" in text
             found = re.findall(r"chimera_rpc_seconds_count\{.*GetMe.*\} (\S+)", text)
             counted += sum(map(float, found))

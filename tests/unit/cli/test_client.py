@@ -110,9 +110,11 @@ def test_a_refusal_carries_reason_fields_and_facts() -> None:
         )
         raise AssertionError
 
-    with serving(GetRun=(GetRunRequest, get, False)) as client:
-        with pytest.raises(InvalidRequest) as refused:
-            client.call(GetRunRequest(run_id="x"), GetRunResponse)
+    with (
+        serving(GetRun=(GetRunRequest, get, False)) as client,
+        pytest.raises(InvalidRequest) as refused,
+    ):
+        client.call(GetRunRequest(run_id="x"), GetRunResponse)
 
     error = refused.value
     assert (error.code, error.reason, error.facts) == (

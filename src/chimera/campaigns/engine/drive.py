@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -55,7 +56,8 @@ class Drive:
         self.run_id, self.org_id = first.run_id, first.org_id
         self.owner, self.first = owner, first
         self.leases: dict[int, Lease] = {}
-        self.lanes: list[Lane] = []
+        self.lanes: list[Lane] = []  # by target_no
+        self.turns: deque[Lane] = deque()  # the same, whose turn it is first
         self.delayed: list[tuple[float, int]] = []  # (monotonic due, cell) of retries
         self.suspects: list[int] = []  # cells that go out alone, last
         self.outcomes: list[Outcome] = []
@@ -89,6 +91,7 @@ class Drive:
         opened: Opened = await open_run(self.core, self.session, self.first)
         self.opened, self.plan = opened, opened.plan
         self.lanes, self.priority = opened.lanes, opened.priority
+        self.turns.extend(opened.lanes)
         self.context = TickContext(
             run_id=self.run_id,
             org_id=self.org_id,
@@ -124,6 +127,10 @@ class Drive:
         self._fill_places()
         if self.tasks or self.outcomes:
             return True
+        if not self.leases:
+            # With what it knows of its targets: a new drive would have to find out again which of
+            # them are dead.
+            await self._claim_more()
         if self.stopping or not self.sending or not self.leases or not self.concurrency:
             await self._leave()
             return False
@@ -138,10 +145,8 @@ class Drive:
         if self.delayed:
             until = min(until, self.delayed[0][0])
         for lane in self.lanes:
-            if lane.committed or lane.ready:
-                blocked = max(lane.open_until, lane.pace.ready_at)
-                if blocked > now:
-                    until = min(until, blocked)
+            if (lane.committed or lane.ready) and lane.blocked_until > now:
+                until = min(until, lane.blocked_until)
         if until > now and not self.wake.is_set():
             try:
                 async with asyncio.timeout(until - now):
@@ -172,7 +177,9 @@ class Drive:
         return committed <= self.concurrency // 2
 
     def _can_commit(self) -> bool:
-        return self._may_send() and next(self._candidates(), None) is not None
+        if not self._may_send() or self.alone is not None:
+            return False
+        return next(self._rooms(), None) is not None or bool(self.suspects and self._idle())
 
     # --- leases ---------------------------------------------------------------------------------
 
@@ -312,23 +319,21 @@ class Drive:
 
     # --- choosing what goes out -----------------------------------------------------------------
 
-    def _candidates(self) -> Iterator[Lane]:
-        """Lanes that have cells and room to commit some."""
-        if self.alone is not None:
-            return
-        for lane in self.lanes:
-            if lane.ready and self._room(lane) > 0:
-                yield lane
-        if self.suspects and self._idle():
-            yield self.lanes[self.plan.cell(self.suspects[0]).target_no]
-
-    def _room(self, lane: Lane) -> int:
-        """How many more attempts of a lane may be committed: what may fly, and as many again."""
-        if lane.given_up or time.monotonic() < lane.open_until:
-            return 0
-        ahead = 1 if lane.is_open else 2 * int(lane.window)
-        outstanding = sum(other.in_flight + len(other.committed) for other in self.lanes)
-        return min(ahead - lane.in_flight - len(lane.committed), 2 * self.concurrency - outstanding)
+    def _rooms(self) -> Iterator[tuple[Lane, int]]:
+        """Lanes that have cells, and how many more attempts of each may be committed: evenly over
+        them, altogether what may fly and as many again. A lane that has to wait takes no room from
+        the others."""
+        now = time.monotonic()
+        flowing = [lane for lane in self.turns if not lane.given_up and lane.blocked_until <= now]
+        total = 2 * self.concurrency - sum(lane.outstanding for lane in flowing)
+        busy = sum(1 for lane in flowing if lane.ready or lane.outstanding)
+        share = -(-2 * self.concurrency // max(1, busy))
+        for lane in flowing:
+            ahead = 1 if lane.is_open else min(2 * int(lane.window), share)
+            room = min(ahead - lane.outstanding, total)
+            if lane.ready and room > 0:
+                total -= room
+                yield lane, room
 
     def _idle(self) -> bool:
         return not (
@@ -350,19 +355,14 @@ class Drive:
             return [send]
         if self.alone is not None:
             return []
-        rooms = [(lane, self._room(lane)) for lane in self.lanes]
-        total = 2 * self.concurrency - sum(
-            lane.in_flight + len(lane.committed) for lane in self.lanes
-        )
-        for lane, room in rooms:
-            share = min(room, total, PREPARED_MAX - len(sends))
-            for _ in range(share):
+        for lane, room in self._rooms():
+            for _ in range(min(room, PREPARED_MAX - len(sends))):
                 if not lane.ready:
                     break
                 send = self._prepare(lane.ready.popleft())
                 if send is not None:
                     sends.append(send)
-                    total -= 1
+        self.turns.rotate(-1)
         return sends
 
     def _prepare(self, cell_no: int, *, alone: bool = False) -> Send | None:
@@ -404,24 +404,34 @@ class Drive:
             self.ticked_at = 0.0
             self.wake.set()
             return
-        for lane in self.lanes:
-            free = min(lane.places(), self.concurrency - len(self.tasks))
-            while free > 0 and lane.committed and lane.pace.take():
-                self._start(lane, lane.committed.popleft())
-                free -= 1
-            if free > 0 and lane.committed and lane.pace.wants_refill():
-                request = lane.committed[0].prepared.request
-                # About three characters a token: a limit is the provider's to enforce, this only
-                # paces.
-                size = sum(len(message.content) // 3 + 4 for message in request.messages)
-                task = asyncio.create_task(
-                    self._refill(lane, free, size + (request.max_tokens or 0))
-                )
-                self.refills.add(task)
-                task.add_done_callback(self.refills.discard)
+        free = self.concurrency - len(self.tasks)
+        while free > 0 and (lane := self._next_lane()) is not None:
+            self._start(lane, lane.committed.popleft())
+            free -= 1
+        if free > 0:
+            for lane in self.lanes:
+                if lane.committed and lane.places() > 0 and lane.pace.wants_refill():
+                    self._ask_for_permits(lane, free)
 
-    async def _refill(self, lane: Lane, free: int, tokens: int) -> None:
-        await lane.pace.refill(free, tokens)
+    def _next_lane(self) -> Lane | None:
+        """The next lane in turn that may start a call now; its permit is taken."""
+        for _ in range(len(self.turns)):
+            lane = self.turns[0]
+            self.turns.rotate(-1)
+            if lane.committed and lane.places() > 0 and lane.pace.take():
+                return lane
+        return None
+
+    def _ask_for_permits(self, lane: Lane, wanted: int) -> None:
+        request = lane.committed[0].prepared.request
+        # About three characters a token: a limit is the provider's to enforce, this only paces.
+        size = sum(len(message.content) // 3 + 4 for message in request.messages)
+        task = asyncio.create_task(self._refill(lane, wanted, size + (request.max_tokens or 0)))
+        self.refills.add(task)
+        task.add_done_callback(self.refills.discard)
+
+    async def _refill(self, lane: Lane, wanted: int, tokens: int) -> None:
+        await lane.pace.refill(wanted, tokens)
         self.wake.set()
 
     def _start(self, lane: Lane, send: Send) -> None:

@@ -64,6 +64,15 @@ class Lane:
         """Whether the circuit lets nothing but a probe through."""
         return self.openings > 0
 
+    @property
+    def blocked_until(self) -> float:
+        """Monotonic: nothing goes out before, by its circuit or its pace."""
+        return max(self.open_until, self.pace.ready_at)
+
+    @property
+    def outstanding(self) -> int:
+        return self.in_flight + len(self.committed)
+
     def places(self) -> int:
         """How many more calls may go out now."""
         if self.given_up or time.monotonic() < self.open_until:
