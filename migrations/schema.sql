@@ -89,7 +89,7 @@ $$;
 
 ALTER FUNCTION identity.find_session(session_id uuid) OWNER TO chimera_lookup;
 
-CREATE FUNCTION ops.make_partitions() RETURNS integer
+CREATE FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) RETURNS record
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -99,8 +99,9 @@ DECLARE
     start timestamptz;
     stop timestamptz;
     child text;
-    made int := 0;
 BEGIN
+    made := 0;
+    refused := '{}';
     PERFORM pg_advisory_xact_lock(hashtext('ops.make_partitions'));
     FOR parent IN SELECT * FROM ops.partitioned ORDER BY table_name LOOP
         unit := CASE WHEN parent.step >= interval '1 month' THEN 'month' ELSE 'day' END;
@@ -111,8 +112,13 @@ BEGIN
             child := parent.table_name || to_char(start AT TIME ZONE 'UTC',
                 CASE unit WHEN 'month' THEN '_YYYYMM' ELSE '_YYYYMMDD' END);
             CONTINUE WHEN to_regclass(child) IS NOT NULL;
-            EXECUTE format('CREATE TABLE %s PARTITION OF %s FOR VALUES FROM (%L) TO (%L)',
-                           child, parent.table_name, ops.uuid_floor(start), ops.uuid_floor(stop));
+            BEGIN
+                EXECUTE format('CREATE TABLE %s PARTITION OF %s FOR VALUES FROM (%L) TO (%L)',
+                               child, parent.table_name, ops.uuid_floor(start), ops.uuid_floor(stop));
+            EXCEPTION WHEN check_violation THEN
+                refused := refused || child;
+                CONTINUE;
+            END;
             EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', child);
             EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', child);
             IF parent.table_name = 'audit.events' THEN
@@ -123,10 +129,9 @@ BEGIN
             made := made + 1;
         END LOOP;
     END LOOP;
-    RETURN made;
 END $$;
 
-ALTER FUNCTION ops.make_partitions() OWNER TO chimera_owner;
+ALTER FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) OWNER TO chimera_owner;
 
 CREATE FUNCTION ops.touch() RETURNS trigger
     LANGUAGE plpgsql
@@ -1633,8 +1638,8 @@ GRANT ALL ON FUNCTION identity.find_refresh_token(token_hash bytea) TO chimera_a
 REVOKE ALL ON FUNCTION identity.find_session(session_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_session(session_id uuid) TO chimera_app;
 
-REVOKE ALL ON FUNCTION ops.make_partitions() FROM PUBLIC;
-GRANT ALL ON FUNCTION ops.make_partitions() TO chimera_worker;
+REVOKE ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) TO chimera_worker;
 
 REVOKE ALL ON FUNCTION telemetry.drop_partitions() FROM PUBLIC;
 GRANT ALL ON FUNCTION telemetry.drop_partitions() TO chimera_worker;

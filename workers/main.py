@@ -30,6 +30,7 @@ from chimera.telemetry.drain import drain
 from workers.loops import hold, pause
 from workers.schedule import cron_jobs
 from workers.tasks.campaigns import drive_runs, settle_run, sweep_runs, take_turns
+from workers.tasks.upkeep import keep_partitions
 
 log = structlog.get_logger("chimera.worker")
 
@@ -85,6 +86,7 @@ class WorkerProcess:
                 self._serve_queue(ctx, CAMPAIGN_QUEUE, [_function(drive_runs)]),
                 self._serve_queue(ctx, UPKEEP_QUEUE, [_function(settle_run)]),
             ]
+            await keep_partitions(ctx)  # now, and not when Redis lets the cron run
             settle_memory()
             log.info("worker.started", name=self.name)
             await asyncio.gather(*jobs)

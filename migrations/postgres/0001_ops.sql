@@ -136,8 +136,10 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 
--- Makes the partitions of the current step and the two after it; returns how many were made.
-CREATE FUNCTION ops.make_partitions() RETURNS int
+-- Makes the partitions of the current step and the two after it. Rows that already lie in a default
+-- partition keep the partition of their time from being made: those are named in `refused`, and the
+-- other tables get theirs all the same.
+CREATE FUNCTION ops.make_partitions(OUT made int, OUT refused text[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     parent record;
@@ -145,8 +147,9 @@ DECLARE
     start timestamptz;
     stop timestamptz;
     child text;
-    made int := 0;
 BEGIN
+    made := 0;
+    refused := '{}';
     PERFORM pg_advisory_xact_lock(hashtext('ops.make_partitions'));
     FOR parent IN SELECT * FROM ops.partitioned ORDER BY table_name LOOP
         unit := CASE WHEN parent.step >= interval '1 month' THEN 'month' ELSE 'day' END;
@@ -157,8 +160,13 @@ BEGIN
             child := parent.table_name || to_char(start AT TIME ZONE 'UTC',
                 CASE unit WHEN 'month' THEN '_YYYYMM' ELSE '_YYYYMMDD' END);
             CONTINUE WHEN to_regclass(child) IS NOT NULL;
-            EXECUTE format('CREATE TABLE %s PARTITION OF %s FOR VALUES FROM (%L) TO (%L)',
-                           child, parent.table_name, ops.uuid_floor(start), ops.uuid_floor(stop));
+            BEGIN
+                EXECUTE format('CREATE TABLE %s PARTITION OF %s FOR VALUES FROM (%L) TO (%L)',
+                               child, parent.table_name, ops.uuid_floor(start), ops.uuid_floor(stop));
+            EXCEPTION WHEN check_violation THEN
+                refused := refused || child;
+                CONTINUE;
+            END;
             EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', child);
             EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', child);
             IF parent.table_name = 'audit.events' THEN
@@ -169,7 +177,6 @@ BEGIN
             made := made + 1;
         END LOOP;
     END LOOP;
-    RETURN made;
 END $$;
 REVOKE ALL ON FUNCTION ops.make_partitions() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ops.make_partitions() TO chimera_worker;

@@ -23,4 +23,7 @@ TELEMETRY_EVENTS = Counter(
     "chimera_telemetry_events_total", "Events by what became of them", ["fate"]
 )
 AUDIT_SEALED = Counter("chimera_audit_sealed_total", "Audit events sealed")
+PARTITIONS_REFUSED = Gauge(
+    "chimera_partitions_refused", "Partitions that rows in a default partition keep from being made"
+)
 PENDING_AGE = Gauge("chimera_pending_age_seconds", "Age of the oldest waiting row", ["queue"])

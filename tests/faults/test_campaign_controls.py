@@ -30,9 +30,7 @@ async def test_pause_and_resume_across_a_restart(stage: Stage) -> None:
     worker = stage.worker()
     run = await stage.launched(plan)
     await stage.results(run.id, 10)
-    answer = await stage.olivia.campaigns.PauseCampaign(
-        campaign_id=run.campaign_id, reason="lunch"
-    )
+    answer = await stage.olivia.campaigns.PauseCampaign(campaign_id=run.campaign_id, reason="lunch")
     assert answer.campaign.state == CampaignState.CAMPAIGN_STATE_PAUSED
     await at_rest(stage)
     assert await worker.terminate() == 0

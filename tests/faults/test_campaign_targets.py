@@ -15,7 +15,11 @@ from tests.support.workers import Stage
 
 FAULTS: dict[str, tuple[dict[str, Any], str, bool]] = {
     # name: (fault, error kind of its attempts, whether they may have cost something)
-    "rate limits": ({"kind": "rate_limited", "next": 6, "retry_after_s": 0.2}, "rate_limited", False),
+    "rate limits": (
+        {"kind": "rate_limited", "next": 6, "retry_after_s": 0.2},
+        "rate_limited",
+        False,
+    ),
     "errors of the server": ({"kind": "status", "status": 500, "next": 6}, "server_error", True),
     "overload": ({"kind": "status", "status": 503, "next": 6}, "overloaded", False),
     "hangs": ({"kind": "hang", "next": 4}, "timeout", True),
@@ -123,7 +127,10 @@ async def test_half_of_all_calls_fail(stage: Stage) -> None:
 async def test_nobody_listens(stage: Stage) -> None:
     """A target on a closed port is given up after bounded attempts; the run fails and says why."""
     plan = await stage.plan(
-        rows=150, repetitions=4, concurrency=8, attempts_max=2,
+        rows=150,
+        repetitions=4,
+        concurrency=8,
+        attempts_max=2,
         provider={"url": f"http://127.0.0.1:{free_port()}"},
     )
     stage.worker()

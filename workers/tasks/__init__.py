@@ -38,9 +38,12 @@ def task(body: Body) -> Task:
         except Exception as error:
             metrics.TASKS.labels(name, "failed").inc()
             known = isinstance(error, Fault)
-            log.error(
-                "task.failed", task=name, outbox_id=outbox_id, exc_info=None if known else error
-            )
+            if isinstance(error, Unavailable):
+                log.info("task.waits", task=name, outbox_id=outbox_id, reason=error.reason)
+            else:
+                log.error(
+                    "task.failed", task=name, outbox_id=outbox_id, exc_info=None if known else error
+                )
             delay_s = 5.0 if isinstance(error, Unavailable) else 20.0
             reason = error.reason if isinstance(error, Fault) else type(error).__name__
             await outbox.postpone(db, outbox_id, delay_s=delay_s, error=reason)

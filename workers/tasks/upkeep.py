@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
+
+from chimera import metrics
 from chimera.call import Call
 from chimera.core import Core
 from chimera.db import Nothing, sql
 from chimera.identity.usage import flush_key_usage
 from chimera.telemetry.drain import upkeep as drop_telemetry_partitions
 
-MAKE_PARTITIONS = sql(int, "SELECT ops.make_partitions()")
+log = structlog.get_logger("chimera.upkeep")
+
+MAKE_PARTITIONS = sql(dict, "SELECT made, refused FROM ops.make_partitions()")
 
 PURGE_ANSWERS = sql(
     Nothing, "DELETE FROM ops.idempotency WHERE created_at < now() - interval '24 hours'"
@@ -33,10 +38,18 @@ async def flush_usage(ctx: dict[str, Any]) -> None:
 
 
 async def keep_partitions(ctx: dict[str, Any]) -> None:
-    """Makes partitions ahead of time and drops those whose time is over."""
+    """Makes partitions ahead of time and drops those whose time is over.
+
+    Nothing is lost when one cannot be made: its rows are in the default partition. But they must be
+    moved by hand before it can be, so that is an alarm.
+    """
     core: Core = ctx["core"]
     async with core.db.begin(Call.by_worker("keep_partitions")) as tx:
-        await tx.one(MAKE_PARTITIONS)
+        done = await tx.one(MAKE_PARTITIONS)
+    refused = done["refused"] if done else []
+    metrics.PARTITIONS_REFUSED.set(len(refused))
+    if refused:
+        log.error("upkeep.partitions_refused", partitions=refused)
     await drop_telemetry_partitions(core)
 
 

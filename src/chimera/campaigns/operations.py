@@ -10,16 +10,17 @@ from psycopg.errors import UniqueViolation
 from chimera.audit import recording
 from chimera.campaigns.checking import check_plan
 from chimera.db import Tx, sql, violated
-from chimera.faults import AlreadyExists, Conflict, Invalid, NotFound, NotReady
+from chimera.faults import AlreadyExists, Denied, NotFound, NotReady
 from chimera.ids import new_id
 from chimera.rows import enum_text
+from chimera.updates import check_etag, checked_paths, must_be_given
 from chimera.v1.campaigns_pb2 import (
     Campaign,
     CreateCampaignRequest,
     UpdateCampaignRequest,
 )
 
-UPDATABLE = frozenset({"name", "description", "objective", "visibility", "plan"})
+UPDATABLE = ("name", "description", "objective", "visibility", "plan")
 
 CREATE_CAMPAIGN = sql(
     Campaign,
@@ -60,7 +61,7 @@ LIST_CAMPAIGNS = sql(
 LOCK_CAMPAIGN = sql(
     Campaign,
     """
-    SELECT id, name, description, objective, state, visibility, plan, run_id, deleted_at,
+    SELECT id, name, description, objective, state, visibility, plan, run_id, created_by, deleted_at,
            xmin::text AS etag
       FROM campaigns.campaigns WHERE id = %(campaign_id)s FOR NO KEY UPDATE
     """,
@@ -159,31 +160,23 @@ async def lock_campaign(tx: Tx, campaign_id: str, *, etag: str = "") -> Campaign
     campaign = await tx.one(LOCK_CAMPAIGN, campaign_id=campaign_id)
     if campaign is None or campaign.HasField("deleted_at"):
         raise not_found()
-    check_etag(campaign.etag, etag)
+    check_etag(etag, campaign.etag)
     return campaign
-
-
-def check_etag(current: str, given: str) -> None:
-    if given and given != current:
-        raise Conflict("ETAG_MISMATCH", "It was changed since you read it; read it again.")
 
 
 async def update_campaign(tx: Tx, request: UpdateCampaignRequest) -> Campaign:
     """Name, description, objective and visibility at any time; the plan only of a draft."""
     given = request.campaign
-    paths = list(request.update_mask.paths)
-    unknown = sorted(set(paths) - UPDATABLE)
-    if unknown or not paths:
-        raise Invalid(
-            "UPDATE_MASK_INVALID",
-            f"update_mask takes {', '.join(sorted(UPDATABLE))}"
-            + (f"; not {', '.join(unknown)}." if unknown else "."),
-        )
-    if "name" in paths and not given.name:
-        raise Invalid("FIELD_INVALID", "campaign.name must not be empty.")
-    if "visibility" in paths and not given.visibility:
-        raise Invalid("FIELD_INVALID", "campaign.visibility must be given.")
+    paths = checked_paths(request.update_mask.paths, UPDATABLE)
+    for field in ("name", "visibility"):
+        if field in paths and not getattr(given, field):
+            raise must_be_given(f"campaign.{field}")
     before = await lock_campaign(tx, given.id, etag=request.etag)
+    private = enum_text(given, "visibility", given.visibility) == "private"
+    if "visibility" in paths and private and before.created_by != tx.call.caller.user_id:
+        raise Denied(
+            "PERMISSION_MISSING", "Only who made a campaign can make it private to themselves."
+        )
     if "plan" in paths:
         if enum_text(before, "state", before.state) != "draft":
             raise NotReady("CAMPAIGN_NOT_DRAFT", "The plan of a launched campaign is frozen.")
@@ -222,13 +215,24 @@ async def delete_campaign(tx: Tx, campaign_id: str, etag: str) -> Campaign:
 
 async def undelete_campaign(tx: Tx, campaign_id: str) -> Campaign:
     """Brings a campaign back; undeleting one that is not deleted changes nothing."""
+    before = await tx.one(LOCK_CAMPAIGN, campaign_id=campaign_id)
+    if before is None:
+        raise not_found()
+    recording.record(
+        tx,
+        "campaign.undelete",
+        "campaign",
+        campaign_id,
+        old={"deleted": before.HasField("deleted_at")},
+        new={"deleted": False},
+    )
+    if not before.HasField("deleted_at"):
+        return await get_campaign(tx, campaign_id)
     try:
         campaign = await tx.one(UNDELETE_CAMPAIGN, campaign_id=campaign_id)
     except UniqueViolation as error:
         raise name_taken(error) from None
-    if campaign is None:
-        raise not_found()
-    recording.record(tx, "campaign.undelete", "campaign", campaign_id, new={"deleted": False})
+    assert campaign is not None
     return campaign
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from chimera.call import Call
 from chimera.campaigns.plan import RunPlan
@@ -25,7 +26,10 @@ from chimera.v1.campaigns_pb2 import (
 from chimera.v1.templates_pb2 import PromptMessage
 
 POLL_S = 0.25
-FLUSHES_A_PAGE = 20
+FLUSHES_A_LOOK = 21  # the first is often one that was told already
+# Of prompts and answers in one message. gRPC clients take 4 MB unless told otherwise, and a single
+# result may have a few hundred thousand characters.
+PAGE_BYTES = 1_500_000
 
 LIST_EXECUTIONS = sql(
     Execution,
@@ -39,14 +43,26 @@ LIST_EXECUTIONS = sql(
            e.attempts, e.latency_ms, e.input_tokens, e.output_tokens, e.cost AS cost_usd,
            e.started_at, e.recorded_at
       FROM campaigns.executions e JOIN campaigns.run_plans p ON p.run_id = e.run_id
-     WHERE e.run_id = %(run_id)s
-       AND (%(after)s::bigint IS NULL OR e.cell_no > %(after)s)
-       AND (%(cells)s::bigint[] IS NULL OR e.cell_no = ANY(%(cells)s))
-       AND (%(state)s::text IS NULL OR e.state = %(state)s)
-       AND (%(is_successful)s::boolean IS NULL OR e.is_successful = %(is_successful)s)
-       AND (%(technique_no)s::int IS NULL OR e.technique_no = %(technique_no)s)
-       AND (%(target_no)s::int IS NULL OR e.target_no = %(target_no)s)
-     ORDER BY e.cell_no LIMIT %(limit)s
+     WHERE e.run_id = %(run_id)s AND e.cell_no = ANY(%(cells)s::bigint[])
+     ORDER BY e.cell_no
+    """,
+)
+
+# Lengths of stored texts are known without reading them.
+FIND_SIZES = sql(
+    dict,
+    """
+    SELECT cell_no, octet_length(original_prompt) + octet_length(transformed_prompt)
+                    + octet_length(response) AS bytes
+      FROM campaigns.executions
+     WHERE run_id = %(run_id)s
+       AND (%(cells)s::bigint[] IS NULL OR cell_no = ANY(%(cells)s))
+       AND (%(after)s::bigint IS NULL OR cell_no > %(after)s)
+       AND (%(state)s::text IS NULL OR state = %(state)s)
+       AND (%(is_successful)s::boolean IS NULL OR is_successful = %(is_successful)s)
+       AND (%(technique_no)s::int IS NULL OR technique_no = %(technique_no)s)
+       AND (%(target_no)s::int IS NULL OR target_no = %(target_no)s)
+     ORDER BY cell_no LIMIT %(limit)s
     """,
     prepare=False,
 )
@@ -63,55 +79,76 @@ LIST_ATTEMPTS = sql(
 
 GET_PLAN = sql(bytes, "SELECT plan FROM campaigns.run_plans WHERE run_id = %(run_id)s")
 
-# Rows commit out of order: only what is older than every open transaction is final. Integers
-# compare with the epoch first, which a restore bumps.
-NEW_FLUSHES = sql(
+# Rows commit out of order: of a run that is live, only what is older than every open transaction is
+# final. A run that is over has no more to come, except what a cancelled one had in flight. The flush
+# of the cursor itself is read again, for a long one is told in parts. Integers compare with the
+# epoch first, which a restore bumps.
+LIST_FLUSHES = sql(
     dict,
     """
     SELECT xid::text AS xid, id, cells FROM campaigns.flushes
-     WHERE run_id = %(run_id)s AND (xid, id) > (%(xid)s::text::xid8, %(id)s::uuid)
-       AND xid < pg_snapshot_xmin(pg_current_snapshot())
+     WHERE run_id = %(run_id)s AND (xid, id) >= (%(xid)s::text::xid8, %(id)s::uuid)
+       AND (%(is_final)s OR xid < pg_snapshot_xmin(pg_current_snapshot()))
      ORDER BY xid, id LIMIT %(limit)s
     """,
 )
 
-BEGINNING = ["0", "00000000-0000-0000-0000-000000000000"]
+# Of a cancelled run: calls still in flight, or results that are not final yet.
+MORE_TO_COME = sql(
+    bool,
+    """
+    SELECT EXISTS (SELECT FROM campaigns.shards WHERE run_id = %(run_id)s AND state = 'open'
+                      AND lease_until > clock_timestamp())
+        OR EXISTS (SELECT FROM campaigns.flushes
+                    WHERE run_id = %(run_id)s AND (xid, id) > (%(xid)s::text::xid8, %(id)s::uuid))
+    """,
+)
+
+OVER_FOR_GOOD = ("completed", "failed")
 
 
 async def list_executions(
     tx: Tx, request: ListExecutionsRequest, *, after: int | None, limit: int
-) -> list[Execution]:
-    """By cell number. Raises NotFound(RUN_NOT_FOUND)."""
+) -> tuple[list[Execution], bool]:
+    """By cell number: at most `limit`, fewer when they are large, and whether there are more.
+    Raises NotFound(RUN_NOT_FOUND)."""
     await get_run(tx, request.run_id)
 
     def chosen(field: str) -> object:
         return getattr(request, field) if request.HasField(field) else None
 
-    return await tx.all(
-        LIST_EXECUTIONS,
+    rows = await tx.all(
+        FIND_SIZES,
         run_id=request.run_id,
-        after=after,
         cells=None,
+        after=after,
         state=enum_text(request, "state", request.state),
         is_successful=chosen("is_successful"),
         technique_no=chosen("technique_no"),
         target_no=chosen("target_no"),
-        limit=limit,
+        limit=limit + 1,
     )
+    sizes = [(row["cell_no"], row["bytes"]) for row in rows]
+    cells = next(_messages(sizes[:limit]), [])
+    return await _executions_of(tx, request.run_id, cells), len(cells) < len(sizes)
+
+
+def _messages(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+    """Cells in portions of about PAGE_BYTES, at least one each; sizes: (cell number, bytes)."""
+    cells: list[int] = []
+    left = PAGE_BYTES
+    for cell_no, size in sizes:
+        if cells and size > left:
+            yield cells
+            cells, left = [], PAGE_BYTES
+        cells.append(cell_no)
+        left -= size
+    if cells:
+        yield cells
 
 
 async def _executions_of(tx: Tx, run_id: str, cells: list[int]) -> list[Execution]:
-    return await tx.all(
-        LIST_EXECUTIONS,
-        run_id=run_id,
-        after=None,
-        cells=cells,
-        state=None,
-        is_successful=None,
-        technique_no=None,
-        target_no=None,
-        limit=len(cells),
-    )
+    return await tx.all(LIST_EXECUTIONS, run_id=run_id, cells=cells) if cells else []
 
 
 @lru_cache(maxsize=8)
@@ -143,45 +180,96 @@ async def get_execution(tx: Tx, run_id: str, cell_no: int) -> GetExecutionRespon
     )
 
 
+class Position(NamedTuple):
+    """Where a watch stands: the last flush it told of, and how many of its cells."""
+
+    xid: str = "0"
+    flush_id: str = "00000000-0000-0000-0000-000000000000"
+    told: int = 0
+
+
 async def watch_run(
     db: Database, pages: Pages, request: WatchRunRequest, call: Call
 ) -> AsyncIterator[WatchRunResponse]:
     """Progress, and each result once, until the run is over and everything was told.
 
-    The cursor is the last flush that was told. Each look is a transaction of its own: a stream
-    must not hold one open.
+    Each look is short: a stream must not hold a transaction open.
     """
     purpose = f"watch/{request.run_id}"
-    position = BEGINNING
+    position = Position()
     if request.cursor:
-        position = pages.open(purpose, request.cursor, reason="CURSOR_INVALID")
+        position = Position(*pages.open(purpose, request.cursor, reason="CURSOR_INVALID"))
     told: Run | None = None
     while True:
-        async with db.begin(call) as tx:
+        async with db.look(call) as tx:
             # The run is read first: what was recorded before it was over is then in the flushes.
             run = await get_run(tx, request.run_id)
-            flushes = await tx.all(
-                NEW_FLUSHES,
-                run_id=request.run_id,
-                xid=position[0],
-                id=position[1],
-                limit=FLUSHES_A_PAGE,
-            )
-            cells = [cell for flush in flushes for cell in flush["cells"]]
-            executions = (
-                await _executions_of(tx, request.run_id, cells)
-                if cells and request.include_executions
-                else []
-            )
-        if flushes:
-            position = [flushes[-1]["xid"], flushes[-1]["id"]]
-        if flushes or run != told:
+            news, is_full = await _news(tx, run, position)
+            is_last = not news and not await _more_to_come(tx, run, position)
+            portions = await _portions(tx, request, list(news))
+        for cells in portions:
+            executions = []
+            if request.include_executions:
+                async with db.look(call) as tx:
+                    executions = await _executions_of(tx, request.run_id, cells)
+            position = news[cells[-1]]
             yield WatchRunResponse(
                 cursor=pages.seal(purpose, position), run=run, executions=executions
             )
-            told = run
-        over = enum_text(run, "state", run.state) not in LIVE
-        if over and not flushes:
+        if not portions and run != told:
+            yield WatchRunResponse(cursor=pages.seal(purpose, position), run=run)
+        told = run
+        if is_last:
             return
-        if len(flushes) < FLUSHES_A_PAGE:
+        if not is_full:
             await asyncio.sleep(POLL_S)
+
+
+async def _news(tx: Tx, run: Run, position: Position) -> tuple[dict[int, Position], bool]:
+    """Cells that were not told yet, in order, with the position after each; and whether there may
+    be more of them at once."""
+    flushes = await tx.all(
+        LIST_FLUSHES,
+        run_id=run.id,
+        xid=position.xid,
+        id=position.flush_id,
+        is_final=enum_text(run, "state", run.state) in OVER_FOR_GOOD,
+        limit=FLUSHES_A_LOOK,
+    )
+    news: dict[int, Position] = {}
+    for flush in flushes:
+        key = flush["xid"], flush["id"]
+        begin = position.told if key == (position.xid, position.flush_id) else 0
+        for number, cell_no in enumerate(flush["cells"][begin:], start=begin + 1):
+            news[cell_no] = Position(*key, number)
+    return news, len(flushes) == FLUSHES_A_LOOK
+
+
+async def _portions(tx: Tx, request: WatchRunRequest, cells: list[int]) -> list[list[int]]:
+    """Cells in portions that fit into a message, in the given order; all in one when their results
+    are not asked for."""
+    if not cells or not request.include_executions:
+        return [cells] if cells else []
+    rows = await tx.all(
+        FIND_SIZES,
+        run_id=request.run_id,
+        cells=cells,
+        after=None,
+        state=None,
+        is_successful=None,
+        technique_no=None,
+        target_no=None,
+        limit=len(cells),
+    )
+    sizes = {row["cell_no"]: row["bytes"] for row in rows}
+    return list(_messages([(cell_no, sizes[cell_no]) for cell_no in cells]))
+
+
+async def _more_to_come(tx: Tx, run: Run, position: Position) -> bool:
+    state = enum_text(run, "state", run.state)
+    if state in LIVE:
+        return True
+    if state in OVER_FOR_GOOD:
+        return False
+    more = await tx.one(MORE_TO_COME, run_id=run.id, xid=position.xid, id=position.flush_id)
+    return bool(more)

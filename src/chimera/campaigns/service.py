@@ -177,11 +177,13 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
     ) -> ListExecutionsResponse:
         size, position = self.pages.page(request)
         async with self.db.look(call) as tx:
-            rows = await results.list_executions(
-                tx, request, after=position[0] if position else None, limit=size + 1
+            rows, more = await results.list_executions(
+                tx, request, after=position[0] if position else None, limit=size
             )
-        token = self.pages.next_token(request, rows, size, "cell_no")
-        return ListExecutionsResponse(executions=rows[:size], next_page_token=token)
+        # A page of large results ends before it is full.
+        fetched = [*rows, None] if more else rows
+        token = self.pages.next_token(request, fetched, len(rows), "cell_no")
+        return ListExecutionsResponse(executions=rows, next_page_token=token)
 
     async def GetExecution(self, request: GetExecutionRequest, call: Call) -> GetExecutionResponse:
         async with self.db.look(call) as tx:

@@ -1,0 +1,259 @@
+"""The engine's books under any interleaving of two drives that claim, tick, die and wake up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chimera.call import Call
+from chimera.campaigns.engine import leasing
+from chimera.campaigns.engine.leasing import Lease
+from chimera.campaigns.engine.tick import Outcome, Result, Send, TickContext, run_tick
+from chimera.campaigns.plan import RunPlan
+from chimera.core import Core, open_core
+from chimera.v1.campaigns_pb2 import RunState
+from tests.support.campaigns import launched
+from tests.support.workers import Stage, open_stage
+
+LEASE_S = 1000.0  # leases end when the test says so
+CELLS = 96
+
+
+@pytest.fixture
+async def scene(
+    world: Any, stack: Any, settings: Any, tmp_path: Any
+) -> AsyncIterator[tuple[Stage, Core]]:
+    """A server, and the worker's view of the database; no worker runs."""
+    async with (
+        open_stage(world, stack, settings, tmp_path) as stage,
+        open_core(settings, "worker") as core,
+    ):
+        yield stage, core
+
+
+@dataclass
+class Drive:
+    """What a drive keeps in memory, without the network and the clock."""
+
+    core: Core
+    context: TickContext
+    claimed: list[Lease] = field(default_factory=list)  # not taken over yet
+    leases: dict[int, Lease] = field(default_factory=dict)
+    ready: list[int] = field(default_factory=list)
+    flying: list[Send] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def org_id(self) -> str:
+        return self.context.org_id
+
+    async def claim(self) -> None:
+        lease = await leasing.claim(
+            self.core.db,
+            owner=self.context.owner,
+            lease_s=LEASE_S,
+            run_id=self.context.run_id,
+        )
+        if lease is not None:
+            self.claimed.append(lease)
+
+    async def adopt(self) -> None:
+        while self.claimed:
+            lease = self.claimed.pop()
+            async with self.core.db.begin(Call.by_worker("take_over", self.org_id)) as tx:
+                await leasing.take_over(tx, lease, self.context.plan, self.context.user_id)
+            self.leases[lease.shard_no] = lease
+            self.ready += sorted(lease.todo)
+
+    def answer(self, number: int, kind: str) -> None:
+        """A call comes back: with an answer, or an error that is or is not tried again."""
+        if not self.flying:
+            return
+        send = self.flying.pop(number % len(self.flying))
+        cell_no = send.prepared.cell.cell_no
+        worst = send.prepared.worst_cost
+        outcome = Outcome(cell_no, send.attempt_no, datetime.now(UTC), worst_cost=worst)
+        outcome.cost = {"answer": worst / 3, "costly error": worst}.get(kind, Decimal(0))
+        outcome.cost = outcome.cost.quantize(Decimal("1e-12"))
+        lease = next((lease for lease in self.leases.values() if lease.holds(cell_no)), None)
+        if kind == "answer":
+            outcome.result = Result("succeeded", "p", "t", "r", is_successful=cell_no % 2 == 0)
+        else:
+            outcome.error_kind = "server_error"
+            if kind == "error" and lease is not None:
+                lease.past.setdefault(cell_no, leasing.Past()).attempts = send.attempt_no
+                self.ready.append(cell_no)
+            else:
+                outcome.result = Result("failed", "p", "t", error_kind="server_error")
+        self.outcomes.append(outcome)
+
+    def unsend(self) -> None:
+        """Takes back what was committed and did not go out."""
+        for send in self.flying:
+            outcome = Outcome(send.prepared.cell.cell_no, send.attempt_no, datetime.now(UTC))
+            outcome.error_kind, outcome.worst_cost = "not_sent", send.prepared.worst_cost
+            self.outcomes.append(outcome)
+        self.flying.clear()
+
+    async def tick(self, count: int, *, times: int = 1) -> None:
+        """times: 2 for a COMMIT whose answer was lost, after which the same tick is run again."""
+        outcomes, self.outcomes = self.outcomes, []
+        wanted = [send for cell in self.ready[:count] if (send := self._send(cell)) is not None]
+        self.ready = self.ready[count:]
+        decided = {outcome.cell_no for outcome in outcomes if outcome.result is not None}
+        leases = list(self.leases.values())
+        complete = [lease for lease in leases if lease.todo <= decided]
+        for _ in range(times):
+            async with self.core.db.begin(Call.by_worker("tick", self.org_id)) as tx:
+                control = await run_tick(tx, self.context, leases, outcomes, wanted, complete)
+        for lease in leases:
+            lease.todo -= decided
+        for lease in complete:
+            self.leases.pop(lease.shard_no, None)
+        for shard_no in [number for number in self.leases if number not in control.leases]:
+            self.leases.pop(shard_no)
+        held = list(self.leases.values())
+        sent = {send.prepared.cell.cell_no for send in control.admitted}
+        self.flying += control.admitted
+        self.ready += [s.prepared.cell.cell_no for s in wanted if s.prepared.cell.cell_no not in sent]
+        self.ready = [cell for cell in self.ready if any(lease.holds(cell) for lease in held)]
+
+    def _send(self, cell_no: int) -> Send | None:
+        for lease in self.leases.values():
+            if lease.holds(cell_no):
+                past = lease.past.get(cell_no)
+                attempt_no = (past.attempts if past else 0) + 1
+                return Send(self.context.plan.prepare(cell_no), attempt_no, lease.fence)
+        return None
+
+
+async def expire(stage: Stage, run_id: str) -> None:
+    """All leases of the run end now, whoever holds them."""
+    await stage.books.value(
+        "WITH e AS (UPDATE campaigns.shards SET lease_until = now() - interval '1 second' "
+        "WHERE run_id = %(run_id)s AND lease_until > now() RETURNING 1) SELECT count(*) FROM e",
+        run_id=run_id,
+    )
+
+
+async def new_drive(stage: Stage, core: Core, run_id: str, slot: int) -> Drive:
+    row = (
+        await stage.books.rows(
+            "SELECT r.org_id::text, r.campaign_id::text, r.launched_by::text, p.plan "
+            "FROM campaigns.runs r JOIN campaigns.run_plans p ON p.run_id = r.id "
+            "WHERE r.id = %(run_id)s",
+            run_id=run_id,
+        )
+    )[0]
+    context = TickContext(
+        run_id=run_id,
+        org_id=row["org_id"],
+        campaign_id=row["campaign_id"],
+        user_id=row["launched_by"],
+        owner=f"drive {uuid4()}",
+        slot=slot,
+        lease_s=LEASE_S,
+        plan=RunPlan(bytes(row["plan"])),
+    )
+    return Drive(core, context)
+
+
+ACTIONS = st.one_of(
+    st.tuples(st.just("claim"), st.integers(0, 1)),
+    st.tuples(st.just("adopt"), st.integers(0, 1)),
+    st.tuples(st.just("tick"), st.integers(0, 1), st.integers(0, 20), st.integers(1, 2)),
+    st.tuples(
+        st.just("answer"),
+        st.integers(0, 1),
+        st.integers(1, 12),
+        st.sampled_from(["answer", "answer", "error", "costly error"]),
+    ),
+    st.tuples(st.just("unsend"), st.integers(0, 1)),
+    st.tuples(st.just("expire")),
+    st.tuples(st.just("die"), st.integers(0, 1)),
+)
+# Every story begins with a drive at work.
+AT_WORK = [("claim", 0), ("adopt", 0), ("tick", 0, 10, 1)]
+
+
+async def act(
+    stage: Stage, core: Core, run_id: str, drives: list[Drive], action: tuple[Any, ...]
+) -> None:
+    match action:
+        case ("claim", who):
+            await drives[who].claim()
+        case ("adopt", who):
+            await drives[who].adopt()
+        case ("tick", who, count, times):
+            await drives[who].tick(count, times=times)
+        case ("answer", who, count, kind):
+            for number in range(count):
+                drives[who].answer(number * 7, kind)
+        case ("unsend", who):
+            drives[who].unsend()
+        case ("expire",):
+            await expire(stage, run_id)
+        case ("die", who):
+            drives[who] = await new_drive(stage, core, run_id, who)
+
+
+async def finish(stage: Stage, core: Core, run_id: str, drives: list[Drive]) -> None:
+    """What flies comes back to whoever sent it, and one more drive does the rest."""
+    for drive in drives:
+        while drive.flying:
+            drive.answer(0, "answer")
+        await drive.tick(0)
+    await expire(stage, run_id)
+    await stage.olivia.campaigns.TuneRun(run_id=run_id, cost_usd_max="")
+    last = await new_drive(stage, core, run_id, 2)
+    for _ in range(40):
+        await last.claim()
+        await last.adopt()
+        await last.tick(50)
+        while last.flying:
+            last.answer(0, "answer")
+        await last.tick(0)
+        if (await stage.run(run_id)).state == RunState.RUN_STATE_COMPLETED:
+            return
+    raise AssertionError("the run never ends")
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(actions=st.lists(ACTIONS, min_size=5, max_size=30))
+async def test_any_interleaving_keeps_the_books(
+    scene: tuple[Stage, Core], actions: list[tuple[Any, ...]]
+) -> None:
+    """One execution a cell, ledger equal to what the attempts cost, tallies equal to a recount, and
+    never more than the limit; at the end, after a last drive, nothing is held."""
+    stage, core = scene
+    plan = scene_plans.get(id(stage))
+    if plan is None:
+        plan = scene_plans[id(stage)] = await stage.plan(rows=24, repetitions=2, attempts_max=10)
+        plan.limits.cost_usd_max = "0.02"
+    run = await launched(stage.olivia, plan, f"campaign {uuid4()}")
+    assert run.cells_total == CELLS
+    drives = [await new_drive(stage, core, run.id, slot) for slot in (0, 1)]
+    for action in [*AT_WORK, *actions]:
+        await act(stage, core, run.id, drives, action)
+        money = await stage.books.money(run.id)
+        assert money.cost_max is not None
+        assert 0 <= money.held
+        assert money.settled + money.held <= money.cost_max
+    await stage.books.check(run.id)
+    await finish(stage, core, run.id, drives)
+    await stage.books.check(run.id, cells=CELLS)
+
+
+scene_plans: dict[int, Any] = {}
