@@ -57,6 +57,8 @@ class Call:
     request_id: str = ""
     body_hash: bytes = b""
     answer_type: type[Any] | None = None
+    # Its transaction stands, whatever the caller is told afterwards.
+    is_committed: bool = False
 
     @property
     def seconds_left(self) -> float:

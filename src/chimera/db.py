@@ -364,7 +364,7 @@ class Database:
             # PostgreSQL answers COMMIT of a failed transaction with a silent ROLLBACK.
             raise AssertionError(f"{tx.call.method} went on after a statement had failed")
         await tx.connection.commit()
-        tx.is_committed = True
+        tx.is_committed = tx.call.is_committed = True
         for action in tx.after_commit:
             action()
         if tx.doorbells:

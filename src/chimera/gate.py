@@ -47,6 +47,8 @@ from chimera.v1.options_pb2 import Access
 
 log = structlog.get_logger("chimera.rpc")
 
+OUTSIDE_STREAMS_MAX = 200
+
 Authenticate = Callable[[dict[str, str]], Awaitable[Caller]]
 RecordRefusal = Callable[[Call, Fault], Awaitable[None]]
 
@@ -103,6 +105,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self.digest = digest
         self.peers = Peers(settings.trusted_proxies)
         self.validator = Validator()
+        self.outside_streams = 0
         self.open_calls: set[asyncio.Task[Any]] = set()
         for method in methods:  # compiles each type's rules now, not under the first caller
             self.validator.collect_violations(method.request_type())
@@ -115,7 +118,7 @@ class Gate(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         method = self.methods.get(handler_call_details.method)
         if handler is None or method is None:
-            return handler
+            return handler and self._outside(handler)
         wrap: dict[tuple[bool, bool], tuple[Any, Any]] = {
             (False, False): (self._unary, grpc.unary_unary_rpc_method_handler),
             (False, True): (self._streaming, grpc.unary_stream_rpc_method_handler),
@@ -131,6 +134,40 @@ class Gate(grpc.aio.ServerInterceptor):
         )
         return make(
             around(method, inner),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _outside(self, handler: Any) -> Any:
+        """Health and reflection, which anyone may ask. Their streams are counted apart, or a few
+        hundred idle ones would take every place there is."""
+        if not handler.response_streaming:
+            return handler
+        inner = handler.unary_stream or handler.stream_stream
+
+        async def handle(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            if self.outside_streams >= OUTSIDE_STREAMS_MAX:
+                await context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many health or reflection streams."
+                )
+            self.outside_streams += 1
+            try:
+                answers = inner(request, context)
+                if hasattr(answers, "__aiter__"):
+                    async for answer in answers:
+                        await context.write(answer)
+                else:
+                    await answers
+            finally:
+                self.outside_streams -= 1
+
+        make: Any = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_stream_rpc_method_handler
+        )
+        return make(
+            handle,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
@@ -285,12 +322,23 @@ class _Visit:
                 log.error("rpc.crash", method=self.method.path, exc_info=error, **self._facts())
                 fault = Fault("INTERNAL", "Internal error; the correlation id finds it in the log.")
         self.code, self.reason = fault.code, fault.reason
-        if self.method.access.audit:
+        if self._is_worth_recording(fault):
             await self.gate.record_refusal(self.call, fault)
         status = status_of(fault, self.call.correlation_id)
         trailing = (("x-correlation-id", self.call.correlation_id),)
         self.context.set_trailing_metadata(trailing)
         await self.context.abort_with_status(_with_trailing(status, trailing))
+
+    def _is_worth_recording(self, fault: Fault) -> bool:
+        """Refused changes belong into the audit log, but nobody may fill it from outside: what is
+        refused for its number, or before anyone proved who they are, is in metrics and the log."""
+        known = self.call.caller is not ANONYMOUS or self.method.access.public
+        return (
+            bool(self.method.access.audit)
+            and known
+            and not isinstance(fault, Exhausted)
+            and not self.call.is_committed
+        )
 
     def leave(self) -> None:
         seconds = time.perf_counter() - self.started

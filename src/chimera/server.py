@@ -105,7 +105,7 @@ class Server:
         from chimera.audit.recording import Refusals
         from chimera.core import open_core
         from chimera.doorbell import Doorbell
-        from chimera.gate import Gate, method_of
+        from chimera.gate import OUTSIDE_STREAMS_MAX, Gate, method_of
         from chimera.identity.authentication import Authenticator
         from chimera.limits import CallLimits
 
@@ -126,7 +126,9 @@ class Server:
         )
         self.grpc = grpc.aio.server(
             interceptors=[self.gate],
-            maximum_concurrent_rpcs=settings.concurrent_rpcs_max + settings.watchers_max,
+            maximum_concurrent_rpcs=settings.concurrent_rpcs_max
+            + settings.watchers_max
+            + OUTSIDE_STREAMS_MAX,
             options=[
                 *CHANNEL_OPTIONS,
                 ("grpc.max_receive_message_length", settings.message_bytes_max),

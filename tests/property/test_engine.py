@@ -180,8 +180,10 @@ ACTIONS = st.one_of(
     st.tuples(st.just("expire")),
     st.tuples(st.just("die"), st.integers(0, 1)),
 )
-# Every story begins with a drive at work.
-AT_WORK = [("claim", 0), ("adopt", 0), ("tick", 0, 10, 1)]
+# Every story begins with a drive at work, or with one whose work was just taken over.
+AT_WORK: list[tuple[Any, ...]] = [("claim", 0), ("adopt", 0), ("tick", 0, 10, 1)]
+TAKEN_OVER: list[tuple[Any, ...]] = [*AT_WORK, ("expire",), ("claim", 1), ("adopt", 1)]
+LATE: list[tuple[Any, ...]] = [*TAKEN_OVER, ("answer", 0, 5, "answer"), ("tick", 0, 0, 1)]
 
 
 async def act(
@@ -231,9 +233,12 @@ async def finish(stage: Stage, core: Core, run_id: str, drives: list[Drive]) -> 
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(actions=st.lists(ACTIONS, min_size=5, max_size=30))
+@given(
+    begin=st.sampled_from([AT_WORK, TAKEN_OVER, LATE]),
+    actions=st.lists(ACTIONS, min_size=5, max_size=30),
+)
 async def test_any_interleaving_keeps_the_books(
-    scene: tuple[Stage, Core], actions: list[tuple[Any, ...]]
+    scene: tuple[Stage, Core], begin: list[tuple[Any, ...]], actions: list[tuple[Any, ...]]
 ) -> None:
     """One execution a cell, ledger equal to what the attempts cost, tallies equal to a recount, and
     never more than the limit; at the end, after a last drive, nothing is held."""
@@ -241,11 +246,11 @@ async def test_any_interleaving_keeps_the_books(
     plan = scene_plans.get(id(stage))
     if plan is None:
         plan = scene_plans[id(stage)] = await stage.plan(rows=24, repetitions=2, attempts_max=10)
-        plan.limits.cost_usd_max = "0.02"
+        plan.limits.cost_usd_max = "0.008"
     run = await launched(stage.olivia, plan, f"campaign {uuid4()}")
     assert run.cells_total == CELLS
     drives = [await new_drive(stage, core, run.id, slot) for slot in (0, 1)]
-    for action in [*AT_WORK, *actions]:
+    for action in [*begin, *actions]:
         await act(stage, core, run.id, drives, action)
         money = await stage.books.money(run.id)
         assert money.cost_max is not None
