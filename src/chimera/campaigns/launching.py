@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import asyncio
 from decimal import Decimal
-from typing import Any
 
 from chimera import outbox
 from chimera.audit import recording
-from chimera.campaigns.checking import chain_name, chain_steps, check_plan, scorer_spec
+from chimera.campaigns.freezing import Frozen, freeze_plan, worst_cost_of
 from chimera.campaigns.operations import get_campaign, lock_campaign
-from chimera.campaigns.plan import RunPlan, freeze
 from chimera.campaigns.runs import get_run
-from chimera.campaigns.scorers import fingerprint as scorer_fingerprint
-from chimera.campaigns.techniques import TECHNIQUES, TechniqueError
 from chimera.db import Nothing, Tx, sql
-from chimera.faults import Invalid, NotReady, Violation
+from chimera.faults import NotReady
 from chimera.ids import new_id
 from chimera.operations.operations import sending_stopped
-from chimera.providers.keys import find_default_key, get_key
-from chimera.providers.targets import get_target
-from chimera.rows import decimal_text, enum_text, struct_dict
+from chimera.rows import decimal_text, enum_text
 from chimera.settings import Settings
-from chimera.templates.content import declared
-from chimera.templates.values import RenderError
-from chimera.templates.versions import get_version
-from chimera.v1.campaigns_pb2 import Campaign, CampaignPlan, PreviewCampaignResponse, Run
-from chimera.v1.templates_pb2 import TemplateVersion
+from chimera.v1.campaigns_pb2 import Campaign, PreviewCampaignResponse, Run
 
 CONCURRENCY_DEFAULT = 16
 ATTEMPTS_DEFAULT = 4
-OUTPUT_TOKENS_DEFAULT = 256
-SHARD_CELLS_MIN, SHARD_CELLS_MAX = 64, 2500
-SHARDS_WANTED = 64
 RINGS_MAX = 4
 
 INSERT_RUN = sql(
@@ -82,24 +69,10 @@ START_CAMPAIGN = sql(
 NOW = sql(object, "SELECT clock_timestamp()")
 
 
-@dataclass(frozen=True)
-class Frozen:
-    """A plan with everything it refers to, ready to be stored."""
-
-    body: bytes
-    plan_hash: str
-    plan: RunPlan
-    shard_cells: int
-
-    @property
-    def shards(self) -> int:
-        return -(-self.plan.cells_total // self.shard_cells)
-
-
 async def preview_campaign(tx: Tx, campaign_id: str, settings: Settings) -> PreviewCampaignResponse:
     """Counts and a bound on the cost, with the refusals of a launch."""
     campaign = await get_campaign(tx, campaign_id)
-    frozen = await _freeze(tx, campaign.plan, settings)
+    frozen = await freeze_plan(tx, campaign.plan, settings)
     plan = frozen.plan
     return PreviewCampaignResponse(
         prompts=plan.prompt_count,
@@ -108,15 +81,8 @@ async def preview_campaign(tx: Tx, campaign_id: str, settings: Settings) -> Prev
         repetitions=plan.repetitions,
         cells=plan.cells_total,
         shards=frozen.shards,
-        cost_usd_worst=decimal_text(_worst_cost(plan)),
+        cost_usd_worst=decimal_text(await asyncio.to_thread(worst_cost_of, plan)),
     )
-
-
-def _worst_cost(plan: RunPlan) -> Decimal:
-    """Bound over a sample when the plan is large: the dearest cell seen times the cells."""
-    step = max(1, plan.cells_total // 2000)
-    sample = [plan.prepare(cell).worst_cost for cell in range(0, plan.cells_total, step)]
-    return sum(sample, Decimal(0)) if step == 1 else max(sample) * plan.cells_total
 
 
 async def launch_campaign(tx: Tx, campaign_id: str, settings: Settings) -> tuple[Campaign, Run]:
@@ -127,7 +93,7 @@ async def launch_campaign(tx: Tx, campaign_id: str, settings: Settings) -> tuple
     stopped, why = await sending_stopped(tx)
     if stopped:
         raise NotReady("SENDING_STOPPED", f"All sending is stopped: {why}")
-    frozen = await _freeze(tx, campaign.plan, settings)
+    frozen = await freeze_plan(tx, campaign.plan, settings)
     run_id = new_id(await tx.one(NOW))  # type: ignore[arg-type]  # a timestamptz is a datetime
     await _insert_run(tx, run_id, campaign, frozen)
     await tx.run(START_CAMPAIGN, campaign_id=campaign_id, run_id=run_id)
@@ -185,142 +151,3 @@ async def _insert_run(tx: Tx, run_id: str, campaign: Campaign, frozen: Frozen) -
         cells=plan.cells_total,
         shards=frozen.shards,
     )
-
-
-async def _freeze(tx: Tx, plan: CampaignPlan, settings: Settings) -> Frozen:
-    """Resolves what the plan names and checks that every cell can be made."""
-    check_plan(plan)
-    missing = [name for name in ("prompts", "techniques", "targets") if not getattr(plan, name)]
-    if missing or not plan.HasField("scorer"):
-        lacking = missing or ["scorer"]
-        raise Invalid(
-            "PLAN_EMPTY",
-            f"The plan has no {', '.join(lacking)}: it makes no cell.",
-            violations=[Violation(f"plan.{name}", "must not be empty") for name in lacking],
-        )
-    repetitions = plan.repetitions or 1
-    prompts = sum(max(1, len(source.rows)) for source in plan.prompts)
-    cells = prompts * len(plan.techniques) * len(plan.targets) * repetitions
-    if cells > settings.cells_max:
-        raise Invalid(
-            "PLAN_TOO_LARGE",
-            f"The plan makes {cells} cells; at most {settings.cells_max} are allowed.",
-            facts={"cells": str(cells), "cells_max": str(settings.cells_max)},
-        )
-    spec = scorer_spec(plan.scorer)
-    facts = {
-        "format": 1,
-        "prompts": [
-            await _prompt_facts(tx, source, number) for number, source in enumerate(plan.prompts)
-        ],
-        "techniques": [
-            {
-                "name": chain_name(chain),
-                "steps": [
-                    {
-                        "technique": step.technique,
-                        "version": TECHNIQUES[step.technique].version,
-                        "params": dict(step.params),
-                    }
-                    for step in chain_steps(chain)
-                ],
-            }
-            for chain in plan.techniques
-        ],
-        "targets": [
-            await _target_facts(tx, target.model_id, target.provider_key_id)
-            for target in plan.targets
-        ],
-        "repetitions": repetitions,
-        "scorer": spec,
-        "scorer_fingerprint": scorer_fingerprint(spec),
-        "generation": {
-            "output_tokens_max": plan.generation.output_tokens_max or OUTPUT_TOKENS_DEFAULT,
-            "temperature": _optional(plan.generation, "temperature"),
-            "top_p": _optional(plan.generation, "top_p"),
-            "stop": list(plan.generation.stop),
-        },
-        "seed": plan.seed,
-    }
-    body, plan_hash = freeze(facts)
-    compiled = RunPlan(body)
-    _check_prompts(compiled)
-    size = min(SHARD_CELLS_MAX, max(SHARD_CELLS_MIN, -(-cells // SHARDS_WANTED)))
-    return Frozen(body, plan_hash, compiled, size)
-
-
-def _optional(message: Any, field: str) -> float | None:
-    return getattr(message, field) if message.HasField(field) else None
-
-
-async def _prompt_facts(tx: Tx, source: Any, number: int) -> dict[str, Any]:
-    version: TemplateVersion = await get_version(tx, source.template_id, source.version_number)
-    return {
-        "template_id": version.template_id,
-        "version_number": version.version_number,
-        "content_hash": version.content_hash,
-        "messages": [
-            [enum_text(message, "role", message.role), message.text] for message in version.messages
-        ],
-        "variables": [asdict(variable) for variable in declared(version.variables)],
-        "rows": [struct_dict(row) for row in source.rows],
-    }
-
-
-async def _target_facts(tx: Tx, model_id: str, key_id: str) -> dict[str, Any]:
-    target = await get_target(tx, model_id)
-    key = await get_key(tx, key_id) if key_id else await find_default_key(tx, target.provider_id)
-    if key is None:
-        raise NotReady(
-            "PROVIDER_KEY_MISSING",
-            f"You have no key for the provider {target.provider}; add one with CreateProviderKey.",
-            facts={"provider_id": target.provider_id},
-        )
-    if key.provider_id != target.provider_id or not key.is_active:
-        # A key must never travel to another provider's address.
-        raise Invalid(
-            "PROVIDER_KEY_NOT_FOUND",
-            f"The key {key.name!r} is not an active key for the provider {target.provider}.",
-            facts={"provider_key_id": key.id, "provider_id": target.provider_id},
-        )
-    return {
-        "model_id": target.model_id,
-        "model": target.model,
-        "provider_id": target.provider_id,
-        "provider": target.provider,
-        "provider_type": target.provider_type,
-        "base_url": target.base_url,
-        "provider_key_id": key.id,
-        "price_version_id": target.price_version_id,
-        "prices": {
-            "input_per_million": decimal_text(target.prices.input_per_million),
-            "output_per_million": decimal_text(target.prices.output_per_million),
-            "cached_input_per_million": decimal_text(target.prices.cached_input_per_million),
-            "reasoning_per_million": decimal_text(target.prices.reasoning_per_million),
-            "per_request": decimal_text(target.prices.per_request),
-        },
-        "timeout_s": target.timeout_s,
-        "requests_per_minute": target.requests_per_minute,
-        "tokens_per_minute": target.tokens_per_minute,
-    }
-
-
-def _check_prompts(plan: RunPlan) -> None:
-    """Renders every row once: a missing or ill-typed variable is refused before anything runs."""
-    for source, rows in enumerate(plan.rows):
-        for number, row in enumerate(rows):
-            try:
-                plan.templates[source].render(row)
-            except RenderError as error:
-                field = f"plan.prompts[{source}].rows[{number}]"
-                field += f".{error.variable}" if error.variable else ""
-                raise Invalid(
-                    error.reason.upper(),
-                    f"{field}: {error}",
-                    violations=[Violation(field, str(error), error.reason)],
-                ) from None
-    try:
-        for technique_no in range(len(plan.chains)):
-            plan.transformed(0, technique_no, 0)
-    except TechniqueError as error:
-        raise Invalid(error.reason.upper(), f"plan.techniques: {error.message}") from None

@@ -1,0 +1,243 @@
+"""Freezing: a campaign's plan with everything it names, as the run will use it.
+
+Versions, prices, addresses and parameters are copied into the frozen plan, so that nothing anybody
+changes later changes what a run does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import Any
+
+from chimera.campaigns.checking import chain_name, chain_steps, check_plan, scorer_spec
+from chimera.campaigns.plan import RunPlan, freeze
+from chimera.campaigns.scorers import fingerprint as scorer_fingerprint
+from chimera.campaigns.techniques import TECHNIQUES, TechniqueError
+from chimera.db import Tx
+from chimera.faults import Invalid, NotReady, Violation
+from chimera.providers.keys import find_default_key, get_key
+from chimera.providers.targets import get_target
+from chimera.rows import decimal_text, enum_text, struct_dict
+from chimera.settings import Settings
+from chimera.templates.content import declared
+from chimera.templates.values import RenderError
+from chimera.templates.versions import get_version
+from chimera.v1.campaigns_pb2 import CampaignPlan, PromptSource
+from chimera.v1.templates_pb2 import TemplateVersion
+
+OUTPUT_TOKENS_DEFAULT = 256
+SHARD_CELLS_MIN, SHARD_CELLS_MAX = 64, 2500
+SHARDS_WANTED = 64
+SAMPLE_MAX = 2000
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A plan with everything it refers to, ready to be stored."""
+
+    body: bytes
+    plan_hash: str
+    plan: RunPlan
+    shard_cells: int
+
+    @property
+    def shards(self) -> int:
+        return -(-self.plan.cells_total // self.shard_cells)
+
+
+async def freeze_plan(tx: Tx, plan: CampaignPlan, settings: Settings) -> Frozen:
+    """Resolves what the plan names and checks that every prompt can be made.
+
+    Raises the refusals of LaunchCampaign. What grows with the plan runs in a thread: a plan of a
+    hundred thousand rows takes a second, and other callers must not wait for it.
+    """
+    _check_size(plan, settings)
+    versions = [
+        await get_version(tx, source.template_id, source.version_number) for source in plan.prompts
+    ]
+    targets = [
+        await _target_facts(tx, target.model_id, target.provider_key_id, plan)
+        for target in plan.targets
+    ]
+    return await asyncio.to_thread(_frozen, plan, versions, targets)
+
+
+def _check_size(plan: CampaignPlan, settings: Settings) -> None:
+    check_plan(plan)
+    missing = [name for name in ("prompts", "techniques", "targets") if not getattr(plan, name)]
+    if missing or not plan.HasField("scorer"):
+        lacking = missing or ["scorer"]
+        raise Invalid(
+            "PLAN_EMPTY",
+            f"The plan has no {', '.join(lacking)}: it makes no cell.",
+            violations=[Violation(f"plan.{name}", "must not be empty") for name in lacking],
+        )
+    prompts = sum(max(1, len(source.rows)) for source in plan.prompts)
+    cells = prompts * len(plan.techniques) * len(plan.targets) * (plan.repetitions or 1)
+    if cells > settings.cells_max:
+        raise Invalid(
+            "PLAN_TOO_LARGE",
+            f"The plan makes {cells} cells; at most {settings.cells_max} are allowed.",
+            facts={"cells": str(cells), "cells_max": str(settings.cells_max)},
+        )
+
+
+def _frozen(
+    plan: CampaignPlan, versions: Sequence[TemplateVersion], targets: Sequence[dict[str, Any]]
+) -> Frozen:
+    spec = scorer_spec(plan.scorer)
+    facts = {
+        "format": 1,
+        "prompts": [
+            _prompt_facts(version, source)
+            for version, source in zip(versions, plan.prompts, strict=True)
+        ],
+        "techniques": [
+            {
+                "name": chain_name(chain),
+                "steps": [
+                    {
+                        "technique": step.technique,
+                        "version": TECHNIQUES[step.technique].version,
+                        "params": dict(step.params),
+                    }
+                    for step in chain_steps(chain)
+                ],
+            }
+            for chain in plan.techniques
+        ],
+        "targets": list(targets),
+        "repetitions": plan.repetitions or 1,
+        "scorer": spec,
+        "scorer_fingerprint": scorer_fingerprint(spec),
+        "generation": {
+            "output_tokens_max": _output_tokens_max(plan),
+            "temperature": _optional(plan.generation, "temperature"),
+            "top_p": _optional(plan.generation, "top_p"),
+            "stop": list(plan.generation.stop),
+        },
+        "seed": plan.seed,
+    }
+    body, plan_hash = freeze(facts)
+    compiled = RunPlan(body)
+    _check_prompts(compiled)
+    wanted = -(-compiled.cells_total // SHARDS_WANTED)
+    return Frozen(body, plan_hash, compiled, min(SHARD_CELLS_MAX, max(SHARD_CELLS_MIN, wanted)))
+
+
+def _output_tokens_max(plan: CampaignPlan) -> int:
+    return plan.generation.output_tokens_max or OUTPUT_TOKENS_DEFAULT
+
+
+def _optional(message: Any, field: str) -> float | None:
+    return getattr(message, field) if message.HasField(field) else None
+
+
+def _prompt_facts(version: TemplateVersion, source: PromptSource) -> dict[str, Any]:
+    return {
+        "template_id": version.template_id,
+        "version_number": version.version_number,
+        "content_hash": version.content_hash,
+        "messages": [
+            [enum_text(message, "role", message.role), message.text] for message in version.messages
+        ],
+        "variables": [asdict(variable) for variable in declared(version.variables)],
+        "rows": [struct_dict(row) for row in source.rows],
+    }
+
+
+async def _target_facts(tx: Tx, model_id: str, key_id: str, plan: CampaignPlan) -> dict[str, Any]:
+    target = await get_target(tx, model_id)
+    if 0 < target.output_tokens_max < _output_tokens_max(plan):
+        raise Invalid(
+            "FIELD_INVALID",
+            f"{target.name} writes at most {target.output_tokens_max} tokens.",
+            violations=[
+                Violation(
+                    "plan.generation.output_tokens_max",
+                    f"must be at most {target.output_tokens_max} for {target.name}",
+                )
+            ],
+        )
+    key = await get_key(tx, key_id) if key_id else await find_default_key(tx, target.provider_id)
+    if key is None:
+        raise NotReady(
+            "PROVIDER_KEY_MISSING",
+            f"You have no key for the provider {target.provider}; add one with CreateProviderKey.",
+            facts={"provider_id": target.provider_id},
+        )
+    if key.provider_id != target.provider_id or not key.is_active:
+        # A key must never travel to another provider's address.
+        raise Invalid(
+            "PROVIDER_KEY_NOT_FOUND",
+            f"The key {key.name!r} is not an active key for the provider {target.provider}.",
+            facts={"provider_key_id": key.id, "provider_id": target.provider_id},
+        )
+    return {
+        "model_id": target.model_id,
+        "model": target.model,
+        "provider_id": target.provider_id,
+        "provider": target.provider,
+        "provider_type": target.provider_type,
+        "base_url": target.base_url,
+        "provider_key_id": key.id,
+        "price_version_id": target.price_version_id,
+        "prices": {
+            "input_per_million": decimal_text(target.prices.input_per_million),
+            "output_per_million": decimal_text(target.prices.output_per_million),
+            "cached_input_per_million": decimal_text(target.prices.cached_input_per_million),
+            "reasoning_per_million": decimal_text(target.prices.reasoning_per_million),
+            "per_request": decimal_text(target.prices.per_request),
+        },
+        "timeout_s": target.timeout_s,
+        "requests_per_minute": target.requests_per_minute,
+        "tokens_per_minute": target.tokens_per_minute,
+    }
+
+
+def _check_prompts(plan: RunPlan) -> None:
+    """Renders every row once: a missing or ill-typed variable is refused before anything runs."""
+    for source, rows in enumerate(plan.rows):
+        for number, row in enumerate(rows):
+            try:
+                plan.templates[source].render(row)
+            except RenderError as error:
+                field = f"plan.prompts[{source}].rows[{number}]"
+                field += f".{error.variable}" if error.variable else ""
+                raise Invalid(
+                    error.reason.upper(),
+                    f"{field}: {error}",
+                    violations=[Violation(field, str(error), error.reason)],
+                ) from None
+    try:
+        for technique_no in range(len(plan.chains)):
+            plan.transformed(0, technique_no, 0)
+    except TechniqueError as error:
+        raise Invalid(error.reason.upper(), f"plan.techniques: {error.message}") from None
+
+
+def worst_cost_of(plan: RunPlan) -> Decimal:
+    """What the run can cost at most when every cell takes one attempt: exact while a technique and
+    target have at most SAMPLE_MAX prompts between them, else the dearest of an even sample times
+    their number."""
+    total = Decimal(0)
+    pairs = len(plan.chains) * len(plan.targets)
+    step = max(1, plan.prompt_count * pairs // SAMPLE_MAX)
+    for pair in range(pairs):
+        costs = [
+            _worst_cost(plan, (prompt_no * pairs + pair) * plan.repetitions)
+            for prompt_no in range(0, plan.prompt_count, step)
+        ]
+        count = plan.prompt_count * plan.repetitions
+        total += sum(costs) * plan.repetitions if step == 1 else max(costs) * count
+    return total
+
+
+def _worst_cost(plan: RunPlan, cell_no: int) -> Decimal:
+    try:
+        return plan.prepare(cell_no).worst_cost
+    except (TechniqueError, RenderError):
+        return Decimal(0)  # its text cannot be made: it is recorded as failed and never sent
