@@ -22,7 +22,7 @@ import psycopg
 
 from bench.installation import Installation, installation
 from bench.processes import usage
-from chimera.campaigns.operations import GET_CAMPAIGN, LIST_CAMPAIGNS
+from chimera.campaigns.operations import GET_CAMPAIGN, LIST_CAMPAIGNS, PAST_ALL_IDS
 from chimera.v1.campaigns_pb2 import CampaignPlan, GetCampaignRequest, GetCampaignResponse
 
 PARALLEL = 8
@@ -68,7 +68,7 @@ async def _run(chosen: argparse.Namespace) -> None:
                 LIST_CAMPAIGNS,
                 {
                     "org_id": me.organisation.id,
-                    "after": None,
+                    "before": PAST_ALL_IDS,
                     "state": None,
                     "show_deleted": False,
                     "limit": 51,

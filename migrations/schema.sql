@@ -1186,7 +1186,7 @@ CREATE INDEX attempts_default_run_id_cell_no_attempt_no_idx ON campaigns.attempt
 
 CREATE UNIQUE INDEX campaigns_name ON campaigns.campaigns USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
 
-CREATE INDEX campaigns_newest ON campaigns.campaigns USING btree (org_id, id DESC) WHERE (deleted_at IS NULL);
+CREATE INDEX campaigns_newest ON campaigns.campaigns USING btree (org_id, id DESC);
 
 CREATE INDEX runs_campaign ON campaigns.runs USING btree (org_id, campaign_id, id DESC);
 

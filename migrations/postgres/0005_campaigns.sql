@@ -25,7 +25,7 @@ CREATE TABLE campaigns.campaigns (
     UNIQUE (org_id, id)
 );
 CREATE UNIQUE INDEX campaigns_name ON campaigns.campaigns (org_id, lower(name)) WHERE deleted_at IS NULL;
-CREATE INDEX campaigns_newest ON campaigns.campaigns (org_id, id DESC) WHERE deleted_at IS NULL;
+CREATE INDEX campaigns_newest ON campaigns.campaigns (org_id, id DESC);
 CREATE TRIGGER touch BEFORE UPDATE ON campaigns.campaigns FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TABLE campaigns.runs (

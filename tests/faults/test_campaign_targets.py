@@ -197,3 +197,18 @@ async def test_texts_that_cannot_be_made(stage: Stage) -> None:
     }
     assert kinds["guard-none", "binary"] == kinds["guard-strict", "binary"] != ""
     assert kinds["guard-strict", "plain"] == "bad_key"
+
+
+async def test_a_target_that_makes_us_wait_does_not_hold_up_another(stage: Stage) -> None:
+    """One model asks for a long pause: the other one's cells are all done meanwhile."""
+    plan = await stage.plan(["guard-strict", "guard-none"], rows=15, concurrency=4)
+    await stage.assistant.fault(
+        {"kind": "rate_limited", "model": "guard-strict", "retry_after_s": 30}
+    )
+    stage.worker()
+    run = await stage.launched(plan)
+    await stage.results(run.id, 30)
+    done = {result.model_used for result in await results_of(stage.olivia, run.id)}
+    assert done == {"guard-none"}
+    await stage.olivia.campaigns.CancelCampaign(campaign_id=run.campaign_id)
+    await stage.books.check(run.id)

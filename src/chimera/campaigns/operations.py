@@ -20,6 +20,7 @@ from chimera.v1.campaigns_pb2 import (
     UpdateCampaignRequest,
 )
 
+PAST_ALL_IDS = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 UPDATABLE = ("name", "description", "objective", "visibility", "plan")
 
 CREATE_CAMPAIGN = sql(
@@ -43,6 +44,7 @@ GET_CAMPAIGN = sql(
     """,
 )
 
+# A generic plan is right for it: the index gives order and range, the optional filters only sift.
 LIST_CAMPAIGNS = sql(
     Campaign,
     """
@@ -50,12 +52,11 @@ LIST_CAMPAIGNS = sql(
            created_by, created_at, updated_at, deleted_at, xmin::text AS etag
       FROM campaigns.campaigns
      WHERE org_id = %(org_id)s
-       AND (%(after)s::uuid IS NULL OR id < %(after)s)
+       AND id < %(before)s
        AND (%(state)s::text IS NULL OR state = %(state)s)
        AND (%(show_deleted)s OR deleted_at IS NULL)
      ORDER BY id DESC LIMIT %(limit)s
     """,
-    prepare=False,
 )
 
 LOCK_CAMPAIGN = sql(
@@ -147,7 +148,7 @@ async def list_campaigns(
     return await tx.all(
         LIST_CAMPAIGNS,
         org_id=tx.call.caller.org_id,
-        after=after,
+        before=after or PAST_ALL_IDS,
         limit=limit,
         state=state,
         show_deleted=show_deleted,

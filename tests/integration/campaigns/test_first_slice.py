@@ -19,7 +19,9 @@ from tests.support.campaigns import (
 from tests.support.world import World
 
 
-async def test_a_campaign_runs_to_its_end(world: World, stack: StackUrls, settings: Settings) -> None:
+async def test_a_campaign_runs_to_its_end(
+    world: World, stack: StackUrls, settings: Settings
+) -> None:
     """Olivia's campaign of 2 x 2 x 2 x 3 cells completes, and its counters equal a recount."""
     acme = await world.organisation("acme")
     olivia = acme.admin
@@ -39,7 +41,11 @@ async def test_a_campaign_runs_to_its_end(world: World, stack: StackUrls, settin
     assert Decimal(over.counts.cost_usd) == sum(Decimal(r.cost_usd) for r in results) > 0
     assert over.counts.booked_usd == over.counts.cost_usd
     by_model = {
-        model: {r.is_successful for r in results if r.model_used == model and r.technique_applied == "plain"}
+        model: {
+            r.is_successful
+            for r in results
+            if r.model_used == model and r.technique_applied == "plain"
+        }
         for model in ("guard-none", "guard-strict")
     }
     assert by_model == {"guard-none": {True}, "guard-strict": {False}}

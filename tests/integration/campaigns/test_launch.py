@@ -48,9 +48,7 @@ async def test_ten_launches_at_once(stage: Stage) -> None:
     campaign_id = await draft(stage, await stage.plan())
     answers = await asyncio.gather(
         *(
-            stage.olivia.campaigns.LaunchCampaign(
-                campaign_id=campaign_id, request_id=str(uuid4())
-            )
+            stage.olivia.campaigns.LaunchCampaign(campaign_id=campaign_id, request_id=str(uuid4()))
             for _ in range(10)
         ),
         return_exceptions=True,
