@@ -133,7 +133,7 @@ RELEASE_SHARD = sql(
     Shard,
     """
     UPDATE campaigns.shards
-       SET lease_until = '-infinity', fence = fence + 1
+       SET lease_until = clock_timestamp(), fence = fence + 1
      WHERE run_id = %(run_id)s AND shard_no = %(shard_no)s AND state = 'open'
        AND lease_until < clock_timestamp()
     RETURNING run_id, shard_no, org_id, first_cell, cells, owner, fence

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from chimera.v1.providers_pb2 import Price
 
 DECIMALS = Decimal("1e-12")
-# What numeric(20, 12) holds before its point.
-PRICE_CEILING = Decimal(10) ** 8
+# The largest prompt and answer at this price still fit the ledger's numeric(20, 12).
+PRICE_CEILING = Decimal(10) ** 6
 # Chat formats put 3 to 10 tokens of their own around a message, and some begin a conversation with
 # a system block of about 30.
 MESSAGE_OVERHEAD_TOKENS = 64
@@ -47,7 +47,7 @@ def prices_of(price: Price, *, field: str = "price") -> Prices:
     reasoning as output, a request nothing.
 
     Raises Invalid(PRICE_INVALID): input and output must be given (0 for what is free), and every
-    amount must be below 100,000,000.
+    amount must be below 1,000,000.
     """
     violations = [
         Violation(f"{field}.{name}", "must be given; 0 says that it costs nothing")

@@ -53,8 +53,10 @@ FINISH_RUN = sql(
            state = CASE WHEN c.scored = 0 THEN 'failed' ELSE 'completed' END,
            state_reason = CASE WHEN c.scored = 0 THEN
                'no cell could be scored; the commonest error was ' ||
-               (SELECT error_kind FROM campaigns.executions
-                 WHERE run_id = %(run_id)s GROUP BY error_kind ORDER BY count(*) DESC LIMIT 1)
+               (SELECT error_kind
+                  FROM (SELECT error_kind FROM campaigns.executions
+                         WHERE run_id = %(run_id)s LIMIT 10000) AS first_ones
+                 GROUP BY error_kind ORDER BY count(*) DESC LIMIT 1)
                ELSE '' END
       FROM counts c
      WHERE r.id = %(run_id)s AND r.state IN ('running', 'paused')

@@ -11,9 +11,10 @@ import asyncio
 import heapq
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import aiohttp
 import structlog
@@ -29,7 +30,7 @@ from chimera.campaigns.parameters import ParameterError
 from chimera.campaigns.plan import Prepared
 from chimera.campaigns.scorers import Response
 from chimera.core import Core
-from chimera.faults import Fault
+from chimera.faults import Fault, Invalid
 from chimera.providers.adapters import ChatReply, ProviderError
 from chimera.providers.pricing import cost
 from chimera.templates.values import RenderError
@@ -43,6 +44,8 @@ PREPARED_MAX = 512  # cells prepared or decided in one tick; bounds its memory a
 LEASES_MAX = 3
 CLAIM_EVERY_S = 1.0
 TEXT_CHARS_MAX = 200_000
+TOKENS_MAX = 50_000_000  # of one call, beyond which a provider's count is not believed
+BROKE_S = 1.0  # how often a drive asks whether the cost limit lets something out again
 
 
 class Drive:
@@ -70,6 +73,7 @@ class Drive:
         self.concurrency = 1
         self.attempts_max = 1
         self.ticked_at = self.claimed_at = 0.0
+        self.broke_until = 0.0  # monotonic; 0 while the cost limit lets something out
         self.leased_until = 0.0  # monotonic, by what the last tick committed
         self.started_at = time.monotonic()
         self.priority = 0
@@ -84,6 +88,7 @@ class Drive:
             while await self._step():
                 pass
         finally:
+            self.stop()  # or the callbacks of cancelled calls would start the next ones
             for task in self.tasks | self.refills:
                 task.cancel()
 
@@ -144,6 +149,8 @@ class Drive:
             until = min(until, self.ticked_at + FLUSH_WITHIN_S)
         if self.delayed:
             until = min(until, self.delayed[0][0])
+        if self.broke_until:
+            until = min(until, self.broke_until)
         for lane in self.lanes:
             if (lane.committed or lane.ready) and lane.blocked_until > now:
                 until = min(until, lane.blocked_until)
@@ -177,7 +184,7 @@ class Drive:
         return committed <= self.concurrency // 2
 
     def _can_commit(self) -> bool:
-        if not self._may_send() or self.alone is not None:
+        if not self._may_send() or self.alone is not None or time.monotonic() < self.broke_until:
             return False
         return next(self._rooms(), None) is not None or bool(self.suspects and self._idle())
 
@@ -204,8 +211,11 @@ class Drive:
         if (
             self.stopping
             or not self.sending
-            or len(self.leases) >= LEASES_MAX
-            or ready > self.concurrency
+            # With no money left, what lost workers hold in other shards must be found.
+            or (
+                (len(self.leases) >= LEASES_MAX or ready > self.concurrency)
+                and not self.broke_until
+            )
             or now - self.claimed_at < (CLAIM_EVERY_S if self.leases else 0)
         ):
             return
@@ -249,6 +259,7 @@ class Drive:
         decided = {outcome.cell_no for outcome in outcomes if outcome.result is not None}
         complete = [lease for lease in leases if lease.todo <= decided]
         delay_s = 0.1
+        is_repeated = is_bared = False
         started = time.perf_counter()
         while True:
             begun = time.monotonic()
@@ -258,8 +269,17 @@ class Drive:
                     control = await run_tick(tx, self.context, leases, outcomes, wanted, complete)
                     await save_circuits(tx, self.lanes)
                 break
+            except Invalid as fault:
+                # Something that came back cannot be stored. It must not hold the rest of the run.
+                log.error("drive.unstorable", run_id=self.run_id, exc_info=fault)
+                if is_bared:
+                    raise
+                is_bared = True
+                for outcome in outcomes:
+                    outcome.bare()
             except Fault as fault:
                 log.warning("drive.tick_failed", run_id=self.run_id, reason=fault.reason)
+                is_repeated = True
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, 2.0)
         metrics.TICK_SECONDS.observe(time.perf_counter() - started)
@@ -270,11 +290,12 @@ class Drive:
                 metrics.EXECUTIONS.labels(outcome.result.state).inc()
         for lane in self.lanes:
             lane.circuit_changed = False
-        await self._obey(control, wanted, decided, complete)
+        self._obey(control, decided, complete)
+        self._sort_out(control, wanted, is_repeated)
+        if control.out_of_money and not self.tasks:
+            await pause_for_money(self.core, self.run_id, self.opened.campaign_id, self.org_id)
 
-    async def _obey(
-        self, control: Control, wanted: list[Send], decided: set[int], complete: list[Lease]
-    ) -> None:
+    def _obey(self, control: Control, decided: set[int], complete: list[Lease]) -> None:
         for lease in self.leases.values():
             lease.todo -= decided
         for lease in complete:
@@ -287,15 +308,26 @@ class Drive:
         for lane in self.lanes:
             if lane.target.model_id not in control.allowed and not lane.given_up:
                 lane.given_up = "target_not_allowed"
+            if lane.pace.wants_look():
+                self._track_refill(lane.pace.look())
+        self.broke_until = time.monotonic() + BROKE_S if control.out_of_money else 0.0
+
+    def _sort_out(self, control: Control, wanted: list[Send], is_repeated: bool) -> None:
+        """What may go out now, and what has to wait.
+
+        After a repeated tick, what was not admitted may be recorded as sent all the same, by a
+        COMMIT whose answer was lost: it is taken back, which does nothing where there is no row.
+        """
         admitted = set()
         for send in control.admitted:
             admitted.add(send.prepared.cell.cell_no)
             self.lanes[send.prepared.cell.target_no].committed.append(send)
         for send in reversed(wanted):
             if send.prepared.cell.cell_no not in admitted:
-                self._put_back(send)
-        if control.out_of_money and not self.tasks:
-            await pause_for_money(self.core, self.run_id, self.opened.campaign_id, self.org_id)
+                if is_repeated:
+                    self._take_back(send)
+                else:
+                    self._put_back(send)
 
     def _share(self, control: Control) -> None:
         """The run's concurrency is split evenly over the drives that are on it."""
@@ -426,13 +458,17 @@ class Drive:
         request = lane.committed[0].prepared.request
         # About three characters a token: a limit is the provider's to enforce, this only paces.
         size = sum(len(message.content) // 3 + 4 for message in request.messages)
-        task = asyncio.create_task(self._refill(lane, wanted, size + (request.max_tokens or 0)))
-        self.refills.add(task)
-        task.add_done_callback(self.refills.discard)
+        self._track_refill(lane.pace.refill(wanted, size + (request.max_tokens or 0)))
 
-    async def _refill(self, lane: Lane, wanted: int, tokens: int) -> None:
-        await lane.pace.refill(wanted, tokens)
-        self.wake.set()
+    def _track_refill(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self.refills.add(task)
+
+        def done(ended: asyncio.Task[None]) -> None:
+            self.refills.discard(ended)
+            self.wake.set()
+
+        task.add_done_callback(done)
 
     def _start(self, lane: Lane, send: Send) -> None:
         lane.in_flight += 1
@@ -441,8 +477,6 @@ class Drive:
         def done(ended: asyncio.Task[None]) -> None:
             self.tasks.discard(ended)
             lane.in_flight -= 1
-            if not ended.cancelled() and ended.exception() is not None:
-                log.error("drive.call_crashed", run_id=self.run_id, exc_info=ended.exception())
             self._fill_places()
             if len(self.outcomes) >= FLUSH_AT or len(self.tasks) < self.concurrency:
                 self.wake.set()
@@ -469,18 +503,29 @@ class Drive:
             metrics.ATTEMPTS.labels(error.kind).inc()
             await lane.failed(error)
             self._failed(lane, send, outcome, error)
+        except Exception as crash:
+            # Our own mistake. The cell must not hang on it: its call may have cost money, and the
+            # same request would crash again.
+            log.error("drive.call_crashed", run_id=self.run_id, cell_no=cell_no, exc_info=crash)
+            metrics.ATTEMPTS.labels("internal").inc()
+            mistake = ProviderError(
+                "bad_response", f"internal: {type(crash).__name__}", may_have_cost=True
+            )
+            self._failed(lane, send, outcome, mistake)
         else:
             metrics.ATTEMPTS.labels("answered").inc()
             lane.succeeded()
             outcome.latency_ms = reply.latency_ms
             self._answered(lane, send, outcome, reply)
-        if send.alone:
-            self.alone = None
+        finally:
+            if send.alone:
+                self.alone = None
 
     def _answered(self, lane: Lane, send: Send, outcome: Outcome, reply: ChatReply) -> None:
         prepared = send.prepared
         usage = reply.usage
-        if usage is None:  # the provider did not say: the worst case stands
+        if usage is None or usage.input_tokens + usage.output_tokens > TOKENS_MAX:
+            # The provider did not say, or says what cannot be: the worst case stands.
             outcome.cost = prepared.worst_cost
         else:
             outcome.cost = cost(usage, lane.target.prices)
@@ -619,13 +664,16 @@ class Drive:
             if lost is not None and not lost.holds(cell_no):
                 lane.committed.append(send)
                 continue
-            outcome = Outcome(cell_no, send.attempt_no, datetime.now(UTC), cost=Decimal(0))
-            outcome.worst_cost = send.prepared.worst_cost
-            outcome.error_kind = "not_sent"
-            self.outcomes.append(outcome)
-            lease = self._lease_of(cell_no)
-            if lease is not None:
-                lease.past.setdefault(cell_no, Past()).attempts = send.attempt_no
-                lane.ready.append(cell_no)
-            if send.alone:
-                self.alone = None
+            self._take_back(send)
+
+    def _take_back(self, send: Send) -> None:
+        cell_no = send.prepared.cell.cell_no
+        outcome = Outcome(cell_no, send.attempt_no, datetime.now(UTC), cost=Decimal(0))
+        outcome.error_kind = "not_sent"
+        self.outcomes.append(outcome)
+        lease = self._lease_of(cell_no)
+        if lease is not None:
+            lease.past.setdefault(cell_no, Past()).attempts = send.attempt_no
+            self.lanes[send.prepared.cell.target_no].ready.append(cell_no)
+        if send.alone:
+            self.alone = None

@@ -54,7 +54,8 @@ class Lease:
         return self.first_cell <= cell_no < self.first_cell + self.cells
 
 
-# Fair order: priority, then the run that was served longest ago.
+# Fair order: priority, then the run that was served longest ago. A drive that overslept its lease
+# renews it or loses it; it must not take its own shard over, for it still has the cells in hand.
 CLAIM = sql(
     dict,
     """
@@ -64,6 +65,7 @@ CLAIM = sql(
          CROSS JOIN LATERAL (
             SELECT run_id, shard_no FROM campaigns.shards
              WHERE run_id = r.id AND state = 'open' AND lease_until < clock_timestamp()
+               AND owner <> %(owner)s
              ORDER BY shard_no LIMIT 1 FOR UPDATE SKIP LOCKED
          ) s
          WHERE r.state = 'running'
@@ -176,7 +178,7 @@ FIND_PAST = sql(
 RELEASE = sql(
     Nothing,
     """
-    UPDATE campaigns.shards s SET lease_until = '-infinity'
+    UPDATE campaigns.shards s SET lease_until = clock_timestamp()
       FROM unnest(%(shards)s::int[], %(fences)s::bigint[]) AS l (shard_no, fence)
      WHERE s.run_id = %(run_id)s AND s.shard_no = l.shard_no AND s.fence = l.fence
        AND s.owner = %(owner)s AND s.state = 'open'
@@ -246,7 +248,8 @@ async def settle_abandoned(tx: Tx, run_id: str, plan: Any, user_id: str) -> int:
 
 
 async def release(db: Database, org_id: str, owner: str, leases: Sequence[Lease]) -> None:
-    """Gives leases back at once, for a drive that ends before its shards do."""
+    """Gives leases back at once, for a drive that ends before its shards do. They are left expired,
+    not unleased: what is still in flight must be found when the run ends before anyone claims."""
     if not leases:
         return
     async with db.begin(Call.by_worker("release_shards", org_id, seconds=5)) as tx:

@@ -20,7 +20,7 @@ from chimera.campaigns.engine.pace import Pace
 from chimera.campaigns.plan import RunPlan, Target
 from chimera.core import Core
 from chimera.db import Nothing, Tx, sql
-from chimera.faults import Fault, Unavailable
+from chimera.faults import NotReady
 from chimera.providers.adapters import ChatAdapter, open_adapter
 from chimera.providers.keys import open_key
 from chimera.providers.vault import VaultError
@@ -124,9 +124,7 @@ async def _adapter(
             key = await open_key(
                 tx, core.master, target.provider_key_id, purpose=f"run {lease.run_id}"
             )
-    except Unavailable:
-        raise  # the vault is away for the moment: the run waits for its sweep
-    except (Fault, VaultError) as error:
+    except (NotReady, VaultError) as error:  # any other fault passes, and the run waits
         log.error("drive.key_unusable", run_id=lease.run_id, error=type(error).__name__)
         return None
     return open_adapter(

@@ -43,6 +43,7 @@ return {granted, math.max(wait, 1)}
 """
 
 PORTION_MAX = 32
+LOOK_EVERY_S = 1.0
 
 
 class Pace:
@@ -58,6 +59,7 @@ class Pace:
         self.script = redis.register_script(TAKE)
         self.permits = 0
         self.refilling = False
+        self.looked_at = 0.0
         self.ready_at = 0.0
         self.drivers = 1
         self._local_at = time.monotonic()
@@ -75,6 +77,21 @@ class Pace:
             return False
         self.permits -= 1
         return True
+
+    def wants_look(self) -> bool:
+        """Whether to ask if another drive was told to cool down; with a limit, each refill asks."""
+        due = time.monotonic() >= self.looked_at + LOOK_EVERY_S
+        return self.unlimited and not self.refilling and due
+
+    async def look(self) -> None:
+        """Obeys a cool-down that another drive was told of."""
+        self.looked_at = time.monotonic()
+        try:
+            left_ms = await self.redis.pttl(self.keys[2])
+        except (RedisError, OSError):
+            return
+        if left_ms > 0:
+            self.ready_at = max(self.ready_at, time.monotonic() + left_ms / 1000)
 
     def wants_refill(self) -> bool:
         """Whether asking for permits now would make sense."""

@@ -65,6 +65,20 @@ class Outcome:
     error_message: str = ""
     result: Result | None = None
 
+    def bare(self) -> None:
+        """Leaves nothing of what the target said, for when that cannot be stored."""
+        self.cost, self.input_tokens, self.output_tokens = self.worst_cost, 0, 0
+        self.error_message = ""
+        if self.result is not None:
+            self.result = Result(
+                "failed",
+                "",
+                "",
+                error_kind="unstorable",
+                verdict_reason="what the target answered cannot be stored",
+                attempts=self.result.attempts,
+            )
+
 
 @dataclass(slots=True)
 class Send:
@@ -132,7 +146,7 @@ SETTLE = sql(
     """
     WITH r AS MATERIALIZED (
         SELECT * FROM json_to_recordset(%(rows)s::json) AS r (
-            cell_no bigint, attempt_no int, cost numeric, worst_cost numeric, latency_ms int,
+            cell_no bigint, attempt_no int, cost numeric, latency_ms int,
             input_tokens int, output_tokens int, http_status int, error_kind text, error_message text,
             started_at timestamptz, prompt_no bigint, technique_no int, target_no int, iteration int,
             state text, original_prompt text, transformed_prompt text, response text,
