@@ -97,7 +97,7 @@ class Assistant:
 
 
 class Worker:
-    """A worker process; its log ends in the message of a failed test."""
+    """A worker process."""
 
     def __init__(self, settings: Settings, log: Path, more: dict[str, Any]) -> None:
         environment = environment_of(
@@ -303,9 +303,7 @@ class Stage:
             run = await self.run(run_id)
             return None if run.state in LIVE else run
 
-        answer: Run = await until(
-            over, f"the run is over\n{self.logs()}", seconds=seconds, every_s=0.1
-        )
+        answer: Run = await until(over, "the run is over", seconds=seconds, every_s=0.1)
         return answer
 
     async def arrivals(self, run_id: str, calls: int) -> None:
@@ -314,7 +312,7 @@ class Stage:
         async def enough() -> bool:
             return (await self.assistant.arrived(run_id)).total() >= calls
 
-        await until(enough, f"{calls} calls arrive\n{self.logs()}")
+        await until(enough, f"{calls} calls arrive")
 
     async def results(self, run_id: str, count: int) -> None:
         """Waits until so many cells are recorded."""
@@ -322,16 +320,15 @@ class Stage:
         async def enough() -> bool:
             return len(await self.books.recorded(run_id)) >= count
 
-        await until(enough, f"{count} results\n{self.logs()}")
-
-    def logs(self) -> str:
-        return "\n".join(worker.process.said()[-1500:] for worker in self.workers)
+        await until(enough, f"{count} results")
 
     def close(self) -> None:
-        for worker in self.workers:
+        """Ends the workers; what they said is shown with a test that failed."""
+        for number, worker in enumerate(self.workers):
             if worker.process.child.poll() is None:
                 worker.process.child.kill()
                 worker.process.child.wait()
+            print(f"--- worker {number}\n{worker.process.said()[-3000:]}")
 
 
 @asynccontextmanager
