@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from chimera.call import Call
 from chimera.campaigns.engine import leasing
 from chimera.campaigns.engine.leasing import Lease
-from chimera.campaigns.engine.tick import Outcome, Result, Send, TickContext, run_tick
+from chimera.campaigns.engine.settlement import Outcome, Result, TickContext
+from chimera.campaigns.engine.tick import Send, run_tick
 from chimera.campaigns.plan import RunPlan
 from chimera.core import Core, open_core
 from chimera.v1.campaigns_pb2 import RunState

@@ -25,7 +25,8 @@ from chimera.campaigns.engine import leasing
 from chimera.campaigns.engine.lanes import Lane, retry_delay_s
 from chimera.campaigns.engine.leasing import Lease, Past
 from chimera.campaigns.engine.opening import Opened, open_run, pause_for_money, save_circuits
-from chimera.campaigns.engine.tick import Control, Outcome, Result, Send, TickContext, run_tick
+from chimera.campaigns.engine.settlement import Outcome, Result, TickContext
+from chimera.campaigns.engine.tick import Control, Send, run_tick
 from chimera.campaigns.parameters import ParameterError
 from chimera.campaigns.plan import Prepared
 from chimera.campaigns.scorers import Response
