@@ -161,7 +161,7 @@ import importlib.util, os, sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name != "chimera.campaigns.engine.drive":
+        if name != "chimera.campaigns.engine.calling":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -169,14 +169,14 @@ class Finder:
 
         def exec_module(module):
             load(module)
-            score = module.Drive._score
+            scored = module._scored
 
-            def deadly(self, prepared, reply, result):
-                if "Variant 7." in prepared.prompt.text:
+            def deadly(send, reply, judge, run_id):
+                if "Variant 7." in send.prepared.prompt.text:
                     os._exit(86)
-                score(self, prepared, reply, result)
+                return scored(send, reply, judge, run_id)
 
-            module.Drive._score = deadly
+            module._scored = deadly
 
         spec.loader.exec_module = exec_module
         return spec

@@ -1,10 +1,14 @@
 """The engine: drives runs on workers.
 
     leasing.py   takes shards over, with a fence, and works out what is left to do in them
+    opening.py   what a drive needs before its first cell: plan, keys, lanes
     drive.py     one run on one worker: prepares, sends, collects, ticks
+    calling.py   one call, from the wire to a scored answer or a typed error
     lanes.py     one target of a drive: how much may be in flight, when to wait, when to give up
     pace.py      requests and tokens a minute per credential, over the whole cluster
-    tick.py      the one transaction that settles what came back and records what goes out next
+    tick.py      the one transaction that settles what came back and commits what goes out next
+    settlement.py  the part of it that records what came back, exactly once
+    completion.py  the end of shards, and of the run with its last one
 
 A drive holds leases on shards of its run. Each tick is one transaction: it extends the leases (no
 lease, no new sends), settles the attempts that came back, records results, counters, ledger, the

@@ -22,18 +22,16 @@ import structlog
 from chimera import metrics
 from chimera.call import Call
 from chimera.campaigns.engine import leasing
+from chimera.campaigns.engine.calling import make_call
 from chimera.campaigns.engine.lanes import Lane, retry_delay_s
 from chimera.campaigns.engine.leasing import Lease, Past
 from chimera.campaigns.engine.opening import Opened, open_run, pause_for_money, save_circuits
 from chimera.campaigns.engine.settlement import Outcome, Result, TickContext
 from chimera.campaigns.engine.tick import Control, Send, run_tick
 from chimera.campaigns.parameters import ParameterError
-from chimera.campaigns.plan import Prepared
-from chimera.campaigns.scorers import Response
 from chimera.core import Core
 from chimera.faults import Fault, Invalid
-from chimera.providers.adapters import ChatReply, ProviderError
-from chimera.providers.pricing import cost
+from chimera.providers.adapters import ProviderError
 from chimera.templates.values import RenderError
 
 log = structlog.get_logger("chimera.drive")
@@ -44,8 +42,6 @@ COMMIT_WITHIN_S = 0.01  # how long places that will soon be empty wait for new a
 PREPARED_MAX = 512  # cells prepared or decided in one tick; bounds its memory and its locks
 LEASES_MAX = 3
 CLAIM_EVERY_S = 1.0
-TEXT_CHARS_MAX = 200_000
-TOKENS_MAX = 50_000_000  # of one call, beyond which a provider's count is not believed
 BROKE_S = 1.0  # how often a drive asks whether the cost limit lets something out again
 
 
@@ -487,88 +483,19 @@ class Drive:
 
     async def _call(self, lane: Lane, send: Send) -> None:
         """One attempt, from the wire to its outcome."""
-        prepared, cell_no = send.prepared, send.prepared.cell.cell_no
-        outcome = Outcome(cell_no, send.attempt_no, datetime.now(UTC))
-        outcome.worst_cost = prepared.worst_cost
-        clock = time.perf_counter()
         try:
-            if lane.adapter is None:
-                raise ProviderError("bad_key", "the key cannot be opened")
-            reply = await lane.adapter.chat(
-                prepared.request,
-                timeout_s=lane.target.timeout_s,
-                headers={"x-chimera-cell": f"{self.run_id}:{cell_no}:{send.attempt_no}"},
-            )
-        except ProviderError as error:
-            outcome.latency_ms = int((time.perf_counter() - clock) * 1000)
-            metrics.ATTEMPTS.labels(error.kind).inc()
-            await lane.failed(error)
-            self._failed(lane, send, outcome, error)
-        except Exception as crash:
-            # Our own mistake. The cell must not hang on it: its call may have cost money, and the
-            # same request would crash again.
-            log.error("drive.call_crashed", run_id=self.run_id, cell_no=cell_no, exc_info=crash)
-            metrics.ATTEMPTS.labels("internal").inc()
-            mistake = ProviderError(
-                "bad_response", f"internal: {type(crash).__name__}", may_have_cost=True
-            )
-            self._failed(lane, send, outcome, mistake)
-        else:
-            metrics.ATTEMPTS.labels("answered").inc()
-            lane.succeeded()
-            outcome.latency_ms = reply.latency_ms
-            self._answered(lane, send, outcome, reply)
+            outcome, error = await make_call(lane, send, self.run_id, self.plan.judge)
+            if error is None:
+                lane.succeeded()
+                self.outcomes.append(outcome)
+            else:
+                await lane.failed(error)
+                self._failed(lane, send, outcome, error)
         finally:
             if send.alone:
                 self.alone = None
 
-    def _answered(self, lane: Lane, send: Send, outcome: Outcome, reply: ChatReply) -> None:
-        prepared = send.prepared
-        usage = reply.usage
-        if usage is None or usage.input_tokens + usage.output_tokens > TOKENS_MAX:
-            # The provider did not say, or says what cannot be: the worst case stands.
-            outcome.cost = prepared.worst_cost
-        else:
-            outcome.cost = cost(usage, lane.target.prices)
-            outcome.input_tokens, outcome.output_tokens = usage.input_tokens, usage.output_tokens
-        text = reply.text[:TEXT_CHARS_MAX]
-        result = Result(
-            "succeeded",
-            prepared.prompt.text,
-            prepared.transformed,
-            response=text,
-            response_truncated=len(text) < len(reply.text),
-            attempts=send.attempt_no,
-        )
-        self._score(prepared, reply, result)
-        outcome.result = result
-        self.outcomes.append(outcome)
-
-    def _score(self, prepared: Prepared, reply: ChatReply, result: Result) -> None:
-        response = Response(
-            text=result.response,
-            prompt=prepared.transformed,
-            original_prompt=prepared.prompt.text,
-            variables=prepared.prompt.variables,
-            finish_reason=reply.finish_reason,
-        )
-        try:
-            verdict = self.plan.judge(response)
-        except Exception as error:
-            # A scorer that breaks on an answer decides nothing about it; the answer is kept.
-            log.error("drive.scorer_crashed", run_id=self.run_id, error=type(error).__name__)
-            result.state, result.error_kind = "failed", "scorer_error"
-            result.verdict_reason = f"the scorer failed: {type(error).__name__}"
-            return
-        result.is_successful = verdict.success
-        result.success_score = verdict.score
-        result.verdict_reason = verdict.reason[:1000]
-
     def _failed(self, lane: Lane, send: Send, outcome: Outcome, error: ProviderError) -> None:
-        outcome.error_kind, outcome.error_message = error.kind, str(error)[:500]
-        outcome.http_status = error.http_status
-        if error.may_have_cost:
-            outcome.cost = send.prepared.worst_cost
         cell_no = send.prepared.cell.cell_no
         lease = self._lease_of(cell_no)
         past = lease.past.setdefault(cell_no, Past()) if lease is not None else Past()
