@@ -7,6 +7,7 @@ their leases back, so that nothing is left for a takeover to guess at.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -35,6 +36,7 @@ from workers.tasks.upkeep import keep_partitions
 log = structlog.get_logger("chimera.worker")
 
 RELAY_EVERY_S = 1.0
+STOP_WITHIN_S = 10.0  # after the drives have drained
 SWEEP_EVERY_S = 2.0
 TURNS_EVERY_S = 1.0
 # A drive's job lives as long as its campaign. arq hides a crashed job for this long, which harms
@@ -86,7 +88,10 @@ class WorkerProcess:
                 self._serve_queue(ctx, CAMPAIGN_QUEUE, [_function(drive_runs)]),
                 self._serve_queue(ctx, UPKEEP_QUEUE, [_function(settle_run)]),
             ]
-            await keep_partitions(ctx)  # now, and not when Redis lets the cron run
+            try:
+                await keep_partitions(ctx)  # now, and not when Redis lets the cron run
+            except Fault as fault:  # the cron comes back to it; there are partitions for days ahead
+                log.warning("worker.partitions_wait", reason=fault.reason)
             settle_memory()
             log.info("worker.started", name=self.name)
             await asyncio.gather(*jobs)
@@ -203,7 +208,17 @@ async def work(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, process.stop)
-    await process.run()
+    running = asyncio.create_task(process.run())
+    told = asyncio.create_task(process.stopping.wait())
+    await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)
+    ended, _ = await asyncio.wait({running}, timeout=settings.drain_s + STOP_WITHIN_S)
+    told.cancel()
+    if ended:
+        return running.result()
+    # Nothing waits for ever. An end like this is what a takeover is for: the leases run out.
+    waiting = sorted(str(task.get_coro()) for task in asyncio.all_tasks())
+    log.error("worker.stop_overdue", waiting=waiting)
+    os._exit(1)
 
 
 def main() -> None:
