@@ -19,6 +19,7 @@ from arq.worker import Function, Worker, func
 from redis.exceptions import RedisError
 
 from chimera.audit.sealer import Sealer
+from chimera.background import cancelled
 from chimera.clickhouse import ClickHouse
 from chimera.core import Core, open_core, settle_memory
 from chimera.doorbell import CAMPAIGN_QUEUE, UPKEEP_QUEUE, Doorbell, pack_job, unpack_job
@@ -122,13 +123,12 @@ class WorkerProcess:
             await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if stopped.done():
                 await self._drives_ended()
-            serving.cancel()
-            stopped.cancel()
-            ended = await asyncio.gather(serving, return_exceptions=True)
-            error = ended[0]
+            await cancelled(serving)
+            await cancelled(stopped)
+            error = None if serving.cancelled() else serving.exception()
             if isinstance(error, RedisError | OSError):
                 log.warning("worker.redis_away", queue=queue, error=type(error).__name__)
-            elif error is not None and not isinstance(error, asyncio.CancelledError):
+            elif error is not None:
                 log.error("worker.queue_failed", queue=queue, exc_info=error)
             await pause(1.0, self.stopping)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
 from chimera import metrics, outbox
+from chimera.background import cancelled
 from chimera.core import Core
 from chimera.faults import Fault
 
@@ -63,9 +64,7 @@ class Doorbell:
         try:
             yield bell
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await cancelled(task)
 
     def ring(self, org_id: str) -> None:
         """A transaction of this organisation with work in the outbox has committed."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from chimera.background import cancelled
 from chimera.logs import set_up_logs
 from chimera.settings import Settings, load_settings
 
@@ -177,7 +178,7 @@ class Server:
 
     async def stop(self, *, at_once: bool = False) -> None:
         """Health first, then new calls are refused, then those open end, then the pools close."""
-        self._watcher.cancel()
+        await cancelled(self._watcher)
         await self.health.enter_graceful_shutdown()
         grace = 0.0 if at_once else self.settings.drain_s
         await self.grpc.stop(grace)

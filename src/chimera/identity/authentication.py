@@ -11,11 +11,12 @@ import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
+from chimera.background import cancelled
 from chimera.call import ANONYMOUS, Call, Caller
 from chimera.core import Core
 from chimera.db import Database, Row, Statement, sql
@@ -111,9 +112,7 @@ class Authenticator:
         try:
             yield authenticator
         finally:
-            flushing.cancel()
-            with suppress(asyncio.CancelledError):
-                await flushing
+            await cancelled(flushing)
             await authenticator.usage.flush()
 
     async def authenticate(self, metadata: dict[str, str]) -> Caller:
