@@ -89,6 +89,19 @@ $$;
 
 ALTER FUNCTION identity.find_session(session_id uuid) OWNER TO chimera_lookup;
 
+CREATE FUNCTION identity.own_teams() RETURNS uuid[]
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(array_agg(m.team_id), '{}')
+      FROM identity.team_members m JOIN identity.teams t ON t.id = m.team_id
+     WHERE m.org_id = NULLIF(current_setting('app.org_id', true), '')::uuid
+       AND m.user_id = NULLIF(current_setting('app.user_id', true), '')::uuid
+       AND t.deleted_at IS NULL
+    $$;
+
+ALTER FUNCTION identity.own_teams() OWNER TO chimera_lookup;
+
 CREATE FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) RETURNS record
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -636,6 +649,35 @@ ALTER TABLE ONLY identity.sessions FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.sessions OWNER TO chimera_owner;
 
+CREATE TABLE identity.team_members (
+    org_id uuid NOT NULL,
+    team_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    is_lead boolean DEFAULT false NOT NULL,
+    added_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY identity.team_members FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.team_members OWNER TO chimera_owner;
+
+CREATE TABLE identity.teams (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT teams_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200)))
+);
+
+ALTER TABLE ONLY identity.teams FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.teams OWNER TO chimera_owner;
+
 CREATE TABLE identity.users (
     id uuid NOT NULL,
     email text NOT NULL,
@@ -1097,6 +1139,15 @@ ALTER TABLE ONLY identity.refresh_tokens
 ALTER TABLE ONLY identity.sessions
     ADD CONSTRAINT sessions_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY identity.team_members
+    ADD CONSTRAINT team_members_pkey PRIMARY KEY (team_id, user_id);
+
+ALTER TABLE ONLY identity.teams
+    ADD CONSTRAINT teams_org_id_id_key UNIQUE (org_id, id);
+
+ALTER TABLE ONLY identity.teams
+    ADD CONSTRAINT teams_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY identity.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
 
@@ -1204,6 +1255,10 @@ CREATE INDEX sessions_expiry ON identity.sessions USING btree (absolute_expires_
 
 CREATE INDEX sessions_user ON identity.sessions USING btree (user_id, created_at);
 
+CREATE INDEX team_members_user ON identity.team_members USING btree (org_id, user_id, team_id);
+
+CREATE UNIQUE INDEX teams_name ON identity.teams USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
+
 CREATE UNIQUE INDEX users_email ON identity.users USING btree (lower(email)) WHERE (deleted_at IS NULL);
 
 CREATE UNIQUE INDEX users_username ON identity.users USING btree (lower(username)) WHERE (deleted_at IS NULL);
@@ -1296,6 +1351,8 @@ ALTER TABLE audit.nodes ENABLE ALWAYS TRIGGER no_truncate;
 
 CREATE TRIGGER touch BEFORE UPDATE ON campaigns.campaigns FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
+CREATE TRIGGER touch BEFORE UPDATE ON identity.teams FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
 CREATE TRIGGER touch BEFORE UPDATE ON identity.users FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON providers.models FOR EACH ROW EXECUTE FUNCTION ops.touch();
@@ -1335,6 +1392,21 @@ ALTER TABLE ONLY identity.sessions
 
 ALTER TABLE ONLY identity.sessions
     ADD CONSTRAINT sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.team_members
+    ADD CONSTRAINT team_members_added_by_fkey FOREIGN KEY (added_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.team_members
+    ADD CONSTRAINT team_members_org_id_team_id_fkey FOREIGN KEY (org_id, team_id) REFERENCES identity.teams(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.team_members
+    ADD CONSTRAINT team_members_org_id_user_id_fkey FOREIGN KEY (org_id, user_id) REFERENCES identity.memberships(org_id, user_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY identity.teams
+    ADD CONSTRAINT teams_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.teams
+    ADD CONSTRAINT teams_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY providers.allowed_targets
     ADD CONSTRAINT allowed_targets_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
@@ -1466,6 +1538,10 @@ CREATE POLICY lookup ON identity.refresh_tokens FOR SELECT TO chimera_lookup USI
 
 CREATE POLICY lookup ON identity.sessions FOR SELECT TO chimera_lookup USING (true);
 
+CREATE POLICY lookup ON identity.team_members FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY lookup ON identity.teams FOR SELECT TO chimera_lookup USING (true);
+
 CREATE POLICY lookup ON identity.users FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY machinery ON identity.api_keys TO chimera_worker USING (true);
@@ -1492,6 +1568,10 @@ ALTER TABLE identity.refresh_tokens ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.sessions ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE identity.team_members ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.teams ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY tenant ON identity.api_keys TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON identity.memberships TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
@@ -1501,6 +1581,10 @@ CREATE POLICY tenant ON identity.organisations FOR SELECT TO chimera_app USING (
 CREATE POLICY tenant ON identity.refresh_tokens TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON identity.sessions TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON identity.team_members TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON identity.teams TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE identity.users ENABLE ROW LEVEL SECURITY;
 
@@ -1638,6 +1722,10 @@ GRANT ALL ON FUNCTION identity.find_refresh_token(token_hash bytea) TO chimera_a
 REVOKE ALL ON FUNCTION identity.find_session(session_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_session(session_id uuid) TO chimera_app;
 
+REVOKE ALL ON FUNCTION identity.own_teams() FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.own_teams() TO chimera_app;
+GRANT ALL ON FUNCTION identity.own_teams() TO chimera_worker;
+
 REVOKE ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) TO chimera_worker;
 
@@ -1727,6 +1815,12 @@ GRANT SELECT,DELETE ON TABLE identity.refresh_tokens TO chimera_worker;
 GRANT SELECT ON TABLE identity.sessions TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.sessions TO chimera_app;
 GRANT SELECT,DELETE,UPDATE ON TABLE identity.sessions TO chimera_worker;
+
+GRANT SELECT ON TABLE identity.team_members TO chimera_lookup;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.team_members TO chimera_app;
+
+GRANT SELECT ON TABLE identity.teams TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.teams TO chimera_app;
 
 GRANT SELECT ON TABLE identity.users TO chimera_lookup;
 GRANT SELECT,INSERT ON TABLE identity.users TO chimera_app;

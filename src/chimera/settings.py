@@ -71,6 +71,13 @@ class Settings(BaseSettings):
     argon2_passes: int = Field(2, ge=2, le=10)
     argon2_queue: int = 128
 
+    # Mail: smtp://[user:password@]host:port (STARTTLS when offered), smtps://..., or file:///folder,
+    # which writes every mail as a file. Empty: mails wait in the outbox.
+    mail_url: SecretStr = SecretStr("")
+    mail_from: str = "Chimera <chimera@localhost>"
+    # Where people reach the pages that links in mails lead to, such as https://chimera.example.
+    public_url: str = "http://127.0.0.1:8400"
+
     # Workers.
     drives_max: int = 8  # runs one worker process drives at a time
     lease_s: float = 15.0

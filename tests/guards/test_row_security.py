@@ -40,6 +40,7 @@ DEFINERS = {
     "identity.find_session": "chimera_lookup",
     "identity.find_api_key": "chimera_lookup",
     "identity.find_refresh_token": "chimera_lookup",
+    "identity.own_teams": "chimera_lookup",
     "ops.make_partitions": "chimera_owner",
     "telemetry.drop_partitions": "chimera_owner",
 }
