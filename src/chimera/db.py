@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Generic, LiteralString, TypeVar
 
 import orjson
@@ -204,9 +206,15 @@ async def settled(work: Coroutine[Any, Any, Row]) -> Row:
     """Awaits `work` to its end even when the waiting task is cancelled meanwhile; then cancels.
 
     A COMMIT that was cut off leaves nobody knowing whether it happened, and a connection that was
-    not given back is gone.
+    not given back is gone. What never has to wait cannot be cut off and needs no task: giving a
+    connection back is like that, once for every call.
     """
-    task = asyncio.ensure_future(work)
+    try:
+        waits_for = work.send(None)
+    except StopIteration as ended:
+        done: Row = ended.value
+        return done
+    task = asyncio.create_task(_rest(work, waits_for))
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -221,6 +229,27 @@ async def settled(work: Coroutine[Any, Any, Row]) -> Row:
         task.exception()  # seen, so that it is not reported as never retrieved
         raise cancelled
     return task.result()
+
+
+async def _rest(work: Coroutine[Any, Any, Row], waits_for: Any) -> Row:
+    return await _resumed(work, waits_for)
+
+
+@types.coroutine
+def _resumed(work: Coroutine[Any, Any, Row], waits_for: Any) -> Generator[Any, Any, Row]:
+    """The rest of a coroutine that has come as far as waiting for something."""
+    while True:
+        try:
+            value = yield waits_for
+        except BaseException as error:
+            step = partial(work.throw, error)
+        else:
+            step = partial(work.send, value)
+        try:
+            waits_for = step()
+        except StopIteration as ended:
+            done: Row = ended.value
+            return done
 
 
 class Database:
