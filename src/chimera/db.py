@@ -94,12 +94,14 @@ class Tx:
         # Unlocks on the way out: ran after COMMIT only.
         self.after_commit: list[Callable[[], None]] = []
 
-    async def _execute(self, statement: Statement[Row], params: dict[str, Any]) -> Any:
+    async def _execute(
+        self, statement: Statement[Row], params: dict[str, Any], make: Any = None
+    ) -> Any:
         if statement.names != params.keys():
             raise TypeError(
                 f"{statement.where}: given {sorted(params)}, statement names {sorted(statement.names)}"
             )
-        cursor = self.connection.cursor(row_factory=statement.make)
+        cursor = self.connection.cursor(row_factory=make or statement.make)
         # None lets psycopg prepare after a few uses.
         await cursor.execute(statement.text, params, prepare=None if statement.prepare else False)
         return cursor
@@ -114,6 +116,17 @@ class Tx:
         cursor = await self._execute(statement, params)
         rows: list[Row] = await cursor.fetchall()
         return rows
+
+    async def fill(self, field: Any, statement: Statement[Row], **params: Any) -> None:
+        """Appends the rows to a repeated field of an answer, where they are made: protobuf copies
+        a message into another by encoding and decoding it."""
+
+        def make(cursor: Any) -> Any:
+            maker: Any = statement.make(cursor)
+            return partial(maker, new=field.add)
+
+        cursor = await self._execute(statement, params, make)
+        await cursor.fetchall()
 
     async def run(self, statement: Statement[Any], **params: Any) -> int:
         """Runs a command; how many rows it touched."""
@@ -131,10 +144,12 @@ class Tx:
 class Look(Tx):
     """What `Database.look` hands out."""
 
-    async def _execute(self, statement: Statement[Row], params: dict[str, Any]) -> Any:
+    async def _execute(
+        self, statement: Statement[Row], params: dict[str, Any], make: Any = None
+    ) -> Any:
         async with self.connection.pipeline():
             await self.connection.execute(SET_CALLER, _caller_settings(self.call), prepare=True)
-            return await super()._execute(statement, params)
+            return await super()._execute(statement, params, make)
 
 
 CLAIM_REQUEST = sql(
