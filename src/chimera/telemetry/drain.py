@@ -17,18 +17,16 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-from uuid import UUID
 
 import structlog
 
 from chimera import metrics
 from chimera.call import Call
-from chimera.clickhouse import ClickHouse, DataRefused
+from chimera.clickhouse import Block, ClickHouse, DataRefused
 from chimera.core import Core
 from chimera.db import Database, Nothing, sql
 from chimera.ids import new_id
-from chimera.telemetry.events import FIELDS, BatchBroken, thaw
+from chimera.telemetry import frozen
 
 log = structlog.get_logger("chimera.telemetry.drain")
 
@@ -184,14 +182,14 @@ async def _send(db: Database, clickhouse: ClickHouse, group_id: str, groups: deq
     """Stores a group; or, when its data are refused, adds its halves to `groups`."""
     async with db.begin(_call()) as tx:
         batches = await tx.all(READ_GROUP, group_id=group_id)
-    columns, broken = await asyncio.to_thread(_columns_of, batches)
+    blocks, broken = await asyncio.to_thread(_blocks_of, batches)
     for batch_id, why in broken.items():
         await _fail(db, batch_id, why)
     batches = [batch for batch in batches if batch.batch_id not in broken]
     if not batches:
         return 0
     try:
-        await clickhouse.insert("workload_events", ("org_id", *FIELDS), columns, group_id)
+        await clickhouse.insert("workload_events", blocks, group_id)
     except DataRefused as refused:
         await _narrow(db, group_id, batches, str(refused), groups)
         return 0
@@ -201,20 +199,17 @@ async def _send(db: Database, clickhouse: ClickHouse, group_id: str, groups: deq
     return stored
 
 
-def _columns_of(batches: list[Batch]) -> tuple[list[list[Any]], dict[str, str]]:
-    """The columns of a group, org_id first, and the batches that cannot be read, with the reason."""
-    columns: list[list[Any]] = [[] for _ in range(1 + len(FIELDS))]
-    broken = {}
+def _blocks_of(batches: list[Batch]) -> tuple[list[Block], dict[str, str]]:
+    """A block a batch, and the batches that cannot be read, with the reason."""
+    blocks, broken = [], {}
     for batch in batches:
         try:
-            thawed = thaw(batch.body, batch.events)
-        except BatchBroken as error:
+            data = frozen.stored(batch.body, batch.events, batch.org_id, batch.batch_id)
+        except frozen.BatchBroken as error:
             broken[batch.batch_id] = str(error)
             continue
-        columns[0] += [UUID(batch.org_id)] * batch.events
-        for column, values in zip(columns[1:], thawed, strict=True):
-            column += values
-    return columns, broken
+        blocks.append(Block(frozen.STORED, batch.events, data))
+    return blocks, broken
 
 
 async def _narrow(
