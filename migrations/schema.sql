@@ -1073,6 +1073,7 @@ CREATE TABLE telemetry.batches (
     state text DEFAULT 'waiting'::text NOT NULL,
     tries integer DEFAULT 0 NOT NULL,
     last_error text DEFAULT ''::text NOT NULL,
+    resent_at timestamp with time zone,
     CONSTRAINT batches_events_check CHECK ((events > 0)),
     CONSTRAINT batches_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'stored'::text, 'dead'::text])))
 )
@@ -1095,6 +1096,7 @@ CREATE TABLE telemetry.batches_default (
     state text DEFAULT 'waiting'::text CONSTRAINT batches_state_not_null NOT NULL,
     tries integer DEFAULT 0 CONSTRAINT batches_tries_not_null NOT NULL,
     last_error text DEFAULT ''::text CONSTRAINT batches_last_error_not_null NOT NULL,
+    resent_at timestamp with time zone,
     CONSTRAINT batches_events_check CHECK ((events > 0)),
     CONSTRAINT batches_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'stored'::text, 'dead'::text])))
 );
@@ -1144,10 +1146,9 @@ CREATE TABLE telemetry.reconciliations (
     accepted bigint NOT NULL,
     stored bigint NOT NULL,
     dead bigint NOT NULL,
-    waiting bigint NOT NULL,
     found bigint NOT NULL,
-    missing_batches integer NOT NULL,
-    surplus_batches integer NOT NULL,
+    missing_batches integer DEFAULT 0 NOT NULL,
+    surplus_batches integer DEFAULT 0 NOT NULL,
     resent_batches integer DEFAULT 0 NOT NULL,
     checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
@@ -1179,7 +1180,10 @@ ALTER TABLE telemetry.totals OWNER TO chimera_owner;
 
 CREATE TABLE telemetry.verified (
     org_id uuid NOT NULL,
-    verified_to timestamp with time zone NOT NULL,
+    xid xid8 DEFAULT '0'::xid8 NOT NULL,
+    batch_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
+    verified_to timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    is_asked boolean DEFAULT false NOT NULL,
     checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 
@@ -2162,7 +2166,7 @@ GRANT SELECT,INSERT ON TABLE telemetry.receipts TO chimera_app;
 GRANT SELECT,DELETE ON TABLE telemetry.receipts TO chimera_worker;
 
 GRANT SELECT ON TABLE telemetry.reconciliations TO chimera_app;
-GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.reconciliations TO chimera_worker;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE telemetry.reconciliations TO chimera_worker;
 
 GRANT SELECT ON TABLE telemetry.refreshes TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.refreshes TO chimera_summary;
@@ -2170,7 +2174,7 @@ GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.refreshes TO chimera_summary;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.totals TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.totals TO chimera_worker;
 
-GRANT SELECT ON TABLE telemetry.verified TO chimera_app;
-GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.verified TO chimera_worker;
+GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.verified TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE telemetry.verified TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE templates.versions TO chimera_app;

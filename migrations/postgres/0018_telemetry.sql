@@ -61,21 +61,28 @@ CREATE TABLE telemetry.reconciliations (
     accepted bigint NOT NULL,
     stored bigint NOT NULL,
     dead bigint NOT NULL,
-    waiting bigint NOT NULL,
-    -- Events of the stored batches that the column store has, and batches of which it has another number.
+    -- Events of those batches that the column store has.
     found bigint NOT NULL,
-    missing_batches int NOT NULL,
-    surplus_batches int NOT NULL,
+    -- Batches of which it has too few or too many, at the last look.
+    missing_batches int NOT NULL DEFAULT 0,
+    surplus_batches int NOT NULL DEFAULT 0,
     resent_batches int NOT NULL DEFAULT 0,
     checked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (org_id, day, producer)
 );
--- Everything accepted before verified_to was found in the store, exactly once.
+-- Everything accepted before verified_to was found in the store, exactly once. (xid, batch_id) is the
+-- last batch that was compared.
 CREATE TABLE telemetry.verified (
     org_id uuid PRIMARY KEY,
-    verified_to timestamptz NOT NULL,
+    xid xid8 NOT NULL DEFAULT '0',
+    batch_id uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
+    verified_to timestamptz NOT NULL DEFAULT '-infinity',
+    -- Somebody wants everything compared again, the roll-ups too.
+    is_asked boolean NOT NULL DEFAULT false,
     checked_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+-- The store did not have it although it said so; a batch is sent anew once.
+ALTER TABLE telemetry.batches ADD COLUMN resent_at timestamptz;
 
 DO $$
 DECLARE
@@ -93,8 +100,9 @@ END $$;
 GRANT SELECT, INSERT ON telemetry.receipts TO chimera_app;
 GRANT SELECT, DELETE ON telemetry.receipts TO chimera_worker;
 GRANT SELECT, INSERT, DELETE ON telemetry.dead_letters TO chimera_app, chimera_worker;
-GRANT SELECT ON telemetry.reconciliations, telemetry.verified TO chimera_app;
-GRANT SELECT, INSERT, UPDATE ON telemetry.reconciliations, telemetry.verified TO chimera_worker;
+GRANT SELECT ON telemetry.reconciliations TO chimera_app;
+GRANT SELECT, INSERT, UPDATE ON telemetry.verified TO chimera_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON telemetry.reconciliations, telemetry.verified TO chimera_worker;
 
 -- How much waits, over all organisations and of the caller's, in bytes, and since when. Sums only:
 -- who the others are is not told.
@@ -224,6 +232,7 @@ DROP TABLE telemetry.refreshes;
 DROP FUNCTION telemetry.visible_campaigns(uuid[]);
 DROP FUNCTION telemetry.backlog();
 DROP INDEX telemetry.batches_tail;
+ALTER TABLE telemetry.batches DROP COLUMN resent_at;
 ALTER TABLE telemetry.totals DROP COLUMN discarded;
 DROP TABLE telemetry.verified;
 DROP TABLE telemetry.reconciliations;

@@ -127,9 +127,15 @@ class ClickHouse:
         }
         await self._run(lambda client: _send_blocks(client, statement, blocks, once))
 
-    async def command(self, statement: LiteralString, params: Mapping[str, Any]) -> None:
+    async def command(
+        self,
+        statement: LiteralString,
+        params: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         """Runs a statement that changes something and answers nothing. Raises Unavailable."""
-        await self._run(lambda client: client.execute(statement, dict(params)))
+        given = dict(settings or {})
+        await self._run(lambda client: client.execute(statement, dict(params), settings=given))
 
     async def close(self) -> None:
         """Ends all connections, also those in use."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from chimera.call import NOBODY
@@ -47,8 +47,8 @@ def freeze(events: Sequence[Event]) -> bytes:
 
     Raises BatchBroken for a value that the store cannot hold; costs about 4 microseconds an event.
     """
-    columns = Event(*zip(*events, strict=True))
-    names: Sequence[Sequence[str]] = columns.metric_names  # type: ignore[assignment]  # a column
+    columns: Any = Event._make(zip(*events, strict=True))  # whose fields are whole columns
+    names: Sequence[Sequence[str]] = columns.metric_names
     sizes = list(map(len, names))
     if sizes != list(map(len, columns.metric_values)) or sizes != list(
         map(len, columns.metric_units)

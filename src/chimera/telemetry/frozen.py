@@ -226,24 +226,25 @@ def _coded_words(dictionary: Sequence[str], codes: Sequence[int]) -> bytes:
             struct.pack("<QQ", _KEYS_FOLLOW | kind, len(dictionary)),
             keys,
             struct.pack("<Q", len(codes)),
-            _numbers(_WIDTHS[kind][0], codes),
+            numbers(_WIDTHS[kind][0], codes),
         )
     )
 
 
-def _numbers(typecode: str, values: Iterable[int | float]) -> bytes:
+def numbers(typecode: str, values: Iterable[int | float]) -> bytes:
+    """Fixed-width numbers, by the letters of the module `array`."""
     try:
-        numbers = array(typecode, values)
+        encoded = array(typecode, values)
     except (OverflowError, TypeError) as error:
         raise BatchBroken(f"a number does not fit: {error}") from None
     if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers.tobytes()
+        encoded.byteswap()
+    return encoded.tobytes()
 
 
 def timestamps(values: Sequence[int]) -> bytes:
     """Milliseconds since 1970."""
-    encoded = _numbers("q", values)
+    encoded = numbers("q", values)
     if min(values) < 0 or max(values) > TIMESTAMP_MS_MAX:
         raise BatchBroken("a timestamp is out of range")
     return encoded
@@ -251,15 +252,15 @@ def timestamps(values: Sequence[int]) -> bytes:
 
 def naturals(values: Iterable[int]) -> bytes:
     """A UInt32 column."""
-    return _numbers("I", values)
+    return numbers("I", values)
 
 
 def picodollars(values: Sequence[int]) -> bytes:
     """Amounts in 1e-12 US dollars, not negative, as Decimal(20, 12): 128 bits each."""
     wide = array("Q", bytes(16 * len(values)))
-    wide[::2] = array("Q", _numbers("Q", [value & _LOW for value in values]))
+    wide[::2] = array("Q", numbers("Q", [value & _LOW for value in values]))
     if max(values) > _LOW:
-        wide[1::2] = array("Q", _numbers("Q", [value >> 64 for value in values]))
+        wide[1::2] = array("Q", numbers("Q", [value >> 64 for value in values]))
     return wide.tobytes()
 
 
@@ -285,7 +286,7 @@ def costs(values: Iterable[str]) -> bytes:
 
 def offsets(sizes: Iterable[int]) -> bytes:
     """How the elements of arrays fall to their rows."""
-    return _numbers("Q", accumulate(sizes))
+    return numbers("Q", accumulate(sizes))
 
 
 def word_arrays(sizes: bytes, values: Sequence[str]) -> bytes:
@@ -297,7 +298,7 @@ def coded_word_arrays(sizes: bytes, dictionary: Sequence[str], codes: Sequence[i
 
 
 def float_arrays(sizes: bytes, values: Iterable[float]) -> bytes:
-    return sizes + _numbers("d", values)
+    return sizes + numbers("d", values)
 
 
 def maps(values: Sequence[Any]) -> bytes:
@@ -305,7 +306,7 @@ def maps(values: Sequence[Any]) -> bytes:
     try:
         sizes = offsets(map(len, values))
         keys = list(chain.from_iterable(values))
-        texts = strings(chain.from_iterable((value.values() for value in values)))
+        texts = strings(chain.from_iterable(value.values() for value in values))
     except (TypeError, AttributeError):
         raise BatchBroken("dimensions are texts by name") from None
     return _DICTIONARY + sizes + _words(keys) + texts
