@@ -233,6 +233,8 @@ def _coded_words(dictionary: Sequence[str], codes: Sequence[int]) -> bytes:
 
 def numbers(typecode: str, values: Iterable[int | float]) -> bytes:
     """Fixed-width numbers, by the letters of the module `array`."""
+    if isinstance(values, bytes) and typecode != "B":
+        values = iter(values)  # or they would be taken for what they are to become
     try:
         encoded = array(typecode, values)
     except (OverflowError, TypeError) as error:

@@ -26,7 +26,7 @@ from chimera.telemetry.events import Event, freeze
 from chimera.telemetry.frozen import BatchBroken, pack
 from chimera.telemetry.rows import read_rows
 from chimera.telemetry.sender import Sender, Unfit
-from chimera.v1.telemetry_pb2 import BatchReceipt, EventBatch
+from chimera.v1.telemetry_pb2 import BatchReceipt, EventBatch, TelemetryEvent
 
 ROWS_MAX, COLUMNS_MAX = 10_000, 100_000
 LETTERS_A_BATCH_MAX = 1_000
@@ -216,7 +216,7 @@ class Intake:
             dead=len(kept),
             letter_ids=[new_id() for _ in kept],
             letter_indexes=kept,
-            letter_bodies=[batch.rows.events[index].SerializeToString() for index in kept],
+            letter_bodies=[_letter(batch.rows.events[index], sender) for index in kept],
             letter_reasons=[_sentence(judged.bad[index]) for index in kept],
         )
         if now is None:
@@ -259,6 +259,16 @@ def _refused(unfit: Unfit) -> Invalid:
 
 def _sentence(unfit: Unfit) -> str:
     return f"{unfit.field}: {unfit.message}"
+
+
+def _letter(event: TelemetryEvent, sender: Sender) -> bytes:
+    """The event as it was sent, with what only this moment knows."""
+    kept = TelemetryEvent()
+    kept.CopyFrom(event)
+    kept.user_id = event.user_id or sender.user_id
+    if not event.HasField("timestamp"):
+        kept.timestamp.FromMilliseconds(sender.now_ms)
+    return kept.SerializeToString()
 
 
 def _receipt(sender: Sender, judged: _Judged, kept: set[int]) -> BatchReceipt:
