@@ -17,7 +17,7 @@ from chimera.faults import NotFound, NotReady
 from chimera.ids import new_id
 from chimera.paging import Pages
 from chimera.telemetry.events import Event, freeze
-from chimera.telemetry.rows import read_row
+from chimera.telemetry.rows import Reader
 from chimera.telemetry.sender import Sender, Unfit
 from chimera.v1.telemetry_pb2 import (
     DeadLetter,
@@ -156,7 +156,7 @@ def _event(letter: Letter) -> Event:
     sender = Sender(NOBODY, True, letter.producer, letter.batch_id)
     message = TelemetryEvent.FromString(letter.body)
     try:
-        return read_row(message, letter.event_index or 0, sender)
+        return Reader(sender).read(message, letter.event_index or 0)
     except Unfit as unfit:
         raise NotReady(
             "DEAD_LETTER_UNUSABLE",

@@ -61,10 +61,11 @@ class Sender:
         halves[1::2] = array("Q", range(low, low + count))
         return halves.tobytes()
 
-    def event_id(self, index: int) -> str:
+    def event_id_head(self) -> str:
+        """What the ids of a batch begin with; the place in the batch follows as 8 hex digits."""
         high, low = self._halves()
-        h = f"{high:016x}{low + index:016x}"
-        return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+        h = f"{high:016x}{low:016x}"
+        return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:24]}"
 
     def check_time(self, field: str, earliest_ms: int, latest_ms: int) -> None:
         """Raises Unfit for what a broken clock gives."""
