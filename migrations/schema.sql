@@ -367,9 +367,9 @@ CREATE MATERIALIZED VIEW telemetry.user_summaries AS
     COALESCE(c.campaigns, (0)::bigint) AS campaigns,
     (COALESCE(e.executions, (0)::numeric))::bigint AS executions,
     COALESCE(t.templates, (0)::bigint) AS templates,
-    (0)::bigint AS ratings,
+    (COALESCE(g.ratings, 0))::bigint AS ratings,
     GREATEST(c.last_at, e.last_at, t.last_at, s.last_at, k.last_at) AS last_activity_at
-   FROM (((((identity.memberships m
+   FROM ((((((identity.memberships m
      LEFT JOIN ( SELECT campaigns.org_id,
             campaigns.created_by,
             count(*) AS campaigns,
@@ -394,6 +394,10 @@ CREATE MATERIALIZED VIEW telemetry.user_summaries AS
            FROM templates.templates
           WHERE (templates.deleted_at IS NULL)
           GROUP BY templates.org_id, templates.created_by) t ON (((t.org_id = m.org_id) AND (t.created_by = m.user_id))))
+     LEFT JOIN ( SELECT NULL::uuid AS org_id,
+            NULL::uuid AS user_id,
+            0 AS ratings
+          WHERE false) g ON (((g.org_id = m.org_id) AND (g.user_id = m.user_id))))
      LEFT JOIN ( SELECT sessions.org_id,
             sessions.user_id,
             max(sessions.last_used_at) AS last_at

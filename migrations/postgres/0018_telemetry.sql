@@ -147,12 +147,15 @@ BEGIN
 END $$;
 
 -- Rows of all organisations: read through telemetry.list_user_summaries only.
+DO $do$
+BEGIN
+    EXECUTE format($view$
 CREATE MATERIALIZED VIEW telemetry.user_summaries AS
 SELECT m.org_id, m.user_id,
        coalesce(c.campaigns, 0)::bigint AS campaigns,
        coalesce(e.executions, 0)::bigint AS executions,
        coalesce(t.templates, 0)::bigint AS templates,
-       0::bigint AS ratings,
+       coalesce(g.ratings, 0)::bigint AS ratings,
        greatest(c.last_at, e.last_at, t.last_at, s.last_at, k.last_at) AS last_activity_at
   FROM identity.memberships m
   LEFT JOIN (SELECT org_id, created_by, count(*) AS campaigns, max(created_at) AS last_at
@@ -167,13 +170,18 @@ SELECT m.org_id, m.user_id,
   LEFT JOIN (SELECT org_id, created_by, count(*) AS templates, max(created_at) AS last_at
                FROM templates.templates WHERE deleted_at IS NULL GROUP BY org_id, created_by) t
     ON t.org_id = m.org_id AND t.created_by = m.user_id
+  LEFT JOIN (%s) g ON g.org_id = m.org_id AND g.user_id = m.user_id
   LEFT JOIN (SELECT org_id, user_id, max(last_used_at) AS last_at
                FROM identity.sessions GROUP BY org_id, user_id) s
     ON s.org_id = m.org_id AND s.user_id = m.user_id
   LEFT JOIN (SELECT org_id, user_id, max(last_used_at) AS last_at
                FROM identity.api_keys GROUP BY org_id, user_id) k
     ON k.org_id = m.org_id AND k.user_id = m.user_id
-WITH NO DATA;
+WITH NO DATA
+$view$, CASE WHEN to_regclass('templates.ratings') IS NULL
+             THEN 'SELECT NULL::uuid AS org_id, NULL::uuid AS user_id, 0 AS ratings WHERE false'
+             ELSE 'SELECT org_id, user_id, count(*) AS ratings FROM templates.ratings GROUP BY org_id, user_id' END);
+END $do$;
 CREATE UNIQUE INDEX user_summaries_key ON telemetry.user_summaries (org_id, user_id);
 ALTER MATERIALIZED VIEW telemetry.user_summaries OWNER TO chimera_summary;
 

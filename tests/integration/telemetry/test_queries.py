@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from chimera.core import open_core
+from chimera.embedded.stack import StackUrls
 from chimera.settings import Settings
 from chimera.telemetry.scope import BY_CAMPAIGN, BY_ORGANISATION, BY_USER, Scope
 from chimera.v1.campaigns_pb2 import CampaignPlan
@@ -466,3 +468,41 @@ class TestLimits:
         assert "" in reasons
         assert set(reasons) == {"TOO_MANY_QUERIES", ""}
         assert not await asked(), "and afterwards there is room again"
+
+
+class TestReplica:
+    """Analytics read where they are told to, and the drain writes where it always does."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings, stack: StackUrls) -> Settings:
+        url = type(settings.redis_url)(stack.clickhouse_url)
+        return settings.model_copy(update={"clickhouse_read_url": url})
+
+    async def test_analytics_read_from_the_other_store(
+        self, world: World, hands: Hands, stack: StackUrls
+    ) -> None:
+        from chimera import migrate
+
+        migrate.up(clickhouse_url=stack.clickhouse_url, only="clickhouse")
+        acme = await world.organisation("acme")
+        events = await sent(acme.admin, hands, 150)
+        here = await acme.admin.telemetry.QuerySeries(**within())
+        assert not here.points and here.freshness.HasField("complete_to")
+        name = hands.url.rpartition("/")[2].partition("?")[0]
+        ask(
+            stack.clickhouse_url,
+            f"INSERT INTO events_hourly SELECT * FROM {name}.events_hourly"  # noqa: S608
+            f" WHERE org_id = toUUID('{acme.id}')",
+        )
+        step = TelemetryStep.TELEMETRY_STEP_HOUR
+        there = await acme.admin.telemetry.QuerySeries(**within(), step=step)
+        assert sum(point.events for point in there.points) == len(events)
+
+
+async def test_connections_to_the_store_end_with_the_process(settings: Settings) -> None:
+    """What a server opened is closed when it stops."""
+    async with open_core(settings, "app") as core:
+        deadline = asyncio.get_running_loop().time() + 20
+        await core.analytics.query("SELECT 1", {}, deadline=deadline, rows_max=1)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        await core.analytics.query("SELECT 1", {}, deadline=deadline, rows_max=1)
