@@ -26,7 +26,7 @@ from chimera.telemetry.events import Event, freeze
 from chimera.telemetry.frozen import BatchBroken, pack
 from chimera.telemetry.rows import read_rows
 from chimera.telemetry.sender import Sender, Unfit
-from chimera.v1.telemetry_pb2 import BatchReceipt, EventBatch, TelemetryEvent
+from chimera.v1.telemetry_pb2 import BatchReceipt, EventBatch, EventColumns, TelemetryEvent
 
 ROWS_MAX, COLUMNS_MAX = 10_000, 100_000
 LETTERS_A_BATCH_MAX = 1_000
@@ -169,15 +169,19 @@ class Intake:
         return _Judged(len(events), freeze(events), bad)
 
     async def _judge_columns(self, call: Call, batch: EventBatch, sender: Sender) -> _Judged:
+        columns = batch.columns
         try:
-            read = await asyncio.to_thread(read_columns, batch.columns, sender)
-            if read.campaign_ids - await self._visible_to(call, read.campaign_ids, sender):
+            if columns.count > IN_A_THREAD:
+                body, named = await asyncio.to_thread(_packed, columns, sender)
+            else:
+                body, named = _packed(columns, sender)
+            if named - await self._visible_to(call, named, sender):
                 raise Unfit("campaign_ids", "names a campaign that you cannot see")
-            return _Judged(batch.columns.count, await asyncio.to_thread(pack, read.columns))
         except Unfit as unfit:
             raise _refused(unfit) from None
         except BatchBroken as broken:
             raise _refused(Unfit("columns", str(broken))) from None
+        return _Judged(columns.count, body)
 
     async def _visible_to(self, call: Call, named: set[str], sender: Sender) -> frozenset[str]:
         """Those of the named campaigns that the sender may send events of."""
@@ -241,6 +245,12 @@ def _check_size(batch: EventBatch, rows: int, columns: int) -> None:
         raise Invalid(
             "BATCH_TOO_LARGE", f"A batch has 1 to {COLUMNS_MAX} events in columns, not {columns}."
         )
+
+
+def _packed(columns: EventColumns, sender: Sender) -> tuple[bytes, set[str]]:
+    """The body, and the campaigns that it names. Raises Unfit, BatchBroken."""
+    read = read_columns(columns, sender)
+    return pack(read.columns), read.campaign_ids
 
 
 def _digest(batch: EventBatch) -> bytes:
