@@ -13,11 +13,13 @@ import pytest
 
 from chimera.settings import Settings
 from chimera.telemetry.drain import TRIES_MAX, drain
+from chimera.telemetry.events import execution_events
+from chimera.telemetry.operations import accept
 from chimera.telemetry.reconcile import reconcile
 from chimera.telemetry.summaries import purge_receipts, refresh_user_summaries
 from chimera.v1.campaigns_pb2 import CampaignPlan
 from chimera.v1.telemetry_pb2 import EventFilter, TelemetryEvent, WatchEventsResponse
-from tests.integration.telemetry.buffer import ask, run_sql
+from tests.integration.telemetry.buffer import Producer, ask, run_sql, some_executions
 from tests.integration.telemetry.conftest import Hands
 from tests.integration.telemetry.sending import (
     in_columns,
@@ -258,6 +260,26 @@ async def test_a_watch_tells_what_is_accepted_and_goes_on_where_it_was(
     with pytest.raises(Refused) as refused:
         await anext(rival.admin.telemetry.WatchEvents(cursor=half))
     assert refused.value.reason == "CURSOR_INVALID"
+
+
+async def test_a_watch_waits_for_what_began_before_and_commits_later(
+    world: World, hands: Hands
+) -> None:
+    """A batch that was written first and committed last is told, and nothing is told before it
+    that would put the cursor past it."""
+    acme = await world.organisation("acme")
+    watching = Watching(acme.admin)
+    early = Producer(hands.core, acme.id)
+    async with aclosing(watching.items):
+        await watching.begun()
+        async with hands.core.db.begin(early.call()) as tx:
+            events = execution_events(early.run, some_executions(0, 3))
+            await accept(tx, "engine", acme.id, events)
+            later = some_events(4)
+            await record(acme.admin, in_rows(later))
+        told = await watching.next(7)
+    assert set(told) == {event.event_id for event in (*events, *later)}
+    assert len(told) == 7
 
 
 async def test_a_watch_tells_only_what_was_asked_for_and_may_be_seen(
