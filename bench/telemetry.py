@@ -330,6 +330,12 @@ async def _ask(running: Installation, rounds: int) -> None:
         "24 hours by hour, 3 groupings": lambda: t.QuerySeries(
             **within(day), group_by=[*by_model, D.TELEMETRY_DIMENSION_TECHNIQUE, *by_campaign]
         ),
+        "24 hours by hour, percentiles": lambda: t.QuerySeries(
+            **within(day), with_percentiles=True
+        ),
+        "30 days by hour, percentiles": lambda: t.QuerySeries(
+            **within(month), with_percentiles=True
+        ),
         "6 hours by minute": lambda: t.QuerySeries(**within(hours)),
         "one campaign, 30 days by hour": lambda: t.QuerySeries(
             **within(month),

@@ -18,6 +18,7 @@ from chimera.v1.telemetry_pb2 import (
     QuerySeriesResponse,
     QueryTopRequest,
     QueryTopResponse,
+    TelemetryOrder,
     TelemetryStep,
 )
 
@@ -68,9 +69,7 @@ async def query_series(
     """Raises Invalid(FIELD_INVALID, QUERY_TOO_LARGE), NotFound(CAMPAIGN_NOT_VISIBLE)."""
     scope = await scope_of(db, call, request.filter)
     within = fitted(request, request.step, is_exact=request.is_exact)
-    question = Question(
-        STEPS[within.step], request.group_by, request.filter, request.metric, request.is_exact
-    )
+    question = _question(request, within, request.with_percentiles)
     # First the buffer, then the store: what leaves the one in between is in the other.
     freshness = await read_freshness(db, analytics, call)
     rows = await analytics.rows(
@@ -99,9 +98,8 @@ async def query_top(
     """Raises what query_series raises."""
     scope = await scope_of(db, call, request.filter)
     within = fitted(request, None, is_exact=request.is_exact)
-    question = Question(
-        STEPS[within.step], request.group_by, request.filter, request.metric, request.is_exact
-    )
+    by_percentile = request.order == TelemetryOrder.TELEMETRY_ORDER_P95
+    question = _question(request, within, request.with_percentiles or by_percentile)
     freshness = await read_freshness(db, analytics, call)
     size = request.size or TOP_DEFAULT
     rows = await analytics.rows(
@@ -115,6 +113,17 @@ async def query_top(
     getattr(answer, "from").FromMilliseconds(within.from_ms)
     answer.to.FromMilliseconds(within.to_ms)
     return answer
+
+
+def _question(request: Any, within: Range, with_percentiles: bool) -> Question:
+    return Question(
+        STEPS[within.step],
+        request.group_by,
+        request.filter,
+        request.metric,
+        request.is_exact,
+        with_percentiles,
+    )
 
 
 def _params(question: Question, within: Range, rows: int) -> dict[str, Any]:
@@ -142,5 +151,6 @@ def _numbers(start_s: int, group: list[str], numbers: tuple[Any, ...]) -> EventN
         values = found.values
         values.count, values.sum, values.average = count, total, total / count
         values.min, values.max = least, most
-        values.p50, values.p90, values.p95, values.p99 = percentiles
+        if percentiles:
+            values.p50, values.p90, values.p95, values.p99 = percentiles
     return found

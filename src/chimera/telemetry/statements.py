@@ -53,24 +53,29 @@ STEPS: dict[int, Step] = {
 # What is counted, always in this order: events, errors, cost, values: count, sum, min, max, percentiles.
 EVENTS_ROLLED: LiteralString = (
     "sum(events), sum(errors), sum(cost), sum(timed), toFloat64(sum(latency_ms_sum)),"
-    " toFloat64(min(latency_ms_min)), toFloat64(max(latency_ms_max)),"
-    " quantilesTDigestMerge(0.5, 0.9, 0.95, 0.99)(latency_ms_q)"
+    " toFloat64(min(latency_ms_min)), toFloat64(max(latency_ms_max))"
 )
 EVENTS_EXACT: LiteralString = (
     "count(), countIf(dimensions['error_kind'] != ''), sum(toDecimal128(cost, 12)),"
     " countIf(latency_ms > 0), toFloat64(sum(latency_ms)),"
-    " toFloat64(minIf(latency_ms, latency_ms > 0)), toFloat64(max(latency_ms)),"
-    " quantilesExactIf(0.5, 0.9, 0.95, 0.99)(latency_ms, latency_ms > 0)"
+    " toFloat64(minIf(latency_ms, latency_ms > 0)), toFloat64(max(latency_ms))"
 )
 METRIC_ROLLED: LiteralString = (
     "sum(points), toUInt64(0), toDecimal128(0, 12), sum(points), sum(value_sum), min(value_min),"
-    " max(value_max), quantilesTDigestMerge(0.5, 0.9, 0.95, 0.99)(value_q)"
+    " max(value_max)"
 )
 METRIC_EXACT: LiteralString = (
-    "count(), toUInt64(0), toDecimal128(0, 12), count(), sum(value), min(value), max(value),"
-    " quantilesExact(0.5, 0.9, 0.95, 0.99)(value)"
+    "count(), toUInt64(0), toDecimal128(0, 12), count(), sum(value), min(value), max(value)"
 )
-# Places in those lists, for ORDER BY; `at` is the place of the first of them.
+# The last of them, by (of a metric, exact).
+PERCENTILES: dict[tuple[bool, bool], LiteralString] = {
+    (False, False): "quantilesTDigestMerge(0.5, 0.9, 0.95, 0.99)(latency_ms_q)",
+    (False, True): "quantilesExactIf(0.5, 0.9, 0.95, 0.99)(latency_ms, latency_ms > 0)",
+    (True, False): "quantilesTDigestMerge(0.5, 0.9, 0.95, 0.99)(value_q)",
+    (True, True): "quantilesExact(0.5, 0.9, 0.95, 0.99)(value)",
+}
+NO_PERCENTILES: LiteralString = "emptyArrayFloat64()"
+# By places in those lists.
 Order = TelemetryOrder
 ORDERS: dict[int, LiteralString] = {
     Order.TELEMETRY_ORDER_EVENTS: "n.1",
@@ -90,6 +95,7 @@ class Question(NamedTuple):
     filter: EventFilter
     metric: str
     is_exact: bool
+    with_percentiles: bool
 
 
 def series(question: Question) -> LiteralString:
@@ -140,8 +146,13 @@ def _groups(question: Question) -> LiteralString:
 
 def _numbers(question: Question) -> LiteralString:
     if question.metric:
-        return METRIC_EXACT if question.is_exact else METRIC_ROLLED
-    return EVENTS_EXACT if question.is_exact else EVENTS_ROLLED
+        numbers = METRIC_EXACT if question.is_exact else METRIC_ROLLED
+    else:
+        numbers = EVENTS_EXACT if question.is_exact else EVENTS_ROLLED
+    percentiles = NO_PERCENTILES
+    if question.with_percentiles:
+        percentiles = PERCENTILES[bool(question.metric), question.is_exact]
+    return f"{numbers}, {percentiles}"
 
 
 def _source(question: Question) -> LiteralString:

@@ -328,7 +328,7 @@ class EventNumbers(_message.Message):
     def __init__(self, group: _Optional[_Iterable[str]] = ..., start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., events: _Optional[int] = ..., errors: _Optional[int] = ..., error_rate: _Optional[float] = ..., cost_usd: _Optional[str] = ..., values: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
 
 class QuerySeriesRequest(_message.Message):
-    __slots__ = ("to", "step", "group_by", "filter", "metric", "is_exact")
+    __slots__ = ("to", "step", "group_by", "filter", "metric", "is_exact", "with_percentiles")
     FROM_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -336,13 +336,15 @@ class QuerySeriesRequest(_message.Message):
     FILTER_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     IS_EXACT_FIELD_NUMBER: _ClassVar[int]
+    WITH_PERCENTILES_FIELD_NUMBER: _ClassVar[int]
     to: _timestamp_pb2.Timestamp
     step: TelemetryStep
     group_by: _containers.RepeatedScalarFieldContainer[TelemetryDimension]
     filter: EventFilter
     metric: str
     is_exact: bool
-    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[_Union[TelemetryStep, str]] = ..., group_by: _Optional[_Iterable[_Union[TelemetryDimension, str]]] = ..., filter: _Optional[_Union[EventFilter, _Mapping]] = ..., metric: _Optional[str] = ..., is_exact: _Optional[bool] = ..., **kwargs) -> None: ...
+    with_percentiles: bool
+    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[_Union[TelemetryStep, str]] = ..., group_by: _Optional[_Iterable[_Union[TelemetryDimension, str]]] = ..., filter: _Optional[_Union[EventFilter, _Mapping]] = ..., metric: _Optional[str] = ..., is_exact: _Optional[bool] = ..., with_percentiles: _Optional[bool] = ..., **kwargs) -> None: ...
 
 class QuerySeriesResponse(_message.Message):
     __slots__ = ("points", "step", "to", "freshness")
@@ -358,7 +360,7 @@ class QuerySeriesResponse(_message.Message):
     def __init__(self, points: _Optional[_Iterable[_Union[EventNumbers, _Mapping]]] = ..., step: _Optional[_Union[TelemetryStep, str]] = ..., to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ..., **kwargs) -> None: ...
 
 class QueryTopRequest(_message.Message):
-    __slots__ = ("to", "group_by", "filter", "order", "size", "metric", "is_exact")
+    __slots__ = ("to", "group_by", "filter", "order", "size", "metric", "is_exact", "with_percentiles")
     FROM_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     GROUP_BY_FIELD_NUMBER: _ClassVar[int]
@@ -367,6 +369,7 @@ class QueryTopRequest(_message.Message):
     SIZE_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     IS_EXACT_FIELD_NUMBER: _ClassVar[int]
+    WITH_PERCENTILES_FIELD_NUMBER: _ClassVar[int]
     to: _timestamp_pb2.Timestamp
     group_by: _containers.RepeatedScalarFieldContainer[TelemetryDimension]
     filter: EventFilter
@@ -374,7 +377,8 @@ class QueryTopRequest(_message.Message):
     size: int
     metric: str
     is_exact: bool
-    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[_Union[TelemetryDimension, str]]] = ..., filter: _Optional[_Union[EventFilter, _Mapping]] = ..., order: _Optional[_Union[TelemetryOrder, str]] = ..., size: _Optional[int] = ..., metric: _Optional[str] = ..., is_exact: _Optional[bool] = ..., **kwargs) -> None: ...
+    with_percentiles: bool
+    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[_Union[TelemetryDimension, str]]] = ..., filter: _Optional[_Union[EventFilter, _Mapping]] = ..., order: _Optional[_Union[TelemetryOrder, str]] = ..., size: _Optional[int] = ..., metric: _Optional[str] = ..., is_exact: _Optional[bool] = ..., with_percentiles: _Optional[bool] = ..., **kwargs) -> None: ...
 
 class QueryTopResponse(_message.Message):
     __slots__ = ("groups", "to", "freshness")

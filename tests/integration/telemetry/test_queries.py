@@ -117,7 +117,12 @@ async def test_series_equal_a_recount_at_every_step_and_grouping(
     for step, width_s in WIDTHS.items():
         for group_by in groupings[:: 1 if step == TelemetryStep.TELEMETRY_STEP_HOUR else 5]:
             answer = await acme.admin.telemetry.QuerySeries(
-                **within(), step=step, group_by=group_by, metric=metric, is_exact=is_exact
+                **within(),
+                step=step,
+                group_by=group_by,
+                metric=metric,
+                is_exact=is_exact,
+                with_percentiles=True,
             )
             truth = recount(events, width_s, group_by, metric)
             found = {(p.start.seconds, *p.group): p for p in answer.points}
@@ -202,13 +207,17 @@ async def test_the_top_is_in_the_right_order(world: World, hands: Hands) -> None
         TelemetryOrder.TELEMETRY_ORDER_P95: lambda n: n.values.p95,
     }
     for order, number in orders.items():
-        answer = await acme.admin.telemetry.QueryTop(**within(), group_by=by, order=order)
+        answer = await acme.admin.telemetry.QueryTop(
+            **within(), group_by=by, order=order, with_percentiles=True
+        )
         assert {tuple(group.group) for group in answer.groups} == truth.keys()
         for group in answer.groups:
             check(group, truth[tuple(group.group)])
         numbers = [number(group) for group in answer.groups]
         assert numbers == sorted(numbers, reverse=True)
-    assert len((await acme.admin.telemetry.QueryTop(**within(), group_by=by, size=2)).groups) == 2
+    answer = await acme.admin.telemetry.QueryTop(**within(), group_by=by, size=2)
+    assert len(answer.groups) == 2
+    assert answer.groups[0].values.average and not answer.groups[0].values.p95, "not asked for"
 
 
 async def test_events_are_paged_newest_first(world: World, hands: Hands) -> None:
