@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "identity": {"audit"},
     "templates": {"audit"},
     "providers": {"audit"},
-    "telemetry": set(),
+    "telemetry": {"audit"},
     "operations": {"audit"},
     "campaigns": {"audit", "operations", "providers", "telemetry", "templates"},
 }

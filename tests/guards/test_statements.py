@@ -34,6 +34,8 @@ ROLES = {
     "chimera.outbox": ("chimera_app", "chimera_worker"),
     "chimera.providers.keys": ("chimera_app", "chimera_worker"),
     "chimera.telemetry.drain": ("chimera_worker",),
+    "chimera.telemetry.reconcile": ("chimera_worker", "chimera_app"),
+    "chimera.telemetry.summaries": ("chimera_worker",),
     "chimera.telemetry.operations": ("chimera_app", "chimera_worker"),
 }
 # Run by more than one role, so every one of them must be allowed.

@@ -9,13 +9,14 @@ from chimera.rows import enum_numbers
 from chimera.v1 import options_pb2
 from chimera.v1.options_pb2 import Permission as P
 
-# Telemetry is the administrators': its events tell of private campaigns too.
+# All of telemetry is the administrators': its events tell of private campaigns too.
 _VIEWER = frozenset(
     {
         P.PERMISSION_USER_READ,
         P.PERMISSION_TEMPLATE_READ,
         P.PERMISSION_PROVIDER_READ,
         P.PERMISSION_CAMPAIGN_READ,
+        P.PERMISSION_TELEMETRY_READ_OWN,
     }
 )
 _USER = _VIEWER | {
@@ -24,6 +25,7 @@ _USER = _VIEWER | {
     P.PERMISSION_PROVIDER_KEY_MANAGE,
     P.PERMISSION_CAMPAIGN_WRITE,
     P.PERMISSION_CAMPAIGN_RUN,
+    P.PERMISSION_TELEMETRY_WRITE,
 }
 
 ROLES: dict[str, frozenset[int]] = {
