@@ -121,6 +121,7 @@ class Server:
             methods,
             settings,
             authenticate=authenticator.authenticate,
+            authorize=authenticator.authorize,
             limits=CallLimits(settings, core.redis),
             record_refusal=Refusals(core.db).record,
             digest=core.pages.digest,
