@@ -22,6 +22,8 @@ def cron_jobs() -> list[CronJob]:
         cron(upkeep.flush_usage, **seconds),
         # Partitions are made two steps ahead; an hour's look is plenty and costs nothing.
         cron(upkeep.keep_partitions, minute=7, second=30, run_at_startup=True, keep_result=0),
+        # Signing keys last for weeks; an hour more or less does not matter.
+        cron(upkeep.rotate_signing_key, minute=41, second=10, keep_result=0),
         # A day's answers to request ids.
         cron(upkeep.purge_expired, minute=23, second=15, keep_result=0),
     ]

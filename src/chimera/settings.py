@@ -37,7 +37,7 @@ class Settings(BaseSettings):
 
     # Server.
     listen: str = "127.0.0.1:8400"
-    metrics_listen: str = ""  # host:port, empty for none; +n for process n
+    metrics_listen: str = ""  # host:port for metrics and JWKS, empty for none; +n for process n
     processes: int = Field(1, ge=1, le=64)
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None
@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     argon2_memory_kib: int = Field(19456, ge=19456, le=262144)
     argon2_passes: int = Field(2, ge=2, le=10)
     argon2_queue: int = 128
+    # Keys that sign access tokens: how old one gets, and how long its successor is published (RPC
+    # and /.well-known/jwks.json) before it signs, so that everyone who verifies has it by then.
+    signing_key_days: float = Field(30.0, gt=0)
+    signing_key_lead_s: float = Field(300.0, ge=0)
 
     # Mail: smtp://[user:password@]host:port (STARTTLS when offered), smtps://..., or file:///folder,
     # which writes every mail as a file. Empty: mails wait in the outbox.

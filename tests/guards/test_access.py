@@ -19,6 +19,7 @@ from chimera.embedded.stack import StackUrls
 from chimera.gate import Method, method_of
 from chimera.server import service_descriptors
 from chimera.settings import Settings
+from chimera.v1.identity_pb2 import Role
 from chimera.v1.options_pb2 import Permission
 from chimera.v1.providers_pb2 import Price
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage
@@ -54,6 +55,9 @@ SAMPLES: dict[str, Any] = {
     "price": Price(input_per_million_usd="1", output_per_million_usd="1"),
     "messages": [PromptMessage(role=MessageRole.MESSAGE_ROLE_USER, text="Hello")],
     "size": 1,
+    "role": Role.ROLE_VIEWER,
+    "permission": Permission.PERMISSION_TEAM_READ,
+    "permissions": [Permission.PERMISSION_TEAM_READ],
 }
 
 
@@ -67,6 +71,12 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
     provider = (await admin.providers.ListProviders()).providers[0]
     key = (await admin.providers.ListProviderKeys()).provider_keys[0]
     api_key = await admin.identity.CreateApiKey(name="theirs")
+    role = await admin.access.CreateRole(
+        name="theirs", permissions=[Permission.PERMISSION_TEAM_READ]
+    )
+    team = await admin.teams.CreateTeam(name="theirs")
+    grant = await admin.access.CreateGrant(role_id=role.role.id, team_id=team.team.id)
+    admin = acme.admin = await world.log_in("admin-acme")  # the grant made the first token old
     async with open_core(world.settings, "sealer") as core:
         await Sealer(core).run_once(1)
     event = (await admin.audit.ListAuditEvents()).events[0]
@@ -79,6 +89,9 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
         "run_id": run.id,
         "user_id": admin.user_id,
         "api_key_id": api_key.api_key.id,
+        "role_id": role.role.id,
+        "team_id": team.team.id,
+        "grant_id": grant.grant.id,
         "event_id": event.id,
     }
 
@@ -104,6 +117,8 @@ def about(method: Method, things: dict[str, str]) -> tuple[Any, bool]:
                 getattr(request, field.name).CopyFrom(value)
             else:
                 setattr(request, field.name, value)
+    if "update_mask" in request.DESCRIPTOR.fields_by_name and not request.update_mask.paths:
+        request.update_mask.paths.append("description")  # UpdateTeam
     return request, names_one
 
 

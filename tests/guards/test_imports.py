@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ARROWS: dict[str, set[str]] = {
     "audit": set(),
     "identity": {"audit"},
+    "access": {"audit", "identity"},
     "templates": {"audit"},
     "providers": {"audit"},
     "telemetry": set(),

@@ -28,6 +28,7 @@ ROLES = {
     "chimera.audit.restore": ("chimera_sealer", "chimera_app"),
     "chimera.campaigns.engine": ("chimera_worker",),
     "chimera.identity.bootstrap": ("chimera_owner",),
+    "chimera.identity.signing_keys": ("chimera_app", "chimera_worker"),
     "chimera.identity.usage": ("chimera_worker",),
     "chimera.outbox": ("chimera_app", "chimera_worker"),
     "chimera.providers.keys": ("chimera_app", "chimera_worker"),

@@ -14,6 +14,8 @@ from chimera.identity.bootstrap import bootstrap
 from chimera.server import Server
 from chimera.settings import Settings
 from chimera.v1 import (
+    access_pb2,
+    access_pb2_grpc,
     audit_pb2,
     audit_pb2_grpc,
     campaigns_pb2,
@@ -35,6 +37,9 @@ __all__ = ["Organisation", "Person", "Refused", "World", "world"]
 PASSWORD = "correct horse battery staple"
 
 SERVICES: dict[str, tuple[Any, Any, str]] = {
+    "access": (access_pb2, access_pb2_grpc.AccessServiceStub, "AccessService"),
+    "teams": (access_pb2, access_pb2_grpc.TeamServiceStub, "TeamService"),
+    "signing_keys": (access_pb2, access_pb2_grpc.SigningKeyServiceStub, "SigningKeyService"),
     "identity": (identity_pb2, identity_pb2_grpc.IdentityServiceStub, "IdentityService"),
     "templates": (templates_pb2, templates_pb2_grpc.TemplateServiceStub, "TemplateService"),
     "providers": (providers_pb2, providers_pb2_grpc.ProviderServiceStub, "ProviderService"),
@@ -109,6 +114,9 @@ class Stub:
 class Person:
     """Somebody with a channel and maybe a credential (access token or API key)."""
 
+    access: Stub
+    teams: Stub
+    signing_keys: Stub
     identity: Stub
     templates: Stub
     providers: Stub

@@ -29,7 +29,7 @@ from chimera.identity.decisions import (
     Held,
     Thing,
     decide,
-    is_within,
+    is_outside,
 )
 from chimera.identity.endings import CHANGES, ENDED, STATE_AGE_S
 from chimera.identity.roles import holdings_of, scope_numbers
@@ -151,6 +151,11 @@ class Authenticator:
         self._sessions = Recent(self._read_session)
         self._keys = Recent(self._read_key)
 
+    async def jwks(self) -> dict[str, Any]:
+        """The public keys of access tokens, as they are now."""
+        await self.tokens.keep_fresh()
+        return self.tokens.jwks()
+
     @classmethod
     @asynccontextmanager
     async def opened(cls, core: Core) -> AsyncIterator[Authenticator]:
@@ -190,7 +195,7 @@ class Authenticator:
         permission: 0 when the method needs none. request: None for a stream of requests.
         """
         caller, held = call.caller, call.caller.held
-        if held.networks and not is_within(call.ip_address, held.networks):
+        if is_outside(held, call.ip_address):
             raise Denied(
                 "API_KEY_NETWORK_REFUSED", "This API key may not be used from this address."
             )
@@ -218,6 +223,7 @@ class Authenticator:
             return tuple([await find_thing(tx, noun, thing_id) for noun, thing_id in named])
 
     async def _by_access_token(self, token: str, address: str) -> Caller:
+        await self.tokens.keep_fresh()
         claims = self._claims_of(token)
         session, held = await self._sessions.get(claims.session_id) or (None, None)
         if session is not None and session.authz_epoch < claims.authz_epoch:
@@ -252,7 +258,7 @@ class Authenticator:
     def _claims_of(self, token: str) -> Claims:
         name = hash_of(token)
         claims = self._verified.get(name)
-        if claims is not None:
+        if claims is not None and claims.kid in self.tokens.keys:
             check_not_expired(claims)
             return claims
         claims = self.tokens.verify(token)

@@ -114,19 +114,27 @@ class Decision:
 
 
 def decide(held: Held, permission: int, seen: Circumstances) -> Decision:
-    """Whether `permission` is had in these circumstances; pure."""
+    """Whether `permission` is had in these circumstances; pure.
+
+    permission: 0 for what every caller that proved who it is may do: only barriers refuse it.
+    """
     verdicts = tuple(
         Verdict(holding, unmet(holding, held.user_id, seen))
         for holding in held.holdings
         if permission in holding.permissions
     )
     barriers = []
-    if held.scopes is not None and permission not in held.scopes:
+    if permission and held.scopes is not None and permission not in held.scopes:
         barriers.append("api_key_scopes")
-    if held.networks and not is_within(seen.address, held.networks):
+    if is_outside(held, seen.address):
         barriers.append("api_key_networks")
-    is_allowed = not barriers and any(not verdict.unmet for verdict in verdicts)
-    return Decision(is_allowed, verdicts, tuple(barriers))
+    is_had = not permission or any(not verdict.unmet for verdict in verdicts)
+    return Decision(is_had and not barriers, verdicts, tuple(barriers))
+
+
+def is_outside(held: Held, address: str) -> bool:
+    """Whether an API key may not be used from this address."""
+    return bool(held.networks) and not is_within(address, held.networks)
 
 
 def unmet(holding: Holding, user_id: str, seen: Circumstances) -> tuple[str, ...]:

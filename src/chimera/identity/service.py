@@ -78,7 +78,8 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         async with self._opening:
             if self._tokens is None:
                 self._tokens = await Tokens.opened(self.core)
-            return self._tokens
+        await self._tokens.keep_fresh()
+        return self._tokens
 
     async def Login(self, request: LoginRequest, call: Call) -> LoginResponse:
         tokens = await self._open_tokens()
