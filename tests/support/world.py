@@ -135,6 +135,12 @@ class Person:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self.credential}"),) if self.credential else ()
 
+    async def refresh(self) -> Person:
+        """The same person with new tokens, after something about their access has changed."""
+        answer = await self.identity.RefreshSession(refresh_token=self.tokens.refresh_token)
+        self.tokens, self.credential = answer.tokens, answer.tokens.access_token
+        return self
+
     def holding(self, credential: str) -> Person:
         """The same channel with another credential."""
         return Person(self.channel, self.name, credential)
