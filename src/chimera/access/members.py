@@ -101,7 +101,7 @@ async def set_team_member(tx: Tx, request: SetTeamMemberRequest) -> TeamMember:
     except ForeignKeyViolation:
         raise NotFound("USER_NOT_FOUND", "The user left the organisation.") from None
     if before is None:
-        await advance_epochs(tx, user_ids=[request.user_id])
+        await _advance_if_granted(tx, team.id, request.user_id)
     member = await tx.one(GET_MEMBER, team_id=team.id, user_id=request.user_id)
     if member is None:
         raise NotFound("USER_NOT_FOUND", "The user is being deleted.")
@@ -133,6 +133,12 @@ REMOVE_MEMBER = sql(
 )
 
 
+async def _advance_if_granted(tx: Tx, team_id: str, user_id: str) -> None:
+    """Belonging to a team changes what somebody may do only if it holds something."""
+    if await tx.all(TEAM_GRANTS, team_id=team_id):
+        await advance_epochs(tx, user_ids=[user_id])
+
+
 async def remove_team_member(tx: Tx, request: RemoveTeamMemberRequest) -> None:
     """Raises NotFound(TEAM_NOT_FOUND, TEAM_MEMBER_NOT_FOUND), Denied(PERMISSION_MISSING)."""
     caller = tx.call.caller
@@ -144,7 +150,7 @@ async def remove_team_member(tx: Tx, request: RemoveTeamMemberRequest) -> None:
         raise Denied("PERMISSION_MISSING", "A team is changed by its leads.")
     if not await tx.run(REMOVE_MEMBER, team_id=team.id, user_id=request.user_id):
         raise NotFound("TEAM_MEMBER_NOT_FOUND", "The team has no such member.")
-    await advance_epochs(tx, user_ids=[request.user_id])
+    await _advance_if_granted(tx, team.id, request.user_id)
     old = {"user_id": request.user_id}
     record(tx, "team_member.remove", "team", team.id, old=old, kind=Kind.SECURITY)
 

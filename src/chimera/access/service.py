@@ -133,8 +133,8 @@ class TeamService(access_pb2_grpc.TeamServiceServicer):
 
     async def DeleteTeam(self, request: DeleteTeamRequest, call: Call) -> DeleteTeamResponse:
         async with self.db.begin(call) as tx:
-            team = await teams.delete_team(tx, request)
-            await advance_epochs(tx, team_ids=[team.id])
+            await teams.delete_team(tx, request)
+            await advance_epochs(tx, team_ids=[request.team_id])
             return tx.answer(DeleteTeamResponse())
 
     async def ListTeamMembers(

@@ -175,14 +175,13 @@ async def update_team(tx: Tx, request: UpdateTeamRequest) -> Team:
 DELETE_TEAM = sql(Nothing, "UPDATE identity.teams SET deleted_at = now() WHERE id = %(team_id)s")
 
 
-async def delete_team(tx: Tx, request: DeleteTeamRequest) -> Team:
+async def delete_team(tx: Tx, request: DeleteTeamRequest) -> None:
     """The caller advances the epochs of its members. Raises NotFound(TEAM_NOT_FOUND), Denied,
     Conflict(ETAG_MISMATCH)."""
     old = await lock_led_team(tx, request.team_id)
     check_etag(request.etag, old.etag)
     await tx.run(DELETE_TEAM, team_id=old.id)
     record(tx, "team.delete", "team", old.id, old=_facts(old))
-    return old
 
 
 def _facts(team: Team) -> dict[str, Any]:

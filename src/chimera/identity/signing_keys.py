@@ -21,6 +21,7 @@ from chimera.call import Call
 from chimera.core import Core
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Conflict, Fault
+from chimera.identity.endings import CHANGES
 from chimera.keyring import insert_key, load_key, load_keys, sealed_key
 from chimera.settings import Settings
 from chimera.v1.access_pb2 import SigningKey
@@ -193,6 +194,7 @@ async def rotate_signing_key(
     )
     after_s = 0.0 if withdraw_others else lead_s + settings.access_token_s + VERIFY_SLACK_S
     await tx.run(RETIRE_OTHERS, version=new.version, after_s=after_s)
+    tx.after_commit.append(CHANGES.note)
     newest = (await list_signing_keys(tx))[0]
     record(
         tx,

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import psycopg
 import structlog
@@ -27,7 +28,9 @@ from joserfc.jwk import OKPKey
 from joserfc.jws import JWSRegistry
 
 from chimera.core import Core
+from chimera.db import Database
 from chimera.faults import Fault, Unauthenticated
+from chimera.identity.endings import CHANGES
 from chimera.identity.signing_keys import PresentKeys, SigningKeys, kid_text, public_part
 from chimera.ids import new_id
 from chimera.keyring import VaultError
@@ -83,39 +86,47 @@ class Tokens:
         self.newest = own[-1]
         self.issuer, self.lifetime_s = issuer, lifetime_s
         self._signing_keys: SigningKeys | None = None
-        self._read_at = 0.0
+        self._read_at, self._changes_before = 0.0, CHANGES.count
         self._reading = asyncio.Lock()
 
     @classmethod
     async def opened(cls, core: Core) -> Tokens:
-        """With the keys of the installation, made when there are none."""
+        """Those of this process, with the keys of the installation; made when there are none."""
+        known = _OF_PROCESS.get(core.db)
+        if known is not None:
+            return known
         signing_keys = await SigningKeys.opened(core)
         present = await signing_keys.read()
         settings = core.settings
         tokens = cls([present.raw], issuer=settings.issuer, lifetime_s=settings.access_token_s)
         tokens._signing_keys = signing_keys
         tokens._take(present)
-        return tokens
+        return _OF_PROCESS.setdefault(core.db, tokens)
 
     def _take(self, present: PresentKeys) -> None:
         signing = private_key(present.raw)
         public = (public_key(raw) for raw in present.public)
         self.keys = {kid_of(key): key for key in public}
         self.newest = signing
-        self._read_at = time.monotonic()
+
+    @property
+    def _is_fresh(self) -> bool:
+        return self._read_at + FRESH_S > time.monotonic() and self._changes_before == CHANGES.count
 
     async def keep_fresh(self) -> None:
-        """Reads the keys anew when that is due; goes on with those it has when it cannot."""
-        if self._signing_keys is None or time.monotonic() - self._read_at < FRESH_S:
+        """Reads the keys anew when that is due, or this process has rotated them; goes on with
+        those it has when it cannot."""
+        if self._signing_keys is None or self._is_fresh:
             return
         async with self._reading:
-            if time.monotonic() - self._read_at < FRESH_S:
+            if self._is_fresh:
                 return
+            began, changes = time.monotonic(), CHANGES.count
             try:
                 self._take(await self._signing_keys.read())
             except (Fault, VaultError, psycopg.Error) as error:
-                self._read_at = time.monotonic()
                 log.warning("signing_keys.not_read", error=type(error).__name__)
+            self._read_at, self._changes_before = began, changes
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """The JWKS document (RFC 7517): public parts only."""
@@ -181,6 +192,10 @@ class Tokens:
 
     def _key_of(self, token: Any) -> OKPKey:
         return self.keys[token.headers()["kid"]]
+
+
+# By the database of the process: its parts know a rotation at the same moment.
+_OF_PROCESS: WeakKeyDictionary[Database, Tokens] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
