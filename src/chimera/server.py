@@ -39,6 +39,7 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.access.service import AccessService, SigningKeyService, TeamService
     from chimera.audit.service import AuditService
     from chimera.campaigns.service import CampaignService
+    from chimera.federation.service import SignInService
     from chimera.identity.service import IdentityService
     from chimera.operations.service import OperationsService
     from chimera.providers.service import ProviderService
@@ -51,6 +52,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         audit_pb2_grpc,
         campaigns_pb2,
         campaigns_pb2_grpc,
+        federation_pb2,
+        federation_pb2_grpc,
         identity_pb2,
         identity_pb2_grpc,
         operations_pb2,
@@ -68,6 +71,7 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         (access_pb2, access_pb2_grpc.add_AccessServiceServicer_to_server, AccessService),
         (access_pb2, access_pb2_grpc.add_TeamServiceServicer_to_server, TeamService),
         (access_pb2, access_pb2_grpc.add_SigningKeyServiceServicer_to_server, SigningKeyService),
+        (federation_pb2, federation_pb2_grpc.add_SignInServiceServicer_to_server, SignInService),
         (templates_pb2, templates_pb2_grpc.add_TemplateServiceServicer_to_server, TemplateService),
         (providers_pb2, providers_pb2_grpc.add_ProviderServiceServicer_to_server, ProviderService),
         (campaigns_pb2, campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, CampaignService),

@@ -9,8 +9,28 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class SignInProviderSettings(BaseModel):
+    """A way to sign in for the whole installation; `issuer` for kind oidc, and for a GitHub
+    Enterprise server its address."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = Field(pattern="^[a-z][a-z0-9-]{0,62}$")
+    kind: str = Field(pattern="^(google|github|oidc)$")
+    issuer: str = ""
+    client_id: str = Field(min_length=1)
+    client_secret: SecretStr
+    redirect_uris: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _has_issuer(self) -> SignInProviderSettings:
+        if self.kind == "oidc" and not self.issuer:
+            raise ValueError("a provider of kind oidc needs its issuer")
+        return self
 
 
 class Settings(BaseSettings):
@@ -74,6 +94,11 @@ class Settings(BaseSettings):
     # and /.well-known/jwks.json) before it signs, so that everyone who verifies has it by then.
     signing_key_days: float = Field(30.0, gt=0)
     signing_key_lead_s: float = Field(300.0, ge=0)
+
+    # Signing in elsewhere, a JSON list: [{"name": "google", "kind": "google", "client_id": "...",
+    # "client_secret": "...", "redirect_uris": ["https://chimera.example/signed-in"]}]. Kinds: google,
+    # github, oidc (with "issuer"). Organisations add their own over the API.
+    sign_in_providers: tuple[SignInProviderSettings, ...] = ()
 
     # Mail: smtp://[user:password@]host:port (STARTTLS when offered), smtps://..., or file:///folder,
     # which writes every mail as a file. Empty: mails wait in the outbox.

@@ -22,6 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "audit": set(),
     "identity": {"audit"},
     "access": {"audit", "identity"},
+    "federation": {"audit", "identity", "providers"},
     "templates": {"audit"},
     "providers": {"audit"},
     "telemetry": set(),

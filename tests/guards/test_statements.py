@@ -27,6 +27,7 @@ ROLES = {
     "chimera.audit.operations": ("chimera_app", "chimera_sealer"),
     "chimera.audit.restore": ("chimera_sealer", "chimera_app"),
     "chimera.campaigns.engine": ("chimera_worker",),
+    "chimera.federation.flow": ("chimera_app", "chimera_worker"),
     "chimera.identity.bootstrap": ("chimera_owner",),
     "chimera.identity.signing_keys": ("chimera_app", "chimera_worker"),
     "chimera.identity.usage": ("chimera_worker",),

@@ -20,6 +20,8 @@ from chimera.v1 import (
     audit_pb2_grpc,
     campaigns_pb2,
     campaigns_pb2_grpc,
+    federation_pb2,
+    federation_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
     operations_pb2,
@@ -38,6 +40,7 @@ PASSWORD = "correct horse battery staple"
 
 SERVICES: dict[str, tuple[Any, Any, str]] = {
     "access": (access_pb2, access_pb2_grpc.AccessServiceStub, "AccessService"),
+    "sign_in": (federation_pb2, federation_pb2_grpc.SignInServiceStub, "SignInService"),
     "teams": (access_pb2, access_pb2_grpc.TeamServiceStub, "TeamService"),
     "signing_keys": (access_pb2, access_pb2_grpc.SigningKeyServiceStub, "SigningKeyService"),
     "identity": (identity_pb2, identity_pb2_grpc.IdentityServiceStub, "IdentityService"),
@@ -116,6 +119,7 @@ class Person:
 
     access: Stub
     teams: Stub
+    sign_in: Stub
     signing_keys: Stub
     identity: Stub
     templates: Stub

@@ -10,6 +10,7 @@ from chimera import metrics
 from chimera.call import Call
 from chimera.core import Core
 from chimera.db import Nothing, sql
+from chimera.federation.flow import purge_sign_ins
 from chimera.identity.signing_keys import destroy_retired, rotate_when_due
 from chimera.identity.usage import flush_key_usage
 from chimera.telemetry.drain import upkeep as drop_telemetry_partitions
@@ -69,3 +70,4 @@ async def purge_expired(ctx: dict[str, Any]) -> None:
         await tx.run(PURGE_ANSWERS)
         await tx.run(PURGE_REFRESH_TOKENS)
         await tx.run(PURGE_SESSIONS)
+    await purge_sign_ins(core)
