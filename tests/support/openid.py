@@ -31,7 +31,8 @@ REDIRECT_URI = "https://chimera.example/signed-in"
 def _answer(location: str) -> dict[str, str]:
     """What the browser brings to redirect_uri."""
     assert location.startswith(f"{REDIRECT_URI}?"), location
-    return {name: values[0] for name, values in parse_qs(urlsplit(location).query).items()}
+    brought = parse_qs(urlsplit(location).query)
+    return {name: brought[name][0] for name in ("code", "state", "iss", "error") if name in brought}
 
 
 async def consent(authorization_url: str, subject: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hmac
 import json
 import time
 from collections.abc import Callable
@@ -41,11 +42,13 @@ def lie(**changed: Any) -> Callable[[Provider], None]:
     return tell
 
 
-def _unsigned(header: dict[str, Any], claims: dict[str, Any]) -> str:
-    def part(value: dict[str, Any]) -> str:
-        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+def _part(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
-    return f"{part({**header, 'alg': 'none'})}.{part(claims)}."
+
+def _unsigned(header: dict[str, Any], claims: dict[str, Any], alg: str = "none") -> str:
+    parts = [json.dumps(value).encode() for value in ({**header, "alg": alg}, claims)]
+    return ".".join([*map(_part, parts), ""])
 
 
 def _by_client_secret(header: dict[str, Any], claims: dict[str, Any]) -> str:
@@ -55,10 +58,13 @@ def _by_client_secret(header: dict[str, Any], claims: dict[str, Any]) -> str:
 
 def _by_public_key(provider: Provider) -> None:
     """The classical confusion: the public key as the secret of an HMAC."""
-    key = OctKey.import_key(provider.key.as_pem(private=False))
-    provider.sign = lambda header, claims: jwt.encode(
-        {**header, "alg": "HS256"}, claims, key, algorithms=["HS256"]
-    )
+    secret = provider.key.as_pem(private=False)
+
+    def sign(header: dict[str, Any], claims: dict[str, Any]) -> str:
+        unsigned = _unsigned(header, claims, "HS256").removesuffix(".")
+        return f"{unsigned}.{_part(hmac.digest(secret, unsigned.encode(), 'sha256'))}"
+
+    provider.sign = sign
 
 
 def _by_another_key(provider: Provider) -> None:
@@ -70,7 +76,7 @@ def _tampered(provider: Provider) -> None:
     def sign(header: dict[str, Any], claims: dict[str, Any]) -> str:
         head, _, signature = jwt.encode(header, claims, provider.key).split(".")
         body = json.dumps({**claims, "sub": "administrator"}).encode()
-        return f"{head}.{base64.urlsafe_b64encode(body).rstrip(b'=').decode()}.{signature}"
+        return f"{head}.{_part(body)}.{signature}"
 
     provider.sign = sign
 
