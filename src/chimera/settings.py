@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     reads_per_minute: int = 6000  # per caller and process; writes and logins likewise
     writes_per_minute: int = 1200
     logins_per_minute: int = 60  # per source address, over the whole cluster
+    reads_per_org_minute: int = 60_000  # of all callers of an organisation together, per process
+    writes_per_org_minute: int = 12_000
     calls_per_peer_second: int = 2000  # before anyone is authenticated
     reflection: bool = True
 

@@ -12,5 +12,5 @@ What must stay true:
   concerned grows, so that tokens from before are refused.
 - ExplainAccess asks the function that decides (identity.decisions.decide).
 
-Owns identity.roles, grants, teams, team_members and signing_keys.
+Owns identity.roles, grants, teams and team_members. Signing keys are identity.signing_keys'.
 """
