@@ -250,10 +250,11 @@ class Authenticator:
             user_id=session.user_id,
             session_id=claims.session_id,
             role=session.role,
+            permissions=held.lasting,
             is_operator=session.is_superuser,
             held=held,
         )
-        return _with_permissions(caller, address)
+        return _with_conditional(caller, address) if held.is_conditional else caller
 
     def _claims_of(self, token: str) -> Claims:
         name = hash_of(token)
@@ -282,10 +283,11 @@ class Authenticator:
             user_id=key.user_id,
             api_key_id=key.api_key_id,
             role=key.role,
+            permissions=held.lasting,
             is_operator=key.is_superuser and Permission.PERMISSION_OPERATE in held.lasting,
             held=held,
         )
-        return _with_permissions(caller, address)
+        return _with_conditional(caller, address) if held.is_conditional else caller
 
     async def _read_session(self, session_id: str) -> tuple[SessionState, Held] | None:
         session = await self._read(FIND_SESSION, session_id=session_id)
@@ -313,10 +315,8 @@ def is_creating(method: str) -> bool:
     return method.rpartition("/")[2].startswith("Create")
 
 
-def _with_permissions(caller: Caller, address: str) -> Caller:
+def _with_conditional(caller: Caller, address: str) -> Caller:
     held: Held = caller.held
-    if not held.is_conditional:
-        return replace(caller, permissions=held.lasting)
     permissions = held.now(circumstances_of(caller, address))
     return replace(caller, permissions=permissions, conditional=permissions - held.lasting)
 

@@ -22,7 +22,7 @@ from chimera.v1.options_pb2 import (
     PERMISSION_USER_MANAGE,
 )
 from tests.support.campaigns import secret_template
-from tests.support.world import Person, Refused, World
+from tests.support.world import PASSWORD, Person, Refused, World
 
 
 async def refusal(call: Any) -> str:
@@ -150,6 +150,10 @@ async def test_what_hangs_on_a_condition_cannot_be_handed_on(world: World) -> No
         tom.access.SetMemberRole(user_id=tom.user_id, role=ROLE_ADMIN),
     ):
         assert await refusal(asked) == "GRANT_EXCEEDS_GRANTOR"
+    asked = tom.identity.CreateUser(
+        email="friend@example.com", username="friend", role=ROLE_ADMIN, password=PASSWORD
+    )
+    assert await refusal(asked) == "PERMISSION_MISSING"
 
 
 async def test_the_last_administrator_stays(world: World) -> None:
