@@ -171,7 +171,7 @@ async def test_an_identity_belongs_to_one(world: World, hostile: Provider) -> No
     assert await refusal(by_key) == "PERMISSION_MISSING"
 
 
-async def test_the_last_way_in_stays(world: World, hostile: Provider) -> None:
+async def test_the_last_way_in_stays(world: World, hostile: Provider, database_url: str) -> None:
     """Without a password one identity has to stay, also when two are unlinked at once; with one,
     none has to."""
     acme = await world.organisation("acme")
@@ -181,6 +181,12 @@ async def test_the_last_way_in_stays(world: World, hostile: Provider) -> None:
     hostile.claims = {"sub": "subject-2"}
     await linked(person, provider.id, redirected)
     listed = (await person.sign_in.ListLinkedIdentities()).linked_identities
+    with psycopg.connect(database_url) as connection:  # somebody else is at the same account
+        connection.execute(
+            "SELECT FROM identity.users WHERE id = %s FOR UPDATE", [finished.user.id]
+        )
+        asked = person.sign_in.UnlinkIdentity(linked_identity_id=listed[0].id)
+        assert await refusal(asked) == "CONFLICT_TRY_AGAIN"
     outcomes = await asyncio.gather(
         *(person.sign_in.UnlinkIdentity(linked_identity_id=one.id) for one in listed),
         return_exceptions=True,
