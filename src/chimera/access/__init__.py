@@ -6,7 +6,6 @@ team, with conditions), team (people inside an organisation; leads change it), s
 What must stay true:
 - Nobody gives what they do not hold themselves, lastingly: not by a grant, not by widening a role
   that others have, not by taking somebody into a team.
-- An organisation keeps an active administrator.
 - What is decided here takes effect in this process at once and in others within two seconds: the
   state of a session or key is read anew (identity.authentication), and `authz_epoch` of everyone
   concerned grows, so that tokens from before are refused.

@@ -1,4 +1,4 @@
-"""Members: of teams, and their built-in role in the organisation."""
+"""Members of teams."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from chimera.access.teams import get_team, lock_led_team, lock_teams
 from chimera.audit.leaf import Kind
 from chimera.audit.recording import record
 from chimera.db import Nothing, Tx, sql
-from chimera.faults import Denied, NotFound, NotReady
+from chimera.faults import Denied, NotFound
 from chimera.identity.roles import ROLES, scope_numbers
 from chimera.identity.users import get_user
 from chimera.paging import Pages
-from chimera.rows import enum_text
 from chimera.v1.access_pb2 import (
     ListTeamMembersRequest,
     RemoveTeamMemberRequest,
-    SetMemberRoleRequest,
     SetTeamMemberRequest,
     TeamMember,
 )
-from chimera.v1.identity_pb2 import User
 from chimera.v1.options_pb2 import Permission
 
 SELECT_MEMBER = """
@@ -153,59 +150,3 @@ async def remove_team_member(tx: Tx, request: RemoveTeamMemberRequest) -> None:
     await _advance_if_granted(tx, team.id, request.user_id)
     old = {"user_id": request.user_id}
     record(tx, "team_member.remove", "team", team.id, old=old, kind=Kind.SECURITY)
-
-
-# One administrator's end at a time: two who demote each other would each see the other still there.
-ONE_AT_A_TIME = sql(
-    Nothing,
-    "SELECT pg_advisory_xact_lock(hashtext('identity.admins'), hashtext(%(org_id)s))",
-)
-COUNT_ADMINS = sql(
-    int,
-    """
-    SELECT count(*) FROM identity.memberships m JOIN identity.users u ON u.id = m.user_id
-     WHERE m.org_id = %(org_id)s AND m.role = 'admin' AND u.state = 'active'
-       AND u.deleted_at IS NULL AND m.user_id <> %(except_id)s
-    """,
-)
-SET_ROLE = sql(
-    Nothing,
-    """
-    UPDATE identity.memberships SET role = %(role)s
-     WHERE org_id = %(org_id)s AND user_id = %(user_id)s
-    """,
-)
-
-
-async def keep_an_admin(tx: Tx, user_id: str) -> None:
-    """Called before `user_id` stops being an active administrator; holds others who are about to do
-    the same until the end of the transaction. Raises NotReady(LAST_ADMIN)."""
-    org_id = tx.call.caller.org_id
-    await tx.run(ONE_AT_A_TIME, org_id=org_id)
-    if not await tx.one(COUNT_ADMINS, org_id=org_id, except_id=user_id):
-        raise NotReady("LAST_ADMIN", "The organisation would have no administrator left.")
-
-
-async def set_member_role(tx: Tx, request: SetMemberRoleRequest) -> User:
-    """Raises NotFound(USER_NOT_FOUND), NotReady(LAST_ADMIN), Denied(GRANT_EXCEEDS_GRANTOR)."""
-    user = await get_user(tx, request.user_id)
-    old = str(enum_text(user, "role", user.role))
-    new = str(enum_text(request, "role", request.role))
-    check_may_give(tx, ROLES[new] - ROLES[old])
-    if old == "admin" != new:
-        # Whoever cannot make an administrator cannot unmake one.
-        check_may_give(tx, ROLES["admin"])
-        await keep_an_admin(tx, user.id)
-    org_id = tx.call.caller.org_id
-    await tx.run(SET_ROLE, org_id=org_id, user_id=user.id, role=new)
-    await advance_epochs(tx, user_ids=[user.id])
-    record(
-        tx,
-        "member.set_role",
-        "user",
-        user.id,
-        old={"role": old},
-        new={"role": new},
-        kind=Kind.SECURITY,
-    )
-    return await get_user(tx, user.id)

@@ -48,8 +48,6 @@ from chimera.v1.access_pb2 import (
     RevokeGrantResponse,
     RotateSigningKeyRequest,
     RotateSigningKeyResponse,
-    SetMemberRoleRequest,
-    SetMemberRoleResponse,
     SetTeamMemberRequest,
     SetTeamMemberResponse,
     UpdateRoleRequest,
@@ -97,12 +95,6 @@ class AccessService(access_pb2_grpc.AccessServiceServicer):
         async with self.db.begin(call) as tx:
             await grants.revoke_grant(tx, request.grant_id)
             return tx.answer(RevokeGrantResponse())
-
-    async def SetMemberRole(
-        self, request: SetMemberRoleRequest, call: Call
-    ) -> SetMemberRoleResponse:
-        async with self.db.begin(call) as tx:
-            return tx.answer(SetMemberRoleResponse(user=await members.set_member_role(tx, request)))
 
     async def ExplainAccess(
         self, request: ExplainAccessRequest, call: Call

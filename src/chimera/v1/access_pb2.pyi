@@ -300,22 +300,6 @@ class RevokeGrantResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
-class SetMemberRoleRequest(_message.Message):
-    __slots__ = ("user_id", "role", "request_id")
-    USER_ID_FIELD_NUMBER: _ClassVar[int]
-    ROLE_FIELD_NUMBER: _ClassVar[int]
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
-    user_id: str
-    role: _identity_pb2.Role
-    request_id: str
-    def __init__(self, user_id: _Optional[str] = ..., role: _Optional[_Union[_identity_pb2.Role, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
-
-class SetMemberRoleResponse(_message.Message):
-    __slots__ = ("user",)
-    USER_FIELD_NUMBER: _ClassVar[int]
-    user: _identity_pb2.User
-    def __init__(self, user: _Optional[_Union[_identity_pb2.User, _Mapping]] = ...) -> None: ...
-
 class ExplainAccessRequest(_message.Message):
     __slots__ = ("user_id", "permission", "rpc", "resource_id", "at", "address", "api_key_id", "sign_in_age_s")
     USER_ID_FIELD_NUMBER: _ClassVar[int]

@@ -78,11 +78,6 @@ class AccessServiceStub:
                 request_serializer=chimera_dot_v1_dot_access__pb2.RevokeGrantRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_access__pb2.RevokeGrantResponse.FromString,
                 _registered_method=True)
-        self.SetMemberRole = channel.unary_unary(
-                '/chimera.v1.AccessService/SetMemberRole',
-                request_serializer=chimera_dot_v1_dot_access__pb2.SetMemberRoleRequest.SerializeToString,
-                response_deserializer=chimera_dot_v1_dot_access__pb2.SetMemberRoleResponse.FromString,
-                _registered_method=True)
         self.ExplainAccess = channel.unary_unary(
                 '/chimera.v1.AccessService/ExplainAccess',
                 request_serializer=chimera_dot_v1_dot_access__pb2.ExplainAccessRequest.SerializeToString,
@@ -154,13 +149,6 @@ class AccessServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def SetMemberRole(self, request, context):
-        """Changes the role of a membership. USER_NOT_FOUND, LAST_ADMIN, GRANT_EXCEEDS_GRANTOR.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def ExplainAccess(self, request, context):
         """May this user do that, and why: decided by what decides. Everyone may ask about themselves;
         about others those who read roles. USER_NOT_FOUND.
@@ -211,11 +199,6 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     servicer.RevokeGrant,
                     request_deserializer=chimera_dot_v1_dot_access__pb2.RevokeGrantRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_access__pb2.RevokeGrantResponse.SerializeToString,
-            ),
-            'SetMemberRole': grpc.unary_unary_rpc_method_handler(
-                    servicer.SetMemberRole,
-                    request_deserializer=chimera_dot_v1_dot_access__pb2.SetMemberRoleRequest.FromString,
-                    response_serializer=chimera_dot_v1_dot_access__pb2.SetMemberRoleResponse.SerializeToString,
             ),
             'ExplainAccess': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainAccess,
@@ -442,33 +425,6 @@ class AccessService:
             '/chimera.v1.AccessService/RevokeGrant',
             chimera_dot_v1_dot_access__pb2.RevokeGrantRequest.SerializeToString,
             chimera_dot_v1_dot_access__pb2.RevokeGrantResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def SetMemberRole(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/chimera.v1.AccessService/SetMemberRole',
-            chimera_dot_v1_dot_access__pb2.SetMemberRoleRequest.SerializeToString,
-            chimera_dot_v1_dot_access__pb2.SetMemberRoleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -82,7 +82,6 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_ROLE_NAME_TAKEN: _ClassVar[ErrorReason]
     ERROR_REASON_GRANT_NOT_FOUND: _ClassVar[ErrorReason]
     ERROR_REASON_GRANT_EXCEEDS_GRANTOR: _ClassVar[ErrorReason]
-    ERROR_REASON_LAST_ADMIN: _ClassVar[ErrorReason]
     ERROR_REASON_TEAM_NOT_FOUND: _ClassVar[ErrorReason]
     ERROR_REASON_TEAM_NAME_TAKEN: _ClassVar[ErrorReason]
     ERROR_REASON_TEAM_MEMBER_NOT_FOUND: _ClassVar[ErrorReason]
@@ -172,7 +171,6 @@ ERROR_REASON_ROLE_NOT_FOUND: ErrorReason
 ERROR_REASON_ROLE_NAME_TAKEN: ErrorReason
 ERROR_REASON_GRANT_NOT_FOUND: ErrorReason
 ERROR_REASON_GRANT_EXCEEDS_GRANTOR: ErrorReason
-ERROR_REASON_LAST_ADMIN: ErrorReason
 ERROR_REASON_TEAM_NOT_FOUND: ErrorReason
 ERROR_REASON_TEAM_NAME_TAKEN: ErrorReason
 ERROR_REASON_TEAM_MEMBER_NOT_FOUND: ErrorReason

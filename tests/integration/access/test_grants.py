@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +9,7 @@ import psycopg
 import pytest
 
 from chimera.v1.access_pb2 import GrantConditions, WeeklyHours
-from chimera.v1.identity_pb2 import ROLE_ADMIN, ROLE_USER, ROLE_VIEWER
+from chimera.v1.identity_pb2 import ROLE_ADMIN, ROLE_VIEWER
 from chimera.v1.options_pb2 import (
     PERMISSION_AUDIT_READ,
     PERMISSION_OPERATE,
@@ -103,8 +102,8 @@ async def test_a_role_that_changes_changes_for_everyone(world: World) -> None:
 
 
 async def test_nobody_gives_what_they_do_not_hold(world: World) -> None:
-    """Neither in a role, nor by a grant, nor by widening a role, nor as a built-in role, nor through
-    the role of a membership; and an administrator does not make operators."""
+    """Neither in a role, nor by a grant, nor by widening a role, nor as a built-in role; and
+    an administrator does not make operators."""
     acme = await world.organisation("acme")
     admin, rita = acme.admin, await acme.person("rita", role="user")
     await granted(admin, rita, [PERMISSION_ROLE_MANAGE, PERMISSION_ROLE_READ], name="role manager")
@@ -122,8 +121,6 @@ async def test_nobody_gives_what_they_do_not_hold(world: World) -> None:
             update_mask={"paths": ["permissions"]},
             permissions=[PERMISSION_TEMPLATE_WRITE, PERMISSION_USER_MANAGE],
         ),
-        access.SetMemberRole(user_id=rita.user_id, role=ROLE_ADMIN),
-        access.SetMemberRole(user_id=admin.user_id, role=ROLE_VIEWER),
         admin.access.CreateRole(name="operators", permissions=[PERMISSION_OPERATE]),
     ):
         assert await refusal(asked) == "GRANT_EXCEEDS_GRANTOR"
@@ -147,35 +144,12 @@ async def test_what_hangs_on_a_condition_cannot_be_handed_on(world: World) -> No
     for asked in (
         tom.access.CreateGrant(built_in_role=ROLE_ADMIN, user_id=tom.user_id),
         tom.access.CreateRole(name="reader", permissions=[PERMISSION_AUDIT_READ]),
-        tom.access.SetMemberRole(user_id=tom.user_id, role=ROLE_ADMIN),
     ):
         assert await refusal(asked) == "GRANT_EXCEEDS_GRANTOR"
     asked = tom.identity.CreateUser(
         email="friend@example.com", username="friend", role=ROLE_ADMIN, password=PASSWORD
     )
     assert await refusal(asked) == "PERMISSION_MISSING"
-
-
-async def test_the_last_administrator_stays(world: World) -> None:
-    """Of two who demote each other at the same moment, one stays; and who is left stays too."""
-    acme = await world.organisation("acme")
-    admin = acme.admin
-    asked = admin.access.SetMemberRole(user_id=admin.user_id, role=ROLE_USER)
-    assert await refusal(asked) == "LAST_ADMIN"
-    for number in range(3):
-        other = await acme.person(f"other{number}", role="admin")
-        outcomes = await asyncio.gather(
-            admin.access.SetMemberRole(user_id=other.user_id, role=ROLE_USER),
-            other.access.SetMemberRole(user_id=admin.user_id, role=ROLE_USER),
-            return_exceptions=True,
-        )
-        refused = [outcome for outcome in outcomes if isinstance(outcome, Refused)]
-        assert len(refused) == 1
-        if refused[0] is outcomes[0]:
-            admin = acme.admin = other
-        await admin.refresh()
-    people = (await admin.identity.ListUsers()).users
-    assert sum(user.role == ROLE_ADMIN for user in people) == 1
 
 
 @pytest.mark.parametrize(
@@ -331,7 +305,6 @@ async def test_two_organisations_do_not_touch(world: World) -> None:
         (access.CreateGrant(role_id=role.id, user_id=globex.admin.user_id), "ROLE_NOT_FOUND"),
         (access.CreateGrant(role_id=mine.id, user_id=acme.admin.user_id), "USER_NOT_FOUND"),
         (access.CreateGrant(role_id=mine.id, team_id=team.id), "TEAM_NOT_FOUND"),
-        (access.SetMemberRole(user_id=acme.admin.user_id, role=ROLE_VIEWER), "USER_NOT_FOUND"),
         (
             access.ExplainAccess(user_id=acme.admin.user_id, permission=PERMISSION_TEAM_READ),
             "USER_NOT_FOUND",
