@@ -19,6 +19,7 @@ from chimera.embedded.stack import StackUrls
 from chimera.gate import Method, method_of
 from chimera.server import service_descriptors
 from chimera.settings import Settings
+from chimera.v1.campaigns_pb2 import Scorer
 from chimera.v1.federation_pb2 import SignInProviderKind
 from chimera.v1.identity_pb2 import Role
 from chimera.v1.options_pb2 import Permission
@@ -60,6 +61,11 @@ SAMPLES: dict[str, Any] = {
     "role": Role.ROLE_VIEWER,
     "permission": Permission.PERMISSION_TEAM_READ,
     "permissions": [Permission.PERMISSION_TEAM_READ],
+    "format": 1,
+    "grain": 1,
+    "group_by": [1],
+    "reason": "probe",
+    "scorer": Scorer(kind="refusal"),
 }
 
 

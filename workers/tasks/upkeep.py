@@ -8,6 +8,7 @@ import structlog
 
 from chimera import metrics
 from chimera.call import Call
+from chimera.campaigns.analytics.collecting import collect
 from chimera.core import Core
 from chimera.db import Nothing, sql
 from chimera.federation.flow import purge_sign_ins
@@ -45,6 +46,11 @@ async def rotate_signing_key(ctx: dict[str, Any]) -> None:
     if await rotate_when_due(ctx["core"]):
         log.info("upkeep.signing_key_rotated")
     await destroy_retired(ctx["core"])
+
+
+async def collect_windows(ctx: dict[str, Any]) -> None:
+    """Newly recorded results into the hourly figures of their campaigns."""
+    await collect(ctx["core"])
 
 
 async def keep_partitions(ctx: dict[str, Any]) -> None:
