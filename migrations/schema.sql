@@ -50,6 +50,61 @@ $$;
 
 ALTER FUNCTION identity.find_api_key(public_id text) OWNER TO chimera_lookup;
 
+CREATE FUNCTION identity.find_grants(org_id uuid, user_id uuid) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(jsonb_agg(jsonb_build_object(
+               'grant_id', g.id, 'role_id', coalesce(g.role_id::text, ''), 'built_in_role', coalesce(g.built_in_role, ''),
+               'role_name', coalesce(r.name, g.built_in_role), 'permissions', coalesce(r.permissions, '{}'),
+               'team_id', coalesce(t.id::text, ''), 'team_name', coalesce(t.name, ''), 'conditions', g.conditions) ORDER BY g.id), '[]')
+      FROM (SELECT d.* FROM identity.grants d
+             WHERE d.org_id = find_grants.org_id AND d.user_id = find_grants.user_id AND d.revoked_at IS NULL
+            UNION ALL
+            SELECT d.* FROM identity.team_members m
+              JOIN identity.grants d ON d.org_id = m.org_id AND d.team_id = m.team_id AND d.revoked_at IS NULL
+             WHERE m.org_id = find_grants.org_id AND m.user_id = find_grants.user_id) g
+      LEFT JOIN identity.roles r ON r.id = g.role_id AND r.deleted_at IS NULL
+      LEFT JOIN identity.teams t ON t.id = g.team_id AND t.deleted_at IS NULL
+     WHERE (g.role_id IS NULL OR r.id IS NOT NULL) AND (g.team_id IS NULL OR t.id IS NOT NULL)
+$$;
+
+ALTER FUNCTION identity.find_grants(org_id uuid, user_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_key(public_id text) RETURNS TABLE(api_key_id uuid, user_id uuid, org_id uuid, role text, secret_hash bytea, scopes text[], source_networks text[], is_active boolean, expires_at timestamp with time zone, state text, is_superuser boolean)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT k.id, k.user_id, k.org_id, m.role,
+           CASE WHEN k.public_id = find_key.public_id THEN k.secret_hash ELSE k.previous_secret_hash END,
+           k.scopes, k.source_networks, k.is_active,
+           CASE WHEN k.public_id = find_key.public_id THEN k.expires_at
+                ELSE LEAST(k.expires_at, k.previous_expires_at) END,
+           CASE WHEN u.deleted_at IS NULL THEN u.state ELSE 'disabled' END, u.is_superuser
+      FROM identity.api_keys k
+      JOIN identity.users u ON u.id = k.user_id
+      JOIN identity.memberships m ON m.user_id = k.user_id AND m.org_id = k.org_id
+     WHERE k.public_id = find_key.public_id OR k.previous_public_id = find_key.public_id
+$$;
+
+ALTER FUNCTION identity.find_key(public_id text) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_linked_identity(provider_org_id uuid, issuer text, subject text) RETURNS TABLE(linked_identity_id uuid, user_id uuid, org_id uuid, role text, state text, authz_epoch bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT l.id, l.user_id, l.org_id, m.role,
+           CASE WHEN u.deleted_at IS NULL THEN u.state ELSE 'disabled' END, u.authz_epoch
+      FROM identity.linked_identities l
+      JOIN identity.users u ON u.id = l.user_id
+      JOIN identity.memberships m ON m.user_id = l.user_id AND m.org_id = l.org_id
+      JOIN identity.organisations o ON o.id = l.org_id AND o.deleted_at IS NULL
+     WHERE l.provider_org_id IS NOT DISTINCT FROM find_linked_identity.provider_org_id
+       AND l.issuer = find_linked_identity.issuer AND l.subject = find_linked_identity.subject
+$$;
+
+ALTER FUNCTION identity.find_linked_identity(provider_org_id uuid, issuer text, subject text) OWNER TO chimera_lookup;
+
 CREATE FUNCTION identity.find_login(login text) RETURNS TABLE(user_id uuid, org_id uuid, role text, password_hash text, state text, is_superuser boolean, locked_until timestamp with time zone, authz_epoch bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -88,6 +143,56 @@ CREATE FUNCTION identity.find_session(session_id uuid) RETURNS TABLE(user_id uui
 $$;
 
 ALTER FUNCTION identity.find_session(session_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_sign_in_provider(provider_id uuid) RETURNS TABLE(id uuid, org_id uuid, name text, kind text, issuer text, client_id text, sealed jsonb, row_version integer, redirect_uris text[], new_user_role text, email_domains text[])
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT p.id, p.org_id, p.name, p.kind, p.issuer, p.client_id, p.sealed, p.row_version, p.redirect_uris,
+           p.new_user_role, p.email_domains
+      FROM identity.sign_in_providers p
+      JOIN identity.organisations o ON o.id = p.org_id AND o.deleted_at IS NULL
+     WHERE p.id = find_sign_in_provider.provider_id AND p.is_enabled AND p.deleted_at IS NULL
+$$;
+
+ALTER FUNCTION identity.find_sign_in_provider(provider_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_thing(kind text, thing_id uuid) RETURNS TABLE(ids uuid[], owner_id uuid)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT ARRAY[c.id], c.created_by FROM campaigns.campaigns c WHERE kind = 'campaign' AND c.id = thing_id
+    UNION ALL
+    SELECT ARRAY[r.id, c.id], c.created_by FROM campaigns.runs r JOIN campaigns.campaigns c ON c.id = r.campaign_id
+     WHERE kind = 'run' AND r.id = thing_id
+    UNION ALL
+    SELECT ARRAY[t.id], t.created_by FROM templates.templates t WHERE kind = 'template' AND t.id = thing_id
+    UNION ALL
+    SELECT ARRAY[p.id], p.created_by FROM providers.providers p WHERE kind = 'provider' AND p.id = thing_id
+    UNION ALL
+    SELECT ARRAY[m.id, p.id], p.created_by FROM providers.models m JOIN providers.providers p ON p.id = m.provider_id
+     WHERE kind = 'model' AND m.id = thing_id
+    UNION ALL
+    SELECT ARRAY[k.id, k.provider_id], k.user_id FROM providers.provider_keys k
+     WHERE kind = 'provider_key' AND k.id = thing_id
+    UNION ALL
+    SELECT ARRAY[t.id], t.created_by FROM identity.teams t WHERE kind = 'team' AND t.id = thing_id
+$$;
+
+ALTER FUNCTION identity.find_thing(kind text, thing_id uuid) OWNER TO chimera_owner;
+
+CREATE FUNCTION identity.list_sign_in_providers(org_id uuid) RETURNS TABLE(id uuid, name text, kind text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT p.id, p.name, p.kind
+      FROM identity.sign_in_providers p
+      JOIN identity.organisations o ON o.id = p.org_id AND o.deleted_at IS NULL
+     WHERE p.org_id = list_sign_in_providers.org_id AND p.is_enabled AND p.deleted_at IS NULL
+     ORDER BY p.name
+$$;
+
+ALTER FUNCTION identity.list_sign_in_providers(org_id uuid) OWNER TO chimera_lookup;
 
 CREATE FUNCTION identity.own_teams() RETURNS uuid[]
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -300,7 +405,14 @@ CREATE TABLE identity.api_keys (
     last_used_at timestamp with time zone,
     usage_count bigint DEFAULT 0 NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    source_networks text[] DEFAULT '{}'::text[] NOT NULL,
+    last_used_ip inet,
+    previous_public_id text,
+    previous_secret_hash bytea,
+    previous_expires_at timestamp with time zone,
+    rotated_at timestamp with time zone,
+    CONSTRAINT api_keys_previous CHECK ((num_nonnulls(previous_public_id, previous_secret_hash, previous_expires_at) = ANY (ARRAY[0, 3])))
 );
 
 ALTER TABLE ONLY identity.api_keys FORCE ROW LEVEL SECURITY;
@@ -849,6 +961,45 @@ ALTER TABLE ONLY campaigns.windows FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.windows OWNER TO chimera_owner;
 
+CREATE TABLE identity.grants (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    role_id uuid,
+    built_in_role text,
+    user_id uuid,
+    team_id uuid,
+    conditions jsonb DEFAULT '{}'::jsonb NOT NULL,
+    granted_by uuid NOT NULL,
+    granted_at timestamp with time zone DEFAULT now() NOT NULL,
+    revoked_at timestamp with time zone,
+    CONSTRAINT grants_built_in_role_check CHECK ((built_in_role = ANY (ARRAY['admin'::text, 'user'::text, 'viewer'::text]))),
+    CONSTRAINT grants_one_grantee CHECK ((num_nonnulls(user_id, team_id) = 1)),
+    CONSTRAINT grants_one_role CHECK ((num_nonnulls(role_id, built_in_role) = 1))
+);
+
+ALTER TABLE ONLY identity.grants FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.grants OWNER TO chimera_owner;
+
+CREATE TABLE identity.linked_identities (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    provider_org_id uuid,
+    provider_name text NOT NULL,
+    issuer text NOT NULL,
+    subject text NOT NULL,
+    email text DEFAULT ''::text NOT NULL,
+    display_name text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_used_at timestamp with time zone,
+    CONSTRAINT linked_identities_own_provider CHECK (((provider_org_id IS NULL) OR (provider_org_id = org_id)))
+);
+
+ALTER TABLE ONLY identity.linked_identities FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.linked_identities OWNER TO chimera_owner;
+
 CREATE TABLE identity.organisations (
     id uuid NOT NULL,
     name text NOT NULL,
@@ -878,6 +1029,72 @@ CREATE TABLE identity.refresh_tokens (
 ALTER TABLE ONLY identity.refresh_tokens FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.refresh_tokens OWNER TO chimera_owner;
+
+CREATE TABLE identity.roles (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    permissions text[] NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT roles_name_check CHECK (((length(name) >= 1) AND (length(name) <= 100))),
+    CONSTRAINT roles_not_built_in CHECK ((lower(name) <> ALL (ARRAY['admin'::text, 'user'::text, 'viewer'::text, 'operator'::text]))),
+    CONSTRAINT roles_permissions_check CHECK ((cardinality(permissions) > 0))
+);
+
+ALTER TABLE ONLY identity.roles FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.roles OWNER TO chimera_owner;
+
+CREATE TABLE identity.sign_in_providers (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    name text NOT NULL,
+    kind text NOT NULL,
+    issuer text NOT NULL,
+    client_id text NOT NULL,
+    sealed jsonb NOT NULL,
+    row_version integer DEFAULT 1 NOT NULL,
+    redirect_uris text[] NOT NULL,
+    new_user_role text,
+    email_domains text[] DEFAULT '{}'::text[] NOT NULL,
+    is_enabled boolean DEFAULT true NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT sign_in_providers_kind_check CHECK ((kind = ANY (ARRAY['google'::text, 'github'::text, 'oidc'::text]))),
+    CONSTRAINT sign_in_providers_name_check CHECK (((length(name) >= 1) AND (length(name) <= 100))),
+    CONSTRAINT sign_in_providers_new_user_role_check CHECK ((new_user_role = ANY (ARRAY['user'::text, 'viewer'::text]))),
+    CONSTRAINT sign_in_providers_redirect_uris_check CHECK ((cardinality(redirect_uris) > 0))
+);
+
+ALTER TABLE ONLY identity.sign_in_providers FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.sign_in_providers OWNER TO chimera_owner;
+
+CREATE TABLE identity.sign_ins (
+    handle_hash bytea NOT NULL,
+    sealed bytea NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE identity.sign_ins OWNER TO chimera_owner;
+
+CREATE TABLE identity.signing_keys (
+    version integer NOT NULL,
+    kid text NOT NULL,
+    public_key bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    signs_from timestamp with time zone NOT NULL,
+    verifies_until timestamp with time zone,
+    CONSTRAINT signing_keys_public_key_check CHECK ((length(public_key) = 32))
+);
+
+ALTER TABLE identity.signing_keys OWNER TO chimera_owner;
 
 CREATE TABLE identity.team_members (
     org_id uuid NOT NULL,
@@ -1422,7 +1639,19 @@ ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY identity.api_keys
+    ADD CONSTRAINT api_keys_previous_public_id_key UNIQUE (previous_public_id);
+
+ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_public_id_key UNIQUE (public_id);
+
+ALTER TABLE ONLY identity.grants
+    ADD CONSTRAINT grants_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.linked_identities
+    ADD CONSTRAINT linked_identities_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.linked_identities
+    ADD CONSTRAINT linked_identities_subject UNIQUE NULLS NOT DISTINCT (provider_org_id, issuer, subject);
 
 ALTER TABLE ONLY identity.memberships
     ADD CONSTRAINT memberships_pkey PRIMARY KEY (org_id, user_id);
@@ -1436,8 +1665,26 @@ ALTER TABLE ONLY identity.refresh_tokens
 ALTER TABLE ONLY identity.refresh_tokens
     ADD CONSTRAINT refresh_tokens_session_id_generation_key UNIQUE (session_id, generation);
 
+ALTER TABLE ONLY identity.roles
+    ADD CONSTRAINT roles_org_id_id_key UNIQUE (org_id, id);
+
+ALTER TABLE ONLY identity.roles
+    ADD CONSTRAINT roles_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY identity.sessions
     ADD CONSTRAINT sessions_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.sign_in_providers
+    ADD CONSTRAINT sign_in_providers_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.sign_ins
+    ADD CONSTRAINT sign_ins_pkey PRIMARY KEY (handle_hash);
+
+ALTER TABLE ONLY identity.signing_keys
+    ADD CONSTRAINT signing_keys_kid_key UNIQUE (kid);
+
+ALTER TABLE ONLY identity.signing_keys
+    ADD CONSTRAINT signing_keys_pkey PRIMARY KEY (version);
 
 ALTER TABLE ONLY identity.team_members
     ADD CONSTRAINT team_members_pkey PRIMARY KEY (team_id, user_id);
@@ -1568,15 +1815,31 @@ CREATE INDEX shards_open ON campaigns.shards USING btree (run_id, shard_no) WHER
 
 CREATE INDEX windows_time ON campaigns.windows USING btree (org_id, window_start);
 
+CREATE UNIQUE INDEX api_keys_name ON identity.api_keys USING btree (org_id, user_id, lower(name)) WHERE is_active;
+
 CREATE INDEX api_keys_user ON identity.api_keys USING btree (org_id, user_id, id);
+
+CREATE INDEX grants_role ON identity.grants USING btree (org_id, role_id) WHERE (revoked_at IS NULL);
+
+CREATE INDEX grants_team ON identity.grants USING btree (org_id, team_id) WHERE ((revoked_at IS NULL) AND (team_id IS NOT NULL));
+
+CREATE INDEX grants_user ON identity.grants USING btree (org_id, user_id) WHERE ((revoked_at IS NULL) AND (user_id IS NOT NULL));
+
+CREATE INDEX linked_identities_user ON identity.linked_identities USING btree (org_id, user_id);
 
 CREATE INDEX memberships_user ON identity.memberships USING btree (user_id);
 
 CREATE UNIQUE INDEX organisations_name ON identity.organisations USING btree (lower(name)) WHERE (deleted_at IS NULL);
 
+CREATE UNIQUE INDEX roles_name ON identity.roles USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
+
 CREATE INDEX sessions_expiry ON identity.sessions USING btree (absolute_expires_at);
 
 CREATE INDEX sessions_user ON identity.sessions USING btree (user_id, created_at);
+
+CREATE UNIQUE INDEX sign_in_providers_name ON identity.sign_in_providers USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
+
+CREATE INDEX sign_ins_expiry ON identity.sign_ins USING btree (expires_at);
 
 CREATE INDEX team_members_user ON identity.team_members USING btree (org_id, user_id, team_id);
 
@@ -1688,6 +1951,10 @@ ALTER TABLE audit.nodes ENABLE ALWAYS TRIGGER no_truncate;
 
 CREATE TRIGGER touch BEFORE UPDATE ON campaigns.campaigns FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
+CREATE TRIGGER touch BEFORE UPDATE ON identity.roles FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON identity.sign_in_providers FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
 CREATE TRIGGER touch BEFORE UPDATE ON identity.teams FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON identity.users FOR EACH ROW EXECUTE FUNCTION ops.touch();
@@ -1739,6 +2006,24 @@ ALTER TABLE ONLY identity.api_keys
 ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY identity.grants
+    ADD CONSTRAINT grants_granted_by_fkey FOREIGN KEY (granted_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.grants
+    ADD CONSTRAINT grants_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.grants
+    ADD CONSTRAINT grants_org_id_role_id_fkey FOREIGN KEY (org_id, role_id) REFERENCES identity.roles(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.grants
+    ADD CONSTRAINT grants_org_id_team_id_fkey FOREIGN KEY (org_id, team_id) REFERENCES identity.teams(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.grants
+    ADD CONSTRAINT grants_org_id_user_id_fkey FOREIGN KEY (org_id, user_id) REFERENCES identity.memberships(org_id, user_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY identity.linked_identities
+    ADD CONSTRAINT linked_identities_org_id_user_id_fkey FOREIGN KEY (org_id, user_id) REFERENCES identity.memberships(org_id, user_id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY identity.memberships
     ADD CONSTRAINT memberships_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
@@ -1748,11 +2033,23 @@ ALTER TABLE ONLY identity.memberships
 ALTER TABLE ONLY identity.refresh_tokens
     ADD CONSTRAINT refresh_tokens_session_id_fkey FOREIGN KEY (session_id) REFERENCES identity.sessions(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY identity.roles
+    ADD CONSTRAINT roles_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.roles
+    ADD CONSTRAINT roles_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY identity.sessions
     ADD CONSTRAINT sessions_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY identity.sessions
     ADD CONSTRAINT sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.sign_in_providers
+    ADD CONSTRAINT sign_in_providers_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.sign_in_providers
+    ADD CONSTRAINT sign_in_providers_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY identity.team_members
     ADD CONSTRAINT team_members_added_by_fkey FOREIGN KEY (added_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
@@ -1919,7 +2216,15 @@ CREATE POLICY bootstrap ON identity.organisations FOR INSERT TO chimera_owner WI
 
 CREATE POLICY bootstrap ON identity.users FOR INSERT TO chimera_owner WITH CHECK (true);
 
+ALTER TABLE identity.grants ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.linked_identities ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY lookup ON identity.api_keys FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY lookup ON identity.grants FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY lookup ON identity.linked_identities FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY lookup ON identity.memberships FOR SELECT TO chimera_lookup USING (true);
 
@@ -1927,7 +2232,11 @@ CREATE POLICY lookup ON identity.organisations FOR SELECT TO chimera_lookup USIN
 
 CREATE POLICY lookup ON identity.refresh_tokens FOR SELECT TO chimera_lookup USING (true);
 
+CREATE POLICY lookup ON identity.roles FOR SELECT TO chimera_lookup USING (true);
+
 CREATE POLICY lookup ON identity.sessions FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY lookup ON identity.sign_in_providers FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY lookup ON identity.team_members FOR SELECT TO chimera_lookup USING (true);
 
@@ -1957,7 +2266,11 @@ ALTER TABLE identity.organisations ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.refresh_tokens ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE identity.roles ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE identity.sessions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.sign_in_providers ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY summary ON identity.api_keys FOR SELECT TO chimera_summary USING (true);
 
@@ -1971,13 +2284,21 @@ ALTER TABLE identity.teams ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON identity.api_keys TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON identity.grants TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON identity.linked_identities TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON identity.memberships TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON identity.organisations FOR SELECT TO chimera_app USING ((id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON identity.refresh_tokens TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON identity.roles TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON identity.sessions TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON identity.sign_in_providers TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON identity.team_members TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -2140,6 +2461,15 @@ GRANT USAGE ON SCHEMA templates TO chimera_summary;
 REVOKE ALL ON FUNCTION identity.find_api_key(public_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_api_key(public_id text) TO chimera_app;
 
+REVOKE ALL ON FUNCTION identity.find_grants(org_id uuid, user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_grants(org_id uuid, user_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_key(public_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_key(public_id text) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_linked_identity(provider_org_id uuid, issuer text, subject text) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_linked_identity(provider_org_id uuid, issuer text, subject text) TO chimera_app;
+
 REVOKE ALL ON FUNCTION identity.find_login(login text) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_login(login text) TO chimera_app;
 
@@ -2148,6 +2478,15 @@ GRANT ALL ON FUNCTION identity.find_refresh_token(token_hash bytea) TO chimera_a
 
 REVOKE ALL ON FUNCTION identity.find_session(session_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_session(session_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_sign_in_provider(provider_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_sign_in_provider(provider_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_thing(kind text, thing_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_thing(kind text, thing_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.list_sign_in_providers(org_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.list_sign_in_providers(org_id uuid) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.own_teams() FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.own_teams() TO chimera_app;
@@ -2271,12 +2610,30 @@ GRANT SELECT,INSERT ON TABLE campaigns.verdicts TO chimera_worker;
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.windows TO chimera_worker;
 GRANT SELECT ON TABLE campaigns.windows TO chimera_app;
 
+GRANT SELECT ON TABLE identity.grants TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.grants TO chimera_app;
+
+GRANT SELECT ON TABLE identity.linked_identities TO chimera_lookup;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.linked_identities TO chimera_app;
+
 GRANT SELECT ON TABLE identity.organisations TO chimera_lookup;
 GRANT SELECT ON TABLE identity.organisations TO chimera_app;
 
 GRANT SELECT ON TABLE identity.refresh_tokens TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.refresh_tokens TO chimera_app;
 GRANT SELECT,DELETE ON TABLE identity.refresh_tokens TO chimera_worker;
+
+GRANT SELECT ON TABLE identity.roles TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.roles TO chimera_app;
+
+GRANT SELECT ON TABLE identity.sign_in_providers TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.sign_in_providers TO chimera_app;
+
+GRANT SELECT,INSERT,DELETE ON TABLE identity.sign_ins TO chimera_app;
+GRANT SELECT,DELETE ON TABLE identity.sign_ins TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.signing_keys TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.signing_keys TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.team_members TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.team_members TO chimera_app;
@@ -2332,7 +2689,7 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE ops.outbox TO chimera_worker;
 GRANT SELECT ON TABLE ops.partitioned TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE ops.secrets TO chimera_app;
-GRANT SELECT,INSERT ON TABLE ops.secrets TO chimera_worker;
+GRANT SELECT,INSERT,DELETE ON TABLE ops.secrets TO chimera_worker;
 GRANT SELECT,INSERT ON TABLE ops.secrets TO chimera_sealer;
 
 GRANT SELECT,INSERT,DELETE ON TABLE providers.allowed_targets TO chimera_app;

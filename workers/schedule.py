@@ -32,6 +32,8 @@ def cron_jobs() -> list[CronJob]:
             keep_result=0,
         ),
         cron(telemetry.purge_receipts, minute=41, second=10, keep_result=0),
+        # Signing keys last for weeks; an hour more or less does not matter.
+        cron(upkeep.rotate_signing_key, minute=41, second=10, keep_result=0),
         # A day's answers to request ids.
         cron(upkeep.purge_expired, minute=23, second=15, keep_result=0),
     ]

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ARROWS: dict[str, set[str]] = {
     "audit": set(),
     "identity": {"audit"},
+    "access": {"audit", "identity"},
+    "federation": {"audit", "identity", "providers"},
     "templates": {"audit"},
     "providers": {"audit"},
     "telemetry": {"audit"},

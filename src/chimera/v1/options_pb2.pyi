@@ -30,6 +30,12 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_AUDIT_EXPORT: _ClassVar[Permission]
     PERMISSION_KILL_SWITCH: _ClassVar[Permission]
     PERMISSION_OPERATE: _ClassVar[Permission]
+    PERMISSION_ROLE_READ: _ClassVar[Permission]
+    PERMISSION_ROLE_MANAGE: _ClassVar[Permission]
+    PERMISSION_TEAM_READ: _ClassVar[Permission]
+    PERMISSION_TEAM_WRITE: _ClassVar[Permission]
+    PERMISSION_TEAM_MANAGE: _ClassVar[Permission]
+    PERMISSION_SIGN_IN_MANAGE: _ClassVar[Permission]
 
 class RateClass(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -60,6 +66,12 @@ PERMISSION_AUDIT_READ: Permission
 PERMISSION_AUDIT_EXPORT: Permission
 PERMISSION_KILL_SWITCH: Permission
 PERMISSION_OPERATE: Permission
+PERMISSION_ROLE_READ: Permission
+PERMISSION_ROLE_MANAGE: Permission
+PERMISSION_TEAM_READ: Permission
+PERMISSION_TEAM_WRITE: Permission
+PERMISSION_TEAM_MANAGE: Permission
+PERMISSION_SIGN_IN_MANAGE: Permission
 RATE_CLASS_UNSPECIFIED: RateClass
 RATE_CLASS_AUTH: RateClass
 RATE_CLASS_READ: RateClass
