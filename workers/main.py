@@ -33,6 +33,7 @@ from workers.loops import hold, pause
 from workers.schedule import cron_jobs
 from workers.tasks.campaigns import drive_runs, settle_run, sweep_runs, take_turns
 from workers.tasks.mail import send_mail
+from workers.tasks.providers import rewrap_secrets
 from workers.tasks.upkeep import keep_partitions
 
 log = structlog.get_logger("chimera.worker")
@@ -70,7 +71,9 @@ class WorkerProcess:
             bell = await stack.enter_async_context(Doorbell.opened(core))
             core.db.ring = bell.ring
             session = open_session(
-                allow_loopback=self.settings.loopback_allowed, connections_max=2000
+                allow_loopback=self.settings.loopback_allowed,
+                connections_max=2000,
+                private_networks=self.settings.private_target_networks,
             )
             stack.push_async_callback(session.close)
             clickhouse = ClickHouse(self.settings.clickhouse_url.get_secret_value())
@@ -88,7 +91,11 @@ class WorkerProcess:
                 self._seal(sealing),
                 self._drain(core, clickhouse),
                 self._serve_queue(ctx, CAMPAIGN_QUEUE, [_function(drive_runs)]),
-                self._serve_queue(ctx, UPKEEP_QUEUE, [_function(settle_run), _function(send_mail)]),
+                self._serve_queue(
+                    ctx,
+                    UPKEEP_QUEUE,
+                    [_function(settle_run), _function(send_mail), _function(rewrap_secrets)],
+                ),
             ]
             try:
                 await keep_partitions(ctx)  # now, and not when Redis lets the cron run

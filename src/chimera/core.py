@@ -14,8 +14,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from chimera.audit import recording
+from chimera.background import cancelled
 from chimera.db import Database
-from chimera.keyring import load_keys, open_master_keys
+from chimera.keyring import follow_versions, keep_following, load_keys, open_master_keys
 from chimera.paging import Pages
 from chimera.providers.vault import MasterKeys
 from chimera.settings import Settings
@@ -73,8 +74,13 @@ async def open_core(settings: Settings, role: str) -> AsyncIterator[Core]:
     await db.open()
     try:
         master = await asyncio.to_thread(open_master_keys, settings)
+        await follow_versions(db, master)
         keys = await load_keys(db, master, "page-token")
-        yield Core(settings, db, redis, Pages(keys[-1]), master)
+        following = asyncio.create_task(keep_following(db, master))
+        try:
+            yield Core(settings, db, redis, Pages(keys[-1]), master)
+        finally:
+            await cancelled(following)
     finally:
         await redis.aclose()
         await db.close()

@@ -42,6 +42,10 @@ DEFINERS = {
     "identity.find_refresh_token": "chimera_lookup",
     "identity.own_teams": "chimera_lookup",
     "ops.make_partitions": "chimera_owner",
+    "providers.count_sealed_keys": "chimera_lookup",
+    "providers.find_keys_due": "chimera_lookup",
+    "providers.find_sealed_keys": "chimera_lookup",
+    "providers.owner_of_key": "chimera_lookup",
     "telemetry.drop_partitions": "chimera_owner",
 }
 

@@ -31,6 +31,8 @@ ROLES = {
     "chimera.identity.usage": ("chimera_worker",),
     "chimera.outbox": ("chimera_app", "chimera_worker"),
     "chimera.providers.keys": ("chimera_app", "chimera_worker"),
+    "chimera.providers.rotation": ("chimera_app", "chimera_worker"),
+    "chimera.providers.sealed_places": ("chimera_worker",),
     "chimera.telemetry.drain": ("chimera_worker",),
     "chimera.telemetry.operations": ("chimera_app", "chimera_worker"),
 }

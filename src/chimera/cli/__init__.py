@@ -18,7 +18,7 @@ import sys
 
 import typer
 
-from chimera.cli import audit, campaign, migrations, ops, people, running, statements
+from chimera.cli import audit, campaign, migrations, ops, people, prices, running, statements, vault
 from chimera.cli.demo import demo as demonstrate
 from chimera.cli.failure import reported
 
@@ -39,6 +39,8 @@ app.command("sql")(statements.sql)
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(audit.app, name="audit")
 app.add_typer(ops.app, name="ops")
+app.add_typer(prices.app, name="prices")
+app.add_typer(vault.app, name="vault")
 
 
 def main() -> None:

@@ -56,19 +56,25 @@ class MasterKeyRefusedError(VaultError):
     """The master key may not be used here: wrong place, wrong permissions, or unreadable."""
 
 
+class MasterKeyAwayError(VaultError):
+    """The key service does not answer; trying again later may help."""
+
+
 class KeyStillUsedError(VaultError):
     """A key version cannot be disabled while sealed values refer to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SealContext:
-    """The place a secret lives in. `row_version` grows with every write of the row."""
+    """The place a secret lives in. `row_version` grows with every write of the row. `purpose` says
+    what it is for, where the place alone does not."""
 
     org_id: UUID
     table: str
     row_id: UUID
     field: str
     row_version: int
+    purpose: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +103,14 @@ class MasterKeyDescription:
 class MasterKeys(Protocol):
     """A master key with versions: a local file or a key management service. Calls may block on
     the network, so async code runs them in a thread. All raise VaultError; `unwrap` and `rewrap`
-    raise CannotOpenError when `aad` or the wrapped key is not what was wrapped."""
+    raise CannotOpenError when `aad` or the wrapped key is not what was wrapped.
+
+    new_data_key: KEY_BYTES of key, and the same wrapped.
+    """
 
     def describe(self) -> MasterKeyDescription: ...
+
+    def new_data_key(self, *, version: int, aad: bytes) -> tuple[bytes, bytes]: ...
 
     def wrap(self, data_key: bytes, *, version: int, aad: bytes) -> bytes: ...
 
@@ -116,13 +127,12 @@ def seal(master: MasterKeys, secret: bytes, context: SealContext) -> Sealed:
     if not 0 < len(secret) <= SECRET_BYTES_MAX:
         raise ValueError(f"a secret has 1 to {SECRET_BYTES_MAX} bytes")
     version = master.describe().write_version
-    data_key = AESGCM.generate_key(bit_length=8 * KEY_BYTES)
+    data_key, wrapped = master.new_data_key(
+        version=version, aad=associated_data(b"data-key", context, version)
+    )
     nonce = os.urandom(NONCE_BYTES)
     origin = version.to_bytes(_ORIGIN_BYTES, "big")
     body = AESGCM(data_key).encrypt(nonce, secret, associated_data(b"value", context, version))
-    wrapped = master.wrap(
-        data_key, version=version, aad=associated_data(b"data-key", context, version)
-    )
     return Sealed(origin + body, nonce, wrapped, version)
 
 
@@ -162,7 +172,7 @@ def rewrap(master: MasterKeys, sealed: Sealed, context: SealContext) -> Sealed:
 
 def associated_data(purpose: bytes, context: SealContext, key_version: int) -> bytes:
     """Every part with its length in front, so no two different places encode alike."""
-    parts = (
+    parts: tuple[bytes, ...] = (
         b"chimera.vault",
         purpose,
         FORMAT_VERSION.to_bytes(4, "big"),
@@ -173,6 +183,8 @@ def associated_data(purpose: bytes, context: SealContext, key_version: int) -> b
         context.row_version.to_bytes(8, "big"),
         key_version.to_bytes(_ORIGIN_BYTES, "big"),
     )
+    if context.purpose:
+        parts += (context.purpose.encode(),)
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
