@@ -154,7 +154,9 @@ async def seed_prices(
         "prices_changed": sum(change.HasField("before") for change in answer.changes),
         "dry_run": request.dry_run,
     }
-    record(tx, "price.seed", "price_data", answer.source, new=new, kind=Kind.SYSTEM)
+    record(
+        tx, "price.seed", "price_data", answer.source.replace(" ", "/"), new=new, kind=Kind.SYSTEM
+    )
     return answer
 
 

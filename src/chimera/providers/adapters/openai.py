@@ -239,7 +239,8 @@ def parse_embedding(answer: Answer, count: int) -> EmbedReply:
     if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
         raise bad_response("the answer has no data")
     places = [entry.get("index", number) for number, entry in enumerate(data)]
-    if sorted(map(str, places)) != sorted(map(str, range(count))):
+    whole = all(type(place) is int for place in places)
+    if not whole or sorted(places) != list(range(count)):
         raise bad_response("the answer has another number of vectors than there were texts")
     ordered = [entry for _, entry in sorted(zip(places, data, strict=True), key=lambda p: p[0])]
     vectors = vectors_of([entry.get("embedding") for entry in ordered], count)
