@@ -186,13 +186,16 @@ async def create_key(tx: Tx, request: CreateProviderKeyRequest, new: NewKey) -> 
     return key
 
 
+class SealedTooLate(Conflict):
+    """The version of the master key that sealed a secret was retired before it was stored: seal it
+    anew."""
+
+
 def _taken(error: UniqueViolation | CheckViolation) -> Exception:
     match violated(error):
         case "master_key_retired":
-            return Conflict(
-                "CONFLICT_TRY_AGAIN",
-                "The master key was changed just now; try again.",
-                retry_after_s=1.0,
+            return SealedTooLate(
+                "CONFLICT_TRY_AGAIN", "The master key was changed; try again.", retry_after_s=1.0
             )
         case "provider_keys_name":
             return AlreadyExists(

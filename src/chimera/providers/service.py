@@ -179,6 +179,14 @@ class ProviderService(providers_pb2_grpc.ProviderServiceServicer):
     async def CreateProviderKey(
         self, request: CreateProviderKeyRequest, call: Call
     ) -> CreateProviderKeyResponse:
+        try:
+            return await self._create_key(request, call)
+        except keys.SealedTooLate:
+            return await self._create_key(request, call)
+
+    async def _create_key(
+        self, request: CreateProviderKeyRequest, call: Call
+    ) -> CreateProviderKeyResponse:
         new = await keys.seal_key(
             self.master, call, request.secret, provider_id=request.provider_id
         )
@@ -208,6 +216,14 @@ class ProviderService(providers_pb2_grpc.ProviderServiceServicer):
             return tx.answer(UpdateProviderKeyResponse(provider_key=key))
 
     async def ReplaceProviderKeySecret(
+        self, request: ReplaceProviderKeySecretRequest, call: Call
+    ) -> ReplaceProviderKeySecretResponse:
+        try:
+            return await self._replace_secret(request, call)
+        except keys.SealedTooLate:
+            return await self._replace_secret(request, call)
+
+    async def _replace_secret(
         self, request: ReplaceProviderKeySecretRequest, call: Call
     ) -> ReplaceProviderKeySecretResponse:
         async with self.db.look(call) as tx:
