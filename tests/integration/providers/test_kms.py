@@ -13,10 +13,9 @@ import pytest
 from chimera.call import Call
 from chimera.core import Core, open_core
 from chimera.faults import Unavailable
-from chimera.identity.bootstrap import bootstrap
-from chimera.keyring import follow_versions
+from chimera.keyring import follow_versions, sealed_json
 from chimera.providers import kms_keys
-from chimera.providers.keys import take_key, unsealed
+from chimera.providers.keys import StoredKey, seal_context, take_key, unsealed
 from chimera.providers.kms_keys import KeyService, KmsKeys, KmsVersion, key_service_of
 from chimera.providers.rotation import rewrap_all
 from chimera.providers.vault import (
@@ -33,7 +32,7 @@ from chimera.server import Server
 from chimera.settings import Settings
 from chimera.v1.vault_pb2 import RotationState
 from tests.support.kms import Kms, running_kms
-from tests.support.world import PASSWORD, Refused, World
+from tests.support.world import Refused, World
 
 SECRET = "sk-canary-7d0f3b51c2e94a86b1d2"
 
@@ -65,6 +64,12 @@ def keys_at(service: KeyService, *refs: str, clock: Clock | None = None) -> KmsK
     states = ["decrypt_only"] * (len(refs) - 1) + ["enabled"]
     master.use([KmsVersion(n + 1, r, s) for n, (r, s) in enumerate(zip(refs, states, strict=True))])  # type: ignore[arg-type]  # the states above
     return master
+
+
+def unplug(master: KmsKeys) -> None:
+    """From now on nobody answers it."""
+    master.service = replace(master.service, endpoint="http://127.0.0.1:9")
+    master._client = None
 
 
 def context(**more: Any) -> SealContext:
@@ -126,27 +131,27 @@ def test_versions_that_may_not(kms: Kms) -> None:
 
 
 def test_what_was_used_lately_goes_on_while_the_service_is_away(
-    monkeypatch: pytest.MonkeyPatch,
+    kms: Kms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For an hour, and no longer; what was not used is typed as away, and nothing new is sealed."""
     monkeypatch.setattr(kms_keys, "TRIES", 1)
-    clock, place = Clock(), context()
-    with running_kms() as kms:
-        key = kms.new_key()
-        master = keys_at(key_service_of(kms.url(key)), key, clock=clock)
-        used, unused = seal(master, b"used", place), seal(master, b"unused", place)
-        stranger = keys_at(key_service_of(kms.url(key)), key, clock=clock)
-        assert unseal(stranger, used, place) == b"used"
-    assert unseal(stranger, used, place) == b"used"
+    clock, place, key = Clock(), context(), kms.new_key()
+    service = key_service_of(kms.url(key))
+    writer = keys_at(service, key, clock=clock)
+    used, unused = seal(writer, b"used", place), seal(writer, b"unused", place)
+    master = keys_at(service, key, clock=clock)
+    assert unseal(master, used, place) == b"used"
+    unplug(master)
+    assert unseal(master, used, place) == b"used"
     clock.now += kms_keys.FRESH_S + 1
-    assert unseal(stranger, used, place) == b"used"
+    assert unseal(master, used, place) == b"used"
     with pytest.raises(MasterKeyAwayError):
-        unseal(stranger, unused, place)
+        unseal(master, unused, place)
     with pytest.raises(MasterKeyAwayError):
-        seal(stranger, b"new", place)
+        seal(master, b"new", place)
     clock.now += kms_keys.KEPT_S
     with pytest.raises(MasterKeyAwayError):
-        unseal(stranger, used, place)
+        unseal(master, used, place)
 
 
 @pytest.mark.parametrize(
@@ -220,29 +225,22 @@ async def test_an_installation_lives_on_a_key_service(
 
 
 async def test_a_worker_waits_while_the_service_is_away(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    kms: Kms, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Typed as unavailable, so that a run waits and its key is not given up."""
     monkeypatch.setattr(kms_keys, "TRIES", 1)
-    with running_kms() as kms:
-        key = kms.new_key()
-        settings = Settings.model_validate({**settings.model_dump(), "master_key": kms.url(key)})
-        made = await bootstrap(
-            settings, organisation="a", email="a@a.example.com", username="a", password=PASSWORD
-        )
-        async with open_core(settings, "worker") as core:
-            from chimera.keyring import sealed_json
-            from chimera.providers.keys import StoredKey, seal_context
-
-            key_id, provider_id = str(uuid4()), str(uuid4())
-            place = seal_context(made[0], key_id, provider_id, 1)
-            sealed = await asyncio.to_thread(seal, core.master, b"s3cret", place)
-            stored = StoredKey(key_id, made[0], provider_id, 1, sealed_json(sealed))
-            assert await unsealed(core.master, stored) == "s3cret"
-            assert isinstance(core.master, KmsKeys)
-            core.master._opened.clear()
-            kms.end()
-            with pytest.raises(Unavailable) as away:
-                await unsealed(core.master, stored)
-            assert away.value.reason == "DEPENDENCY_UNAVAILABLE"
-            assert "s3cret" not in str(away.value) and key not in str(away.value)
+    key = kms.new_key()
+    settings = Settings.model_validate({**settings.model_dump(), "master_key": kms.url(key)})
+    async with open_core(settings, "worker") as core:
+        org_id, key_id, provider_id = (str(uuid4()) for _ in range(3))
+        place = seal_context(org_id, key_id, provider_id, 1)
+        sealed = await asyncio.to_thread(seal, core.master, b"s3cret", place)
+        stored = StoredKey(key_id, org_id, provider_id, 1, sealed_json(sealed))
+        assert await unsealed(core.master, stored) == "s3cret"
+        assert isinstance(core.master, KmsKeys)
+        core.master._opened.clear()
+        unplug(core.master)
+        with pytest.raises(Unavailable) as away:
+            await unsealed(core.master, stored)
+        assert away.value.reason == "DEPENDENCY_UNAVAILABLE"
+        assert "s3cret" not in str(away.value) and key not in str(away.value)
