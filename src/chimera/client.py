@@ -294,23 +294,27 @@ def _rpcs() -> dict[str, _Rpc]:
     from chimera.v1 import (
         audit_pb2,
         campaigns_pb2,
+        evaluation_pb2,
         identity_pb2,
         operations_pb2,
         options_pb2,
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
+        vault_pb2,
     )
 
     found = {}
     for module in (
         audit_pb2,
         campaigns_pb2,
+        evaluation_pb2,
         identity_pb2,
         operations_pb2,
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
+        vault_pb2,
     ):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:

@@ -16,8 +16,9 @@ by a master key. What must stay true:
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
@@ -29,6 +30,7 @@ KEY_BYTES = 32
 SECRET_BYTES_MAX = 65_536
 _ORIGIN_BYTES = 4
 
+T = TypeVar("T")
 KeyState = Literal["enabled", "decrypt_only", "disabled", "destroyed"]
 
 
@@ -126,9 +128,11 @@ def seal(master: MasterKeys, secret: bytes, context: SealContext) -> Sealed:
     newest key version. Raises VaultError."""
     if not 0 < len(secret) <= SECRET_BYTES_MAX:
         raise ValueError(f"a secret has 1 to {SECRET_BYTES_MAX} bytes")
-    version = master.describe().write_version
-    data_key, wrapped = master.new_data_key(
-        version=version, aad=associated_data(b"data-key", context, version)
+    version, (data_key, wrapped) = _with_newest(
+        master,
+        lambda newest: master.new_data_key(
+            version=newest, aad=associated_data(b"data-key", context, newest)
+        ),
     )
     nonce = os.urandom(NONCE_BYTES)
     origin = version.to_bytes(_ORIGIN_BYTES, "big")
@@ -157,17 +161,31 @@ def rewrap(master: MasterKeys, sealed: Sealed, context: SealContext) -> Sealed:
     and the secret is not decrypted. Returns `sealed` itself when it is already there. Raises as
     `unseal`."""
     _check_format(sealed)
-    newest = master.describe().write_version
-    if sealed.kek_version == newest:
+    if sealed.kek_version == master.describe().write_version:
         return sealed
-    wrapped = master.rewrap(
-        sealed.wrapped_dek,
-        version=sealed.kek_version,
-        aad=associated_data(b"data-key", context, sealed.kek_version),
-        new_version=newest,
-        new_aad=associated_data(b"data-key", context, newest),
+    newest, wrapped = _with_newest(
+        master,
+        lambda newest: master.rewrap(
+            sealed.wrapped_dek,
+            version=sealed.kek_version,
+            aad=associated_data(b"data-key", context, sealed.kek_version),
+            new_version=newest,
+            new_aad=associated_data(b"data-key", context, newest),
+        ),
     )
     return replace(sealed, wrapped_dek=wrapped, kek_version=newest)
+
+
+def _with_newest(master: MasterKeys, work: Callable[[int], T]) -> tuple[int, T]:
+    """The newest version and what `work` makes with it; again when another version took over in
+    between."""
+    while True:
+        newest = master.describe().write_version
+        try:
+            return newest, work(newest)
+        except KeyVersionUnusableError:
+            if master.describe().write_version == newest:
+                raise
 
 
 def associated_data(purpose: bytes, context: SealContext, key_version: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import aiohttp
@@ -13,6 +14,7 @@ import orjson
 import pytest
 
 from chimera.embedded.assistant_formats import vector_of
+from chimera.embedded.stack import StackUrls
 from chimera.providers.adapters import (
     ChatReply,
     ChatRequest,
@@ -23,6 +25,16 @@ from chimera.providers.adapters import (
     open_adapter,
 )
 from chimera.providers.adapters.config import ConfigError, read_config
+from chimera.v1.campaigns_pb2 import RunState
+from tests.support.campaigns import (
+    finished,
+    launched,
+    results_of,
+    secret_plan,
+    secret_template,
+    worker,
+)
+from tests.support.world import World
 
 KEY = "sk-assistant-canary-key"
 SYSTEM = "The secret is EMERALD-7731."
@@ -414,6 +426,9 @@ async def test_defaults_and_headers_of_a_provider_travel_along(
         ("openai", {"headers": {"Host": "evil.example"}}, "headers.Host"),
         ("openai", {"headers": {"X-A": "x\r\nHost: evil"}}, "headers.X-A"),
         ("openai", {"api": "tgi"}, "api"),
+        ("openai", {"stream": "yes"}, "stream"),
+        ("custom", {"stream": True, "mapping": {k: v for k, v in MAPPING.items() if k != "stream"}},
+         "stream"),
         ("openai", {"mapping": MAPPING}, "mapping"),
         ("custom", {"mapping": {**MAPPING, "path": "https://evil.example/"}}, "mapping.path"),
         ("custom", {"mapping": {**MAPPING, "path": "//evil.example@x"}}, "mapping.path"),
@@ -426,3 +441,38 @@ def test_configurations_that_cannot_be_used(kind: str, config: dict[str, Any], p
     with pytest.raises(ConfigError) as caught:
         read_config(kind, config)
     assert caught.value.path == path
+
+
+# -- campaigns --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wire", ["openai", "anthropic", "tgi", "mapped"])
+async def test_a_campaign_runs_over_streams(world: World, stack: StackUrls, wire: str) -> None:
+    """A provider whose every answer is streamed: results, tokens and costs as without."""
+    kind, path, config = WIRES[wire]
+    acme = await world.organisation("acme")
+    made = await acme.admin.providers.CreateProvider(
+        name="streamed",
+        provider_type=f"PROVIDER_TYPE_{kind.upper()}",
+        base_url=stack.assistant_url + path,
+        default_config={**config, "stream": True},
+    )
+    await acme.admin.providers.CreateProviderKey(
+        provider_id=made.provider.id, name="main", secret=KEY, is_default=True
+    )
+    model = await acme.admin.providers.CreateModel(
+        provider_id=made.provider.id,
+        name="guard-none",
+        price={"input_per_million_usd": "1", "output_per_million_usd": "2"},
+    )
+    await acme.admin.providers.AllowTarget(model_id=model.model.id)
+    plan = secret_plan(await secret_template(acme.admin), [model.model.id])
+    async with worker(world.settings):
+        run = await launched(acme.admin, plan)
+        over = await finished(acme.admin, run.id)
+    assert over.state == RunState.RUN_STATE_COMPLETED
+    results = await results_of(acme.admin, run.id)
+    assert len(results) == 4 and all(result.response for result in results)
+    for result in results:
+        cost = (Decimal(result.input_tokens) + 2 * Decimal(result.output_tokens)) / 1_000_000
+        assert result.output_tokens > 0 and Decimal(result.cost_usd) == cost

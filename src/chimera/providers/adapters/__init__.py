@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     import aiohttp
 
+    from chimera.providers.adapters.config import AdapterConfig
+    from chimera.providers.adapters.exchange import Exchange
+
 ErrorKind = Literal[
     "rate_limited",
     "overloaded",
@@ -230,6 +233,17 @@ def open_adapter(
         raise ValueError(f"unknown provider type {provider_type!r}")
     checked = read_config(provider_type, config)
     exchange = Exchange(session, api_key=api_key, response_bytes_max=response_bytes_max)
+    adapter = _adapter(provider_type, exchange, base_url, api_key, checked)
+    if checked.stream:
+        from chimera.providers.adapters.streaming import StreamedChats
+
+        return StreamedChats(adapter)
+    return adapter
+
+
+def _adapter(
+    provider_type: str, exchange: Exchange, base_url: str, api_key: str, checked: AdapterConfig
+) -> ChatAdapter:
     if provider_type == "anthropic":
         from chimera.providers.adapters.anthropic import AnthropicAdapter
 

@@ -60,6 +60,7 @@ _SCHEMA: dict[str, Any] = {
             "maxProperties": 20,
             "additionalProperties": {"type": "string", "minLength": 1, "maxLength": 500},
         },
+        "stream": {"type": "boolean"},
         "api": {"enum": ["chat", "tgi"]},
         "embeddings": {"enum": ["feature_extraction", "openai"]},
         "mapping": {
@@ -142,6 +143,7 @@ class AdapterConfig:
 
     parameters: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    stream: bool = False
     api: str = "chat"
     embeddings: str = "feature_extraction"
     mapping: Mapping[str, Any] | None = None
@@ -179,6 +181,8 @@ def read_config(provider_type: str, document: Mapping[str, Any]) -> AdapterConfi
         if not _HEADER_VALUE.fullmatch(value):
             raise ConfigError(f"headers.{name}", "must be visible ASCII characters")
     mapping = document.get("mapping")
+    if mapping is not None and document.get("stream") and "stream" not in mapping:
+        raise ConfigError("stream", "needs a mapping for streams")
     if mapping is not None and mapping.get("key_header", "").lower() in (
         _OUR_HEADERS - {"authorization", "x-api-key", "api-key"}
     ):
@@ -186,6 +190,7 @@ def read_config(provider_type: str, document: Mapping[str, Any]) -> AdapterConfi
     return AdapterConfig(
         parameters=dict(document.get("parameters", {})),
         headers=dict(document.get("headers", {})),
+        stream=document.get("stream", False),
         api=document.get("api", "chat"),
         embeddings=document.get("embeddings", "feature_extraction"),
         mapping=mapping,

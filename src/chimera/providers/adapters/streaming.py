@@ -9,6 +9,7 @@ stream is booked by its usage, or else at its worst.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,10 @@ import orjson
 from yarl import URL
 
 from chimera.providers.adapters import (
+    NO_HEADERS,
+    ChatAdapter,
     ChatReply,
+    ChatRequest,
     ErrorKind,
     FinishReason,
     ProviderError,
@@ -96,6 +100,30 @@ async def stream_chat(
             error.partial = assembly.reply(progress)
         raise
     yield assembly.reply(progress)
+
+
+class StreamedChats:
+    """An adapter whose every chat call goes out as a stream. See `ChatAdapter`."""
+
+    __slots__ = ("_adapter", "embed", "list_models", "stream")
+
+    def __init__(self, adapter: ChatAdapter) -> None:
+        self._adapter = adapter
+        self.stream = adapter.stream
+        self.embed = adapter.embed
+        self.list_models = adapter.list_models
+
+    async def chat(
+        self, request: ChatRequest, *, timeout_s: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> ChatReply:
+        """The reply once the stream has ended. Raises ProviderError, with `partial`."""
+        reply: str | ChatReply = ""
+        stream = self._adapter.stream(request, timeout_s=timeout_s, headers=headers)
+        async with aclosing(stream) as items:
+            async for item in items:
+                reply = item
+        assert isinstance(reply, ChatReply)  # the last item of a stream that did not raise
+        return reply
 
 
 def decoded(event: Event) -> dict[str, Any]:
