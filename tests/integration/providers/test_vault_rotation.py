@@ -164,6 +164,7 @@ async def test_nothing_fails_while_the_key_changes(world: World, root: Person, c
     retirement; at the end everything is wrapped by the newest version."""
     acme = await world.organisation("acme")
     provider_id = await new_provider(acme)
+    await new_key(acme.admin, provider_id, 9999)  # the default one, so that no lane's becomes it
     rotating = asyncio.Event()
     stopped = asyncio.Event()
     rounds = 0
