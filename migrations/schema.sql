@@ -114,15 +114,18 @@ CREATE FUNCTION ops.hold_key_version() RETURNS trigger
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
-    wanted int := (NEW.sealed->>'kek_version')::int;
+    wanted int;
+    stored jsonb := to_jsonb(NEW);
 BEGIN
-    IF wanted IS NOT NULL THEN
+    FOR i IN 0 .. TG_NARGS - 1 LOOP
+        wanted := (stored->TG_ARGV[i]->>'kek_version')::int;
+        CONTINUE WHEN wanted IS NULL;
         PERFORM pg_advisory_xact_lock_shared(hashtext('ops.master_keys'), wanted);
         IF EXISTS (SELECT FROM ops.master_keys WHERE version = wanted AND state IN ('disabled', 'destroyed')) THEN
             RAISE EXCEPTION 'master key version % is retired', wanted USING ERRCODE = 'check_violation',
                 CONSTRAINT = 'master_key_retired';
         END IF;
-    END IF;
+    END LOOP;
     RETURN NEW;
 END $$;
 
@@ -1636,13 +1639,13 @@ CREATE TRIGGER touch BEFORE UPDATE ON identity.teams FOR EACH ROW EXECUTE FUNCTI
 
 CREATE TRIGGER touch BEFORE UPDATE ON identity.users FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
-CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON ops.secrets FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version();
+CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON ops.secrets FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed');
 
 CREATE TRIGGER touch BEFORE UPDATE ON ops.key_rotations FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER fit BEFORE INSERT ON providers.price_versions FOR EACH ROW EXECUTE FUNCTION providers.fit_price();
 
-CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON providers.provider_keys FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version();
+CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON providers.provider_keys FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed');
 
 CREATE TRIGGER keep BEFORE UPDATE ON providers.price_versions FOR EACH ROW EXECUTE FUNCTION providers.keep_price();
 

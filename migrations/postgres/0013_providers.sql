@@ -128,24 +128,28 @@ GRANT UPDATE (sealed) ON ops.secrets TO chimera_worker;
 GRANT UPDATE (sealed) ON providers.provider_keys TO chimera_worker;
 
 -- Whoever stores a sealed value holds its key version until COMMIT; retiring a version waits for
--- those, and then nobody can store with it any more. So a count of zero stays zero.
+-- those, and then nobody can store with it any more. So a count of zero stays zero. The arguments of
+-- the trigger are the columns that hold sealed values.
 CREATE FUNCTION ops.hold_key_version() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    wanted int := (NEW.sealed->>'kek_version')::int;
+    wanted int;
+    stored jsonb := to_jsonb(NEW);
 BEGIN
-    IF wanted IS NOT NULL THEN
+    FOR i IN 0 .. TG_NARGS - 1 LOOP
+        wanted := (stored->TG_ARGV[i]->>'kek_version')::int;
+        CONTINUE WHEN wanted IS NULL;
         PERFORM pg_advisory_xact_lock_shared(hashtext('ops.master_keys'), wanted);
         IF EXISTS (SELECT FROM ops.master_keys WHERE version = wanted AND state IN ('disabled', 'destroyed')) THEN
             RAISE EXCEPTION 'master key version % is retired', wanted USING ERRCODE = 'check_violation',
                 CONSTRAINT = 'master_key_retired';
         END IF;
-    END IF;
+    END LOOP;
     RETURN NEW;
 END $$;
 CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON ops.secrets
-    FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version();
+    FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed');
 CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON providers.provider_keys
-    FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version();
+    FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed');
 
 CREATE POLICY lookup ON providers.provider_keys FOR SELECT TO chimera_lookup USING (true);
 GRANT USAGE ON SCHEMA providers TO chimera_lookup;

@@ -1,9 +1,10 @@
 """Every place that holds sealed values, so that none is forgotten when the master key changes.
 
-To add one: the column is called `sealed` (jsonb, see keyring.sealed_json), has the trigger
-ops.hold_key_version, and an index of its key version; `count` and `find` go past row-level security
-by a SECURITY DEFINER function that tells ids only; the worker may UPDATE (sealed). Then it is listed
-in PLACES, and the rotation and the check before retiring a version cover it.
+To add one: the column's name ends in `sealed` (jsonb, see keyring.sealed_json); a trigger calls
+ops.hold_key_version('<column>') before it is written; `count` and `find` go past row-level security by
+a SECURITY DEFINER function that tells ids only; the worker may UPDATE the column. Then it is listed in
+PLACES, and the rotation and the check before retiring a version cover it. A guard
+(tests/guards/test_sealed_places.py) finds the column that was forgotten.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Wrapped:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A table with a column `sealed`.
+    """A column with sealed values; `name` is schema.table.column.
 
     count: rows as Wrapped, of all organisations. find(newest, after, size): what another version
     wraps, as {key, org_id}, by key; keys are text. get(key): the row as it is, within its
@@ -47,7 +48,7 @@ class Place:
 
 PLACES: tuple[Place, ...] = (
     Place(
-        name="providers.provider_keys",
+        name="providers.provider_keys.sealed",
         first="00000000-0000-0000-0000-000000000000",
         count=sql(Wrapped, "SELECT kek_version, count FROM providers.count_sealed_keys()"),
         find=sql(
@@ -76,7 +77,7 @@ PLACES: tuple[Place, ...] = (
         ),
     ),
     Place(
-        name="ops.secrets",
+        name="ops.secrets.sealed",
         first="",
         count=sql(
             Wrapped,

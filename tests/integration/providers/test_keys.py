@@ -20,7 +20,7 @@ from chimera.core import open_database
 from chimera.db import Tx
 from chimera.faults import NotFound, NotReady
 from chimera.keyring import open_master_keys
-from chimera.providers.keys import find_default_key, get_key, take_key, unsealed
+from chimera.providers.keys import find_default_key, get_key, open_key
 from chimera.providers.vault import MasterKeys
 from tests.support.world import Organisation, Person, Refused, World
 
@@ -51,11 +51,6 @@ async def keys_of(person: Person) -> dict[str, bool]:
     """Name -> is it the default, newest first."""
     answer = await person.providers.ListProviderKeys()
     return {key.name: key.is_default for key in answer.provider_keys}
-
-
-async def open_key(tx: Tx, master: MasterKeys, key_id: str, *, purpose: str) -> str:
-    """As a worker does, in one go."""
-    return await unsealed(master, await take_key(tx, key_id, purpose=purpose))
 
 
 @asynccontextmanager
