@@ -18,6 +18,7 @@ from chimera.call import Call
 from chimera.core import Core, open_core
 from chimera.faults import NotReady
 from chimera.keyring import load_keys
+from chimera.providers import rotation
 from chimera.providers.keys import take_key, unsealed
 from chimera.providers.local_keys import LocalKeyFile
 from chimera.providers.rotation import rewrap_all
@@ -222,12 +223,12 @@ async def test_a_killed_rotation_is_gone_on_with(
     acme = await world.organisation("acme")
     provider_id = await new_provider(acme)
     keys = {await new_key(acme.admin, provider_id, n): SECRET.format(n) for n in range(12)}
-    rotation = (await root.vault.RotateMasterKey()).rotation
+    begun = (await root.vault.RotateMasterKey()).rotation
     environment = environment_of(world.settings)
 
     def killed_after(batches: int) -> None:
         with subprocess.Popen(
-            [sys.executable, "-m", "tests.support.rotating", rotation.id],
+            [sys.executable, "-m", "tests.support.rotating", begun.id],
             cwd=ROOT,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
@@ -246,13 +247,36 @@ async def test_a_killed_rotation_is_gone_on_with(
         assert status.rotation.values_done == found[2][1]
         for key_id, secret in keys.items():
             assert await opened(core, acme.id, key_id) == secret
-    await rewrap_all(core, rotation.id)
+    await rewrap_all(core, begun.id)
     status = await root.vault.GetVaultStatus()
     assert status.rotation.state == RotationState.ROTATION_STATE_COMPLETED
     assert status.rotation.values_done == status.rotation.values_total
     assert versions(status)[1][1] == 0
     for key_id, secret in keys.items():
         assert await opened(core, acme.id, key_id) == secret
+
+
+async def test_a_secret_that_is_replaced_meanwhile_is_left_alone(
+    world: World, root: Person, core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one is being wrapped anew when its owner stores another: the new one stays."""
+    acme = await world.organisation("acme")
+    key_id = await new_key(acme.admin, await new_provider(acme), 1)
+    replacing = acme.admin.providers.ReplaceProviderKeySecret
+    loop, rewrapped = asyncio.get_running_loop(), rotation._rewrapped
+
+    def overtaken(master: Any, place: Any, row: Any) -> str:
+        moved = rewrapped(master, place, row)
+        if place.name.startswith("providers."):
+            call = replacing(provider_key_id=key_id, secret=SECRET.format(2))
+            asyncio.run_coroutine_threadsafe(call, loop).result(30)
+        return moved
+
+    monkeypatch.setattr(rotation, "_rewrapped", overtaken)
+    begun = (await root.vault.RotateMasterKey()).rotation
+    await rewrap_all(core, begun.id)
+    assert await opened(core, acme.id, key_id) == SECRET.format(2)
+    assert versions(await root.vault.GetVaultStatus())[1][1] == 0
 
 
 async def test_a_damaged_value_is_reported_and_stops_nothing(
@@ -268,8 +292,8 @@ async def test_a_damaged_value_is_reported_and_stops_nothing(
                    (SELECT sealed FROM providers.provider_keys WHERE id = %s) WHERE id = %s""",
             [key_ids[0], key_ids[1]],
         )
-    rotation = (await root.vault.RotateMasterKey()).rotation
-    await rewrap_all(core, rotation.id)
+    begun = (await root.vault.RotateMasterKey()).rotation
+    await rewrap_all(core, begun.id)
     status = await root.vault.GetVaultStatus()
     assert status.rotation.state == RotationState.ROTATION_STATE_COMPLETED
     assert status.rotation.values_unreadable == 1 and versions(status)[1][1] == 1
@@ -297,8 +321,8 @@ async def test_nothing_is_stored_under_a_retired_version(
     call = Call(caller, "test", Call.by_worker("test").deadline)
     late = await seal_key(core.master, call, SECRET.format(1), provider_id=provider_id)
     assert late.sealed.kek_version == 1
-    rotation = (await root.vault.RotateMasterKey()).rotation
-    await rewrap_all(core, rotation.id)
+    begun = (await root.vault.RotateMasterKey()).rotation
+    await rewrap_all(core, begun.id)
     await root.vault.RetireMasterKeyVersion(version=1)
     app = open_database(settings, "app")
     await app.open()
