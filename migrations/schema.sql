@@ -409,6 +409,17 @@ WITH (fillfactor='50');
 
 ALTER TABLE audit.writers OWNER TO chimera_owner;
 
+CREATE TABLE campaigns.analysed (
+    run_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    xid xid8 NOT NULL,
+    is_final boolean DEFAULT false NOT NULL
+);
+
+ALTER TABLE ONLY campaigns.analysed FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.analysed OWNER TO chimera_owner;
+
 CREATE TABLE campaigns.attempts (
     run_id uuid NOT NULL,
     cell_no bigint NOT NULL,
@@ -740,6 +751,30 @@ CREATE TABLE campaigns.verdicts_default (
 ALTER TABLE ONLY campaigns.verdicts_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.verdicts_default OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.windows (
+    campaign_id uuid NOT NULL,
+    window_start timestamp with time zone NOT NULL,
+    technique text NOT NULL,
+    provider text NOT NULL,
+    model text NOT NULL,
+    org_id uuid NOT NULL,
+    results bigint NOT NULL,
+    attempts bigint NOT NULL,
+    scored bigint NOT NULL,
+    successes bigint NOT NULL,
+    failed bigint NOT NULL,
+    latency_ms_sum bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cost numeric(20,12) NOT NULL,
+    computed_at timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (fillfactor='70');
+
+ALTER TABLE ONLY campaigns.windows FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.windows OWNER TO chimera_owner;
 
 CREATE TABLE identity.api_keys (
     id uuid NOT NULL,
@@ -1319,6 +1354,9 @@ ALTER TABLE ONLY audit.pending
 ALTER TABLE ONLY audit.writers
     ADD CONSTRAINT writers_pkey PRIMARY KEY (writer_id);
 
+ALTER TABLE ONLY campaigns.analysed
+    ADD CONSTRAINT analysed_pkey PRIMARY KEY (run_id);
+
 ALTER TABLE ONLY campaigns.attempts
     ADD CONSTRAINT attempts_pkey PRIMARY KEY (run_id, cell_no, attempt_no);
 
@@ -1369,6 +1407,9 @@ ALTER TABLE ONLY campaigns.verdicts
 
 ALTER TABLE ONLY campaigns.verdicts_default
     ADD CONSTRAINT verdicts_default_pkey PRIMARY KEY (scoring_id, cell_no);
+
+ALTER TABLE ONLY campaigns.windows
+    ADD CONSTRAINT windows_pkey PRIMARY KEY (campaign_id, window_start, technique, provider, model);
 
 ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
@@ -1515,6 +1556,8 @@ CREATE INDEX scorings_run ON campaigns.scorings USING btree (run_id, id DESC);
 
 CREATE INDEX shards_open ON campaigns.shards USING btree (run_id, shard_no) WHERE (state = 'open'::text);
 
+CREATE INDEX windows_time ON campaigns.windows USING btree (org_id, window_start);
+
 CREATE INDEX api_keys_user ON identity.api_keys USING btree (org_id, user_id, id);
 
 CREATE INDEX memberships_user ON identity.memberships USING btree (user_id);
@@ -1657,6 +1700,9 @@ CREATE TRIGGER touch BEFORE UPDATE ON providers.providers FOR EACH ROW EXECUTE F
 
 CREATE TRIGGER touch BEFORE UPDATE ON templates.templates FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
+ALTER TABLE ONLY campaigns.analysed
+    ADD CONSTRAINT analysed_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY campaigns.campaigns
     ADD CONSTRAINT campaigns_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
@@ -1683,6 +1729,9 @@ ALTER TABLE ONLY campaigns.scorings
 
 ALTER TABLE ONLY campaigns.scorings
     ADD CONSTRAINT scorings_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.windows
+    ADD CONSTRAINT windows_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
@@ -1787,6 +1836,8 @@ CREATE POLICY tenant_read ON audit.events FOR SELECT TO chimera_app, chimera_aud
 
 CREATE POLICY tenant_read ON audit.pending FOR SELECT TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+ALTER TABLE campaigns.analysed ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE campaigns.attempts ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.attempts_default ENABLE ROW LEVEL SECURITY;
@@ -1800,6 +1851,8 @@ ALTER TABLE campaigns.executions_default ENABLE ROW LEVEL SECURITY;
 ALTER TABLE campaigns.flushes ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.flushes_default ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY machinery ON campaigns.analysed FOR SELECT TO chimera_worker USING (true);
 
 CREATE POLICY machinery ON campaigns.runs TO chimera_worker USING (true) WITH CHECK (true);
 
@@ -1825,6 +1878,8 @@ ALTER TABLE campaigns.shards ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.tallies ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY tenant ON campaigns.analysed TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON campaigns.attempts TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.campaigns TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((visibility <> 'private'::text) OR (created_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
@@ -1849,9 +1904,13 @@ CREATE POLICY tenant ON campaigns.tallies TO chimera_app, chimera_worker USING (
 
 CREATE POLICY tenant ON campaigns.verdicts TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON campaigns.windows TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 ALTER TABLE campaigns.verdicts ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.verdicts_default ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.windows ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY worker ON campaigns.campaigns TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -2124,6 +2183,8 @@ GRANT SELECT,INSERT,UPDATE ON TABLE audit.writers TO chimera_worker;
 GRANT SELECT ON TABLE audit.writers TO chimera_sealer;
 GRANT SELECT ON TABLE audit.writers TO chimera_auditor;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.analysed TO chimera_worker;
+
 GRANT SELECT ON TABLE campaigns.attempts TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.attempts TO chimera_worker;
 
@@ -2167,6 +2228,9 @@ GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.tallies TO chimera_worker;
 
 GRANT SELECT ON TABLE campaigns.verdicts TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.verdicts TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.windows TO chimera_worker;
+GRANT SELECT ON TABLE campaigns.windows TO chimera_app;
 
 GRANT SELECT ON TABLE identity.api_keys TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.api_keys TO chimera_app;

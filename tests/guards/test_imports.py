@@ -39,6 +39,7 @@ GROUND_ARROWS: dict[str, set[str]] = {
         *(f"chimera.{context}.service" for context in ARROWS),
         "chimera.providers.vault_service",
         "chimera.audit.recording",
+        "chimera.campaigns.analytics.service",
         "chimera.campaigns.evaluation.service",
         "chimera.identity.authentication",
     },

@@ -26,6 +26,7 @@ ROLES = {
     "chimera.audit.inspection": ("chimera_auditor",),
     "chimera.audit.operations": ("chimera_app", "chimera_sealer"),
     "chimera.audit.restore": ("chimera_sealer", "chimera_app"),
+    "chimera.campaigns.analytics.collecting": ("chimera_worker",),
     "chimera.campaigns.engine": ("chimera_worker",),
     "chimera.campaigns.evaluation.judging": ("chimera_worker",),
     "chimera.identity.bootstrap": ("chimera_owner",),
