@@ -26,6 +26,13 @@ CREATE SCHEMA templates;
 
 ALTER SCHEMA templates OWNER TO chimera_owner;
 
+CREATE TYPE providers.uuid_range AS RANGE (
+    subtype = uuid,
+    multirange_type_name = providers.uuid_multirange
+);
+
+ALTER TYPE providers.uuid_range OWNER TO chimera_owner;
+
 CREATE FUNCTION audit.refuse() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -207,6 +214,28 @@ CREATE FUNCTION identity.own_teams() RETURNS uuid[]
 
 ALTER FUNCTION identity.own_teams() OWNER TO chimera_lookup;
 
+CREATE FUNCTION ops.hold_key_version() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    wanted int;
+    stored jsonb := to_jsonb(NEW);
+BEGIN
+    FOR i IN 0 .. TG_NARGS - 1 LOOP
+        wanted := (stored->TG_ARGV[i]->>'kek_version')::int;
+        CONTINUE WHEN wanted IS NULL;
+        PERFORM pg_advisory_xact_lock_shared(hashtext('ops.master_keys'), wanted);
+        IF EXISTS (SELECT FROM ops.master_keys WHERE version = wanted AND state IN ('disabled', 'destroyed')) THEN
+            RAISE EXCEPTION 'master key version % is retired', wanted USING ERRCODE = 'check_violation',
+                CONSTRAINT = 'master_key_retired';
+        END IF;
+    END LOOP;
+    RETURN NEW;
+END $$;
+
+ALTER FUNCTION ops.hold_key_version() OWNER TO chimera_owner;
+
 CREATE FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) RETURNS record
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -268,6 +297,79 @@ CREATE FUNCTION ops.uuid_floor(at timestamp with time zone) RETURNS uuid
 $$;
 
 ALTER FUNCTION ops.uuid_floor(at timestamp with time zone) OWNER TO chimera_owner;
+
+CREATE FUNCTION providers.count_sealed_keys() RETURNS TABLE(kek_version integer, count bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT (k.sealed->>'kek_version')::int, count(*) FROM providers.provider_keys k
+     WHERE k.sealed ? 'kek_version' GROUP BY 1
+    $$;
+
+ALTER FUNCTION providers.count_sealed_keys() OWNER TO chimera_lookup;
+
+CREATE FUNCTION providers.find_keys_due(size integer) RETURNS TABLE(id uuid, org_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT k.id, k.org_id FROM providers.provider_keys k
+     WHERE k.is_active AND k.rotate_at <= now() AND k.reminded_at IS NULL
+     ORDER BY k.rotate_at LIMIT size
+    $$;
+
+ALTER FUNCTION providers.find_keys_due(size integer) OWNER TO chimera_lookup;
+
+CREATE FUNCTION providers.find_sealed_keys(newest integer, after_id uuid, size integer) RETURNS TABLE(id uuid, org_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT k.id, k.org_id FROM providers.provider_keys k
+     WHERE k.sealed ? 'kek_version' AND (k.sealed->>'kek_version')::int <> newest AND k.id > after_id
+     ORDER BY k.id LIMIT size
+    $$;
+
+ALTER FUNCTION providers.find_sealed_keys(newest integer, after_id uuid, size integer) OWNER TO chimera_lookup;
+
+CREATE FUNCTION providers.fit_price() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    NEW.valid_until := (SELECT min(p.valid_from) FROM providers.price_versions p
+                         WHERE p.model_id = NEW.model_id AND p.valid_from > NEW.valid_from
+                           AND NOT isempty(tstzrange(p.valid_from, p.valid_until)));
+    UPDATE providers.price_versions p SET valid_until = NEW.valid_from
+     WHERE p.model_id = NEW.model_id AND tstzrange(p.valid_from, p.valid_until) @> NEW.valid_from;
+    RETURN NEW;
+END $$;
+
+ALTER FUNCTION providers.fit_price() OWNER TO chimera_owner;
+
+CREATE FUNCTION providers.keep_price() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF OLD.valid_until <= transaction_timestamp() OR NEW.valid_until IS NULL
+       OR NEW.valid_until < transaction_timestamp() THEN
+        RAISE EXCEPTION 'the price of a past time cannot be changed' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'price_versions_past';
+    END IF;
+    RETURN NEW;
+END $$;
+
+ALTER FUNCTION providers.keep_price() OWNER TO chimera_owner;
+
+CREATE FUNCTION providers.owner_of_key(key_id uuid) RETURNS TABLE(email text, display_name text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT u.email, u.display_name FROM providers.provider_keys k JOIN identity.users u ON u.id = k.user_id
+     WHERE k.id = key_id AND u.deleted_at IS NULL
+       AND k.org_id = NULLIF(current_setting('app.org_id', true), '')::uuid
+    $$;
+
+ALTER FUNCTION providers.owner_of_key(key_id uuid) OWNER TO chimera_lookup;
 
 CREATE FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) RETURNS record
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -1165,6 +1267,23 @@ ALTER TABLE ONLY ops.idempotency FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE ops.idempotency OWNER TO chimera_owner;
 
+CREATE TABLE ops.key_rotations (
+    id uuid NOT NULL,
+    to_version integer NOT NULL,
+    state text NOT NULL,
+    values_total bigint NOT NULL,
+    values_done bigint DEFAULT 0 NOT NULL,
+    values_unreadable bigint DEFAULT 0 NOT NULL,
+    last_error text DEFAULT ''::text NOT NULL,
+    requested_by uuid,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    completed_at timestamp with time zone,
+    CONSTRAINT key_rotations_state_check CHECK ((state = ANY (ARRAY['running'::text, 'completed'::text])))
+);
+
+ALTER TABLE ops.key_rotations OWNER TO chimera_owner;
+
 CREATE TABLE ops.kill_switches (
     org_id uuid,
     sending_stopped boolean NOT NULL,
@@ -1185,6 +1304,20 @@ CREATE TABLE ops.leases (
 );
 
 ALTER TABLE ops.leases OWNER TO chimera_owner;
+
+CREATE TABLE ops.master_keys (
+    version integer NOT NULL,
+    kind text NOT NULL,
+    key_ref text DEFAULT ''::text NOT NULL,
+    state text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    retired_at timestamp with time zone,
+    CONSTRAINT master_keys_kind_check CHECK ((kind = ANY (ARRAY['local_file'::text, 'aws_kms'::text]))),
+    CONSTRAINT master_keys_state_check CHECK ((state = ANY (ARRAY['enabled'::text, 'decrypt_only'::text, 'disabled'::text, 'destroyed'::text]))),
+    CONSTRAINT master_keys_version_check CHECK ((version > 0))
+);
+
+ALTER TABLE ops.master_keys OWNER TO chimera_owner;
 
 CREATE TABLE ops.outbox (
     id uuid NOT NULL,
@@ -1296,6 +1429,18 @@ ALTER TABLE ONLY providers.ledger_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.ledger_default OWNER TO chimera_owner;
 
+CREATE TABLE providers.model_aliases (
+    provider_id uuid NOT NULL,
+    alias text NOT NULL,
+    org_id uuid,
+    model_id uuid NOT NULL,
+    CONSTRAINT model_aliases_alias_check CHECK (((length(alias) >= 1) AND (length(alias) <= 200)))
+);
+
+ALTER TABLE ONLY providers.model_aliases FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.model_aliases OWNER TO chimera_owner;
+
 CREATE TABLE providers.models (
     id uuid NOT NULL,
     org_id uuid,
@@ -1308,7 +1453,15 @@ CREATE TABLE providers.models (
     is_available boolean DEFAULT true NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    deleted_at timestamp with time zone
+    deleted_at timestamp with time zone,
+    capabilities text[] DEFAULT '{}'::text[] NOT NULL,
+    available_from timestamp with time zone,
+    available_until timestamp with time zone,
+    deprecated_at timestamp with time zone,
+    replaced_by uuid,
+    source text DEFAULT ''::text NOT NULL,
+    CONSTRAINT models_capabilities_check CHECK ((capabilities <@ ARRAY['chat'::text, 'streaming'::text, 'embeddings'::text, 'vision'::text, 'audio'::text, 'reasoning'::text, 'json_mode'::text, 'structured_output'::text, 'tools'::text, 'prompt_caching'::text])),
+    CONSTRAINT models_window CHECK ((available_from < available_until))
 );
 
 ALTER TABLE ONLY providers.models FORCE ROW LEVEL SECURITY;
@@ -1325,11 +1478,20 @@ CREATE TABLE providers.price_versions (
     cached_input_per_million numeric(20,12) NOT NULL,
     reasoning_per_million numeric(20,12) NOT NULL,
     per_request numeric(20,12) NOT NULL,
-    valid_from timestamp with time zone DEFAULT now() NOT NULL,
+    valid_from timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     created_by uuid,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    cache_write_per_million numeric(20,12),
+    long_from_tokens integer DEFAULT 0 NOT NULL,
+    long_prices jsonb,
+    valid_until timestamp with time zone,
+    source text DEFAULT ''::text NOT NULL,
+    CONSTRAINT price_versions_cache_write_per_million_check CHECK ((cache_write_per_million >= (0)::numeric)),
     CONSTRAINT price_versions_cached_input_per_million_check CHECK ((cached_input_per_million >= (0)::numeric)),
     CONSTRAINT price_versions_input_per_million_check CHECK ((input_per_million >= (0)::numeric)),
+    CONSTRAINT price_versions_interval CHECK ((valid_from <= valid_until)),
+    CONSTRAINT price_versions_long CHECK (((long_from_tokens > 0) = (long_prices IS NOT NULL))),
+    CONSTRAINT price_versions_long_from_tokens_check CHECK ((long_from_tokens >= 0)),
     CONSTRAINT price_versions_output_per_million_check CHECK ((output_per_million >= (0)::numeric)),
     CONSTRAINT price_versions_per_request_check CHECK ((per_request >= (0)::numeric)),
     CONSTRAINT price_versions_reasoning_per_million_check CHECK ((reasoning_per_million >= (0)::numeric))
@@ -1355,7 +1517,10 @@ CREATE TABLE providers.provider_keys (
     last_used_at timestamp with time zone,
     rotate_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    secret_changed_at timestamp with time zone DEFAULT now() NOT NULL,
+    revoked_at timestamp with time zone,
+    reminded_at timestamp with time zone
 );
 
 ALTER TABLE ONLY providers.provider_keys FORCE ROW LEVEL SECURITY;
@@ -1378,6 +1543,8 @@ CREATE TABLE providers.providers (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     deleted_at timestamp with time zone,
+    source text DEFAULT ''::text NOT NULL,
+    CONSTRAINT providers_default_config CHECK ((jsonb_typeof(default_config) = 'object'::text)),
     CONSTRAINT providers_provider_type_check CHECK ((provider_type = ANY (ARRAY['openai'::text, 'anthropic'::text, 'huggingface'::text, 'local'::text, 'custom'::text]))),
     CONSTRAINT providers_requests_per_minute_check CHECK ((requests_per_minute >= 0)),
     CONSTRAINT providers_timeout_s_check CHECK (((timeout_s >= 1) AND (timeout_s <= 600))),
@@ -1701,11 +1868,17 @@ ALTER TABLE ONLY identity.users
 ALTER TABLE ONLY ops.idempotency
     ADD CONSTRAINT idempotency_pkey PRIMARY KEY (org_id, principal_id, method, request_id);
 
+ALTER TABLE ONLY ops.key_rotations
+    ADD CONSTRAINT key_rotations_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY ops.kill_switches
     ADD CONSTRAINT kill_switches_org_id_key UNIQUE NULLS NOT DISTINCT (org_id);
 
 ALTER TABLE ONLY ops.leases
     ADD CONSTRAINT leases_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY ops.master_keys
+    ADD CONSTRAINT master_keys_pkey PRIMARY KEY (version);
 
 ALTER TABLE ONLY ops.outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (id);
@@ -1728,11 +1901,17 @@ ALTER TABLE ONLY providers.ledger
 ALTER TABLE ONLY providers.ledger_default
     ADD CONSTRAINT ledger_default_pkey PRIMARY KEY (run_id, cell_no, attempt_no, entry_no);
 
+ALTER TABLE ONLY providers.model_aliases
+    ADD CONSTRAINT model_aliases_pkey PRIMARY KEY (provider_id, alias);
+
 ALTER TABLE ONLY providers.models
     ADD CONSTRAINT models_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_model_id_version_number_key UNIQUE (model_id, version_number);
+
+ALTER TABLE ONLY providers.price_versions
+    ADD CONSTRAINT price_versions_one_at_a_time EXCLUDE USING gist (providers.uuid_range(model_id, model_id, '[]'::text) WITH &&, tstzrange(valid_from, valid_until) WITH &&);
 
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_pkey PRIMARY KEY (id);
@@ -1851,13 +2030,25 @@ CREATE UNIQUE INDEX users_username ON identity.users USING btree (lower(username
 
 CREATE INDEX idempotency_age ON ops.idempotency USING btree (created_at);
 
+CREATE UNIQUE INDEX key_rotations_running ON ops.key_rotations USING btree ((true)) WHERE (state = 'running'::text);
+
 CREATE INDEX outbox_due ON ops.outbox USING btree (due_at) WHERE (state <> 'dead'::text);
+
+CREATE INDEX model_aliases_model ON providers.model_aliases USING btree (model_id);
 
 CREATE UNIQUE INDEX models_name ON providers.models USING btree (provider_id, name, version) WHERE (deleted_at IS NULL);
 
+CREATE INDEX models_replaced_by ON providers.models USING btree (replaced_by) WHERE (replaced_by IS NOT NULL);
+
+CREATE INDEX price_versions_valid ON providers.price_versions USING btree (model_id, valid_from DESC);
+
 CREATE UNIQUE INDEX provider_keys_default ON providers.provider_keys USING btree (user_id, provider_id) WHERE (is_default AND is_active);
 
+CREATE INDEX provider_keys_due ON providers.provider_keys USING btree (rotate_at) WHERE (is_active AND (rotate_at IS NOT NULL) AND (reminded_at IS NULL));
+
 CREATE UNIQUE INDEX provider_keys_name ON providers.provider_keys USING btree (user_id, provider_id, name) WHERE is_active;
+
+CREATE INDEX provider_keys_sealed ON providers.provider_keys USING btree ((((sealed ->> 'kek_version'::text))::integer), id) WHERE (sealed ? 'kek_version'::text);
 
 CREATE UNIQUE INDEX providers_name ON providers.providers USING btree (org_id, name) NULLS NOT DISTINCT WHERE (deleted_at IS NULL);
 
@@ -1958,6 +2149,16 @@ CREATE TRIGGER touch BEFORE UPDATE ON identity.sign_in_providers FOR EACH ROW EX
 CREATE TRIGGER touch BEFORE UPDATE ON identity.teams FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON identity.users FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON ops.secrets FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed');
+
+CREATE TRIGGER touch BEFORE UPDATE ON ops.key_rotations FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER fit BEFORE INSERT ON providers.price_versions FOR EACH ROW EXECUTE FUNCTION providers.fit_price();
+
+CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON providers.provider_keys FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed');
+
+CREATE TRIGGER keep BEFORE UPDATE ON providers.price_versions FOR EACH ROW EXECUTE FUNCTION providers.keep_price();
 
 CREATE TRIGGER touch BEFORE UPDATE ON providers.models FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
@@ -2075,8 +2276,17 @@ ALTER TABLE ONLY providers.allowed_targets
 ALTER TABLE ONLY providers.circuits
     ADD CONSTRAINT circuits_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY providers.model_aliases
+    ADD CONSTRAINT model_aliases_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.model_aliases
+    ADD CONSTRAINT model_aliases_provider_id_fkey FOREIGN KEY (provider_id) REFERENCES providers.providers(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY providers.models
     ADD CONSTRAINT models_provider_id_fkey FOREIGN KEY (provider_id) REFERENCES providers.providers(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.models
+    ADD CONSTRAINT models_replaced_by_fkey FOREIGN KEY (replaced_by) REFERENCES providers.models(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
@@ -2338,7 +2548,13 @@ ALTER TABLE providers.ledger ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.ledger_default ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY lookup ON providers.provider_keys FOR SELECT TO chimera_lookup USING (true);
+
+ALTER TABLE providers.model_aliases ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE providers.models ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY operator ON providers.model_aliases TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
 CREATE POLICY operator ON providers.models TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
@@ -2352,6 +2568,8 @@ ALTER TABLE providers.provider_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.providers ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY readable ON providers.model_aliases FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
+
 CREATE POLICY readable ON providers.models FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
 
 CREATE POLICY readable ON providers.price_versions FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
@@ -2363,6 +2581,8 @@ CREATE POLICY tenant ON providers.allowed_targets TO chimera_app, chimera_worker
 CREATE POLICY tenant ON providers.circuits TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.ledger TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.model_aliases TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.models TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -2449,6 +2669,7 @@ GRANT USAGE ON SCHEMA ops TO chimera_lookup;
 
 GRANT USAGE ON SCHEMA providers TO chimera_app;
 GRANT USAGE ON SCHEMA providers TO chimera_worker;
+GRANT USAGE ON SCHEMA providers TO chimera_lookup;
 
 GRANT USAGE ON SCHEMA telemetry TO chimera_app;
 GRANT USAGE ON SCHEMA telemetry TO chimera_worker;
@@ -2494,6 +2715,19 @@ GRANT ALL ON FUNCTION identity.own_teams() TO chimera_worker;
 
 REVOKE ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) TO chimera_worker;
+
+REVOKE ALL ON FUNCTION providers.count_sealed_keys() FROM PUBLIC;
+GRANT ALL ON FUNCTION providers.count_sealed_keys() TO chimera_app;
+GRANT ALL ON FUNCTION providers.count_sealed_keys() TO chimera_worker;
+
+REVOKE ALL ON FUNCTION providers.find_keys_due(size integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION providers.find_keys_due(size integer) TO chimera_worker;
+
+REVOKE ALL ON FUNCTION providers.find_sealed_keys(newest integer, after_id uuid, size integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION providers.find_sealed_keys(newest integer, after_id uuid, size integer) TO chimera_worker;
+
+REVOKE ALL ON FUNCTION providers.owner_of_key(key_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION providers.owner_of_key(key_id uuid) TO chimera_worker;
 
 REVOKE ALL ON FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) TO chimera_app;
@@ -2677,11 +2911,22 @@ GRANT UPDATE(deleted_at) ON TABLE identity.users TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.idempotency TO chimera_app;
 GRANT SELECT,DELETE ON TABLE ops.idempotency TO chimera_worker;
 
+GRANT SELECT,INSERT ON TABLE ops.key_rotations TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE ops.key_rotations TO chimera_worker;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.kill_switches TO chimera_app;
 GRANT SELECT ON TABLE ops.kill_switches TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.leases TO chimera_worker;
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.leases TO chimera_sealer;
+
+GRANT SELECT,INSERT ON TABLE ops.master_keys TO chimera_app;
+GRANT SELECT,INSERT ON TABLE ops.master_keys TO chimera_worker;
+GRANT SELECT,INSERT ON TABLE ops.master_keys TO chimera_sealer;
+
+GRANT UPDATE(state) ON TABLE ops.master_keys TO chimera_app;
+
+GRANT UPDATE(retired_at) ON TABLE ops.master_keys TO chimera_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.outbox TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE ops.outbox TO chimera_worker;
@@ -2692,6 +2937,8 @@ GRANT SELECT,INSERT ON TABLE ops.secrets TO chimera_app;
 GRANT SELECT,INSERT,DELETE ON TABLE ops.secrets TO chimera_worker;
 GRANT SELECT,INSERT ON TABLE ops.secrets TO chimera_sealer;
 
+GRANT UPDATE(sealed) ON TABLE ops.secrets TO chimera_worker;
+
 GRANT SELECT,INSERT,DELETE ON TABLE providers.allowed_targets TO chimera_app;
 GRANT SELECT ON TABLE providers.allowed_targets TO chimera_worker;
 
@@ -2701,18 +2948,28 @@ GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuits TO chimera_worker;
 GRANT SELECT ON TABLE providers.ledger TO chimera_app;
 GRANT SELECT,INSERT ON TABLE providers.ledger TO chimera_worker;
 
+GRANT SELECT,INSERT,DELETE ON TABLE providers.model_aliases TO chimera_app;
+GRANT SELECT ON TABLE providers.model_aliases TO chimera_worker;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE providers.models TO chimera_app;
 GRANT SELECT ON TABLE providers.models TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE providers.price_versions TO chimera_app;
 GRANT SELECT ON TABLE providers.price_versions TO chimera_worker;
 
+GRANT UPDATE(valid_until) ON TABLE providers.price_versions TO chimera_app;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.provider_keys TO chimera_app;
 GRANT SELECT ON TABLE providers.provider_keys TO chimera_worker;
+GRANT SELECT ON TABLE providers.provider_keys TO chimera_lookup;
+
+GRANT UPDATE(sealed) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT UPDATE(usage_count) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT UPDATE(last_used_at) ON TABLE providers.provider_keys TO chimera_worker;
+
+GRANT UPDATE(reminded_at) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE providers.providers TO chimera_app;
 GRANT SELECT ON TABLE providers.providers TO chimera_worker;

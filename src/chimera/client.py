@@ -304,6 +304,7 @@ def _rpcs() -> dict[str, _Rpc]:
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
+        vault_pb2,
     )
 
     found = {}
@@ -319,6 +320,7 @@ def _rpcs() -> dict[str, _Rpc]:
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
+        vault_pb2,
     ):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:

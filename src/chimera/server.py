@@ -45,6 +45,7 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.identity.service import IdentityService
     from chimera.operations.service import OperationsService
     from chimera.providers.service import ProviderService
+    from chimera.providers.vault_service import VaultService
     from chimera.telemetry.service import TelemetryService
     from chimera.templates.service import TemplateService
     from chimera.v1 import (
@@ -70,6 +71,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         telemetry_pb2_grpc,
         templates_pb2,
         templates_pb2_grpc,
+        vault_pb2,
+        vault_pb2_grpc,
     )
 
     return [
@@ -102,6 +105,7 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
             operations_pb2_grpc.add_OperationsServiceServicer_to_server,
             OperationsService,
         ),
+        (vault_pb2, vault_pb2_grpc.add_VaultServiceServicer_to_server, VaultService),
     ]
 
 

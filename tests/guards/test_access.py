@@ -124,7 +124,9 @@ def about(method: Method, things: dict[str, str]) -> tuple[Any, bool]:
         elif f"{field.name}_id" in things and field.message_type is not None:  # UpdateTemplate
             getattr(request, field.name).id = things[f"{field.name}_id"]
             known = field.message_type.fields_by_name
-            text = next(name for name in ("description", "display_name") if name in known)
+            text = next(
+                name for name in ("description", "display_name", "rotate_at") if name in known
+            )
             request.update_mask.paths.append(text)
             names_one = True
         elif field.name in SAMPLES:

@@ -31,10 +31,15 @@ ARROWS: dict[str, set[str]] = {
 }
 # The ground stands on nothing above it, but for these modules.
 GROUND_ARROWS: dict[str, set[str]] = {
-    "chimera.keyring": {"chimera.providers.local_keys", "chimera.providers.vault"},
+    "chimera.keyring": {
+        "chimera.providers.kms_keys",
+        "chimera.providers.local_keys",
+        "chimera.providers.vault",
+    },
     "chimera.core": {"chimera.audit.recording", "chimera.providers.vault"},
     "chimera.server": {
         *(f"chimera.{context}.service" for context in ARROWS),
+        "chimera.providers.vault_service",
         "chimera.audit.recording",
         "chimera.campaigns.analytics.service",
         "chimera.campaigns.evaluation.service",

@@ -35,6 +35,8 @@ ROLES = {
     "chimera.identity.usage": ("chimera_worker",),
     "chimera.outbox": ("chimera_app", "chimera_worker"),
     "chimera.providers.keys": ("chimera_app", "chimera_worker"),
+    "chimera.providers.rotation": ("chimera_app", "chimera_worker"),
+    "chimera.providers.sealed_places": ("chimera_worker",),
     "chimera.telemetry.drain": ("chimera_worker",),
     "chimera.telemetry.reconcile": ("chimera_worker", "chimera_app"),
     "chimera.telemetry.summaries": ("chimera_worker",),

@@ -36,6 +36,8 @@ from chimera.v1 import (
     telemetry_pb2_grpc,
     templates_pb2,
     templates_pb2_grpc,
+    vault_pb2,
+    vault_pb2_grpc,
 )
 
 __all__ = ["Organisation", "Person", "Refused", "World", "world"]
@@ -56,6 +58,7 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "telemetry": (telemetry_pb2, telemetry_pb2_grpc.TelemetryServiceStub, "TelemetryService"),
     "audit": (audit_pb2, audit_pb2_grpc.AuditServiceStub, "AuditService"),
     "operations": (operations_pb2, operations_pb2_grpc.OperationsServiceStub, "OperationsService"),
+    "vault": (vault_pb2, vault_pb2_grpc.VaultServiceStub, "VaultService"),
 }
 
 
@@ -136,6 +139,7 @@ class Person:
     telemetry: Stub
     audit: Stub
     operations: Stub
+    vault: Stub
 
     def __init__(self, channel: grpc.aio.Channel, name: str = "", credential: str = "") -> None:
         self.channel, self.name, self.credential = channel, name, credential

@@ -11,6 +11,7 @@ from chimera import mail
 from chimera.core import Core
 from chimera.faults import Invalid
 from workers.tasks import task
+from workers.tasks.providers import write_key_due
 
 log = structlog.get_logger("chimera.mail")
 
@@ -19,7 +20,7 @@ log = structlog.get_logger("chimera.mail")
 # is not.
 Writer = Callable[[Core, str | None, dict[str, Any]], Awaitable[mail.Mail | None]]
 
-WRITERS: Mapping[str, Writer] = {}
+WRITERS: Mapping[str, Writer] = {"provider_key_due": write_key_due}
 
 
 @task

@@ -25,9 +25,11 @@ from chimera.cli import (
     migrations,
     ops,
     people,
+    prices,
     running,
     statements,
     telemetry,
+    vault,
 )
 from chimera.cli.demo import demo as demonstrate
 from chimera.cli.failure import reported
@@ -51,6 +53,8 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(ops.app, name="ops")
 app.add_typer(telemetry.app, name="telemetry")
 app.add_typer(access.app, name="access")
+app.add_typer(prices.app, name="prices")
+app.add_typer(vault.app, name="vault")
 
 
 def main() -> None:
