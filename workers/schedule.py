@@ -11,7 +11,7 @@ from typing import Any
 from arq import cron
 from arq.cron import CronJob
 
-from workers.tasks import upkeep
+from workers.tasks import identity, upkeep
 
 
 def cron_jobs() -> list[CronJob]:
@@ -24,4 +24,7 @@ def cron_jobs() -> list[CronJob]:
         cron(upkeep.keep_partitions, minute=7, second=30, run_at_startup=True, keep_result=0),
         # A day's answers to request ids.
         cron(upkeep.purge_expired, minute=23, second=15, keep_result=0),
+        cron(identity.purge_accounts, minute=31, second=15, keep_result=0),
+        # The time of grace is in days, so an hour more or less is nothing.
+        cron(identity.erase_people, minute=41, second=15, keep_result=0),
     ]

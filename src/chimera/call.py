@@ -33,6 +33,10 @@ class Caller:
     role: str = ""
     permissions: frozenset[int] = frozenset()
     is_operator: bool = False
+    # Of a session: when the person last proved who they are (Unix seconds), and what must be done
+    # before it may do more than that: second_factor, password_expired, or nothing.
+    auth_time: float = 0.0
+    restriction: str = ""
 
     def may(self, permission: int) -> bool:
         return permission in self.permissions

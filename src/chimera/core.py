@@ -6,7 +6,8 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -32,6 +33,8 @@ class Core:
     redis: Redis
     pages: Pages
     master: MasterKeys
+    # One object a process that several services of a context use, by its type.
+    shared: dict[type, Any] = field(default_factory=dict)
 
 
 def settle_memory() -> None:

@@ -38,12 +38,17 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     """(descriptor module, registration, servicer) of every service of the product."""
     from chimera.audit.service import AuditService
     from chimera.campaigns.service import CampaignService
+    from chimera.identity.account_service import AccountService
+    from chimera.identity.organisation_service import OrganisationService
     from chimera.identity.service import IdentityService
     from chimera.operations.service import OperationsService
+    from chimera.privacy.service import PrivacyService
     from chimera.providers.service import ProviderService
     from chimera.telemetry.service import TelemetryService
     from chimera.templates.service import TemplateService
     from chimera.v1 import (
+        accounts_pb2,
+        accounts_pb2_grpc,
         audit_pb2,
         audit_pb2_grpc,
         campaigns_pb2,
@@ -52,6 +57,10 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         identity_pb2_grpc,
         operations_pb2,
         operations_pb2_grpc,
+        organisations_pb2,
+        organisations_pb2_grpc,
+        privacy_pb2,
+        privacy_pb2_grpc,
         providers_pb2,
         providers_pb2_grpc,
         telemetry_pb2,
@@ -62,6 +71,13 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
 
     return [
         (identity_pb2, identity_pb2_grpc.add_IdentityServiceServicer_to_server, IdentityService),
+        (accounts_pb2, accounts_pb2_grpc.add_AccountServiceServicer_to_server, AccountService),
+        (
+            organisations_pb2,
+            organisations_pb2_grpc.add_OrganisationServiceServicer_to_server,
+            OrganisationService,
+        ),
+        (privacy_pb2, privacy_pb2_grpc.add_PrivacyServiceServicer_to_server, PrivacyService),
         (templates_pb2, templates_pb2_grpc.add_TemplateServiceServicer_to_server, TemplateService),
         (providers_pb2, providers_pb2_grpc.add_ProviderServiceServicer_to_server, ProviderService),
         (campaigns_pb2, campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, CampaignService),

@@ -25,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "providers": {"audit"},
     "telemetry": set(),
     "operations": {"audit"},
+    "privacy": {"audit", "campaigns", "identity", "providers", "templates"},
     "campaigns": {"audit", "operations", "providers", "telemetry", "templates"},
 }
 # The ground stands on nothing above it, but for these modules.
@@ -34,7 +35,9 @@ GROUND_ARROWS: dict[str, set[str]] = {
     "chimera.server": {
         *(f"chimera.{context}.service" for context in ARROWS),
         "chimera.audit.recording",
+        "chimera.identity.account_service",
         "chimera.identity.authentication",
+        "chimera.identity.organisation_service",
     },
 }
 # Only these speak gRPC on the server's side; everybody else raises faults and yields messages.

@@ -30,6 +30,10 @@ OPERATOR = "current_setting('app.role'::text, true)"
 EXCEPTIONS = {
     ("identity.users", "member_read"): "sees through memberships, which are under the expression",
     ("identity.users", "member_change"): "sees through memberships, which are under the expression",
+    ("identity.devices", "own"): "a person's own, whatever the organisation",
+    ("identity.recovery_codes", "own"): "a person's own, whatever the organisation",
+    ("identity.password_history", "own"): "a person's own, whatever the organisation",
+    ("identity.sessions", "own"): "a person's own, whatever the organisation",
     ("audit.pending", "capture"): "adding an event is everybody's; reading is under the expression",
 }
 # Tables an organisation owns without a column org_id, by the name of what says so.
@@ -41,6 +45,18 @@ DEFINERS = {
     "identity.find_api_key": "chimera_lookup",
     "identity.find_refresh_token": "chimera_lookup",
     "identity.own_teams": "chimera_lookup",
+    "identity.set_superuser": "chimera_owner",
+    "identity.find_account": "chimera_lookup",
+    "identity.session_state": "chimera_lookup",
+    "identity.find_one_time_token": "chimera_lookup",
+    "identity.find_registration": "chimera_lookup",
+    "identity.find_invitation": "chimera_lookup",
+    "identity.find_person": "chimera_lookup",
+    "identity.own_organisations": "chimera_lookup",
+    "identity.password_rules": "chimera_lookup",
+    "identity.organisation_rules": "chimera_lookup",
+    "identity.sole_admin_of": "chimera_lookup",
+    "identity.organisations_of": "chimera_lookup",
     "ops.make_partitions": "chimera_owner",
     "telemetry.drop_partitions": "chimera_owner",
 }

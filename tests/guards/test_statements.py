@@ -29,8 +29,12 @@ ROLES = {
     "chimera.campaigns.engine": ("chimera_worker",),
     "chimera.identity.bootstrap": ("chimera_owner",),
     "chimera.identity.usage": ("chimera_worker",),
+    "chimera.identity.letters": ("chimera_worker",),
+    "chimera.identity.erasure": ("chimera_app", "chimera_worker"),
+    "chimera.identity.purging": ("chimera_worker",),
     "chimera.outbox": ("chimera_app", "chimera_worker"),
     "chimera.providers.keys": ("chimera_app", "chimera_worker"),
+    "chimera.providers.personal": ("chimera_app", "chimera_worker"),
     "chimera.telemetry.drain": ("chimera_worker",),
     "chimera.telemetry.operations": ("chimera_app", "chimera_worker"),
 }

@@ -14,6 +14,8 @@ from chimera.identity.bootstrap import bootstrap
 from chimera.server import Server
 from chimera.settings import Settings
 from chimera.v1 import (
+    accounts_pb2,
+    accounts_pb2_grpc,
     audit_pb2,
     audit_pb2_grpc,
     campaigns_pb2,
@@ -22,6 +24,10 @@ from chimera.v1 import (
     identity_pb2_grpc,
     operations_pb2,
     operations_pb2_grpc,
+    organisations_pb2,
+    organisations_pb2_grpc,
+    privacy_pb2,
+    privacy_pb2_grpc,
     providers_pb2,
     providers_pb2_grpc,
     telemetry_pb2,
@@ -36,6 +42,13 @@ PASSWORD = "correct horse battery staple"
 
 SERVICES: dict[str, tuple[Any, Any, str]] = {
     "identity": (identity_pb2, identity_pb2_grpc.IdentityServiceStub, "IdentityService"),
+    "account": (accounts_pb2, accounts_pb2_grpc.AccountServiceStub, "AccountService"),
+    "organisations": (
+        organisations_pb2,
+        organisations_pb2_grpc.OrganisationServiceStub,
+        "OrganisationService",
+    ),
+    "privacy": (privacy_pb2, privacy_pb2_grpc.PrivacyServiceStub, "PrivacyService"),
     "templates": (templates_pb2, templates_pb2_grpc.TemplateServiceStub, "TemplateService"),
     "providers": (providers_pb2, providers_pb2_grpc.ProviderServiceStub, "ProviderService"),
     "campaigns": (campaigns_pb2, campaigns_pb2_grpc.CampaignServiceStub, "CampaignService"),
@@ -110,6 +123,9 @@ class Person:
     """Somebody with a channel and maybe a credential (access token or API key)."""
 
     identity: Stub
+    account: Stub
+    organisations: Stub
+    privacy: Stub
     templates: Stub
     providers: Stub
     campaigns: Stub

@@ -10,6 +10,7 @@ import structlog
 from chimera import mail
 from chimera.core import Core
 from chimera.faults import Invalid
+from chimera.identity import letters
 from workers.tasks import task
 
 log = structlog.get_logger("chimera.mail")
@@ -19,7 +20,7 @@ log = structlog.get_logger("chimera.mail")
 # is not.
 Writer = Callable[[Core, str | None, dict[str, Any]], Awaitable[mail.Mail | None]]
 
-WRITERS: Mapping[str, Writer] = {}
+WRITERS: Mapping[str, Writer] = {**letters.WRITERS}
 
 
 @task

@@ -22,7 +22,7 @@ from chimera.core import Core
 from chimera.db import Database, Row, Statement, sql
 from chimera.faults import Unauthenticated
 from chimera.identity.api_keys import ParsedKey, key_environment, parse_key
-from chimera.identity.endings import ENDED, STATE_AGE_S
+from chimera.identity.endings import CHANGED, ENDED, STATE_AGE_S
 from chimera.identity.roles import permissions_of, scope_numbers
 from chimera.identity.tokens import Claims, Tokens, check_not_expired, hash_of
 from chimera.identity.usage import Usage
@@ -43,6 +43,9 @@ class SessionState:
     state: str
     is_superuser: bool
     authz_epoch: int
+    auth_time: datetime
+    second_factor_at: datetime | None
+    restriction: str
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -61,7 +64,7 @@ class KeyState:
     is_superuser: bool
 
 
-FIND_SESSION = sql(SessionState, "SELECT * FROM identity.find_session(%(session_id)s)")
+FIND_SESSION = sql(SessionState, "SELECT * FROM identity.session_state(%(session_id)s)")
 FIND_API_KEY = sql(KeyState, "SELECT * FROM identity.find_api_key(%(public_id)s)")
 
 
@@ -72,9 +75,10 @@ class Recent(Generic[Value]):
         self._read = read
         self._reads: dict[str, tuple[float, asyncio.Future[Value]]] = {}
 
-    async def get(self, key: str) -> Value:
+    async def get(self, key: str, *, not_before: float = 0.0) -> Value:
+        """What was read less than STATE_AGE_S ago, and after `not_before` (monotonic seconds)."""
         found = self._reads.get(key)
-        if found is not None and time.monotonic() - found[0] < STATE_AGE_S:
+        if found is not None and max(not_before, time.monotonic() - STATE_AGE_S) < found[0]:
             task = found[1]
         else:
             self._reads.pop(key, None)
@@ -136,7 +140,8 @@ class Authenticator:
 
     async def _by_access_token(self, token: str) -> Caller:
         claims = self._claims_of(token)
-        session = await self._sessions.get(claims.session_id)
+        session_id = claims.session_id
+        session = await self._sessions.get(session_id, not_before=CHANGED.at(session_id))
         if (
             session is None
             or not session.is_active
@@ -150,14 +155,18 @@ class Authenticator:
                 "TOKEN_EXPIRED", "What this user may do has changed; refresh the session."
             )
         self.usage.saw_session(claims.session_id)
+        is_operator = session.is_superuser and not session.restriction
+        held = permissions_of(session.role, is_operator=is_operator)
         return Caller(
             "user",
             org_id=session.org_id,
             user_id=session.user_id,
             session_id=claims.session_id,
             role=session.role,
-            permissions=permissions_of(session.role, is_operator=session.is_superuser),
-            is_operator=session.is_superuser,
+            permissions=frozenset() if session.restriction else held,
+            is_operator=is_operator,
+            auth_time=session.auth_time.timestamp(),
+            restriction=session.restriction,
         )
 
     def _claims_of(self, token: str) -> Claims:

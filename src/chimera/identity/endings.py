@@ -33,5 +33,11 @@ class Endings:
     def __contains__(self, some_id: str) -> bool:
         return some_id in self._noted
 
+    def at(self, some_id: str) -> float:
+        """When it was noted (monotonic seconds); 0 when it was not."""
+        return self._noted.get(some_id, 0.0)
+
 
 ENDED = Endings()
+# Sessions that were changed here, such as by a step-up: their state is read anew.
+CHANGED = Endings()
