@@ -19,6 +19,7 @@ from chimera.embedded.stack import StackUrls
 from chimera.gate import Method, method_of
 from chimera.server import service_descriptors
 from chimera.settings import Settings
+from chimera.v1.identity_pb2 import Role
 from chimera.v1.options_pb2 import Permission
 from chimera.v1.providers_pb2 import Price
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage
@@ -49,6 +50,7 @@ SAMPLES: dict[str, Any] = {
     "version_number": 1,
     "name": "probe",
     "display_name": "probe",
+    "role": Role.ROLE_VIEWER,
     "secret": "sk-probe-0123456789",
     "concurrency": 1,
     "price": Price(input_per_million_usd="1", output_per_million_usd="1"),
@@ -67,6 +69,7 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
     provider = (await admin.providers.ListProviders()).providers[0]
     key = (await admin.providers.ListProviderKeys()).provider_keys[0]
     api_key = await admin.identity.CreateApiKey(name="theirs")
+    invited = await admin.organisations.CreateInvitation(role=Role.ROLE_VIEWER)
     async with open_core(world.settings, "sealer") as core:
         await Sealer(core).run_once(1)
     event = (await admin.audit.ListAuditEvents()).events[0]
@@ -79,6 +82,7 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
         "run_id": run.id,
         "user_id": admin.user_id,
         "api_key_id": api_key.api_key.id,
+        "invitation_id": invited.invitation.id,
         "event_id": event.id,
     }
 

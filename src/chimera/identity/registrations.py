@@ -255,18 +255,20 @@ def _note(tx: Tx, action: str, user_id: str, email: str, role: str) -> None:
 
 async def resend_verification(core: Core, email: str, call: Call) -> None:
     """Asks for the mail, whoever has the address."""
-    await _ask_unknown(core, call, "user.resend_verification", "verification", email)
+    async with core.db.begin(as_caller(call, ANONYMOUS)) as tx:
+        await mail.ask(tx, "verification", email=normal_login(email))
+        _note_unknown(core, tx, "user.resend_verification", email)
 
 
 async def request_password_reset(core: Core, email: str, call: Call) -> None:
     """Asks for the mail, whoever has the address."""
-    await _ask_unknown(core, call, "password.request_reset", "password_reset", email)
-
-
-async def _ask_unknown(core: Core, call: Call, action: str, kind: str, email: str) -> None:
-    """The worker finds out who that is: here it would show in the time that it takes."""
-    email = normal_login(email)
-    digest = core.pages.digest(b"login\0" + email.encode()).hex()[:32]
     async with core.db.begin(as_caller(call, ANONYMOUS)) as tx:
-        await mail.ask(tx, kind, email=email)
-        record(tx, action, "login", digest, kind=Kind.SECURITY)
+        await mail.ask(tx, "password_reset", email=normal_login(email))
+        _note_unknown(core, tx, "password.request_reset", email)
+
+
+def _note_unknown(core: Core, tx: Tx, action: str, email: str) -> None:
+    """Without the address, and without looking whose it is: here that would show in the time it
+    takes; the worker that writes the mail finds out."""
+    digest = core.pages.digest(b"login\0" + normal_login(email).encode()).hex()[:32]
+    record(tx, action, "login", digest, kind=Kind.SECURITY)

@@ -76,7 +76,6 @@ from chimera.v1.identity_pb2 import (
     RevokeApiKeyResponse,
     SendPasswordResetRequest,
     SendPasswordResetResponse,
-    SessionRestriction,
     SetSuperuserRequest,
     SetSuperuserResponse,
     UndeleteUserRequest,
