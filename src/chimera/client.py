@@ -292,11 +292,14 @@ def _rpcs() -> dict[str, _Rpc]:
     from google.protobuf.message_factory import GetMessageClass
 
     from chimera.v1 import (
+        accounts_pb2,
         audit_pb2,
         campaigns_pb2,
         identity_pb2,
         operations_pb2,
         options_pb2,
+        organisations_pb2,
+        privacy_pb2,
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
@@ -304,10 +307,13 @@ def _rpcs() -> dict[str, _Rpc]:
 
     found = {}
     for module in (
+        accounts_pb2,
         audit_pb2,
         campaigns_pb2,
         identity_pb2,
         operations_pb2,
+        organisations_pb2,
+        privacy_pb2,
         providers_pb2,
         telemetry_pb2,
         templates_pb2,

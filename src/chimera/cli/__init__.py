@@ -39,6 +39,7 @@ app.command("sql")(statements.sql)
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(audit.app, name="audit")
 app.add_typer(ops.app, name="ops")
+app.add_typer(people.app, name="user")
 
 
 def main() -> None:
