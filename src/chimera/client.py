@@ -293,8 +293,10 @@ def _rpcs() -> dict[str, _Rpc]:
 
     from chimera.v1 import (
         accounts_pb2,
+        analytics_pb2,
         audit_pb2,
         campaigns_pb2,
+        evaluation_pb2,
         identity_pb2,
         operations_pb2,
         options_pb2,
@@ -308,8 +310,10 @@ def _rpcs() -> dict[str, _Rpc]:
     found = {}
     for module in (
         accounts_pb2,
+        analytics_pb2,
         audit_pb2,
         campaigns_pb2,
+        evaluation_pb2,
         identity_pb2,
         operations_pb2,
         organisations_pb2,

@@ -36,6 +36,8 @@ GROUND_ARROWS: dict[str, set[str]] = {
         *(f"chimera.{context}.service" for context in ARROWS),
         "chimera.audit.recording",
         "chimera.identity.account_service",
+        "chimera.campaigns.analytics.service",
+        "chimera.campaigns.evaluation.service",
         "chimera.identity.authentication",
         "chimera.identity.organisation_service",
     },

@@ -257,17 +257,17 @@ async def resend_verification(core: Core, email: str, call: Call) -> None:
     """Asks for the mail, whoever has the address."""
     async with core.db.begin(as_caller(call, ANONYMOUS)) as tx:
         await mail.ask(tx, "verification", email=normal_login(email))
-        _note_unknown(core, tx, "user.resend_verification", email)
+        _note_unknown(tx, core, "user.resend_verification", email)
 
 
 async def request_password_reset(core: Core, email: str, call: Call) -> None:
     """Asks for the mail, whoever has the address."""
     async with core.db.begin(as_caller(call, ANONYMOUS)) as tx:
         await mail.ask(tx, "password_reset", email=normal_login(email))
-        _note_unknown(core, tx, "password.request_reset", email)
+        _note_unknown(tx, core, "password.request_reset", email)
 
 
-def _note_unknown(core: Core, tx: Tx, action: str, email: str) -> None:
+def _note_unknown(tx: Tx, core: Core, action: str, email: str) -> None:
     """Without the address, and without looking whose it is: here that would show in the time it
     takes; the worker that writes the mail finds out."""
     digest = core.pages.digest(b"login\0" + normal_login(email).encode()).hex()[:32]
