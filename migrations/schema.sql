@@ -26,6 +26,13 @@ CREATE SCHEMA templates;
 
 ALTER SCHEMA templates OWNER TO chimera_owner;
 
+CREATE TYPE providers.uuid_range AS RANGE (
+    subtype = uuid,
+    multirange_type_name = providers.uuid_multirange
+);
+
+ALTER TYPE providers.uuid_range OWNER TO chimera_owner;
+
 CREATE FUNCTION audit.refuse() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -74,6 +81,27 @@ $$;
 
 ALTER FUNCTION identity.find_api_key(public_id text) OWNER TO chimera_lookup;
 
+CREATE FUNCTION identity.find_grants(org_id uuid, user_id uuid) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(jsonb_agg(jsonb_build_object(
+               'grant_id', g.id, 'role_id', coalesce(g.role_id::text, ''), 'built_in_role', coalesce(g.built_in_role, ''),
+               'role_name', coalesce(r.name, g.built_in_role), 'permissions', coalesce(r.permissions, '{}'),
+               'team_id', coalesce(t.id::text, ''), 'team_name', coalesce(t.name, ''), 'conditions', g.conditions) ORDER BY g.id), '[]')
+      FROM (SELECT d.* FROM identity.grants d
+             WHERE d.org_id = find_grants.org_id AND d.user_id = find_grants.user_id AND d.revoked_at IS NULL
+            UNION ALL
+            SELECT d.* FROM identity.team_members m
+              JOIN identity.grants d ON d.org_id = m.org_id AND d.team_id = m.team_id AND d.revoked_at IS NULL
+             WHERE m.org_id = find_grants.org_id AND m.user_id = find_grants.user_id) g
+      LEFT JOIN identity.roles r ON r.id = g.role_id AND r.deleted_at IS NULL
+      LEFT JOIN identity.teams t ON t.id = g.team_id AND t.deleted_at IS NULL
+     WHERE (g.role_id IS NULL OR r.id IS NOT NULL) AND (g.team_id IS NULL OR t.id IS NOT NULL)
+$$;
+
+ALTER FUNCTION identity.find_grants(org_id uuid, user_id uuid) OWNER TO chimera_lookup;
+
 CREATE FUNCTION identity.find_invitation(code_hash bytea) RETURNS TABLE(id uuid, org_id uuid, role text, email text)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -85,6 +113,40 @@ CREATE FUNCTION identity.find_invitation(code_hash bytea) RETURNS TABLE(id uuid,
 $$;
 
 ALTER FUNCTION identity.find_invitation(code_hash bytea) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_key(public_id text) RETURNS TABLE(api_key_id uuid, user_id uuid, org_id uuid, role text, secret_hash bytea, scopes text[], source_networks text[], is_active boolean, expires_at timestamp with time zone, state text, is_superuser boolean)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT k.id, k.user_id, k.org_id, m.role,
+           CASE WHEN k.public_id = find_key.public_id THEN k.secret_hash ELSE k.previous_secret_hash END,
+           k.scopes, k.source_networks, k.is_active,
+           CASE WHEN k.public_id = find_key.public_id THEN k.expires_at
+                ELSE LEAST(k.expires_at, k.previous_expires_at) END,
+           CASE WHEN u.deleted_at IS NULL THEN u.state ELSE 'disabled' END, u.is_superuser
+      FROM identity.api_keys k
+      JOIN identity.users u ON u.id = k.user_id
+      JOIN identity.memberships m ON m.user_id = k.user_id AND m.org_id = k.org_id
+     WHERE k.public_id = find_key.public_id OR k.previous_public_id = find_key.public_id
+$$;
+
+ALTER FUNCTION identity.find_key(public_id text) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_linked_identity(provider_org_id uuid, issuer text, subject text) RETURNS TABLE(linked_identity_id uuid, user_id uuid, org_id uuid, role text, state text, authz_epoch bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT l.id, l.user_id, l.org_id, m.role,
+           CASE WHEN u.deleted_at IS NULL THEN u.state ELSE 'disabled' END, u.authz_epoch
+      FROM identity.linked_identities l
+      JOIN identity.users u ON u.id = l.user_id
+      JOIN identity.memberships m ON m.user_id = l.user_id AND m.org_id = l.org_id
+      JOIN identity.organisations o ON o.id = l.org_id AND o.deleted_at IS NULL
+     WHERE l.provider_org_id IS NOT DISTINCT FROM find_linked_identity.provider_org_id
+       AND l.issuer = find_linked_identity.issuer AND l.subject = find_linked_identity.subject
+$$;
+
+ALTER FUNCTION identity.find_linked_identity(provider_org_id uuid, issuer text, subject text) OWNER TO chimera_lookup;
 
 CREATE FUNCTION identity.find_login(login text) RETURNS TABLE(user_id uuid, org_id uuid, role text, password_hash text, state text, is_superuser boolean, locked_until timestamp with time zone, authz_epoch bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -159,6 +221,56 @@ CREATE FUNCTION identity.find_session(session_id uuid) RETURNS TABLE(user_id uui
 $$;
 
 ALTER FUNCTION identity.find_session(session_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_sign_in_provider(provider_id uuid) RETURNS TABLE(id uuid, org_id uuid, name text, kind text, issuer text, client_id text, sealed jsonb, row_version integer, redirect_uris text[], new_user_role text, email_domains text[])
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT p.id, p.org_id, p.name, p.kind, p.issuer, p.client_id, p.sealed, p.row_version, p.redirect_uris,
+           p.new_user_role, p.email_domains
+      FROM identity.sign_in_providers p
+      JOIN identity.organisations o ON o.id = p.org_id AND o.deleted_at IS NULL
+     WHERE p.id = find_sign_in_provider.provider_id AND p.is_enabled AND p.deleted_at IS NULL
+$$;
+
+ALTER FUNCTION identity.find_sign_in_provider(provider_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_thing(kind text, thing_id uuid) RETURNS TABLE(ids uuid[], owner_id uuid)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT ARRAY[c.id], c.created_by FROM campaigns.campaigns c WHERE kind = 'campaign' AND c.id = thing_id
+    UNION ALL
+    SELECT ARRAY[r.id, c.id], c.created_by FROM campaigns.runs r JOIN campaigns.campaigns c ON c.id = r.campaign_id
+     WHERE kind = 'run' AND r.id = thing_id
+    UNION ALL
+    SELECT ARRAY[t.id], t.created_by FROM templates.templates t WHERE kind = 'template' AND t.id = thing_id
+    UNION ALL
+    SELECT ARRAY[p.id], p.created_by FROM providers.providers p WHERE kind = 'provider' AND p.id = thing_id
+    UNION ALL
+    SELECT ARRAY[m.id, p.id], p.created_by FROM providers.models m JOIN providers.providers p ON p.id = m.provider_id
+     WHERE kind = 'model' AND m.id = thing_id
+    UNION ALL
+    SELECT ARRAY[k.id, k.provider_id], k.user_id FROM providers.provider_keys k
+     WHERE kind = 'provider_key' AND k.id = thing_id
+    UNION ALL
+    SELECT ARRAY[t.id], t.created_by FROM identity.teams t WHERE kind = 'team' AND t.id = thing_id
+$$;
+
+ALTER FUNCTION identity.find_thing(kind text, thing_id uuid) OWNER TO chimera_owner;
+
+CREATE FUNCTION identity.list_sign_in_providers(org_id uuid) RETURNS TABLE(id uuid, name text, kind text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT p.id, p.name, p.kind
+      FROM identity.sign_in_providers p
+      JOIN identity.organisations o ON o.id = p.org_id AND o.deleted_at IS NULL
+     WHERE p.org_id = list_sign_in_providers.org_id AND p.is_enabled AND p.deleted_at IS NULL
+     ORDER BY p.name
+$$;
+
+ALTER FUNCTION identity.list_sign_in_providers(org_id uuid) OWNER TO chimera_lookup;
 
 CREATE FUNCTION identity.organisation_rules(org_id uuid) RETURNS TABLE(characters_min integer, classes_min integer)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -281,6 +393,28 @@ $$;
 
 ALTER FUNCTION identity.sole_admin_of() OWNER TO chimera_lookup;
 
+CREATE FUNCTION ops.hold_key_version() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    wanted int;
+    stored jsonb := to_jsonb(NEW);
+BEGIN
+    FOR i IN 0 .. TG_NARGS - 1 LOOP
+        wanted := (stored->TG_ARGV[i]->>'kek_version')::int;
+        CONTINUE WHEN wanted IS NULL;
+        PERFORM pg_advisory_xact_lock_shared(hashtext('ops.master_keys'), wanted);
+        IF EXISTS (SELECT FROM ops.master_keys WHERE version = wanted AND state IN ('disabled', 'destroyed')) THEN
+            RAISE EXCEPTION 'master key version % is retired', wanted USING ERRCODE = 'check_violation',
+                CONSTRAINT = 'master_key_retired';
+        END IF;
+    END LOOP;
+    RETURN NEW;
+END $$;
+
+ALTER FUNCTION ops.hold_key_version() OWNER TO chimera_owner;
+
 CREATE FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) RETURNS record
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -343,6 +477,92 @@ $$;
 
 ALTER FUNCTION ops.uuid_floor(at timestamp with time zone) OWNER TO chimera_owner;
 
+CREATE FUNCTION providers.count_sealed_keys() RETURNS TABLE(kek_version integer, count bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT (k.sealed->>'kek_version')::int, count(*) FROM providers.provider_keys k
+     WHERE k.sealed ? 'kek_version' GROUP BY 1
+    $$;
+
+ALTER FUNCTION providers.count_sealed_keys() OWNER TO chimera_lookup;
+
+CREATE FUNCTION providers.find_keys_due(size integer) RETURNS TABLE(id uuid, org_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT k.id, k.org_id FROM providers.provider_keys k
+     WHERE k.is_active AND k.rotate_at <= now() AND k.reminded_at IS NULL
+     ORDER BY k.rotate_at LIMIT size
+    $$;
+
+ALTER FUNCTION providers.find_keys_due(size integer) OWNER TO chimera_lookup;
+
+CREATE FUNCTION providers.find_sealed_keys(newest integer, after_id uuid, size integer) RETURNS TABLE(id uuid, org_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT k.id, k.org_id FROM providers.provider_keys k
+     WHERE k.sealed ? 'kek_version' AND (k.sealed->>'kek_version')::int <> newest AND k.id > after_id
+     ORDER BY k.id LIMIT size
+    $$;
+
+ALTER FUNCTION providers.find_sealed_keys(newest integer, after_id uuid, size integer) OWNER TO chimera_lookup;
+
+CREATE FUNCTION providers.fit_price() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    NEW.valid_until := (SELECT min(p.valid_from) FROM providers.price_versions p
+                         WHERE p.model_id = NEW.model_id AND p.valid_from > NEW.valid_from
+                           AND NOT isempty(tstzrange(p.valid_from, p.valid_until)));
+    UPDATE providers.price_versions p SET valid_until = NEW.valid_from
+     WHERE p.model_id = NEW.model_id AND tstzrange(p.valid_from, p.valid_until) @> NEW.valid_from;
+    RETURN NEW;
+END $$;
+
+ALTER FUNCTION providers.fit_price() OWNER TO chimera_owner;
+
+CREATE FUNCTION providers.keep_price() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF OLD.valid_until <= transaction_timestamp() OR NEW.valid_until IS NULL
+       OR NEW.valid_until < transaction_timestamp() THEN
+        RAISE EXCEPTION 'the price of a past time cannot be changed' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'price_versions_past';
+    END IF;
+    RETURN NEW;
+END $$;
+
+ALTER FUNCTION providers.keep_price() OWNER TO chimera_owner;
+
+CREATE FUNCTION providers.owner_of_key(key_id uuid) RETURNS TABLE(email text, display_name text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT u.email, u.display_name FROM providers.provider_keys k JOIN identity.users u ON u.id = k.user_id
+     WHERE k.id = key_id AND u.deleted_at IS NULL
+       AND k.org_id = NULLIF(current_setting('app.org_id', true), '')::uuid
+    $$;
+
+ALTER FUNCTION providers.owner_of_key(key_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) RETURNS record
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(sum(octet_length(body)), 0),
+           coalesce(sum(octet_length(body)) FILTER (
+               WHERE org_id = NULLIF(current_setting('app.org_id', true), '')::uuid), 0),
+           min(created_at)
+      FROM telemetry.batches WHERE state = 'waiting'
+    $$;
+
+ALTER FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) OWNER TO chimera_owner;
+
 CREATE FUNCTION telemetry.drop_partitions() RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -376,6 +596,254 @@ BEGIN
 END $$;
 
 ALTER FUNCTION telemetry.drop_partitions() OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.campaigns (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    objective text DEFAULT ''::text NOT NULL,
+    state text DEFAULT 'draft'::text NOT NULL,
+    visibility text DEFAULT 'organisation'::text NOT NULL,
+    plan bytea NOT NULL,
+    run_id uuid,
+    success_rate double precision,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT campaigns_state_check CHECK ((state = ANY (ARRAY['draft'::text, 'scheduled'::text, 'running'::text, 'paused'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'archived'::text]))),
+    CONSTRAINT campaigns_visibility_check CHECK ((visibility = ANY (ARRAY['private'::text, 'organisation'::text])))
+);
+
+ALTER TABLE ONLY campaigns.campaigns FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.campaigns OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.runs (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    campaign_id uuid NOT NULL,
+    state text DEFAULT 'running'::text NOT NULL,
+    state_reason text DEFAULT ''::text NOT NULL,
+    cells_total bigint NOT NULL,
+    shards_total integer NOT NULL,
+    shards_done integer DEFAULT 0 NOT NULL,
+    concurrency integer NOT NULL,
+    attempts_max integer NOT NULL,
+    priority integer DEFAULT 0 NOT NULL,
+    served_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    launched_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT runs_attempts_max_check CHECK ((attempts_max > 0)),
+    CONSTRAINT runs_cells_total_check CHECK ((cells_total > 0)),
+    CONSTRAINT runs_check CHECK ((shards_done <= shards_total)),
+    CONSTRAINT runs_concurrency_check CHECK ((concurrency > 0)),
+    CONSTRAINT runs_shards_total_check CHECK ((shards_total > 0)),
+    CONSTRAINT runs_state_check CHECK ((state = ANY (ARRAY['running'::text, 'paused'::text, 'completed'::text, 'failed'::text, 'cancelled'::text])))
+)
+WITH (fillfactor='70');
+
+ALTER TABLE ONLY campaigns.runs FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.runs OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.tallies (
+    run_id uuid NOT NULL,
+    slot smallint NOT NULL,
+    technique_no integer NOT NULL,
+    target_no integer NOT NULL,
+    org_id uuid NOT NULL,
+    scored bigint NOT NULL,
+    successes bigint NOT NULL,
+    failed bigint NOT NULL,
+    parked bigint NOT NULL,
+    skipped bigint NOT NULL,
+    latency_ms_sum bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cost numeric(20,12) NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
+
+ALTER TABLE ONLY campaigns.tallies FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.tallies OWNER TO chimera_owner;
+
+CREATE TABLE identity.api_keys (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    name text NOT NULL,
+    public_id text NOT NULL,
+    prefix text NOT NULL,
+    secret_hash bytea NOT NULL,
+    scopes text[] DEFAULT '{}'::text[] NOT NULL,
+    is_active boolean DEFAULT true NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    last_used_at timestamp with time zone,
+    usage_count bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    source_networks text[] DEFAULT '{}'::text[] NOT NULL,
+    last_used_ip inet,
+    previous_public_id text,
+    previous_secret_hash bytea,
+    previous_expires_at timestamp with time zone,
+    rotated_at timestamp with time zone,
+    CONSTRAINT api_keys_previous CHECK ((num_nonnulls(previous_public_id, previous_secret_hash, previous_expires_at) = ANY (ARRAY[0, 3])))
+);
+
+ALTER TABLE ONLY identity.api_keys FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.api_keys OWNER TO chimera_owner;
+
+CREATE TABLE identity.memberships (
+    org_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    role text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT memberships_role_check CHECK ((role = ANY (ARRAY['admin'::text, 'user'::text, 'viewer'::text])))
+);
+
+ALTER TABLE ONLY identity.memberships FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.memberships OWNER TO chimera_owner;
+
+CREATE TABLE identity.sessions (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    device_info jsonb DEFAULT '{}'::jsonb NOT NULL,
+    ip_address inet,
+    user_agent text DEFAULT ''::text NOT NULL,
+    is_active boolean DEFAULT true NOT NULL,
+    ended_reason text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_used_at timestamp with time zone DEFAULT now() NOT NULL,
+    absolute_expires_at timestamp with time zone NOT NULL,
+    auth_time timestamp with time zone DEFAULT now() NOT NULL,
+    second_factor_at timestamp with time zone,
+    device_id uuid,
+    ended_at timestamp with time zone
+);
+
+ALTER TABLE ONLY identity.sessions FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.sessions OWNER TO chimera_owner;
+
+CREATE TABLE templates.templates (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    title text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    technique_type text DEFAULT ''::text NOT NULL,
+    vulnerability_type text DEFAULT ''::text NOT NULL,
+    tags text[] DEFAULT '{}'::text[] NOT NULL,
+    state text DEFAULT 'draft'::text NOT NULL,
+    sharing_level text DEFAULT 'organisation'::text NOT NULL,
+    version_number integer DEFAULT 1 NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT templates_sharing_level_check CHECK ((sharing_level = ANY (ARRAY['private'::text, 'organisation'::text]))),
+    CONSTRAINT templates_state_check CHECK ((state = ANY (ARRAY['draft'::text, 'review'::text, 'published'::text, 'archived'::text])))
+);
+
+ALTER TABLE ONLY templates.templates FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.templates OWNER TO chimera_owner;
+
+CREATE MATERIALIZED VIEW telemetry.user_summaries AS
+ SELECT m.org_id,
+    m.user_id,
+    COALESCE(c.campaigns, (0)::bigint) AS campaigns,
+    (COALESCE(e.executions, (0)::numeric))::bigint AS executions,
+    COALESCE(t.templates, (0)::bigint) AS templates,
+    (COALESCE(g.ratings, 0))::bigint AS ratings,
+    GREATEST(c.last_at, e.last_at, t.last_at, s.last_at, k.last_at) AS last_activity_at
+   FROM ((((((identity.memberships m
+     LEFT JOIN ( SELECT campaigns.org_id,
+            campaigns.created_by,
+            count(*) AS campaigns,
+            max(campaigns.created_at) AS last_at
+           FROM campaigns.campaigns
+          WHERE (campaigns.deleted_at IS NULL)
+          GROUP BY campaigns.org_id, campaigns.created_by) c ON (((c.org_id = m.org_id) AND (c.created_by = m.user_id))))
+     LEFT JOIN ( SELECT r.org_id,
+            r.launched_by,
+            sum(n.executions) AS executions,
+            max(r.created_at) AS last_at
+           FROM (campaigns.runs r
+             LEFT JOIN ( SELECT tallies.run_id,
+                    sum((((tallies.scored + tallies.failed) + tallies.parked) + tallies.skipped)) AS executions
+                   FROM campaigns.tallies
+                  GROUP BY tallies.run_id) n ON ((n.run_id = r.id)))
+          GROUP BY r.org_id, r.launched_by) e ON (((e.org_id = m.org_id) AND (e.launched_by = m.user_id))))
+     LEFT JOIN ( SELECT templates.org_id,
+            templates.created_by,
+            count(*) AS templates,
+            max(templates.created_at) AS last_at
+           FROM templates.templates
+          WHERE (templates.deleted_at IS NULL)
+          GROUP BY templates.org_id, templates.created_by) t ON (((t.org_id = m.org_id) AND (t.created_by = m.user_id))))
+     LEFT JOIN ( SELECT NULL::uuid AS org_id,
+            NULL::uuid AS user_id,
+            0 AS ratings
+          WHERE false) g ON (((g.org_id = m.org_id) AND (g.user_id = m.user_id))))
+     LEFT JOIN ( SELECT sessions.org_id,
+            sessions.user_id,
+            max(sessions.last_used_at) AS last_at
+           FROM identity.sessions
+          GROUP BY sessions.org_id, sessions.user_id) s ON (((s.org_id = m.org_id) AND (s.user_id = m.user_id))))
+     LEFT JOIN ( SELECT api_keys.org_id,
+            api_keys.user_id,
+            max(api_keys.last_used_at) AS last_at
+           FROM identity.api_keys
+          GROUP BY api_keys.org_id, api_keys.user_id) k ON (((k.org_id = m.org_id) AND (k.user_id = m.user_id))))
+  WITH NO DATA;
+
+ALTER MATERIALIZED VIEW telemetry.user_summaries OWNER TO chimera_summary;
+
+CREATE FUNCTION telemetry.list_user_summaries(asked_user uuid, after_user uuid, size integer) RETURNS SETOF telemetry.user_summaries
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT * FROM telemetry.user_summaries
+     WHERE org_id = NULLIF(current_setting('app.org_id', true), '')::uuid
+       AND (asked_user IS NULL OR user_id = asked_user)
+       AND (after_user IS NULL OR user_id > after_user)
+     ORDER BY user_id LIMIT size
+    $$;
+
+ALTER FUNCTION telemetry.list_user_summaries(asked_user uuid, after_user uuid, size integer) OWNER TO chimera_summary;
+
+CREATE FUNCTION telemetry.refresh_user_summaries() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    BEGIN
+        IF (SELECT relispopulated FROM pg_class WHERE oid = 'telemetry.user_summaries'::regclass) THEN
+            REFRESH MATERIALIZED VIEW CONCURRENTLY telemetry.user_summaries;
+        ELSE
+            REFRESH MATERIALIZED VIEW telemetry.user_summaries;
+        END IF;
+        INSERT INTO telemetry.refreshes VALUES ('user_summaries', now())
+            ON CONFLICT (name) DO UPDATE SET refreshed_at = EXCLUDED.refreshed_at;
+    END $$;
+
+ALTER FUNCTION telemetry.refresh_user_summaries() OWNER TO chimera_summary;
+
+CREATE FUNCTION telemetry.visible_campaigns(asked uuid[]) RETURNS uuid[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT coalesce(array_agg(id), '{}') FROM campaigns.campaigns WHERE id = ANY(asked) $$;
+
+ALTER FUNCTION telemetry.visible_campaigns(asked uuid[]) OWNER TO chimera_owner;
 
 CREATE TABLE audit.checkpoints (
     size bigint NOT NULL,
@@ -544,30 +1012,6 @@ ALTER TABLE ONLY campaigns.attempts_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.attempts_default OWNER TO chimera_owner;
 
-CREATE TABLE campaigns.campaigns (
-    id uuid NOT NULL,
-    org_id uuid NOT NULL,
-    name text NOT NULL,
-    description text DEFAULT ''::text NOT NULL,
-    objective text DEFAULT ''::text NOT NULL,
-    state text DEFAULT 'draft'::text NOT NULL,
-    visibility text DEFAULT 'organisation'::text NOT NULL,
-    plan bytea NOT NULL,
-    run_id uuid,
-    success_rate double precision,
-    created_by uuid NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    deleted_at timestamp with time zone,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    CONSTRAINT campaigns_state_check CHECK ((state = ANY (ARRAY['draft'::text, 'scheduled'::text, 'running'::text, 'paused'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'archived'::text]))),
-    CONSTRAINT campaigns_visibility_check CHECK ((visibility = ANY (ARRAY['private'::text, 'organisation'::text])))
-);
-
-ALTER TABLE ONLY campaigns.campaigns FORCE ROW LEVEL SECURITY;
-
-ALTER TABLE campaigns.campaigns OWNER TO chimera_owner;
-
 CREATE TABLE campaigns.executions (
     run_id uuid NOT NULL,
     cell_no bigint NOT NULL,
@@ -706,35 +1150,6 @@ ALTER TABLE ONLY campaigns.run_plans FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.run_plans OWNER TO chimera_owner;
 
-CREATE TABLE campaigns.runs (
-    id uuid NOT NULL,
-    org_id uuid NOT NULL,
-    campaign_id uuid NOT NULL,
-    state text DEFAULT 'running'::text NOT NULL,
-    state_reason text DEFAULT ''::text NOT NULL,
-    cells_total bigint NOT NULL,
-    shards_total integer NOT NULL,
-    shards_done integer DEFAULT 0 NOT NULL,
-    concurrency integer NOT NULL,
-    attempts_max integer NOT NULL,
-    priority integer DEFAULT 0 NOT NULL,
-    served_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
-    launched_by uuid NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    finished_at timestamp with time zone,
-    CONSTRAINT runs_attempts_max_check CHECK ((attempts_max > 0)),
-    CONSTRAINT runs_cells_total_check CHECK ((cells_total > 0)),
-    CONSTRAINT runs_check CHECK ((shards_done <= shards_total)),
-    CONSTRAINT runs_concurrency_check CHECK ((concurrency > 0)),
-    CONSTRAINT runs_shards_total_check CHECK ((shards_total > 0)),
-    CONSTRAINT runs_state_check CHECK ((state = ANY (ARRAY['running'::text, 'paused'::text, 'completed'::text, 'failed'::text, 'cancelled'::text])))
-)
-WITH (fillfactor='70');
-
-ALTER TABLE ONLY campaigns.runs FORCE ROW LEVEL SECURITY;
-
-ALTER TABLE campaigns.runs OWNER TO chimera_owner;
-
 CREATE TABLE campaigns.scorings (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -777,28 +1192,6 @@ WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
 ALTER TABLE ONLY campaigns.shards FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.shards OWNER TO chimera_owner;
-
-CREATE TABLE campaigns.tallies (
-    run_id uuid NOT NULL,
-    slot smallint NOT NULL,
-    technique_no integer NOT NULL,
-    target_no integer NOT NULL,
-    org_id uuid NOT NULL,
-    scored bigint NOT NULL,
-    successes bigint NOT NULL,
-    failed bigint NOT NULL,
-    parked bigint NOT NULL,
-    skipped bigint NOT NULL,
-    latency_ms_sum bigint NOT NULL,
-    input_tokens bigint NOT NULL,
-    output_tokens bigint NOT NULL,
-    cost numeric(20,12) NOT NULL
-)
-WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
-
-ALTER TABLE ONLY campaigns.tallies FORCE ROW LEVEL SECURITY;
-
-ALTER TABLE campaigns.tallies OWNER TO chimera_owner;
 
 CREATE TABLE campaigns.verdicts (
     scoring_id uuid NOT NULL,
@@ -853,27 +1246,6 @@ ALTER TABLE ONLY campaigns.windows FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.windows OWNER TO chimera_owner;
 
-CREATE TABLE identity.api_keys (
-    id uuid NOT NULL,
-    org_id uuid NOT NULL,
-    user_id uuid NOT NULL,
-    name text NOT NULL,
-    public_id text NOT NULL,
-    prefix text NOT NULL,
-    secret_hash bytea NOT NULL,
-    scopes text[] DEFAULT '{}'::text[] NOT NULL,
-    is_active boolean DEFAULT true NOT NULL,
-    expires_at timestamp with time zone NOT NULL,
-    last_used_at timestamp with time zone,
-    usage_count bigint DEFAULT 0 NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL
-);
-
-ALTER TABLE ONLY identity.api_keys FORCE ROW LEVEL SECURITY;
-
-ALTER TABLE identity.api_keys OWNER TO chimera_owner;
-
 CREATE TABLE identity.devices (
     id uuid NOT NULL,
     user_id uuid NOT NULL,
@@ -887,6 +1259,26 @@ CREATE TABLE identity.devices (
 ALTER TABLE ONLY identity.devices FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.devices OWNER TO chimera_owner;
+
+CREATE TABLE identity.grants (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    role_id uuid,
+    built_in_role text,
+    user_id uuid,
+    team_id uuid,
+    conditions jsonb DEFAULT '{}'::jsonb NOT NULL,
+    granted_by uuid NOT NULL,
+    granted_at timestamp with time zone DEFAULT now() NOT NULL,
+    revoked_at timestamp with time zone,
+    CONSTRAINT grants_built_in_role_check CHECK ((built_in_role = ANY (ARRAY['admin'::text, 'user'::text, 'viewer'::text]))),
+    CONSTRAINT grants_one_grantee CHECK ((num_nonnulls(user_id, team_id) = 1)),
+    CONSTRAINT grants_one_role CHECK ((num_nonnulls(role_id, built_in_role) = 1))
+);
+
+ALTER TABLE ONLY identity.grants FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.grants OWNER TO chimera_owner;
 
 CREATE TABLE identity.invitations (
     id uuid NOT NULL,
@@ -909,17 +1301,24 @@ ALTER TABLE ONLY identity.invitations FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.invitations OWNER TO chimera_owner;
 
-CREATE TABLE identity.memberships (
+CREATE TABLE identity.linked_identities (
+    id uuid NOT NULL,
     org_id uuid NOT NULL,
     user_id uuid NOT NULL,
-    role text NOT NULL,
+    provider_org_id uuid,
+    provider_name text NOT NULL,
+    issuer text NOT NULL,
+    subject text NOT NULL,
+    email text DEFAULT ''::text NOT NULL,
+    display_name text DEFAULT ''::text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT memberships_role_check CHECK ((role = ANY (ARRAY['admin'::text, 'user'::text, 'viewer'::text])))
+    last_used_at timestamp with time zone,
+    CONSTRAINT linked_identities_own_provider CHECK (((provider_org_id IS NULL) OR (provider_org_id = org_id)))
 );
 
-ALTER TABLE ONLY identity.memberships FORCE ROW LEVEL SECURITY;
+ALTER TABLE ONLY identity.linked_identities FORCE ROW LEVEL SECURITY;
 
-ALTER TABLE identity.memberships OWNER TO chimera_owner;
+ALTER TABLE identity.linked_identities OWNER TO chimera_owner;
 
 CREATE TABLE identity.one_time_tokens (
     token_hash bytea NOT NULL,
@@ -1030,27 +1429,71 @@ ALTER TABLE ONLY identity.registrations FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.registrations OWNER TO chimera_owner;
 
-CREATE TABLE identity.sessions (
+CREATE TABLE identity.roles (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
-    user_id uuid NOT NULL,
-    device_info jsonb DEFAULT '{}'::jsonb NOT NULL,
-    ip_address inet,
-    user_agent text DEFAULT ''::text NOT NULL,
-    is_active boolean DEFAULT true NOT NULL,
-    ended_reason text DEFAULT ''::text NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    permissions text[] NOT NULL,
+    created_by uuid NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    last_used_at timestamp with time zone DEFAULT now() NOT NULL,
-    absolute_expires_at timestamp with time zone NOT NULL,
-    auth_time timestamp with time zone DEFAULT now() NOT NULL,
-    second_factor_at timestamp with time zone,
-    device_id uuid,
-    ended_at timestamp with time zone
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT roles_name_check CHECK (((length(name) >= 1) AND (length(name) <= 100))),
+    CONSTRAINT roles_not_built_in CHECK ((lower(name) <> ALL (ARRAY['admin'::text, 'user'::text, 'viewer'::text, 'operator'::text]))),
+    CONSTRAINT roles_permissions_check CHECK ((cardinality(permissions) > 0))
 );
 
-ALTER TABLE ONLY identity.sessions FORCE ROW LEVEL SECURITY;
+ALTER TABLE ONLY identity.roles FORCE ROW LEVEL SECURITY;
 
-ALTER TABLE identity.sessions OWNER TO chimera_owner;
+ALTER TABLE identity.roles OWNER TO chimera_owner;
+
+CREATE TABLE identity.sign_in_providers (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    name text NOT NULL,
+    kind text NOT NULL,
+    issuer text NOT NULL,
+    client_id text NOT NULL,
+    sealed jsonb NOT NULL,
+    row_version integer DEFAULT 1 NOT NULL,
+    redirect_uris text[] NOT NULL,
+    new_user_role text,
+    email_domains text[] DEFAULT '{}'::text[] NOT NULL,
+    is_enabled boolean DEFAULT true NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT sign_in_providers_kind_check CHECK ((kind = ANY (ARRAY['google'::text, 'github'::text, 'oidc'::text]))),
+    CONSTRAINT sign_in_providers_name_check CHECK (((length(name) >= 1) AND (length(name) <= 100))),
+    CONSTRAINT sign_in_providers_new_user_role_check CHECK ((new_user_role = ANY (ARRAY['user'::text, 'viewer'::text]))),
+    CONSTRAINT sign_in_providers_redirect_uris_check CHECK ((cardinality(redirect_uris) > 0))
+);
+
+ALTER TABLE ONLY identity.sign_in_providers FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.sign_in_providers OWNER TO chimera_owner;
+
+CREATE TABLE identity.sign_ins (
+    handle_hash bytea NOT NULL,
+    sealed bytea NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE identity.sign_ins OWNER TO chimera_owner;
+
+CREATE TABLE identity.signing_keys (
+    version integer NOT NULL,
+    kid text NOT NULL,
+    public_key bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    signs_from timestamp with time zone NOT NULL,
+    verifies_until timestamp with time zone,
+    CONSTRAINT signing_keys_public_key_check CHECK ((length(public_key) = 32))
+);
+
+ALTER TABLE identity.signing_keys OWNER TO chimera_owner;
 
 CREATE TABLE identity.team_members (
     org_id uuid NOT NULL,
@@ -1129,6 +1572,23 @@ ALTER TABLE ONLY ops.idempotency FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE ops.idempotency OWNER TO chimera_owner;
 
+CREATE TABLE ops.key_rotations (
+    id uuid NOT NULL,
+    to_version integer NOT NULL,
+    state text NOT NULL,
+    values_total bigint NOT NULL,
+    values_done bigint DEFAULT 0 NOT NULL,
+    values_unreadable bigint DEFAULT 0 NOT NULL,
+    last_error text DEFAULT ''::text NOT NULL,
+    requested_by uuid,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    completed_at timestamp with time zone,
+    CONSTRAINT key_rotations_state_check CHECK ((state = ANY (ARRAY['running'::text, 'completed'::text])))
+);
+
+ALTER TABLE ops.key_rotations OWNER TO chimera_owner;
+
 CREATE TABLE ops.kill_switches (
     org_id uuid,
     sending_stopped boolean NOT NULL,
@@ -1149,6 +1609,20 @@ CREATE TABLE ops.leases (
 );
 
 ALTER TABLE ops.leases OWNER TO chimera_owner;
+
+CREATE TABLE ops.master_keys (
+    version integer NOT NULL,
+    kind text NOT NULL,
+    key_ref text DEFAULT ''::text NOT NULL,
+    state text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    retired_at timestamp with time zone,
+    CONSTRAINT master_keys_kind_check CHECK ((kind = ANY (ARRAY['local_file'::text, 'aws_kms'::text]))),
+    CONSTRAINT master_keys_state_check CHECK ((state = ANY (ARRAY['enabled'::text, 'decrypt_only'::text, 'disabled'::text, 'destroyed'::text]))),
+    CONSTRAINT master_keys_version_check CHECK ((version > 0))
+);
+
+ALTER TABLE ops.master_keys OWNER TO chimera_owner;
 
 CREATE TABLE ops.outbox (
     id uuid NOT NULL,
@@ -1260,6 +1734,18 @@ ALTER TABLE ONLY providers.ledger_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.ledger_default OWNER TO chimera_owner;
 
+CREATE TABLE providers.model_aliases (
+    provider_id uuid NOT NULL,
+    alias text NOT NULL,
+    org_id uuid,
+    model_id uuid NOT NULL,
+    CONSTRAINT model_aliases_alias_check CHECK (((length(alias) >= 1) AND (length(alias) <= 200)))
+);
+
+ALTER TABLE ONLY providers.model_aliases FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.model_aliases OWNER TO chimera_owner;
+
 CREATE TABLE providers.models (
     id uuid NOT NULL,
     org_id uuid,
@@ -1272,7 +1758,15 @@ CREATE TABLE providers.models (
     is_available boolean DEFAULT true NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    deleted_at timestamp with time zone
+    deleted_at timestamp with time zone,
+    capabilities text[] DEFAULT '{}'::text[] NOT NULL,
+    available_from timestamp with time zone,
+    available_until timestamp with time zone,
+    deprecated_at timestamp with time zone,
+    replaced_by uuid,
+    source text DEFAULT ''::text NOT NULL,
+    CONSTRAINT models_capabilities_check CHECK ((capabilities <@ ARRAY['chat'::text, 'streaming'::text, 'embeddings'::text, 'vision'::text, 'audio'::text, 'reasoning'::text, 'json_mode'::text, 'structured_output'::text, 'tools'::text, 'prompt_caching'::text])),
+    CONSTRAINT models_window CHECK ((available_from < available_until))
 );
 
 ALTER TABLE ONLY providers.models FORCE ROW LEVEL SECURITY;
@@ -1289,11 +1783,20 @@ CREATE TABLE providers.price_versions (
     cached_input_per_million numeric(20,12) NOT NULL,
     reasoning_per_million numeric(20,12) NOT NULL,
     per_request numeric(20,12) NOT NULL,
-    valid_from timestamp with time zone DEFAULT now() NOT NULL,
+    valid_from timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     created_by uuid,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    cache_write_per_million numeric(20,12),
+    long_from_tokens integer DEFAULT 0 NOT NULL,
+    long_prices jsonb,
+    valid_until timestamp with time zone,
+    source text DEFAULT ''::text NOT NULL,
+    CONSTRAINT price_versions_cache_write_per_million_check CHECK ((cache_write_per_million >= (0)::numeric)),
     CONSTRAINT price_versions_cached_input_per_million_check CHECK ((cached_input_per_million >= (0)::numeric)),
     CONSTRAINT price_versions_input_per_million_check CHECK ((input_per_million >= (0)::numeric)),
+    CONSTRAINT price_versions_interval CHECK ((valid_from <= valid_until)),
+    CONSTRAINT price_versions_long CHECK (((long_from_tokens > 0) = (long_prices IS NOT NULL))),
+    CONSTRAINT price_versions_long_from_tokens_check CHECK ((long_from_tokens >= 0)),
     CONSTRAINT price_versions_output_per_million_check CHECK ((output_per_million >= (0)::numeric)),
     CONSTRAINT price_versions_per_request_check CHECK ((per_request >= (0)::numeric)),
     CONSTRAINT price_versions_reasoning_per_million_check CHECK ((reasoning_per_million >= (0)::numeric))
@@ -1319,7 +1822,10 @@ CREATE TABLE providers.provider_keys (
     last_used_at timestamp with time zone,
     rotate_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    secret_changed_at timestamp with time zone DEFAULT now() NOT NULL,
+    revoked_at timestamp with time zone,
+    reminded_at timestamp with time zone
 );
 
 ALTER TABLE ONLY providers.provider_keys FORCE ROW LEVEL SECURITY;
@@ -1342,6 +1848,8 @@ CREATE TABLE providers.providers (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     deleted_at timestamp with time zone,
+    source text DEFAULT ''::text NOT NULL,
+    CONSTRAINT providers_default_config CHECK ((jsonb_typeof(default_config) = 'object'::text)),
     CONSTRAINT providers_provider_type_check CHECK ((provider_type = ANY (ARRAY['openai'::text, 'anthropic'::text, 'huggingface'::text, 'local'::text, 'custom'::text]))),
     CONSTRAINT providers_requests_per_minute_check CHECK ((requests_per_minute >= 0)),
     CONSTRAINT providers_timeout_s_check CHECK (((timeout_s >= 1) AND (timeout_s <= 600))),
@@ -1364,6 +1872,7 @@ CREATE TABLE telemetry.batches (
     state text DEFAULT 'waiting'::text NOT NULL,
     tries integer DEFAULT 0 NOT NULL,
     last_error text DEFAULT ''::text NOT NULL,
+    resent_at timestamp with time zone,
     CONSTRAINT batches_events_check CHECK ((events > 0)),
     CONSTRAINT batches_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'stored'::text, 'dead'::text])))
 )
@@ -1386,6 +1895,7 @@ CREATE TABLE telemetry.batches_default (
     state text DEFAULT 'waiting'::text CONSTRAINT batches_state_not_null NOT NULL,
     tries integer DEFAULT 0 CONSTRAINT batches_tries_not_null NOT NULL,
     last_error text DEFAULT ''::text CONSTRAINT batches_last_error_not_null NOT NULL,
+    resent_at timestamp with time zone,
     CONSTRAINT batches_events_check CHECK ((events > 0)),
     CONSTRAINT batches_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'stored'::text, 'dead'::text])))
 );
@@ -1395,12 +1905,71 @@ ALTER TABLE ONLY telemetry.batches_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE telemetry.batches_default OWNER TO chimera_owner;
 
+CREATE TABLE telemetry.dead_letters (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    kind text NOT NULL,
+    producer text NOT NULL,
+    batch_id uuid NOT NULL,
+    event_index integer,
+    events integer NOT NULL,
+    body bytea NOT NULL,
+    reason text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT dead_letters_events_check CHECK ((events > 0)),
+    CONSTRAINT dead_letters_kind_check CHECK ((kind = ANY (ARRAY['event'::text, 'batch'::text])))
+);
+ALTER TABLE ONLY telemetry.dead_letters ALTER COLUMN body SET STORAGE EXTERNAL;
+
+ALTER TABLE ONLY telemetry.dead_letters FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE telemetry.dead_letters OWNER TO chimera_owner;
+
+CREATE TABLE telemetry.receipts (
+    org_id uuid NOT NULL,
+    producer text NOT NULL,
+    batch_id uuid NOT NULL,
+    body_hash bytea NOT NULL,
+    answer bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+ALTER TABLE ONLY telemetry.receipts FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE telemetry.receipts OWNER TO chimera_owner;
+
+CREATE TABLE telemetry.reconciliations (
+    org_id uuid NOT NULL,
+    day date NOT NULL,
+    producer text NOT NULL,
+    accepted bigint NOT NULL,
+    stored bigint NOT NULL,
+    dead bigint NOT NULL,
+    found bigint NOT NULL,
+    missing_batches integer DEFAULT 0 NOT NULL,
+    surplus_batches integer DEFAULT 0 NOT NULL,
+    resent_batches integer DEFAULT 0 NOT NULL,
+    checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+ALTER TABLE ONLY telemetry.reconciliations FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE telemetry.reconciliations OWNER TO chimera_owner;
+
+CREATE TABLE telemetry.refreshes (
+    name text NOT NULL,
+    refreshed_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE telemetry.refreshes OWNER TO chimera_owner;
+
 CREATE TABLE telemetry.totals (
     org_id uuid NOT NULL,
     slot smallint NOT NULL,
     accepted bigint DEFAULT 0 NOT NULL,
     stored bigint DEFAULT 0 NOT NULL,
-    dead bigint DEFAULT 0 NOT NULL
+    dead bigint DEFAULT 0 NOT NULL,
+    discarded bigint DEFAULT 0 NOT NULL
 )
 WITH (fillfactor='50');
 
@@ -1408,29 +1977,18 @@ ALTER TABLE ONLY telemetry.totals FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE telemetry.totals OWNER TO chimera_owner;
 
-CREATE TABLE templates.templates (
-    id uuid NOT NULL,
+CREATE TABLE telemetry.verified (
     org_id uuid NOT NULL,
-    title text NOT NULL,
-    description text DEFAULT ''::text NOT NULL,
-    technique_type text DEFAULT ''::text NOT NULL,
-    vulnerability_type text DEFAULT ''::text NOT NULL,
-    tags text[] DEFAULT '{}'::text[] NOT NULL,
-    state text DEFAULT 'draft'::text NOT NULL,
-    sharing_level text DEFAULT 'organisation'::text NOT NULL,
-    version_number integer DEFAULT 1 NOT NULL,
-    created_by uuid NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    deleted_at timestamp with time zone,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    CONSTRAINT templates_sharing_level_check CHECK ((sharing_level = ANY (ARRAY['private'::text, 'organisation'::text]))),
-    CONSTRAINT templates_state_check CHECK ((state = ANY (ARRAY['draft'::text, 'review'::text, 'published'::text, 'archived'::text])))
+    xid xid8 DEFAULT '0'::xid8 NOT NULL,
+    batch_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
+    verified_to timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    is_asked boolean DEFAULT false NOT NULL,
+    checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 
-ALTER TABLE ONLY templates.templates FORCE ROW LEVEL SECURITY;
+ALTER TABLE ONLY telemetry.verified FORCE ROW LEVEL SECURITY;
 
-ALTER TABLE templates.templates OWNER TO chimera_owner;
+ALTER TABLE telemetry.verified OWNER TO chimera_owner;
 
 CREATE TABLE templates.versions (
     id uuid NOT NULL,
@@ -1553,6 +2111,9 @@ ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY identity.api_keys
+    ADD CONSTRAINT api_keys_previous_public_id_key UNIQUE (previous_public_id);
+
+ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_public_id_key UNIQUE (public_id);
 
 ALTER TABLE ONLY identity.devices
@@ -1560,6 +2121,9 @@ ALTER TABLE ONLY identity.devices
 
 ALTER TABLE ONLY identity.devices
     ADD CONSTRAINT devices_token_hash_key UNIQUE (token_hash);
+
+ALTER TABLE ONLY identity.grants
+    ADD CONSTRAINT grants_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY identity.invitations
     ADD CONSTRAINT invitations_code_hash_key UNIQUE (code_hash);
@@ -1569,6 +2133,12 @@ ALTER TABLE ONLY identity.invitations
 
 ALTER TABLE ONLY identity.invitations
     ADD CONSTRAINT invitations_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.linked_identities
+    ADD CONSTRAINT linked_identities_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.linked_identities
+    ADD CONSTRAINT linked_identities_subject UNIQUE NULLS NOT DISTINCT (provider_org_id, issuer, subject);
 
 ALTER TABLE ONLY identity.memberships
     ADD CONSTRAINT memberships_pkey PRIMARY KEY (org_id, user_id);
@@ -1600,8 +2170,26 @@ ALTER TABLE ONLY identity.registrations
 ALTER TABLE ONLY identity.registrations
     ADD CONSTRAINT registrations_token_hash_key UNIQUE (token_hash);
 
+ALTER TABLE ONLY identity.roles
+    ADD CONSTRAINT roles_org_id_id_key UNIQUE (org_id, id);
+
+ALTER TABLE ONLY identity.roles
+    ADD CONSTRAINT roles_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY identity.sessions
     ADD CONSTRAINT sessions_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.sign_in_providers
+    ADD CONSTRAINT sign_in_providers_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.sign_ins
+    ADD CONSTRAINT sign_ins_pkey PRIMARY KEY (handle_hash);
+
+ALTER TABLE ONLY identity.signing_keys
+    ADD CONSTRAINT signing_keys_kid_key UNIQUE (kid);
+
+ALTER TABLE ONLY identity.signing_keys
+    ADD CONSTRAINT signing_keys_pkey PRIMARY KEY (version);
 
 ALTER TABLE ONLY identity.team_members
     ADD CONSTRAINT team_members_pkey PRIMARY KEY (team_id, user_id);
@@ -1618,11 +2206,17 @@ ALTER TABLE ONLY identity.users
 ALTER TABLE ONLY ops.idempotency
     ADD CONSTRAINT idempotency_pkey PRIMARY KEY (org_id, principal_id, method, request_id);
 
+ALTER TABLE ONLY ops.key_rotations
+    ADD CONSTRAINT key_rotations_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY ops.kill_switches
     ADD CONSTRAINT kill_switches_org_id_key UNIQUE NULLS NOT DISTINCT (org_id);
 
 ALTER TABLE ONLY ops.leases
     ADD CONSTRAINT leases_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY ops.master_keys
+    ADD CONSTRAINT master_keys_pkey PRIMARY KEY (version);
 
 ALTER TABLE ONLY ops.outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (id);
@@ -1645,11 +2239,17 @@ ALTER TABLE ONLY providers.ledger
 ALTER TABLE ONLY providers.ledger_default
     ADD CONSTRAINT ledger_default_pkey PRIMARY KEY (run_id, cell_no, attempt_no, entry_no);
 
+ALTER TABLE ONLY providers.model_aliases
+    ADD CONSTRAINT model_aliases_pkey PRIMARY KEY (provider_id, alias);
+
 ALTER TABLE ONLY providers.models
     ADD CONSTRAINT models_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_model_id_version_number_key UNIQUE (model_id, version_number);
+
+ALTER TABLE ONLY providers.price_versions
+    ADD CONSTRAINT price_versions_one_at_a_time EXCLUDE USING gist (providers.uuid_range(model_id, model_id, '[]'::text) WITH &&, tstzrange(valid_from, valid_until) WITH &&);
 
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_pkey PRIMARY KEY (id);
@@ -1666,8 +2266,23 @@ ALTER TABLE ONLY telemetry.batches
 ALTER TABLE ONLY telemetry.batches_default
     ADD CONSTRAINT batches_default_pkey PRIMARY KEY (batch_id);
 
+ALTER TABLE ONLY telemetry.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY telemetry.receipts
+    ADD CONSTRAINT receipts_pkey PRIMARY KEY (org_id, producer, batch_id);
+
+ALTER TABLE ONLY telemetry.reconciliations
+    ADD CONSTRAINT reconciliations_pkey PRIMARY KEY (org_id, day, producer);
+
+ALTER TABLE ONLY telemetry.refreshes
+    ADD CONSTRAINT refreshes_pkey PRIMARY KEY (name);
+
 ALTER TABLE ONLY telemetry.totals
     ADD CONSTRAINT totals_pkey PRIMARY KEY (org_id, slot);
+
+ALTER TABLE ONLY telemetry.verified
+    ADD CONSTRAINT verified_pkey PRIMARY KEY (org_id);
 
 ALTER TABLE ONLY templates.templates
     ADD CONSTRAINT templates_org_id_id_key UNIQUE (org_id, id);
@@ -1717,11 +2332,21 @@ CREATE INDEX shards_open ON campaigns.shards USING btree (run_id, shard_no) WHER
 
 CREATE INDEX windows_time ON campaigns.windows USING btree (org_id, window_start);
 
+CREATE UNIQUE INDEX api_keys_name ON identity.api_keys USING btree (org_id, user_id, lower(name)) WHERE is_active;
+
 CREATE INDEX api_keys_user ON identity.api_keys USING btree (org_id, user_id, id);
 
 CREATE INDEX devices_user ON identity.devices USING btree (user_id);
 
+CREATE INDEX grants_role ON identity.grants USING btree (org_id, role_id) WHERE (revoked_at IS NULL);
+
+CREATE INDEX grants_team ON identity.grants USING btree (org_id, team_id) WHERE ((revoked_at IS NULL) AND (team_id IS NOT NULL));
+
+CREATE INDEX grants_user ON identity.grants USING btree (org_id, user_id) WHERE ((revoked_at IS NULL) AND (user_id IS NOT NULL));
+
 CREATE INDEX invitations_newest ON identity.invitations USING btree (org_id, id DESC);
+
+CREATE INDEX linked_identities_user ON identity.linked_identities USING btree (org_id, user_id);
 
 CREATE INDEX memberships_user ON identity.memberships USING btree (user_id);
 
@@ -1737,11 +2362,17 @@ CREATE INDEX registrations_email ON identity.registrations USING btree (lower(em
 
 CREATE INDEX registrations_expiry ON identity.registrations USING btree (expires_at);
 
+CREATE UNIQUE INDEX roles_name ON identity.roles USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
+
 CREATE INDEX sessions_expiry ON identity.sessions USING btree (absolute_expires_at);
 
 CREATE INDEX sessions_org ON identity.sessions USING btree (org_id, user_id);
 
 CREATE INDEX sessions_user ON identity.sessions USING btree (user_id, created_at);
+
+CREATE UNIQUE INDEX sign_in_providers_name ON identity.sign_in_providers USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
+
+CREATE INDEX sign_ins_expiry ON identity.sign_ins USING btree (expires_at);
 
 CREATE INDEX team_members_user ON identity.team_members USING btree (org_id, user_id, team_id);
 
@@ -1757,13 +2388,25 @@ CREATE UNIQUE INDEX users_username ON identity.users USING btree (lower(username
 
 CREATE INDEX idempotency_age ON ops.idempotency USING btree (created_at);
 
+CREATE UNIQUE INDEX key_rotations_running ON ops.key_rotations USING btree ((true)) WHERE (state = 'running'::text);
+
 CREATE INDEX outbox_due ON ops.outbox USING btree (due_at) WHERE (state <> 'dead'::text);
+
+CREATE INDEX model_aliases_model ON providers.model_aliases USING btree (model_id);
 
 CREATE UNIQUE INDEX models_name ON providers.models USING btree (provider_id, name, version) WHERE (deleted_at IS NULL);
 
+CREATE INDEX models_replaced_by ON providers.models USING btree (replaced_by) WHERE (replaced_by IS NOT NULL);
+
+CREATE INDEX price_versions_valid ON providers.price_versions USING btree (model_id, valid_from DESC);
+
 CREATE UNIQUE INDEX provider_keys_default ON providers.provider_keys USING btree (user_id, provider_id) WHERE (is_default AND is_active);
 
+CREATE INDEX provider_keys_due ON providers.provider_keys USING btree (rotate_at) WHERE (is_active AND (rotate_at IS NOT NULL) AND (reminded_at IS NULL));
+
 CREATE UNIQUE INDEX provider_keys_name ON providers.provider_keys USING btree (user_id, provider_id, name) WHERE is_active;
+
+CREATE INDEX provider_keys_sealed ON providers.provider_keys USING btree ((((sealed ->> 'kek_version'::text))::integer), id) WHERE (sealed ? 'kek_version'::text);
 
 CREATE UNIQUE INDEX providers_name ON providers.providers USING btree (org_id, name) NULLS NOT DISTINCT WHERE (deleted_at IS NULL);
 
@@ -1778,6 +2421,16 @@ CREATE INDEX batches_default_batch_id_idx1 ON telemetry.batches_default USING bt
 CREATE INDEX batches_open ON ONLY telemetry.batches USING btree (group_id) WHERE ((state = 'waiting'::text) AND (group_id IS NOT NULL));
 
 CREATE INDEX batches_default_group_id_idx ON telemetry.batches_default USING btree (group_id) WHERE ((state = 'waiting'::text) AND (group_id IS NOT NULL));
+
+CREATE INDEX batches_tail ON ONLY telemetry.batches USING btree (org_id, xid, batch_id);
+
+CREATE INDEX batches_default_org_id_xid_batch_id_idx ON telemetry.batches_default USING btree (org_id, xid, batch_id);
+
+CREATE INDEX dead_letters_newest ON telemetry.dead_letters USING btree (org_id, id DESC);
+
+CREATE INDEX receipts_age ON telemetry.receipts USING brin (created_at);
+
+CREATE UNIQUE INDEX user_summaries_key ON telemetry.user_summaries USING btree (org_id, user_id);
 
 ALTER INDEX audit.events_index ATTACH PARTITION audit.events_default_log_index_idx;
 
@@ -1804,6 +2457,8 @@ ALTER INDEX telemetry.batches_waiting ATTACH PARTITION telemetry.batches_default
 ALTER INDEX telemetry.batches_new ATTACH PARTITION telemetry.batches_default_batch_id_idx1;
 
 ALTER INDEX telemetry.batches_open ATTACH PARTITION telemetry.batches_default_group_id_idx;
+
+ALTER INDEX telemetry.batches_tail ATTACH PARTITION telemetry.batches_default_org_id_xid_batch_id_idx;
 
 ALTER INDEX telemetry.batches_pkey ATTACH PARTITION telemetry.batches_default_pkey;
 
@@ -1847,9 +2502,23 @@ CREATE TRIGGER touch BEFORE UPDATE ON campaigns.campaigns FOR EACH ROW EXECUTE F
 
 CREATE TRIGGER touch BEFORE UPDATE ON identity.organisations FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
+CREATE TRIGGER touch BEFORE UPDATE ON identity.roles FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON identity.sign_in_providers FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
 CREATE TRIGGER touch BEFORE UPDATE ON identity.teams FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON identity.users FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON ops.secrets FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed');
+
+CREATE TRIGGER touch BEFORE UPDATE ON ops.key_rotations FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER fit BEFORE INSERT ON providers.price_versions FOR EACH ROW EXECUTE FUNCTION providers.fit_price();
+
+CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON providers.provider_keys FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed');
+
+CREATE TRIGGER keep BEFORE UPDATE ON providers.price_versions FOR EACH ROW EXECUTE FUNCTION providers.keep_price();
 
 CREATE TRIGGER touch BEFORE UPDATE ON providers.models FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
@@ -1901,11 +2570,29 @@ ALTER TABLE ONLY identity.api_keys
 ALTER TABLE ONLY identity.devices
     ADD CONSTRAINT devices_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY identity.grants
+    ADD CONSTRAINT grants_granted_by_fkey FOREIGN KEY (granted_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.grants
+    ADD CONSTRAINT grants_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.grants
+    ADD CONSTRAINT grants_org_id_role_id_fkey FOREIGN KEY (org_id, role_id) REFERENCES identity.roles(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.grants
+    ADD CONSTRAINT grants_org_id_team_id_fkey FOREIGN KEY (org_id, team_id) REFERENCES identity.teams(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.grants
+    ADD CONSTRAINT grants_org_id_user_id_fkey FOREIGN KEY (org_id, user_id) REFERENCES identity.memberships(org_id, user_id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY identity.invitations
     ADD CONSTRAINT invitations_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY identity.invitations
     ADD CONSTRAINT invitations_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.linked_identities
+    ADD CONSTRAINT linked_identities_org_id_user_id_fkey FOREIGN KEY (org_id, user_id) REFERENCES identity.memberships(org_id, user_id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY identity.memberships
     ADD CONSTRAINT memberships_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
@@ -1937,11 +2624,23 @@ ALTER TABLE ONLY identity.refresh_tokens
 ALTER TABLE ONLY identity.registrations
     ADD CONSTRAINT registrations_invitation_id_fkey FOREIGN KEY (invitation_id) REFERENCES identity.invitations(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY identity.roles
+    ADD CONSTRAINT roles_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.roles
+    ADD CONSTRAINT roles_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY identity.sessions
     ADD CONSTRAINT sessions_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY identity.sessions
     ADD CONSTRAINT sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.sign_in_providers
+    ADD CONSTRAINT sign_in_providers_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.sign_in_providers
+    ADD CONSTRAINT sign_in_providers_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY identity.team_members
     ADD CONSTRAINT team_members_added_by_fkey FOREIGN KEY (added_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
@@ -1970,8 +2669,17 @@ ALTER TABLE ONLY providers.allowed_targets
 ALTER TABLE ONLY providers.circuits
     ADD CONSTRAINT circuits_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY providers.model_aliases
+    ADD CONSTRAINT model_aliases_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.model_aliases
+    ADD CONSTRAINT model_aliases_provider_id_fkey FOREIGN KEY (provider_id) REFERENCES providers.providers(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY providers.models
     ADD CONSTRAINT models_provider_id_fkey FOREIGN KEY (provider_id) REFERENCES providers.providers(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.models
+    ADD CONSTRAINT models_replaced_by_fkey FOREIGN KEY (replaced_by) REFERENCES providers.models(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
@@ -2059,6 +2767,12 @@ ALTER TABLE campaigns.scorings ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.shards ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY summary ON campaigns.campaigns FOR SELECT TO chimera_summary USING (true);
+
+CREATE POLICY summary ON campaigns.runs FOR SELECT TO chimera_summary USING (true);
+
+CREATE POLICY summary ON campaigns.tallies FOR SELECT TO chimera_summary USING (true);
+
 ALTER TABLE campaigns.tallies ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON campaigns.analysed TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
@@ -2111,13 +2825,21 @@ ALTER TABLE identity.devices ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY found ON identity.organisations FOR INSERT TO chimera_app WITH CHECK ((id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+ALTER TABLE identity.grants ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE identity.invitations ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.linked_identities ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY lookup ON identity.api_keys FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY lookup ON identity.devices FOR SELECT TO chimera_lookup USING (true);
 
+CREATE POLICY lookup ON identity.grants FOR SELECT TO chimera_lookup USING (true);
+
 CREATE POLICY lookup ON identity.invitations FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY lookup ON identity.linked_identities FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY lookup ON identity.memberships FOR SELECT TO chimera_lookup USING (true);
 
@@ -2135,7 +2857,11 @@ CREATE POLICY lookup ON identity.refresh_tokens FOR SELECT TO chimera_lookup USI
 
 CREATE POLICY lookup ON identity.registrations FOR SELECT TO chimera_lookup USING (true);
 
+CREATE POLICY lookup ON identity.roles FOR SELECT TO chimera_lookup USING (true);
+
 CREATE POLICY lookup ON identity.sessions FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY lookup ON identity.sign_in_providers FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY lookup ON identity.team_members FOR SELECT TO chimera_lookup USING (true);
 
@@ -2215,7 +2941,17 @@ ALTER TABLE identity.refresh_tokens ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.registrations ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE identity.roles ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE identity.sessions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.sign_in_providers ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY summary ON identity.api_keys FOR SELECT TO chimera_summary USING (true);
+
+CREATE POLICY summary ON identity.memberships FOR SELECT TO chimera_summary USING (true);
+
+CREATE POLICY summary ON identity.sessions FOR SELECT TO chimera_summary USING (true);
 
 ALTER TABLE identity.team_members ENABLE ROW LEVEL SECURITY;
 
@@ -2223,7 +2959,11 @@ ALTER TABLE identity.teams ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON identity.api_keys TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON identity.grants TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON identity.invitations TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON identity.linked_identities TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON identity.memberships TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -2237,7 +2977,11 @@ CREATE POLICY tenant ON identity.refresh_tokens TO chimera_app USING ((org_id = 
 
 CREATE POLICY tenant ON identity.registrations TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON identity.roles TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON identity.sessions TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON identity.sign_in_providers TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON identity.team_members TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -2279,7 +3023,13 @@ ALTER TABLE providers.ledger ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.ledger_default ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY lookup ON providers.provider_keys FOR SELECT TO chimera_lookup USING (true);
+
+ALTER TABLE providers.model_aliases ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE providers.models ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY operator ON providers.model_aliases TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
 CREATE POLICY operator ON providers.models TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
@@ -2293,6 +3043,8 @@ ALTER TABLE providers.provider_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.providers ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY readable ON providers.model_aliases FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
+
 CREATE POLICY readable ON providers.models FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
 
 CREATE POLICY readable ON providers.price_versions FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
@@ -2304,6 +3056,8 @@ CREATE POLICY tenant ON providers.allowed_targets TO chimera_app, chimera_worker
 CREATE POLICY tenant ON providers.circuits TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.ledger TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.model_aliases TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.models TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -2317,19 +3071,45 @@ ALTER TABLE telemetry.batches ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE telemetry.batches_default ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE telemetry.dead_letters ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY machinery ON telemetry.batches TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON telemetry.dead_letters TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON telemetry.receipts TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON telemetry.reconciliations TO chimera_worker USING (true) WITH CHECK (true);
 
 CREATE POLICY machinery ON telemetry.totals TO chimera_worker USING (true) WITH CHECK (true);
 
+CREATE POLICY machinery ON telemetry.verified TO chimera_worker USING (true) WITH CHECK (true);
+
+ALTER TABLE telemetry.receipts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE telemetry.reconciliations ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY tenant ON telemetry.batches TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON telemetry.dead_letters TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON telemetry.receipts TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON telemetry.reconciliations TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON telemetry.totals TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON telemetry.verified TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE telemetry.totals ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY upkeep_deletes ON telemetry.batches FOR DELETE TO chimera_owner USING ((state <> 'waiting'::text));
 
 CREATE POLICY upkeep_sees ON telemetry.batches FOR SELECT TO chimera_owner USING (true);
+
+ALTER TABLE telemetry.verified ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY summary ON templates.templates FOR SELECT TO chimera_summary USING (true);
 
 ALTER TABLE templates.templates ENABLE ROW LEVEL SECURITY;
 
@@ -2348,11 +3128,13 @@ GRANT USAGE ON SCHEMA audit TO chimera_auditor;
 
 GRANT USAGE ON SCHEMA campaigns TO chimera_app;
 GRANT USAGE ON SCHEMA campaigns TO chimera_worker;
+GRANT USAGE ON SCHEMA campaigns TO chimera_summary;
 
 GRANT USAGE ON SCHEMA identity TO chimera_app;
 GRANT USAGE ON SCHEMA identity TO chimera_worker;
 GRANT USAGE ON SCHEMA identity TO chimera_lookup;
 GRANT USAGE ON SCHEMA identity TO chimera_auditor;
+GRANT USAGE ON SCHEMA identity TO chimera_summary;
 
 GRANT USAGE ON SCHEMA ops TO chimera_app;
 GRANT USAGE ON SCHEMA ops TO chimera_worker;
@@ -2362,12 +3144,15 @@ GRANT USAGE ON SCHEMA ops TO chimera_lookup;
 
 GRANT USAGE ON SCHEMA providers TO chimera_app;
 GRANT USAGE ON SCHEMA providers TO chimera_worker;
+GRANT USAGE ON SCHEMA providers TO chimera_lookup;
 
 GRANT USAGE ON SCHEMA telemetry TO chimera_app;
 GRANT USAGE ON SCHEMA telemetry TO chimera_worker;
+GRANT USAGE ON SCHEMA telemetry TO chimera_summary;
 
 GRANT USAGE ON SCHEMA templates TO chimera_app;
 GRANT USAGE ON SCHEMA templates TO chimera_worker;
+GRANT USAGE ON SCHEMA templates TO chimera_summary;
 
 REVOKE ALL ON FUNCTION identity.find_account(login text, device_hash bytea, org uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_account(login text, device_hash bytea, org uuid) TO chimera_app;
@@ -2375,8 +3160,17 @@ GRANT ALL ON FUNCTION identity.find_account(login text, device_hash bytea, org u
 REVOKE ALL ON FUNCTION identity.find_api_key(public_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_api_key(public_id text) TO chimera_app;
 
+REVOKE ALL ON FUNCTION identity.find_grants(org_id uuid, user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_grants(org_id uuid, user_id uuid) TO chimera_app;
+
 REVOKE ALL ON FUNCTION identity.find_invitation(code_hash bytea) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_invitation(code_hash bytea) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_key(public_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_key(public_id text) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_linked_identity(provider_org_id uuid, issuer text, subject text) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_linked_identity(provider_org_id uuid, issuer text, subject text) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.find_login(login text) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_login(login text) TO chimera_app;
@@ -2395,6 +3189,15 @@ GRANT ALL ON FUNCTION identity.find_registration(token_hash bytea) TO chimera_ap
 
 REVOKE ALL ON FUNCTION identity.find_session(session_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_session(session_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_sign_in_provider(provider_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_sign_in_provider(provider_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_thing(kind text, thing_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_thing(kind text, thing_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.list_sign_in_providers(org_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.list_sign_in_providers(org_id uuid) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.organisation_rules(org_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.organisation_rules(org_id uuid) TO chimera_app;
@@ -2424,8 +3227,66 @@ GRANT ALL ON FUNCTION identity.sole_admin_of() TO chimera_app;
 REVOKE ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) TO chimera_worker;
 
+REVOKE ALL ON FUNCTION providers.count_sealed_keys() FROM PUBLIC;
+GRANT ALL ON FUNCTION providers.count_sealed_keys() TO chimera_app;
+GRANT ALL ON FUNCTION providers.count_sealed_keys() TO chimera_worker;
+
+REVOKE ALL ON FUNCTION providers.find_keys_due(size integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION providers.find_keys_due(size integer) TO chimera_worker;
+
+REVOKE ALL ON FUNCTION providers.find_sealed_keys(newest integer, after_id uuid, size integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION providers.find_sealed_keys(newest integer, after_id uuid, size integer) TO chimera_worker;
+
+REVOKE ALL ON FUNCTION providers.owner_of_key(key_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION providers.owner_of_key(key_id uuid) TO chimera_worker;
+
+REVOKE ALL ON FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) TO chimera_app;
+GRANT ALL ON FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) TO chimera_worker;
+
 REVOKE ALL ON FUNCTION telemetry.drop_partitions() FROM PUBLIC;
 GRANT ALL ON FUNCTION telemetry.drop_partitions() TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.campaigns TO chimera_app;
+GRANT SELECT ON TABLE campaigns.campaigns TO chimera_worker;
+GRANT SELECT ON TABLE campaigns.campaigns TO chimera_summary;
+
+GRANT UPDATE(state) ON TABLE campaigns.campaigns TO chimera_worker;
+
+GRANT UPDATE(success_rate) ON TABLE campaigns.campaigns TO chimera_worker;
+
+GRANT UPDATE(updated_at) ON TABLE campaigns.campaigns TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.runs TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE campaigns.runs TO chimera_worker;
+GRANT SELECT ON TABLE campaigns.runs TO chimera_summary;
+
+GRANT SELECT ON TABLE campaigns.tallies TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.tallies TO chimera_worker;
+GRANT SELECT ON TABLE campaigns.tallies TO chimera_summary;
+
+GRANT SELECT ON TABLE identity.api_keys TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.api_keys TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE identity.api_keys TO chimera_worker;
+GRANT SELECT ON TABLE identity.api_keys TO chimera_summary;
+
+GRANT SELECT ON TABLE identity.memberships TO chimera_lookup;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.memberships TO chimera_app;
+GRANT SELECT ON TABLE identity.memberships TO chimera_summary;
+
+GRANT SELECT ON TABLE identity.sessions TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.sessions TO chimera_app;
+GRANT SELECT,DELETE,UPDATE ON TABLE identity.sessions TO chimera_worker;
+GRANT SELECT ON TABLE identity.sessions TO chimera_summary;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE templates.templates TO chimera_app;
+GRANT SELECT ON TABLE templates.templates TO chimera_summary;
+
+REVOKE ALL ON FUNCTION telemetry.list_user_summaries(asked_user uuid, after_user uuid, size integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION telemetry.list_user_summaries(asked_user uuid, after_user uuid, size integer) TO chimera_app;
+
+REVOKE ALL ON FUNCTION telemetry.refresh_user_summaries() FROM PUBLIC;
+GRANT ALL ON FUNCTION telemetry.refresh_user_summaries() TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE audit.checkpoints TO chimera_sealer;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_app;
@@ -2465,15 +3326,6 @@ GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.analysed TO chimera_worker;
 GRANT SELECT ON TABLE campaigns.attempts TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.attempts TO chimera_worker;
 
-GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.campaigns TO chimera_app;
-GRANT SELECT ON TABLE campaigns.campaigns TO chimera_worker;
-
-GRANT UPDATE(state) ON TABLE campaigns.campaigns TO chimera_worker;
-
-GRANT UPDATE(success_rate) ON TABLE campaigns.campaigns TO chimera_worker;
-
-GRANT UPDATE(updated_at) ON TABLE campaigns.campaigns TO chimera_worker;
-
 GRANT SELECT ON TABLE campaigns.executions TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.executions TO chimera_worker;
 
@@ -2491,17 +3343,11 @@ GRANT SELECT,UPDATE ON TABLE campaigns.run_money TO chimera_worker;
 GRANT SELECT,INSERT ON TABLE campaigns.run_plans TO chimera_app;
 GRANT SELECT ON TABLE campaigns.run_plans TO chimera_worker;
 
-GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.runs TO chimera_app;
-GRANT SELECT,UPDATE ON TABLE campaigns.runs TO chimera_worker;
-
 GRANT SELECT,INSERT ON TABLE campaigns.scorings TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.scorings TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.shards TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.shards TO chimera_worker;
-
-GRANT SELECT ON TABLE campaigns.tallies TO chimera_app;
-GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.tallies TO chimera_worker;
 
 GRANT SELECT ON TABLE campaigns.verdicts TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.verdicts TO chimera_worker;
@@ -2509,20 +3355,19 @@ GRANT SELECT,INSERT ON TABLE campaigns.verdicts TO chimera_worker;
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.windows TO chimera_worker;
 GRANT SELECT ON TABLE campaigns.windows TO chimera_app;
 
-GRANT SELECT ON TABLE identity.api_keys TO chimera_lookup;
-GRANT SELECT,INSERT,UPDATE ON TABLE identity.api_keys TO chimera_app;
-GRANT SELECT,UPDATE ON TABLE identity.api_keys TO chimera_worker;
-
 GRANT SELECT ON TABLE identity.devices TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.devices TO chimera_app;
 GRANT SELECT,DELETE ON TABLE identity.devices TO chimera_worker;
+
+GRANT SELECT ON TABLE identity.grants TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.grants TO chimera_app;
 
 GRANT SELECT ON TABLE identity.invitations TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.invitations TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.invitations TO chimera_worker;
 
-GRANT SELECT ON TABLE identity.memberships TO chimera_lookup;
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.memberships TO chimera_app;
+GRANT SELECT ON TABLE identity.linked_identities TO chimera_lookup;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.linked_identities TO chimera_app;
 
 GRANT SELECT ON TABLE identity.one_time_tokens TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.one_time_tokens TO chimera_app;
@@ -2568,9 +3413,17 @@ GRANT SELECT ON TABLE identity.registrations TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.registrations TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.registrations TO chimera_worker;
 
-GRANT SELECT ON TABLE identity.sessions TO chimera_lookup;
-GRANT SELECT,INSERT,UPDATE ON TABLE identity.sessions TO chimera_app;
-GRANT SELECT,DELETE,UPDATE ON TABLE identity.sessions TO chimera_worker;
+GRANT SELECT ON TABLE identity.roles TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.roles TO chimera_app;
+
+GRANT SELECT ON TABLE identity.sign_in_providers TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.sign_in_providers TO chimera_app;
+
+GRANT SELECT,INSERT,DELETE ON TABLE identity.sign_ins TO chimera_app;
+GRANT SELECT,DELETE ON TABLE identity.sign_ins TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.signing_keys TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.signing_keys TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.team_members TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.team_members TO chimera_app;
@@ -2628,11 +3481,22 @@ GRANT UPDATE(erase_at) ON TABLE identity.users TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.idempotency TO chimera_app;
 GRANT SELECT,DELETE ON TABLE ops.idempotency TO chimera_worker;
 
+GRANT SELECT,INSERT ON TABLE ops.key_rotations TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE ops.key_rotations TO chimera_worker;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.kill_switches TO chimera_app;
 GRANT SELECT ON TABLE ops.kill_switches TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.leases TO chimera_worker;
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.leases TO chimera_sealer;
+
+GRANT SELECT,INSERT ON TABLE ops.master_keys TO chimera_app;
+GRANT SELECT,INSERT ON TABLE ops.master_keys TO chimera_worker;
+GRANT SELECT,INSERT ON TABLE ops.master_keys TO chimera_sealer;
+
+GRANT UPDATE(state) ON TABLE ops.master_keys TO chimera_app;
+
+GRANT UPDATE(retired_at) ON TABLE ops.master_keys TO chimera_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.outbox TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE ops.outbox TO chimera_worker;
@@ -2640,8 +3504,10 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE ops.outbox TO chimera_worker;
 GRANT SELECT ON TABLE ops.partitioned TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE ops.secrets TO chimera_app;
-GRANT SELECT,INSERT ON TABLE ops.secrets TO chimera_worker;
+GRANT SELECT,INSERT,DELETE ON TABLE ops.secrets TO chimera_worker;
 GRANT SELECT,INSERT ON TABLE ops.secrets TO chimera_sealer;
+
+GRANT UPDATE(sealed) ON TABLE ops.secrets TO chimera_worker;
 
 GRANT SELECT,INSERT,DELETE ON TABLE providers.allowed_targets TO chimera_app;
 GRANT SELECT ON TABLE providers.allowed_targets TO chimera_worker;
@@ -2652,14 +3518,22 @@ GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuits TO chimera_worker;
 GRANT SELECT ON TABLE providers.ledger TO chimera_app;
 GRANT SELECT,INSERT ON TABLE providers.ledger TO chimera_worker;
 
+GRANT SELECT,INSERT,DELETE ON TABLE providers.model_aliases TO chimera_app;
+GRANT SELECT ON TABLE providers.model_aliases TO chimera_worker;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE providers.models TO chimera_app;
 GRANT SELECT ON TABLE providers.models TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE providers.price_versions TO chimera_app;
 GRANT SELECT ON TABLE providers.price_versions TO chimera_worker;
 
+GRANT UPDATE(valid_until) ON TABLE providers.price_versions TO chimera_app;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.provider_keys TO chimera_app;
 GRANT SELECT ON TABLE providers.provider_keys TO chimera_worker;
+GRANT SELECT ON TABLE providers.provider_keys TO chimera_lookup;
+
+GRANT UPDATE(sealed) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT UPDATE(is_active) ON TABLE providers.provider_keys TO chimera_worker;
 
@@ -2667,15 +3541,30 @@ GRANT UPDATE(usage_count) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT UPDATE(last_used_at) ON TABLE providers.provider_keys TO chimera_worker;
 
+GRANT UPDATE(reminded_at) ON TABLE providers.provider_keys TO chimera_worker;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE providers.providers TO chimera_app;
 GRANT SELECT ON TABLE providers.providers TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE telemetry.batches TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.batches TO chimera_worker;
 
+GRANT SELECT,INSERT,DELETE ON TABLE telemetry.dead_letters TO chimera_app;
+GRANT SELECT,INSERT,DELETE ON TABLE telemetry.dead_letters TO chimera_worker;
+
+GRANT SELECT,INSERT ON TABLE telemetry.receipts TO chimera_app;
+GRANT SELECT,DELETE ON TABLE telemetry.receipts TO chimera_worker;
+
+GRANT SELECT ON TABLE telemetry.reconciliations TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE telemetry.reconciliations TO chimera_worker;
+
+GRANT SELECT ON TABLE telemetry.refreshes TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.refreshes TO chimera_summary;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.totals TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.totals TO chimera_worker;
 
-GRANT SELECT,INSERT,UPDATE ON TABLE templates.templates TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.verified TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE telemetry.verified TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE templates.versions TO chimera_app;

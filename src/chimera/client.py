@@ -292,11 +292,13 @@ def _rpcs() -> dict[str, _Rpc]:
     from google.protobuf.message_factory import GetMessageClass
 
     from chimera.v1 import (
+        access_pb2,
         accounts_pb2,
         analytics_pb2,
         audit_pb2,
         campaigns_pb2,
         evaluation_pb2,
+        federation_pb2,
         identity_pb2,
         operations_pb2,
         options_pb2,
@@ -305,15 +307,18 @@ def _rpcs() -> dict[str, _Rpc]:
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
+        vault_pb2,
     )
 
     found = {}
     for module in (
         accounts_pb2,
+        access_pb2,
         analytics_pb2,
         audit_pb2,
         campaigns_pb2,
         evaluation_pb2,
+        federation_pb2,
         identity_pb2,
         operations_pb2,
         organisations_pb2,
@@ -321,6 +326,7 @@ def _rpcs() -> dict[str, _Rpc]:
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
+        vault_pb2,
     ):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:

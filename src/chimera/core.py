@@ -15,8 +15,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from chimera.audit import recording
+from chimera.background import cancelled
+from chimera.clickhouse import ClickHouse
 from chimera.db import Database
-from chimera.keyring import load_keys, open_master_keys
+from chimera.keyring import follow_versions, keep_following, load_keys, open_master_keys
 from chimera.paging import Pages
 from chimera.providers.vault import MasterKeys
 from chimera.settings import Settings
@@ -26,13 +28,16 @@ log = structlog.get_logger("chimera.core")
 
 @dataclass(frozen=True)
 class Core:
-    """Settings, the database as one role, Redis, and keys. Redis may be away at any time."""
+    """Settings, the database as one role, Redis, keys, and ClickHouse to write to and to read from,
+    which are opened when they are used. Redis and ClickHouse may be away at any time."""
 
     settings: Settings
     db: Database
     redis: Redis
     pages: Pages
     master: MasterKeys
+    clickhouse: ClickHouse
+    analytics: ClickHouse
     # One object a process that several services of a context use, by its type.
     shared: dict[type, Any] = field(default_factory=dict)
 
@@ -73,11 +78,21 @@ async def open_core(settings: Settings, role: str) -> AsyncIterator[Core]:
     """Everything open; closed in reverse order."""
     db = open_database(settings, role)
     redis = open_redis(settings)
+    write_url = settings.clickhouse_url.get_secret_value()
+    clickhouse = ClickHouse(write_url)
+    analytics = ClickHouse(settings.clickhouse_read_url.get_secret_value() or write_url)
     await db.open()
     try:
         master = await asyncio.to_thread(open_master_keys, settings)
+        await follow_versions(db, master)
         keys = await load_keys(db, master, "page-token")
-        yield Core(settings, db, redis, Pages(keys[-1]), master)
+        following = asyncio.create_task(keep_following(db, master))
+        try:
+            yield Core(settings, db, redis, Pages(keys[-1]), master, clickhouse, analytics)
+        finally:
+            await cancelled(following)
     finally:
+        await analytics.close()
+        await clickhouse.close()
         await redis.aclose()
         await db.close()

@@ -21,19 +21,26 @@ ROOT = Path(__file__).resolve().parents[2]
 ARROWS: dict[str, set[str]] = {
     "audit": set(),
     "identity": {"audit"},
+    "access": {"audit", "identity"},
+    "federation": {"audit", "identity", "providers"},
     "templates": {"audit"},
     "providers": {"audit"},
-    "telemetry": set(),
+    "telemetry": {"audit"},
     "operations": {"audit"},
     "privacy": {"audit", "campaigns", "identity", "providers", "templates"},
     "campaigns": {"audit", "operations", "providers", "telemetry", "templates"},
 }
 # The ground stands on nothing above it, but for these modules.
 GROUND_ARROWS: dict[str, set[str]] = {
-    "chimera.keyring": {"chimera.providers.local_keys", "chimera.providers.vault"},
+    "chimera.keyring": {
+        "chimera.providers.kms_keys",
+        "chimera.providers.local_keys",
+        "chimera.providers.vault",
+    },
     "chimera.core": {"chimera.audit.recording", "chimera.providers.vault"},
     "chimera.server": {
         *(f"chimera.{context}.service" for context in ARROWS),
+        "chimera.providers.vault_service",
         "chimera.audit.recording",
         "chimera.identity.account_service",
         "chimera.campaigns.analytics.service",

@@ -44,6 +44,11 @@ DEFINERS = {
     "identity.find_session": "chimera_lookup",
     "identity.find_api_key": "chimera_lookup",
     "identity.find_refresh_token": "chimera_lookup",
+    "identity.find_key": "chimera_lookup",
+    "identity.find_grants": "chimera_lookup",
+    "identity.find_sign_in_provider": "chimera_lookup",
+    "identity.list_sign_in_providers": "chimera_lookup",
+    "identity.find_linked_identity": "chimera_lookup",
     "identity.own_teams": "chimera_lookup",
     "identity.set_superuser": "chimera_owner",
     "identity.find_account": "chimera_lookup",
@@ -58,7 +63,14 @@ DEFINERS = {
     "identity.sole_admin_of": "chimera_lookup",
     "identity.organisations_of": "chimera_lookup",
     "ops.make_partitions": "chimera_owner",
+    "providers.count_sealed_keys": "chimera_lookup",
+    "providers.find_keys_due": "chimera_lookup",
+    "providers.find_sealed_keys": "chimera_lookup",
+    "providers.owner_of_key": "chimera_lookup",
     "telemetry.drop_partitions": "chimera_owner",
+    "telemetry.backlog": "chimera_owner",
+    "telemetry.list_user_summaries": "chimera_summary",
+    "telemetry.refresh_user_summaries": "chimera_summary",
 }
 
 

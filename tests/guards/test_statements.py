@@ -28,8 +28,10 @@ ROLES = {
     "chimera.audit.restore": ("chimera_sealer", "chimera_app"),
     "chimera.campaigns.analytics.collecting": ("chimera_worker",),
     "chimera.campaigns.engine": ("chimera_worker",),
+    "chimera.federation.flow": ("chimera_app", "chimera_worker"),
     "chimera.campaigns.evaluation.judging": ("chimera_worker",),
     "chimera.identity.bootstrap": ("chimera_owner",),
+    "chimera.identity.signing_keys": ("chimera_app", "chimera_worker"),
     "chimera.identity.usage": ("chimera_worker",),
     "chimera.identity.letters": ("chimera_worker",),
     "chimera.identity.erasure": ("chimera_app", "chimera_worker"),
@@ -37,7 +39,11 @@ ROLES = {
     "chimera.outbox": ("chimera_app", "chimera_worker"),
     "chimera.providers.keys": ("chimera_app", "chimera_worker"),
     "chimera.providers.personal": ("chimera_app", "chimera_worker"),
+    "chimera.providers.rotation": ("chimera_app", "chimera_worker"),
+    "chimera.providers.sealed_places": ("chimera_worker",),
     "chimera.telemetry.drain": ("chimera_worker",),
+    "chimera.telemetry.reconcile": ("chimera_worker", "chimera_app"),
+    "chimera.telemetry.summaries": ("chimera_worker",),
     "chimera.telemetry.operations": ("chimera_app", "chimera_worker"),
 }
 # Run by more than one role, so every one of them must be allowed.

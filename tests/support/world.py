@@ -14,6 +14,8 @@ from chimera.identity.bootstrap import bootstrap
 from chimera.server import Server
 from chimera.settings import Settings
 from chimera.v1 import (
+    access_pb2,
+    access_pb2_grpc,
     accounts_pb2,
     accounts_pb2_grpc,
     analytics_pb2,
@@ -24,6 +26,8 @@ from chimera.v1 import (
     campaigns_pb2_grpc,
     evaluation_pb2,
     evaluation_pb2_grpc,
+    federation_pb2,
+    federation_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
     operations_pb2,
@@ -38,6 +42,8 @@ from chimera.v1 import (
     telemetry_pb2_grpc,
     templates_pb2,
     templates_pb2_grpc,
+    vault_pb2,
+    vault_pb2_grpc,
 )
 
 __all__ = ["Organisation", "Person", "Refused", "World", "world"]
@@ -45,6 +51,10 @@ __all__ = ["Organisation", "Person", "Refused", "World", "world"]
 PASSWORD = "correct horse battery staple"
 
 SERVICES: dict[str, tuple[Any, Any, str]] = {
+    "access": (access_pb2, access_pb2_grpc.AccessServiceStub, "AccessService"),
+    "sign_in": (federation_pb2, federation_pb2_grpc.SignInServiceStub, "SignInService"),
+    "teams": (access_pb2, access_pb2_grpc.TeamServiceStub, "TeamService"),
+    "signing_keys": (access_pb2, access_pb2_grpc.SigningKeyServiceStub, "SigningKeyService"),
     "identity": (identity_pb2, identity_pb2_grpc.IdentityServiceStub, "IdentityService"),
     "account": (accounts_pb2, accounts_pb2_grpc.AccountServiceStub, "AccountService"),
     "organisations": (
@@ -61,6 +71,7 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "telemetry": (telemetry_pb2, telemetry_pb2_grpc.TelemetryServiceStub, "TelemetryService"),
     "audit": (audit_pb2, audit_pb2_grpc.AuditServiceStub, "AuditService"),
     "operations": (operations_pb2, operations_pb2_grpc.OperationsServiceStub, "OperationsService"),
+    "vault": (vault_pb2, vault_pb2_grpc.VaultServiceStub, "VaultService"),
 }
 
 
@@ -128,6 +139,10 @@ class Stub:
 class Person:
     """Somebody with a channel and maybe a credential (access token or API key)."""
 
+    access: Stub
+    teams: Stub
+    sign_in: Stub
+    signing_keys: Stub
     identity: Stub
     account: Stub
     organisations: Stub
@@ -140,6 +155,7 @@ class Person:
     telemetry: Stub
     audit: Stub
     operations: Stub
+    vault: Stub
 
     def __init__(self, channel: grpc.aio.Channel, name: str = "", credential: str = "") -> None:
         self.channel, self.name, self.credential = channel, name, credential
@@ -150,6 +166,12 @@ class Person:
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self.credential}"),) if self.credential else ()
+
+    async def refresh(self) -> Person:
+        """The same person with new tokens, after something about their access has changed."""
+        answer = await self.identity.RefreshSession(refresh_token=self.tokens.refresh_token)
+        self.tokens, self.credential = answer.tokens, answer.tokens.access_token
+        return self
 
     def holding(self, credential: str) -> Person:
         """The same channel with another credential."""

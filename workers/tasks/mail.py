@@ -12,6 +12,7 @@ from chimera.core import Core
 from chimera.faults import Invalid
 from chimera.identity import letters
 from workers.tasks import task
+from workers.tasks.providers import write_key_due
 
 log = structlog.get_logger("chimera.mail")
 
@@ -20,7 +21,7 @@ log = structlog.get_logger("chimera.mail")
 # is not.
 Writer = Callable[[Core, str | None, dict[str, Any]], Awaitable[mail.Mail | None]]
 
-WRITERS: Mapping[str, Writer] = {**letters.WRITERS}
+WRITERS: Mapping[str, Writer] = {**letters.WRITERS, "provider_key_due": write_key_due}
 
 
 @task

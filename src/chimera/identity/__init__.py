@@ -17,6 +17,7 @@ What must stay true:
 - What a caller may do is never more than its role allows now; an API key's scopes only narrow it.
   A change reaches every process within two seconds. Nobody grants or manages more than they may.
 - An organisation keeps an administrator who can work.
+- Whether somebody may do something is one pure function, `decisions.decide`; see access/README.md.
 - Passwords are kept as Argon2id, everything with 128 random bits and more as SHA-256, authenticator
   secrets sealed by the master key; none of them reaches a log, an error or the audit log.
 

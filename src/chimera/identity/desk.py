@@ -37,7 +37,8 @@ class Desk:
         async with self._opening:
             if self._tokens is None:
                 self._tokens = await Tokens.opened(self.core)
-            return self._tokens
+        await self._tokens.keep_fresh()
+        return self._tokens
 
     async def tokens_of(self, session: NewSession | None) -> SessionTokens | None:
         """What the client gets for a new session."""

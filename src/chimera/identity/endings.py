@@ -33,11 +33,17 @@ class Endings:
     def __contains__(self, some_id: str) -> bool:
         return some_id in self._noted
 
-    def at(self, some_id: str) -> float:
-        """When it was noted (monotonic seconds); 0 when it was not."""
-        return self._noted.get(some_id, 0.0)
+
+class Changes:
+    """How often this process has changed what people may do: what it remembers from before is read
+    anew. `note` after the COMMIT."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def note(self) -> None:
+        self.count += 1
 
 
 ENDED = Endings()
-# Sessions that were changed here, such as by a step-up: their state is read anew.
-CHANGED = Endings()
+CHANGES = Changes()

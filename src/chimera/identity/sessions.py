@@ -16,7 +16,7 @@ from chimera.call import Caller
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Denied, NotFound
 from chimera.identity.calls import as_caller
-from chimera.identity.endings import CHANGED, ENDED
+from chimera.identity.endings import CHANGES, ENDED
 from chimera.identity.tokens import Issued, hash_of, new_refresh_token
 from chimera.ids import new_id
 from chimera.paging import Pages
@@ -268,7 +268,7 @@ async def renew_auth_time(tx: Tx, *, has_second_factor: bool) -> datetime:
     )
     if renewed is None:
         raise NotFound("SESSION_NOT_FOUND", "This session has ended; sign in again.")
-    tx.after_commit.append(lambda: CHANGED.note(session_id))
+    tx.after_commit.append(CHANGES.note)
     return renewed
 
 

@@ -44,10 +44,10 @@ async def test_known_and_unknown_addresses_get_the_same_answer_and_work(
     done: list[str] = []
     execute = Tx._execute
 
-    async def noted(tx: Tx, statement: Statement[Any], params: dict[str, Any]) -> Any:
+    async def noted(tx: Tx, statement: Statement[Any], *more: Any) -> Any:
         if tx.call.method.startswith("/chimera"):
             done.append(statement.text)
-        return await execute(tx, statement, params)
+        return await execute(tx, statement, *more)
 
     monkeypatch.setattr(Tx, "_execute", noted)
     works, answers = [], []

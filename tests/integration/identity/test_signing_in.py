@@ -89,10 +89,10 @@ async def test_every_failure_does_the_same_work(
     done: list[str] = []
     execute, verify = Tx._execute, passwords._verify
 
-    async def noted(tx: Tx, statement: Statement[Any], params: dict[str, Any]) -> Any:
+    async def noted(tx: Tx, statement: Statement[Any], *more: Any) -> Any:
         if statement.where != "chimera.db":  # the readiness probe
             done.append(statement.text)
-        return await execute(tx, statement, params)
+        return await execute(tx, statement, *more)
 
     def hashed(stored: str, password: str) -> bool:
         done.append("argon2 " + stored[: stored.index("p=1")])
