@@ -42,8 +42,11 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.campaigns.evaluation.service import EvaluationService
     from chimera.campaigns.service import CampaignService
     from chimera.federation.service import SignInService
+    from chimera.identity.account_service import AccountService
+    from chimera.identity.organisation_service import OrganisationService
     from chimera.identity.service import IdentityService
     from chimera.operations.service import OperationsService
+    from chimera.privacy.service import PrivacyService
     from chimera.providers.service import ProviderService
     from chimera.providers.vault_service import VaultService
     from chimera.telemetry.service import TelemetryService
@@ -51,6 +54,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.v1 import (
         access_pb2,
         access_pb2_grpc,
+        accounts_pb2,
+        accounts_pb2_grpc,
         analytics_pb2,
         analytics_pb2_grpc,
         audit_pb2,
@@ -65,6 +70,10 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         identity_pb2_grpc,
         operations_pb2,
         operations_pb2_grpc,
+        organisations_pb2,
+        organisations_pb2_grpc,
+        privacy_pb2,
+        privacy_pb2_grpc,
         providers_pb2,
         providers_pb2_grpc,
         telemetry_pb2,
@@ -77,6 +86,13 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
 
     return [
         (identity_pb2, identity_pb2_grpc.add_IdentityServiceServicer_to_server, IdentityService),
+        (accounts_pb2, accounts_pb2_grpc.add_AccountServiceServicer_to_server, AccountService),
+        (
+            organisations_pb2,
+            organisations_pb2_grpc.add_OrganisationServiceServicer_to_server,
+            OrganisationService,
+        ),
+        (privacy_pb2, privacy_pb2_grpc.add_PrivacyServiceServicer_to_server, PrivacyService),
         (access_pb2, access_pb2_grpc.add_AccessServiceServicer_to_server, AccessService),
         (access_pb2, access_pb2_grpc.add_TeamServiceServicer_to_server, TeamService),
         (access_pb2, access_pb2_grpc.add_SigningKeyServiceServicer_to_server, SigningKeyService),

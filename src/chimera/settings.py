@@ -100,6 +100,11 @@ class Settings(BaseSettings):
     argon2_memory_kib: int = Field(19456, ge=19456, le=262144)
     argon2_passes: int = Field(2, ge=2, le=10)
     argon2_queue: int = 128
+    # Who may make an account: anybody, who was invited, or nobody but through administrators.
+    registration: str = Field("invitation", pattern="^(open|invitation|closed)$")
+    step_up_s: int = 900  # how old the proof of who is there may be for sensitive calls
+    erasure_grace_days: int = Field(30, ge=0, le=365)
+    device_days: int = 180  # how long a device stays known without a login
     # Keys that sign access tokens: how old one gets, and how long its successor is published (RPC
     # and /.well-known/jwks.json) before it signs, so that everyone who verifies has it by then.
     signing_key_days: float = Field(30.0, gt=0)

@@ -27,6 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "providers": {"audit"},
     "telemetry": {"audit"},
     "operations": {"audit"},
+    "privacy": {"audit", "campaigns", "identity", "providers", "templates"},
     "campaigns": {"audit", "operations", "providers", "telemetry", "templates"},
 }
 # The ground stands on nothing above it, but for these modules.
@@ -41,9 +42,11 @@ GROUND_ARROWS: dict[str, set[str]] = {
         *(f"chimera.{context}.service" for context in ARROWS),
         "chimera.providers.vault_service",
         "chimera.audit.recording",
+        "chimera.identity.account_service",
         "chimera.campaigns.analytics.service",
         "chimera.campaigns.evaluation.service",
         "chimera.identity.authentication",
+        "chimera.identity.organisation_service",
     },
 }
 # Only these speak gRPC on the server's side; everybody else raises faults and yields messages.
