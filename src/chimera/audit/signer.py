@@ -53,6 +53,16 @@ class _State:
     restores: tuple[str, ...]
 
 
+def check_growth(last: Checkpoint, proposed: Checkpoint, proof: Sequence[bytes]) -> None:
+    """Check that `proposed` continues `last`; raises merkle.ProofError. Everything continues the
+    empty log, by an empty proof."""
+    if last.size == 0 < proposed.size:
+        if proof:
+            raise merkle.ProofError("the proof has superfluous nodes")
+        return
+    merkle.verify_consistency(last.size, last.root, proposed.size, proposed.root, proof)
+
+
 class GuardedSigner:
     """Signs checkpoints of one log. Safe to use from several threads and processes at once: each
     call locks and reads the state file. Calls do file I/O with fsync; keep them off an event loop.
@@ -116,7 +126,7 @@ class GuardedSigner:
             if size == last.size and root != last.root:
                 raise SigningRefused(Refusal.OTHER_ROOT, f"another root was signed for size {size}")
             try:
-                merkle.verify_consistency(last.size, last.root, size, root, consistency_proof)
+                check_growth(last, proposed, consistency_proof)
             except merkle.ProofError as error:
                 raise SigningRefused(
                     Refusal.INCONSISTENT,
