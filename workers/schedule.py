@@ -11,7 +11,7 @@ from typing import Any
 from arq import cron
 from arq.cron import CronJob
 
-from workers.tasks import upkeep
+from workers.tasks import audit, upkeep
 
 
 def cron_jobs() -> list[CronJob]:
@@ -22,6 +22,10 @@ def cron_jobs() -> list[CronJob]:
         cron(upkeep.flush_usage, **seconds),
         # Partitions are made two steps ahead; an hour's look is plenty and costs nothing.
         cron(upkeep.keep_partitions, minute=7, second=30, run_at_startup=True, keep_result=0),
+        # A drop takes several looks: its event has to be sealed in between.
+        cron(audit.keep_months, minute={17, 27, 37}, second=45, timeout=3600, keep_result=0),
+        cron(audit.erase_people, second=20, timeout=600, keep_result=0),
+        cron(audit.expire_proposals, second=40, keep_result=0),
         # A day's answers to request ids.
         cron(upkeep.purge_expired, minute=23, second=15, keep_result=0),
     ]

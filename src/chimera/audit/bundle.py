@@ -11,10 +11,13 @@ What must stay true: a line has one meaning; unknown, missing or doubled members
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO, cast
 
 from chimera.audit import merkle
 from chimera.audit.note import NoteError, decode_base64
@@ -22,6 +25,15 @@ from chimera.audit.note import NoteError, decode_base64
 FORMAT = "chimera-audit-bundle"
 VERSION = 1
 LINE_BYTES_MAX = 16 << 20
+
+
+def open_bundle(path: Path) -> BinaryIO:
+    """A bundle file for reading its lines; one that is compressed with gzip is unpacked."""
+    with path.open("rb") as file:
+        is_packed = file.read(2) == b"\x1f\x8b"
+    if is_packed:
+        return cast(BinaryIO, gzip.GzipFile(path, "rb"))
+    return path.open("rb")
 
 
 class BundleError(ValueError):

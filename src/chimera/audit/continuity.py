@@ -120,7 +120,11 @@ class DroppedPayloads:
         """Note a leaf; it counts if it records a drop of leaves before itself."""
         if (leaf.action, leaf.entity, leaf.outcome) != (DROP_ACTION, DROP_ENTITY, Outcome.SUCCESS):
             return
-        span = _RANGE.fullmatch(leaf.entity_id or "")
+        self.record_range(leaf.entity_id or "", index)
+
+    def record_range(self, text: str, index: int) -> None:
+        """Note the range a leaf's drop names, if it is one of leaves before itself."""
+        span = _RANGE.fullmatch(text)
         if span and int(span[1]) <= int(span[2]) < index:
             if len(self._recorded) >= FAULTS_MAX:
                 raise TooManyFaults

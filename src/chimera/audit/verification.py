@@ -30,6 +30,7 @@ from chimera.audit.note import (
     VerifierKey,
     verify_note,
 )
+from chimera.audit.policy import Policy
 from chimera.audit.report import Finding, Report, Verdict
 
 Progress = Callable[[int, int | None], None]  # leaves done, leaves in all if known
@@ -59,6 +60,7 @@ class Verification:
         self._header: Header | None = None
         self._checkpoints: list[Checkpoint] = []
         self._verified: tuple[Verified, ...] = ()
+        self._policy: Policy | None = None
         self._started = False
         self._milestones: list[Checkpoint] = []  # roots still to be met, next one last
         self._frontier = merkle.EMPTY_TREE
@@ -72,9 +74,13 @@ class Verification:
 
     # --- keys and checkpoints ---------------------------------------------------------------------
 
-    def trust(self, vkeys: Sequence[str], old_checkpoint: str | None) -> None:
+    def trust(
+        self, vkeys: Sequence[str], old_checkpoint: str | None, policy: Policy | None = None
+    ) -> None:
+        self._policy = policy
         try:
-            self._keys = tuple(VerifierKey.parse(vkey) for vkey in vkeys)
+            given = [VerifierKey.parse(vkey) for vkey in vkeys]
+            self._keys = tuple(dict.fromkeys([*given, *(policy.keys if policy else [])]))
         except NoteError as error:
             raise Stop(Verdict.BAD_INPUT, None, f"key: {error}") from error
         if old_checkpoint is not None:
@@ -297,6 +303,9 @@ class Verification:
         if self._mode is Mode.RANGE and self.index < size:
             reason = f"leaves {self.index} to {size - 1} are not in the bundle"
             raise Stop(Verdict.INCOMPLETE, self.index, reason)
+        if self._policy and not self._policy.is_met(v.key for v in self._verified):
+            reason = f"the last checkpoint is not cosigned by {self._policy}"
+            self.findings.append(Finding(Verdict.INCOMPLETE, None, reason))
         for index, reason in [*self._writers.missing(), *self._dropped.unrecorded()]:
             self.findings.append(Finding(Verdict.INCOMPLETE, index, reason))
 

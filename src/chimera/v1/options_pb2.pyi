@@ -24,6 +24,10 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_TELEMETRY_READ: _ClassVar[Permission]
     PERMISSION_AUDIT_READ: _ClassVar[Permission]
     PERMISSION_AUDIT_EXPORT: _ClassVar[Permission]
+    PERMISSION_CONFIGURATION_CHANGE: _ClassVar[Permission]
+    PERMISSION_CONFIGURATION_APPROVE: _ClassVar[Permission]
+    PERMISSION_FINDING_MANAGE: _ClassVar[Permission]
+    PERMISSION_LEGAL_HOLD: _ClassVar[Permission]
     PERMISSION_KILL_SWITCH: _ClassVar[Permission]
     PERMISSION_OPERATE: _ClassVar[Permission]
 
@@ -49,6 +53,10 @@ PERMISSION_CAMPAIGN_RUN: Permission
 PERMISSION_TELEMETRY_READ: Permission
 PERMISSION_AUDIT_READ: Permission
 PERMISSION_AUDIT_EXPORT: Permission
+PERMISSION_CONFIGURATION_CHANGE: Permission
+PERMISSION_CONFIGURATION_APPROVE: Permission
+PERMISSION_FINDING_MANAGE: Permission
+PERMISSION_LEGAL_HOLD: Permission
 PERMISSION_KILL_SWITCH: Permission
 PERMISSION_OPERATE: Permission
 RATE_CLASS_UNSPECIFIED: RateClass
