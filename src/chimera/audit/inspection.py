@@ -28,7 +28,7 @@ from chimera.audit.note import Checkpoint, Note, NoteError
 from chimera.audit.policy import Policy
 from chimera.audit.report import Finding, Report, Verdict
 from chimera.audit.signing_home import load_signer
-from chimera.audit.verification import CHECKPOINTS_MAX, Progress
+from chimera.audit.verification import CHECKPOINTS_MAX, Progress, Stop
 from chimera.audit.verify import verify_lines
 from chimera.audit.witness import Witness
 from chimera.settings import Settings
@@ -58,8 +58,23 @@ READ_NODES = """
 READ_END = "SELECT COALESCE(max(log_index) + 1, 0) AS leaf_end FROM audit.leaves"
 READ_HEAD = "SELECT size, last_hash FROM audit.log_head"
 COUNT_STRAYS = """
-    SELECT count(*) FROM audit.events e
+    SELECT count(*), min(log_index) AS first FROM audit.events e
      WHERE NOT EXISTS (SELECT FROM audit.leaves l WHERE l.event_id = e.id)
+"""
+# Triggers that were switched off, or dropped: nobody but a superuser or the owner can have done it.
+FIND_UNGUARDED = """
+    WITH guarded AS (
+        SELECT c.oid FROM pg_class c
+         WHERE c.oid IN ('audit.events'::regclass, 'audit.leaves'::regclass, 'audit.nodes'::regclass,
+                         'audit.checkpoints'::regclass, 'audit.cosignatures'::regclass)
+            OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'audit.events'::regclass)
+    )
+    SELECT g.oid::regclass::text AS name, wanted.trigger
+      FROM guarded g CROSS JOIN (VALUES ('no_change'), ('no_truncate')) AS wanted (trigger)
+     WHERE g.oid <> 'audit.events'::regclass AND NOT EXISTS (
+               SELECT FROM pg_trigger t
+                WHERE t.tgrelid = g.oid AND t.tgname = wanted.trigger AND t.tgenabled = 'A')
+     ORDER BY 1, 2
 """
 READ_WRITERS = "SELECT writer_id::text, seq FROM audit.writers"
 READ_PENDING = "SELECT leaf FROM audit.pending"
@@ -139,8 +154,12 @@ class _Inspection:
         yield Header(newest.origin)
         for note in notes:
             yield SignedCheckpoint(note)
+        before = -1
         for low in range(0, newest.size, PAGE_LEAVES):
             for row in self._page(low, min(low + PAGE_LEAVES, newest.size)):
+                if row["log_index"] == before:
+                    raise Stop(Verdict.TAMPERED, before, "two leaves are there for this index")
+                before = row["log_index"]
                 yield line_of(row, hidden=Tombstone)
 
     def finish(self) -> None:
@@ -149,10 +168,14 @@ class _Inspection:
         while self._read < end:
             self._page(self._read, min(self._read + PAGE_LEAVES, end))
         self._check_head(end)
-        strays = self._value(COUNT_STRAYS, "count")
-        if strays:
-            self._tampered(None, f"{strays} rows of audit.events are in no leaf")
+        strays = self.connection.execute(COUNT_STRAYS).fetchone()
+        if strays and strays["count"]:
+            self._tampered(
+                strays["first"], f"{strays['count']} rows of audit.events are in no leaf"
+            )
         self._check_writers()
+        for row in self.connection.execute(FIND_UNGUARDED).fetchmany(_FINDINGS_MAX):
+            self._tampered(None, f"the trigger {row['trigger']} of {row['name']} is switched off")
 
     def _page(self, low: int, high: int) -> list[dict[str, Any]]:
         rows = self.connection.execute(READ_LEAVES, {"low": low, "high": high}).fetchall()

@@ -179,9 +179,10 @@ class Verification:
         head = self._checkpoints[-1]
         if old.size > head.size:
             reason = f"the log had {old.size} leaves; the bundle's checkpoint covers {head.size}"
+            self.findings.append(Finding(Verdict.INCOMPLETE, head.size, reason))
         else:
             reason = f"the bundle does not show that the log grew from {old.size} leaves"
-        self.findings.append(Finding(Verdict.INCOMPLETE, None, reason))
+            self.findings.append(Finding(Verdict.INCOMPLETE, None, reason))
 
     # --- leaves -----------------------------------------------------------------------------------
 

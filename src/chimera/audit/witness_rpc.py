@@ -27,6 +27,8 @@ log = structlog.get_logger("chimera.witness")
 ASK_TIMEOUT_S = 1.0
 _MESSAGE_BYTES_MAX = 64 * 1024
 _SIZE = "x-witness-size"  # of the last checkpoint it cosigned
+# The sealer waits between its questions by itself.
+_RECONNECT = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
 _CODES = {
     Reason.UNKNOWN_LOG: grpc.StatusCode.NOT_FOUND,
     Reason.NOT_SIGNED: grpc.StatusCode.PERMISSION_DENIED,
@@ -108,9 +110,9 @@ class RemoteWitness:
         parts = urlsplit(url)
         address = parts.netloc
         self.channel = (
-            grpc.aio.secure_channel(address, grpc.ssl_channel_credentials())
+            grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), _RECONNECT)
             if parts.scheme == "grpcs"
-            else grpc.aio.insecure_channel(address)
+            else grpc.aio.insecure_channel(address, _RECONNECT)
         )
         stub: Any = witness_pb2_grpc.WitnessServiceStub  # generated without types
         self.stub = stub(self.channel)
