@@ -11,8 +11,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from chimera.audit.leaf import DROP_ACTION, DROP_ENTITY, Leaf, Outcome
-
 FAULTS_MAX = 100_000  # numbers or ranges remembered before the rest is only called "too many"
 HIDDEN_MAX = 1_000  # ranges of hidden numbers remembered per writer before the oldest are merged
 _RANGE = re.compile(r"(0|[1-9][0-9]{0,18})-(0|[1-9][0-9]{0,18})")
@@ -115,12 +113,6 @@ class DroppedPayloads:
         if len(self._runs) >= FAULTS_MAX:
             raise TooManyFaults
         self._runs.append((index, index + 1))
-
-    def record(self, leaf: Leaf, index: int) -> None:
-        """Note a leaf; it counts if it records a drop of leaves before itself."""
-        if (leaf.action, leaf.entity, leaf.outcome) != (DROP_ACTION, DROP_ENTITY, Outcome.SUCCESS):
-            return
-        self.record_range(leaf.entity_id or "", index)
 
     def record_range(self, text: str, index: int) -> None:
         """Note the range a leaf's drop names, if it is one of leaves before itself."""

@@ -15,11 +15,12 @@ from chimera.audit.bundle import (
     Header,
     Line,
     Mode,
+    Opening,
     SignedCheckpoint,
     Tombstone,
 )
 from chimera.audit.continuity import DroppedPayloads, WriterNumbers
-from chimera.audit.leaf import GENESIS, Leaf, LeafError, chain_leaf, decode_leaf, open_commitment
+from chimera.audit.leaf import GENESIS, LeafError, chain_leaf, commit
 from chimera.audit.note import (
     Checkpoint,
     KeyKind,
@@ -32,6 +33,7 @@ from chimera.audit.note import (
 )
 from chimera.audit.policy import Policy
 from chimera.audit.report import Finding, Report, Verdict
+from chimera.audit.scanning import Scan, scan_leaf
 
 Progress = Callable[[int, int | None], None]  # leaves done, leaves in all if known
 
@@ -233,9 +235,9 @@ class Verification:
 
     def _take_leaf(self, entry: Entry) -> None:
         try:
-            leaf = decode_leaf(entry.leaf)
+            leaf = scan_leaf(entry.leaf)
             for opening in entry.openings:
-                open_commitment(leaf, opening.name, opening.salt, opening.value)
+                _check_opening(leaf, opening)
         except LeafError as error:
             raise Stop(Verdict.TAMPERED, entry.index, str(error)) from error
         self._opened += len(entry.openings)
@@ -243,8 +245,9 @@ class Verification:
         if self._mode is Mode.RANGE:
             self._take_numbers(leaf, entry.index)
 
-    def _take_numbers(self, leaf: Leaf, index: int) -> None:
-        self._dropped.record(leaf, index)
+    def _take_numbers(self, leaf: Scan, index: int) -> None:
+        if leaf.drop_range is not None:
+            self._dropped.record_range(leaf.drop_range, index)
         unseen = self._dropped.count + self._foreign
         if not self._writers.take(leaf.writer_id, leaf.writer_seq, index, unseen):
             reason = f"writer {leaf.writer_id} used number {leaf.writer_seq} before"
@@ -334,6 +337,15 @@ class Verification:
             ),
             findings=tuple(self.findings),
         )
+
+
+def _check_opening(leaf: Scan, opening: Opening) -> None:
+    """Raises LeafError unless the leaf committed to this value under this name."""
+    digest = leaf.commitments.get(opening.name.encode("ascii", "replace"))
+    if digest is None:
+        raise LeafError(f"the leaf commits to no {opening.name!r}")
+    if commit(opening.name, opening.salt, opening.value) != digest:
+        raise LeafError(f"{opening.name!r} is not the value that was committed")
 
 
 def _split_view(size: int) -> Stop:
