@@ -14,10 +14,14 @@ from chimera.identity.bootstrap import bootstrap
 from chimera.server import Server
 from chimera.settings import Settings
 from chimera.v1 import (
+    analytics_pb2,
+    analytics_pb2_grpc,
     audit_pb2,
     audit_pb2_grpc,
     campaigns_pb2,
     campaigns_pb2_grpc,
+    evaluation_pb2,
+    evaluation_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
     operations_pb2,
@@ -39,6 +43,8 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "templates": (templates_pb2, templates_pb2_grpc.TemplateServiceStub, "TemplateService"),
     "providers": (providers_pb2, providers_pb2_grpc.ProviderServiceStub, "ProviderService"),
     "campaigns": (campaigns_pb2, campaigns_pb2_grpc.CampaignServiceStub, "CampaignService"),
+    "analytics": (analytics_pb2, analytics_pb2_grpc.AnalyticsServiceStub, "AnalyticsService"),
+    "evaluation": (evaluation_pb2, evaluation_pb2_grpc.EvaluationServiceStub, "EvaluationService"),
     "telemetry": (telemetry_pb2, telemetry_pb2_grpc.TelemetryServiceStub, "TelemetryService"),
     "audit": (audit_pb2, audit_pb2_grpc.AuditServiceStub, "AuditService"),
     "operations": (operations_pb2, operations_pb2_grpc.OperationsServiceStub, "OperationsService"),
@@ -113,6 +119,8 @@ class Person:
     templates: Stub
     providers: Stub
     campaigns: Stub
+    evaluation: Stub
+    analytics: Stub
     telemetry: Stub
     audit: Stub
     operations: Stub
