@@ -343,6 +343,15 @@ async def test_operators_answer_for_a_restore_over_the_api(
         await server.stop(at_once=True)
 
 
+async def restore_command(world: World, who: Organisation, *arguments: str) -> str:
+    """`chimera audit restore ...` by an organisation's administrator; what it printed."""
+    command = [sys.executable, "-m", "chimera.cli", "audit", "restore", *arguments,
+               "--server", world.address, "--api-key", who.admin.credential]  # fmt: skip
+    run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
 async def _ceremony(settings: Settings, log: Log, world: World, operators: int) -> None:
     root = await world.organisation("root", operator=True)
     second = await world.organisation("second", operator=True)
@@ -365,8 +374,10 @@ async def _ceremony(settings: Settings, log: Log, world: World, operators: int) 
         acme = await world.organisation("acme")
         await acme.admin.audit.ProposeLogRestore(reason="disk failure")
     assert refused.value.reason == "PERMISSION_MISSING"
-    proposed = (await root.admin.audit.ProposeLogRestore(reason="disk failure")).log_restore
-    assert proposed.state == ("approved" if operators == 1 else "proposed")
+    told = await restore_command(world, root, "propose", "--reason", "disk failure")
+    assert told.split()[1] == ("approved" if operators == 1 else "proposed")
+    [proposed] = (await root.admin.audit.ListLogRestores()).log_restores
+    assert told.split()[0] == proposed.id
     with pytest.raises(Refused) as refused:
         await second.admin.audit.ProposeLogRestore(reason="again")
     assert refused.value.reason == "LOG_RESTORE_OPEN"
@@ -376,13 +387,14 @@ async def _ceremony(settings: Settings, log: Log, world: World, operators: int) 
         with pytest.raises(Refused) as refused:
             await root.admin.audit.ApproveLogRestore(log_restore_id=proposed.id)
         assert refused.value.reason == "LOG_RESTORE_IS_OWN"
-        await second.admin.audit.ApproveLogRestore(log_restore_id=proposed.id)
+        assert "approved" in await restore_command(world, second, "approve", proposed.id)
     refusals = log.sealer.refusals_total
     await log.seal()
     await log.seal()
     assert log.sealer.refusals_total == refusals
     [done] = (await root.admin.audit.ListLogRestores()).log_restores
     assert done.state == "done" and f"from {signed} " in done.statement
+    assert done.statement in await restore_command(world, root, "list")
     assert "reason disk failure" in done.statement
     names = done.statement.partition("approved-by ")[2].partition("\n")[0]
     assert len(names.split(",")) == operators and root.admin.user_id in names
