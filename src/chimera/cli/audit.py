@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,7 +140,10 @@ def verify_file(
         raise Failure(str(error)) from None
     with open_bundle(path) as file, _progress("verifying") as show:
         lines = iter(lambda: file.readline(LINE_BYTES_MAX + 1), b"")
-        return verify_bundle(lines, keys, since, show, wanted)
+        try:
+            return verify_bundle(lines, keys, since, show, wanted)
+        except (EOFError, zlib.error) as error:
+            raise Failure(f"{path} is cut short or damaged: {error}") from None
 
 
 def _verify_database() -> Report:
