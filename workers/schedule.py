@@ -11,7 +11,7 @@ from typing import Any
 from arq import cron
 from arq.cron import CronJob
 
-from workers.tasks import audit, upkeep
+from workers.tasks import audit, telemetry, upkeep
 
 
 def cron_jobs() -> list[CronJob]:
@@ -28,6 +28,16 @@ def cron_jobs() -> list[CronJob]:
         cron(audit.keep_months, minute={17, 27, 37}, second=45, timeout=3600, keep_result=0),
         cron(audit.erase_people, second=20, timeout=600, keep_result=0),
         cron(audit.expire_proposals, second=40, keep_result=0),
+        # What dashboards show of each person; five minutes old at most.
+        cron(
+            telemetry.refresh_user_summaries,
+            minute=set(range(2, 60, 5)),
+            second=45,
+            keep_result=0,
+        ),
+        cron(telemetry.purge_receipts, minute=41, second=10, keep_result=0),
+        # Signing keys last for weeks; an hour more or less does not matter.
+        cron(upkeep.rotate_signing_key, minute=41, second=10, keep_result=0),
         # A day's answers to request ids.
         cron(upkeep.purge_expired, minute=23, second=15, keep_result=0),
     ]

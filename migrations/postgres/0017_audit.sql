@@ -23,14 +23,15 @@ GRANT USAGE ON SCHEMA ops TO chimera_upkeep;
 -- One more built-in role: reads the log of its organisation and nothing else.
 DO $$
 DECLARE
-    known text := (SELECT pg_get_constraintdef(oid) FROM pg_constraint
-                    WHERE conrelid = 'identity.memberships'::regclass AND conname = 'memberships_role_check');
+    its record;
 BEGIN
-    IF known IS NOT NULL AND known NOT LIKE '%auditor%' THEN
-        ALTER TABLE identity.memberships DROP CONSTRAINT memberships_role_check;
-        EXECUTE 'ALTER TABLE identity.memberships ADD CONSTRAINT memberships_role_check '
-            || replace(known, 'ARRAY[', 'ARRAY[''auditor''::text, ');
-    END IF;
+    FOR its IN SELECT conrelid::regclass AS name, conname, pg_get_constraintdef(oid) AS known FROM pg_constraint
+                WHERE contype = 'c' AND connamespace = 'identity'::regnamespace
+                  AND pg_get_constraintdef(oid) LIKE '%ARRAY[''admin''::text, ''user''::text, ''viewer''::text]%'
+    LOOP
+        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %I %s', its.name, its.conname, its.conname,
+                       replace(its.known, 'ARRAY[', 'ARRAY[''auditor''::text, '));
+    END LOOP;
 END $$;
 
 -- --- reading: search, watching, machinery that reads across organisations ------------------------
@@ -498,12 +499,15 @@ DROP INDEX audit.events_severity, audit.events_log, audit.events_action, audit.e
 DROP FUNCTION audit.words(jsonb);
 DO $$
 DECLARE
-    known text := (SELECT pg_get_constraintdef(oid) FROM pg_constraint
-                    WHERE conrelid = 'identity.memberships'::regclass AND conname = 'memberships_role_check');
+    its record;
 BEGIN
-    ALTER TABLE identity.memberships DROP CONSTRAINT memberships_role_check;
-    EXECUTE 'ALTER TABLE identity.memberships ADD CONSTRAINT memberships_role_check '
-        || replace(known, '''auditor''::text, ', '');
+    FOR its IN SELECT conrelid::regclass AS name, conname, pg_get_constraintdef(oid) AS known FROM pg_constraint
+                WHERE contype = 'c' AND connamespace = 'identity'::regnamespace
+                  AND pg_get_constraintdef(oid) LIKE '%ARRAY[''auditor''::text, %'
+    LOOP
+        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %I %s', its.name, its.conname, its.conname,
+                       replace(its.known, '''auditor''::text, ', ''));
+    END LOOP;
 END $$;
 REVOKE USAGE ON SCHEMA ops FROM chimera_upkeep;
 REVOKE USAGE ON SCHEMA audit FROM chimera_upkeep, chimera_lookup;

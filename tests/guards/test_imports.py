@@ -21,9 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 ARROWS: dict[str, set[str]] = {
     "audit": set(),
     "identity": {"audit"},
+    "access": {"audit", "identity"},
+    "federation": {"audit", "identity", "providers"},
     "templates": {"audit"},
     "providers": {"audit"},
-    "telemetry": set(),
+    "telemetry": {"audit"},
     "operations": {"audit"},
     "campaigns": {"audit", "operations", "providers", "telemetry", "templates"},
 }

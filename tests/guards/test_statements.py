@@ -33,12 +33,16 @@ ROLES = {
     "chimera.audit.drops": ("chimera_worker", "chimera_upkeep"),
     "chimera.campaigns.analytics.collecting": ("chimera_worker",),
     "chimera.campaigns.engine": ("chimera_worker",),
+    "chimera.federation.flow": ("chimera_app", "chimera_worker"),
     "chimera.campaigns.evaluation.judging": ("chimera_worker",),
     "chimera.identity.bootstrap": ("chimera_owner",),
+    "chimera.identity.signing_keys": ("chimera_app", "chimera_worker"),
     "chimera.identity.usage": ("chimera_worker",),
     "chimera.outbox": ("chimera_app", "chimera_worker"),
     "chimera.providers.keys": ("chimera_app", "chimera_worker"),
     "chimera.telemetry.drain": ("chimera_worker",),
+    "chimera.telemetry.reconcile": ("chimera_worker", "chimera_app"),
+    "chimera.telemetry.summaries": ("chimera_worker",),
     "chimera.telemetry.operations": ("chimera_app", "chimera_worker"),
 }
 # Run by more than one role, so every one of them must be allowed.
