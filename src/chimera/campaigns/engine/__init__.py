@@ -2,7 +2,8 @@
 
     leasing.py   takes shards over, with a fence, and works out what is left to do in them
     opening.py   what a drive needs before its first cell: plan, keys, lanes
-    drive.py     one run on one worker: prepares, sends, collects, ticks
+    drive.py     one run on one worker: holds leases, waits, ticks
+    flights.py   its cells from ready to their outcome: which go out next, what comes back
     calling.py   one call, from the wire to a scored answer or a typed error
     lanes.py     one target of a drive: how much may be in flight, when to wait, when to give up
     pace.py      requests and tokens a minute per credential, over the whole cluster
