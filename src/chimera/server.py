@@ -40,6 +40,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.campaigns.service import CampaignService
     from chimera.identity.service import IdentityService
     from chimera.operations.service import OperationsService
+    from chimera.providers.health_service import HealthService
+    from chimera.providers.route_service import RouteService
     from chimera.providers.service import ProviderService
     from chimera.telemetry.service import TelemetryService
     from chimera.templates.service import TemplateService
@@ -48,12 +50,16 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         audit_pb2_grpc,
         campaigns_pb2,
         campaigns_pb2_grpc,
+        health_pb2,
+        health_pb2_grpc,
         identity_pb2,
         identity_pb2_grpc,
         operations_pb2,
         operations_pb2_grpc,
         providers_pb2,
         providers_pb2_grpc,
+        routes_pb2,
+        routes_pb2_grpc,
         telemetry_pb2,
         telemetry_pb2_grpc,
         templates_pb2,
@@ -76,6 +82,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
             operations_pb2_grpc.add_OperationsServiceServicer_to_server,
             OperationsService,
         ),
+        (health_pb2, health_pb2_grpc.add_HealthServiceServicer_to_server, HealthService),
+        (routes_pb2, routes_pb2_grpc.add_RouteServiceServicer_to_server, RouteService),
     ]
 
 

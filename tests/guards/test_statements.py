@@ -30,7 +30,10 @@ ROLES = {
     "chimera.identity.bootstrap": ("chimera_owner",),
     "chimera.identity.usage": ("chimera_worker",),
     "chimera.outbox": ("chimera_app", "chimera_worker"),
+    "chimera.providers.circuits": ("chimera_app", "chimera_worker"),
+    "chimera.providers.health": ("chimera_app", "chimera_worker"),
     "chimera.providers.keys": ("chimera_app", "chimera_worker"),
+    "chimera.providers.probes": ("chimera_app", "chimera_worker"),
     "chimera.telemetry.drain": ("chimera_worker",),
     "chimera.telemetry.operations": ("chimera_app", "chimera_worker"),
 }

@@ -18,12 +18,16 @@ from chimera.v1 import (
     audit_pb2_grpc,
     campaigns_pb2,
     campaigns_pb2_grpc,
+    health_pb2,
+    health_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
     operations_pb2,
     operations_pb2_grpc,
     providers_pb2,
     providers_pb2_grpc,
+    routes_pb2,
+    routes_pb2_grpc,
     telemetry_pb2,
     telemetry_pb2_grpc,
     templates_pb2,
@@ -42,6 +46,8 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "telemetry": (telemetry_pb2, telemetry_pb2_grpc.TelemetryServiceStub, "TelemetryService"),
     "audit": (audit_pb2, audit_pb2_grpc.AuditServiceStub, "AuditService"),
     "operations": (operations_pb2, operations_pb2_grpc.OperationsServiceStub, "OperationsService"),
+    "health": (health_pb2, health_pb2_grpc.HealthServiceStub, "HealthService"),
+    "routes": (routes_pb2, routes_pb2_grpc.RouteServiceStub, "RouteService"),
 }
 
 
@@ -116,6 +122,8 @@ class Person:
     telemetry: Stub
     audit: Stub
     operations: Stub
+    health: Stub
+    routes: Stub
 
     def __init__(self, channel: grpc.aio.Channel, name: str = "", credential: str = "") -> None:
         self.channel, self.name, self.credential = channel, name, credential

@@ -11,6 +11,7 @@ from chimera.call import Call
 from chimera.core import Core
 from chimera.db import Nothing, sql
 from chimera.identity.usage import flush_key_usage
+from chimera.providers.health import purge_health
 from chimera.telemetry.drain import upkeep as drop_telemetry_partitions
 
 log = structlog.get_logger("chimera.upkeep")
@@ -60,3 +61,4 @@ async def purge_expired(ctx: dict[str, Any]) -> None:
         await tx.run(PURGE_ANSWERS)
         await tx.run(PURGE_REFRESH_TOKENS)
         await tx.run(PURGE_SESSIONS)
+        await purge_health(tx)

@@ -26,7 +26,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63himera/v1/options.proto\x12\nchimera.v1\x1a google/protobuf/descriptor.proto\"\xc5\x01\n\x06\x41\x63\x63\x65ss\x12,\n\npermission\x18\x01 \x01(\x0e\x32\x16.chimera.v1.PermissionH\x00\x12\x17\n\rauthenticated\x18\x02 \x01(\x08H\x00\x12\x10\n\x06public\x18\x03 \x01(\x08H\x00\x12\r\n\x05\x61udit\x18\x04 \x01(\t\x12#\n\x04rate\x18\x05 \x01(\x0e\x32\x15.chimera.v1.RateClass\x12\x12\n\nidempotent\x18\x06 \x01(\x08\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x07 \x01(\rB\x05\n\x03who*\x81\x04\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x18\n\x14PERMISSION_USER_READ\x10\x01\x12\x1a\n\x16PERMISSION_USER_MANAGE\x10\x02\x12\x1d\n\x19PERMISSION_API_KEY_MANAGE\x10\x03\x12\x1c\n\x18PERMISSION_TEMPLATE_READ\x10\n\x12\x1d\n\x19PERMISSION_TEMPLATE_WRITE\x10\x0b\x12\x1c\n\x18PERMISSION_PROVIDER_READ\x10\x14\x12\x1e\n\x1aPERMISSION_PROVIDER_MANAGE\x10\x15\x12\"\n\x1ePERMISSION_PROVIDER_KEY_MANAGE\x10\x16\x12\x1c\n\x18PERMISSION_CAMPAIGN_READ\x10\x1e\x12\x1d\n\x19PERMISSION_CAMPAIGN_WRITE\x10\x1f\x12\x1b\n\x17PERMISSION_CAMPAIGN_RUN\x10 \x12\x1d\n\x19PERMISSION_TELEMETRY_READ\x10(\x12\x19\n\x15PERMISSION_AUDIT_READ\x10\x32\x12\x1b\n\x17PERMISSION_AUDIT_EXPORT\x10\x33\x12\x1a\n\x16PERMISSION_KILL_SWITCH\x10<\x12\x16\n\x12PERMISSION_OPERATE\x10=*}\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x13\n\x0fRATE_CLASS_AUTH\x10\x01\x12\x13\n\x0fRATE_CLASS_READ\x10\x02\x12\x14\n\x10RATE_CLASS_WRITE\x10\x03\x12\x14\n\x10RATE_CLASS_WATCH\x10\x04:D\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32\x12.chimera.v1.Accessb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63himera/v1/options.proto\x12\nchimera.v1\x1a google/protobuf/descriptor.proto\"\xc5\x01\n\x06\x41\x63\x63\x65ss\x12,\n\npermission\x18\x01 \x01(\x0e\x32\x16.chimera.v1.PermissionH\x00\x12\x17\n\rauthenticated\x18\x02 \x01(\x08H\x00\x12\x10\n\x06public\x18\x03 \x01(\x08H\x00\x12\r\n\x05\x61udit\x18\x04 \x01(\t\x12#\n\x04rate\x18\x05 \x01(\x0e\x32\x15.chimera.v1.RateClass\x12\x12\n\nidempotent\x18\x06 \x01(\x08\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x07 \x01(\rB\x05\n\x03who*\xde\x04\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x18\n\x14PERMISSION_USER_READ\x10\x01\x12\x1a\n\x16PERMISSION_USER_MANAGE\x10\x02\x12\x1d\n\x19PERMISSION_API_KEY_MANAGE\x10\x03\x12\x1c\n\x18PERMISSION_TEMPLATE_READ\x10\n\x12\x1d\n\x19PERMISSION_TEMPLATE_WRITE\x10\x0b\x12\x1c\n\x18PERMISSION_PROVIDER_READ\x10\x14\x12\x1e\n\x1aPERMISSION_PROVIDER_MANAGE\x10\x15\x12\"\n\x1ePERMISSION_PROVIDER_KEY_MANAGE\x10\x16\x12\x1b\n\x17PERMISSION_ROUTE_MANAGE\x10\x1b\x12\x1c\n\x18PERMISSION_CIRCUIT_FORCE\x10\x1c\x12 \n\x1cPERMISSION_RATE_LIMIT_MANAGE\x10\x1d\x12\x1c\n\x18PERMISSION_CAMPAIGN_READ\x10\x1e\x12\x1d\n\x19PERMISSION_CAMPAIGN_WRITE\x10\x1f\x12\x1b\n\x17PERMISSION_CAMPAIGN_RUN\x10 \x12\x1d\n\x19PERMISSION_TELEMETRY_READ\x10(\x12\x19\n\x15PERMISSION_AUDIT_READ\x10\x32\x12\x1b\n\x17PERMISSION_AUDIT_EXPORT\x10\x33\x12\x1a\n\x16PERMISSION_KILL_SWITCH\x10<\x12\x16\n\x12PERMISSION_OPERATE\x10=*}\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x13\n\x0fRATE_CLASS_AUTH\x10\x01\x12\x13\n\x0fRATE_CLASS_READ\x10\x02\x12\x14\n\x10RATE_CLASS_WRITE\x10\x03\x12\x14\n\x10RATE_CLASS_WATCH\x10\x04:D\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32\x12.chimera.v1.Accessb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chimera.v1.options_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PERMISSION']._serialized_start=275
-  _globals['_PERMISSION']._serialized_end=788
-  _globals['_RATECLASS']._serialized_start=790
-  _globals['_RATECLASS']._serialized_end=915
+  _globals['_PERMISSION']._serialized_end=881
+  _globals['_RATECLASS']._serialized_start=883
+  _globals['_RATECLASS']._serialized_end=1008
   _globals['_ACCESS']._serialized_start=75
   _globals['_ACCESS']._serialized_end=272
 # @@protoc_insertion_point(module_scope)

@@ -18,7 +18,7 @@ from chimera.call import Call
 from chimera.campaigns.engine import leasing
 from chimera.campaigns.engine.flights import FLUSH_AT, Flights
 from chimera.campaigns.engine.leasing import Lease
-from chimera.campaigns.engine.opening import Opened, open_run, pause_for_money, save_circuits
+from chimera.campaigns.engine.opening import Opened, open_run, pause_for_money
 from chimera.campaigns.engine.settlement import TickContext
 from chimera.campaigns.engine.tick import Control, Send, run_tick
 from chimera.core import Core
@@ -30,6 +30,7 @@ FLUSH_WITHIN_S = 0.05  # and how long fewer of them wait
 COMMIT_WITHIN_S = 0.01  # how long places that will soon be empty wait for new attempts
 LEASES_MAX = 3
 CLAIM_EVERY_S = 1.0
+REPORT_EVERY_S = 1.0  # how calls went, to the circuits; at once when one should open or close
 BROKE_S = 1.0  # how often a drive asks whether the cost limit lets something out again
 
 
@@ -44,7 +45,7 @@ class Drive:
         self.run_id, self.org_id = first.run_id, first.org_id
         self.owner, self.first = owner, first
         self.flights = Flights(first.run_id)
-        self.ticked_at = self.claimed_at = 0.0
+        self.ticked_at = self.claimed_at = self.reported_at = 0.0
         self.broke_until = 0.0  # monotonic; 0 while the cost limit lets something out
         self.started_at = time.monotonic()
         self.priority = 0
@@ -153,7 +154,15 @@ class Drive:
             return True
         if since >= FLUSH_WITHIN_S and (self.flights.outcomes or self._hopeless()):
             return True
+        if since >= COMMIT_WITHIN_S and self._has_news():
+            return True
         return since >= COMMIT_WITHIN_S and self._hungry() and self._can_commit()
+
+    def _report_due(self) -> bool:
+        return self._has_news() or time.monotonic() - self.reported_at >= REPORT_EVERY_S
+
+    def _has_news(self) -> bool:
+        return any(lane.has_news for lane in self.flights.lanes)
 
     def _hopeless(self) -> bool:
         """Whether cells wait to be recorded as failed."""
@@ -173,6 +182,7 @@ class Drive:
             or time.monotonic() < self.broke_until
         ):
             return False
+        self.flights.go_round()
         return next(self.flights.rooms(), None) is not None or bool(
             self.flights.suspects and self.flights.idle()
         )
@@ -187,12 +197,14 @@ class Drive:
         self.flights.leases[lease.shard_no] = lease
         for cell_no in sorted(lease.todo):
             past = lease.past.get(cell_no)
+            if past is not None:
+                self.flights.go_on(cell_no, past)
             if past is not None and past.poisonous:
                 self.flights.park(cell_no, past)
             elif past is not None and past.suspect:
                 self.flights.suspects.append(cell_no)
             else:
-                self.flights.lanes[self.plan.cell(cell_no).target_no].ready.append(cell_no)
+                self.flights.lane_of(cell_no).ready.append(cell_no)
 
     async def _claim_more(self) -> None:
         now = time.monotonic()
@@ -246,6 +258,7 @@ class Drive:
         leases = list(self.flights.leases.values())
         decided = {outcome.cell_no for outcome in outcomes if outcome.result is not None}
         complete = [lease for lease in leases if lease.todo <= decided]
+        report = self.flights.report() if complete or self._report_due() else None
         delay_s = 0.1
         is_repeated = is_bared = False
         started = time.perf_counter()
@@ -254,8 +267,9 @@ class Drive:
             try:
                 call = Call.by_worker("tick", self.org_id, seconds=30)
                 async with self.core.db.begin(call) as tx:
-                    control = await run_tick(tx, self.context, leases, outcomes, wanted, complete)
-                    await save_circuits(tx, self.flights.lanes)
+                    control = await run_tick(
+                        tx, self.context, leases, outcomes, wanted, complete, report
+                    )
                 break
             except Invalid as fault:
                 # Something that came back cannot be stored. It must not hold the rest of the run.
@@ -277,9 +291,10 @@ class Drive:
         for outcome in outcomes:
             if outcome.result is not None:
                 metrics.EXECUTIONS.labels(outcome.result.state).inc()
-        for lane in self.flights.lanes:
-            lane.circuit_changed = False
+        if report is not None:
+            self.reported_at = self.ticked_at
         self._obey(control, decided, complete)
+        self.flights.obey(control.stands)
         self._sort_out(control, wanted, is_repeated)
         if control.out_of_money and not self.flights.tasks:
             await pause_for_money(self.core, self.run_id, self.opened.campaign_id, self.org_id)
@@ -296,7 +311,7 @@ class Drive:
         self.flights.attempts_max = control.attempts_max
         self._share(control)
         for lane in self.flights.lanes:
-            if lane.target.model_id not in control.allowed and not lane.given_up:
+            if lane.model.model_id not in control.allowed and not lane.given_up:
                 lane.given_up = "target_not_allowed"
             if lane.pace.wants_look():
                 self.flights.track_refill(lane.pace.look())
@@ -311,7 +326,7 @@ class Drive:
         admitted = set()
         for send in control.admitted:
             admitted.add(send.prepared.cell.cell_no)
-            self.flights.lanes[send.prepared.cell.target_no].committed.append(send)
+            self.flights.lanes[send.prepared.model_no].committed.append(send)
         for send in reversed(wanted):
             if send.prepared.cell.cell_no not in admitted:
                 if is_repeated:

@@ -11,19 +11,20 @@ import asyncio
 import heapq
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from chimera.campaigns.engine.calling import make_call
-from chimera.campaigns.engine.lanes import Lane, retry_delay_s
+from chimera.campaigns.engine.lanes import CAUSES, Lane, cause_of, is_failure, retry_delay_s
 from chimera.campaigns.engine.leasing import Lease, Past
 from chimera.campaigns.engine.settlement import Outcome, Result
-from chimera.campaigns.engine.tick import Send
+from chimera.campaigns.engine.tick import Report, Send
 from chimera.campaigns.parameters import ParameterError
 from chimera.campaigns.plan import RunPlan
 from chimera.providers.adapters import ProviderError
+from chimera.providers.circuits import Signs, Stand
 from chimera.templates.values import RenderError
 
 FLUSH_AT = 64  # outcomes that make a tick worth its transaction
@@ -37,7 +38,7 @@ class Flights:
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
-        self.lanes: list[Lane] = []  # by target_no
+        self.lanes: list[Lane] = []  # by model_no
         self.leases: dict[int, Lease] = {}
         self.turns: deque[Lane] = deque()  # the same, whose turn it is first
         self.delayed: list[tuple[float, int]] = []  # (monotonic due, cell) of retries
@@ -55,7 +56,7 @@ class Flights:
         self.overslept = False  # nothing goes out before a tick has said what is still ours
 
     def open(self, plan: RunPlan, lanes: list[Lane]) -> None:
-        """lanes: by target_no."""
+        """lanes: by model_no."""
         self.plan, self.lanes = plan, lanes
         self.turns.extend(lanes)
 
@@ -77,8 +78,9 @@ class Flights:
         busy = sum(1 for lane in flowing if lane.ready or lane.outstanding)
         share = -(-2 * self.concurrency // max(1, busy))
         for lane in flowing:
-            ahead = 1 if lane.is_open else min(2 * int(lane.window), share)
-            room = min(ahead - lane.outstanding, total)
+            ahead = 1 if lane.is_shut else min(2 * int(lane.window), share)
+            taken = len(lane.committed) if lane.is_shut else lane.outstanding
+            room = min(ahead - taken, total)
             if lane.ready and room > 0:
                 total -= room
                 yield lane, room
@@ -103,6 +105,7 @@ class Flights:
             return [send]
         if self.alone is not None:
             return []
+        self.go_round()
         for lane, room in self.rooms():
             for _ in range(min(room, PREPARED_MAX - len(sends))):
                 if not lane.ready:
@@ -117,14 +120,16 @@ class Flights:
         lease = self.lease_of(cell_no)
         if lease is None:
             return None
+        past = lease.past.get(cell_no)
         try:
-            prepared = self.plan.prepare(cell_no)
+            prepared = self.plan.prepare(cell_no, past.step if past else 0)
         except (ParameterError, RenderError) as error:
             result = Result("failed", "", "", error_kind=error.reason, verdict_reason=str(error))
             self.decide(cell_no, result)
             return None
-        past = lease.past.get(cell_no)
-        return Send(prepared, (past.attempts if past else 0) + 1, lease.fence, alone)
+        is_shut = self.lanes[prepared.model_no].is_shut
+        attempt_no = (past.attempts if past else 0) + 1
+        return Send(prepared, attempt_no, lease.fence, alone, -1 if is_shut else 0)
 
     def put_back(self, send: Send) -> None:
         cell_no = send.prepared.cell.cell_no
@@ -132,13 +137,16 @@ class Flights:
             self.alone = None
             self.suspects.insert(0, cell_no)
         elif self.lease_of(cell_no) is not None:
-            self.lanes[send.prepared.cell.target_no].ready.appendleft(cell_no)
+            lane = self.lanes[send.prepared.model_no]
+            lane.ready.appendleft(cell_no)
+            if send.probe_no:
+                lane.wait_for_probe()
 
     def resend_due(self) -> None:
         now = time.monotonic()
         while self.delayed and self.delayed[0][0] <= now:
             _due, cell_no = heapq.heappop(self.delayed)
-            self.lanes[self.plan.cell(cell_no).target_no].ready.appendleft(cell_no)
+            self.lane_of(cell_no).ready.appendleft(cell_no)
 
     # --- sending --------------------------------------------------------------------------------
 
@@ -200,16 +208,97 @@ class Flights:
         self.tasks.add(task)
         task.add_done_callback(done)
 
+    # --- routes ---------------------------------------------------------------------------------
+
+    def lane_of(self, cell_no: int) -> Lane:
+        """Where a cell waits: the model it would try next."""
+        target = self.plan.targets[self.plan.cell(cell_no).target_no]
+        if not target.is_route:
+            return self.lanes[target.model_nos[0]]
+        lease = self.lease_of(cell_no)
+        past = lease.past.get(cell_no) if lease is not None else None
+        return self.lanes[self.plan.order(cell_no)[past.step if past else 0]]
+
+    def _way_round(self, cell_no: int, step: int, cause: str) -> int | None:
+        """The next step after this one that something may be sent to, when the route says that it
+        is tried for this cause; a model that was given up is always gone round."""
+        now = time.monotonic()
+        order = self.plan.order(cell_no)
+        while cause and step + 1 < len(order):
+            gone = cause == "refused" or self.lanes[order[step]].given_up
+            if not gone and not self.plan.falls_back(cell_no, order[step], cause):
+                return None
+            step += 1
+            cause = self.lanes[order[step]].avoided_for(now)
+            if not cause:
+                return step
+        return None
+
+    def go_on(self, cell_no: int, past: Past) -> None:
+        """Where a cell that was tried before stands in its order: as whoever tried it left it."""
+        order = self.plan.order(cell_no)
+        if past.last_model_no not in order or len(order) == 1:
+            return
+        past.step = order.index(past.last_model_no)
+        cause = CAUSES.get(past.last_error, "")
+        if past.last_error and self.plan.falls_back(cell_no, past.last_model_no, cause):
+            past.step = (past.step + 1) % len(order)
+
+    def go_round(self) -> None:
+        """Moves cells of routes on to the next model where theirs is shut or told us to wait; as
+        many as may go out soon, so that the others find it well again."""
+        if not self.plan.has_routes:
+            return
+        now = time.monotonic()
+        for lane in self.lanes:
+            cause = lane.avoided_for(now)
+            if not cause or not lane.ready or not self._is_of_route(lane):
+                continue
+            kept = 0 if lane.given_up else 1  # for the probe
+            for _ in range(min(2 * self.concurrency, len(lane.ready) - kept)):
+                if not self._move_on(lane.ready[-1], cause):
+                    break
+                lane.ready.pop()
+
+    def _is_of_route(self, lane: Lane) -> bool:
+        return (
+            bool(lane.ready) and self.plan.targets[self.plan.cell(lane.ready[0]).target_no].is_route
+        )
+
+    def _move_on(self, cell_no: int, cause: str) -> bool:
+        """Puts a cell into the lane of its next model, when there is one to go to."""
+        lease = self.lease_of(cell_no)
+        if lease is None:
+            return False
+        past = lease.past.get(cell_no) or Past()
+        step = self._way_round(cell_no, past.step, cause)
+        if step is None:
+            return False
+        lane = self.lanes[self.plan.order(cell_no)[step]]
+        if len(lane.ready) >= 2 * self.concurrency:
+            return False
+        past.step = step
+        lease.past[cell_no] = past
+        lane.ready.append(cell_no)
+        return True
+
+    # --- calls ----------------------------------------------------------------------------------
+
     async def _call(self, lane: Lane, send: Send) -> None:
         """One attempt, from the wire to its outcome."""
         try:
             outcome, error = await make_call(lane, send, self.run_id, self.plan.judge)
+            if send.probe_no:
+                failure = error.kind if error is not None and is_failure(error) else ""
+                lane.end_probe(send.probe_no, failure)
             if error is None:
-                lane.succeeded()
+                lane.succeeded(outcome.latency_ms)
                 self.outcomes.append(outcome)
             else:
                 await lane.failed(error)
                 self._failed(lane, send, outcome, error)
+            if lane.has_news:
+                self.wake.set()
         finally:
             if send.alone:
                 self.alone = None
@@ -219,11 +308,21 @@ class Flights:
         lease = self.lease_of(cell_no)
         past = lease.past.setdefault(cell_no, Past()) if lease is not None else Past()
         past.attempts = send.attempt_no
-        past.errors += 1
-        again = error.retryable and past.errors < self.attempts_max and not lane.given_up
+        # A probe asks after the model, not after the cell: it must not cost the cell its tries.
+        past.errors += not (send.probe_no and is_failure(error))
+        order = self.plan.order(cell_no)
+        tries = max(self.attempts_max, len(order))
+        again = error.retryable and past.errors < tries
+        step = None
+        if order[0] != order[-1] and past.errors < tries:
+            step = self._way_round(cell_no, past.step, cause_of(error))
         if lease is None:
             pass  # whoever has the shard now decides the cell
-        elif again:
+        elif step is not None:
+            past.step = step
+            self.lanes[order[step]].ready.appendleft(cell_no)
+        elif again and not lane.given_up:
+            past.step = 0
             heapq.heappush(
                 self.delayed, (time.monotonic() + retry_delay_s(past.errors, error), cell_no)
             )
@@ -272,10 +371,19 @@ class Flights:
             heapq.heapify(self.delayed)
             lane.ready.extend(waiting)
             while lane.ready and len(self.outcomes) < PREPARED_MAX:
+                if self._is_of_route(lane) and self._leads_on(lane.ready[0]):
+                    break  # the next model takes its share, and then the next share
                 self._fail_unsent(lane, lane.ready.popleft())
 
     def _is_of(self, lane: Lane, cell_no: int) -> bool:
-        return self.lanes[self.plan.cell(cell_no).target_no] is lane
+        return self.lane_of(cell_no) is lane
+
+    def _leads_on(self, cell_no: int) -> bool:
+        """Whether a route has a model left that was not given up."""
+        lease = self.lease_of(cell_no)
+        past = lease.past.get(cell_no) if lease is not None else None
+        order = self.plan.order(cell_no)
+        return any(not self.lanes[no].given_up for no in order[past.step if past else 0 :])
 
     def _fail_unsent(self, lane: Lane, cell_no: int) -> None:
         lease = self.lease_of(cell_no)
@@ -285,7 +393,7 @@ class Flights:
             "",
             "",
             error_kind=lane.given_up,
-            verdict_reason=f"{lane.target.name} was given up: {lane.given_up}",
+            verdict_reason=f"{lane.model.name} was given up: {lane.given_up}",
             attempts=past.attempts if past else 0,
         )
         try:
@@ -316,14 +424,39 @@ class Flights:
     def take_back(self, send: Send) -> None:
         cell_no = send.prepared.cell.cell_no
         outcome = Outcome(cell_no, send.attempt_no, datetime.now(UTC), cost=Decimal(0))
-        outcome.error_kind = "not_sent"
+        outcome.error_kind, outcome.model_no = "not_sent", send.prepared.model_no
         self.outcomes.append(outcome)
+        if send.probe_no > 0:
+            self.lanes[send.prepared.model_no].end_probe(send.probe_no, None)
         lease = self.lease_of(cell_no)
         if lease is not None:
             lease.past.setdefault(cell_no, Past()).attempts = send.attempt_no
-            self.lanes[send.prepared.cell.target_no].ready.append(cell_no)
+            self.lanes[send.prepared.model_no].ready.append(cell_no)
         if send.alone:
             self.alone = None
+
+    def report(self) -> Report:
+        """What the circuits should hear, taken from the lanes."""
+        signs: dict[str, Signs] = {}
+        probes = []
+        for lane in self.lanes:
+            lane.has_news = False
+            if (taken := lane.take_signs()) is not None:
+                other = signs.setdefault(taken.model_id, taken)
+                if other is not taken:
+                    other.add(taken)
+            if lane.probe_ended is not None:
+                probes.append((lane.model.model_id, *lane.probe_ended))
+                lane.probe_ended = None
+        return Report(list(signs.values()), probes)
+
+    def obey(self, stands: Sequence[Stand]) -> None:
+        """How the circuits stand; what was committed for a model that is shut now is taken back."""
+        for stand in stands:
+            lane = self.lanes[stand.model_no]
+            lane.obey(stand)
+            if lane.is_shut and any(not send.probe_no for send in lane.committed):
+                self.unsend_lane(lane)
 
     def lose(self, lease: Lease) -> None:
         """Another worker has this shard now; what is in flight is still settled, and what was

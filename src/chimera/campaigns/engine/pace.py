@@ -50,8 +50,14 @@ class Pace:
     """The limit of one credential as one drive sees it. No limit: every call is granted."""
 
     def __init__(
-        self, redis: Redis, credential: str, requests_per_minute: int, tokens_per_minute: int
+        self,
+        redis: Redis,
+        credential: str,
+        requests_per_minute: int,
+        tokens_per_minute: int,
+        run_id: str = "",
     ) -> None:
+        self.run_id = run_id
         self.redis = redis
         self.requests_per_minute = requests_per_minute
         self.tokens_per_minute = tokens_per_minute
@@ -61,6 +67,7 @@ class Pace:
         self.refilling = False
         self.looked_at = 0.0
         self.ready_at = 0.0
+        self.cooling_until = 0.0
         self.drivers = 1
         self._local_at = time.monotonic()
         self._local_level = 1.0
@@ -68,6 +75,14 @@ class Pace:
     @property
     def unlimited(self) -> bool:
         return not self.requests_per_minute and not self.tokens_per_minute
+
+    def limit(self, requests_per_minute: int, tokens_per_minute: int) -> None:
+        """A live change of the limits."""
+        self.requests_per_minute = requests_per_minute
+        self.tokens_per_minute = tokens_per_minute
+
+    async def slow_down(self) -> None:
+        """The provider refused somebody with this credential for the rate."""
 
     def take(self) -> bool:
         """Uses up a permit; False when there is none, then `refill` is due at `ready_at`."""
@@ -91,7 +106,8 @@ class Pace:
         except (RedisError, OSError):
             return
         if left_ms > 0:
-            self.ready_at = max(self.ready_at, time.monotonic() + left_ms / 1000)
+            self.cooling_until = time.monotonic() + left_ms / 1000
+            self.ready_at = max(self.ready_at, self.cooling_until)
 
     def wants_refill(self) -> bool:
         """Whether asking for permits now would make sense."""
@@ -136,7 +152,8 @@ class Pace:
     async def cool_down(self, seconds: float) -> None:
         """The provider asked everyone with this credential to wait."""
         self.permits = 0
-        self.ready_at = max(self.ready_at, time.monotonic() + seconds)
+        self.cooling_until = max(self.cooling_until, time.monotonic() + seconds)
+        self.ready_at = max(self.ready_at, self.cooling_until)
         try:
             await self.redis.set(self.keys[2], 1, px=max(1, int(seconds * 1000)))
         except (RedisError, OSError):
