@@ -3,6 +3,7 @@ hold a circuit, and money that is exact through all of it."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from chimera.v1.campaigns_pb2 import RunState
@@ -81,7 +82,7 @@ async def test_one_probe_over_the_whole_cluster(stage: Stage) -> None:
     ]
     assert 1 <= len(probes) <= row["probe_no"]
     ends = sorted(probes, key=lambda a: a["sent_at"])
-    for earlier, later in zip(ends, ends[1:], strict=False):
+    for earlier, later in pairwise(ends):
         assert earlier["settled_at"] <= later["sent_at"], "two probes at a time"
 
 

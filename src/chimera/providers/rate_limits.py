@@ -29,8 +29,8 @@ GET_RATE_LIMIT = sql(
 
 
 def shared_key(provider_key_id: str, kind: str) -> str:
-    """Where Redis keeps what all workers share about a credential. kind: requests, tokens, cool,
-    share, turns."""
+    """Where Redis keeps what all workers share about a credential, see the campaign engine's pace.
+    kind: requests, tokens, cool, share, seen, served."""
     return f"chimera:pace:{provider_key_id}:{kind}"
 
 
@@ -99,9 +99,11 @@ async def add_shared_state(redis: Redis, limit: RateLimit) -> None:
     """What refusals have made of the limit; nothing while Redis is away."""
     try:
         [share] = await redis.hmget(shared_key(limit.provider_key_id, "share"), ["share"])  # type: ignore[misc]  # redis-py's types are of both its clients
-        cool_ms = await redis.pttl(shared_key(limit.provider_key_id, "cool"))
+        waits = await redis.hgetall(shared_key(limit.provider_key_id, "cool"))  # type: ignore[misc]  # the same
+        seconds, microseconds = await redis.time()
     except (RedisError, OSError):
         return
     limit.share = float(share) if share is not None else 1.0
-    if cool_ms > 0:
-        limit.cool_down_s = cool_ms / 1000
+    left_s = max(map(int, waits.values()), default=0) / 1000 - seconds - microseconds / 1e6
+    if left_s > 0:
+        limit.cool_down_s = left_s

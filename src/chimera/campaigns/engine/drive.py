@@ -133,7 +133,8 @@ class Drive:
         if self.broke_until:
             until = min(until, self.broke_until)
         for lane in self.flights.lanes:
-            if (lane.committed or lane.ready) and lane.blocked_until > now:
+            may_be_wanted = lane.committed or lane.ready or (lane.is_shut and self.plan.has_routes)
+            if may_be_wanted and lane.blocked_until > now:
                 until = min(until, lane.blocked_until)
         if until > now and not self.flights.wake.is_set():
             try:
@@ -294,7 +295,7 @@ class Drive:
         if report is not None:
             self.reported_at = self.ticked_at
         self._obey(control, decided, complete)
-        self.flights.obey(control.stands)
+        self.flights.obey(control.stands, control.drives)
         self._sort_out(control, wanted, is_repeated)
         if control.out_of_money and not self.flights.tasks:
             await pause_for_money(self.core, self.run_id, self.opened.campaign_id, self.org_id)
@@ -339,4 +340,3 @@ class Drive:
         self.flights.concurrency = control.share
         for lane in self.flights.lanes:
             lane.resize(max(1, control.share))
-            lane.pace.drivers = control.drivers

@@ -24,10 +24,12 @@ from chimera.campaigns.engine.tick import Report, Send
 from chimera.campaigns.parameters import ParameterError
 from chimera.campaigns.plan import RunPlan
 from chimera.providers.adapters import ProviderError
+from chimera.providers.adapters.limits import HEARD, Told
 from chimera.providers.circuits import Signs, Stand
 from chimera.templates.values import RenderError
 
 FLUSH_AT = 64  # outcomes that make a tick worth its transaction
+PROBED_SOON_S = 1.0  # a route's last cell waits so long for the probe of a model that is shut
 PREPARED_MAX = 512  # cells prepared or decided in one tick; bounds its memory and its locks
 
 
@@ -174,15 +176,13 @@ class Flights:
         for _ in range(len(self.turns)):
             lane = self.turns[0]
             self.turns.rotate(-1)
-            if lane.committed and lane.places() > 0 and lane.pace.take():
+            if lane.committed and lane.places() > 0 and lane.pace.take(_tokens(lane)):
                 return lane
         return None
 
     def _ask_for_permits(self, lane: Lane, wanted: int) -> None:
-        request = lane.committed[0].prepared.request
-        # About three characters a token: a limit is the provider's to enforce, this only paces.
-        size = sum(len(message.content) // 3 + 4 for message in request.messages)
-        self.track_refill(lane.pace.refill(wanted, size + (request.max_tokens or 0)))
+        sizes = [size_of(send) for _, send in zip(range(wanted), lane.committed, strict=False)]
+        self.track_refill(lane.pace.refill(wanted, max(sizes)))
 
     def track_refill(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -254,7 +254,8 @@ class Flights:
             cause = lane.avoided_for(now)
             if not cause or not lane.ready or not self._is_of_route(lane):
                 continue
-            kept = 0 if lane.given_up else 1  # for the probe
+            is_probed_soon = lane.is_shut and lane.retry_at - now < PROBED_SOON_S
+            kept = 1 if is_probed_soon and not lane.given_up else 0
             for _ in range(min(2 * self.concurrency, len(lane.ready) - kept)):
                 if not self._move_on(lane.ready[-1], cause):
                     break
@@ -287,7 +288,14 @@ class Flights:
     async def _call(self, lane: Lane, send: Send) -> None:
         """One attempt, from the wire to its outcome."""
         try:
+            heard: list[Told] = []
+            HEARD.set(heard)  # of this task alone
             outcome, error = await make_call(lane, send, self.run_id, self.plan.judge)
+            if heard:
+                await lane.pace.learn(heard[-1])
+            if error is None and outcome.input_tokens + outcome.output_tokens:
+                needed = outcome.input_tokens + outcome.output_tokens
+                lane.pace.used(size_of(send), needed)
             if send.probe_no:
                 failure = error.kind if error is not None and is_failure(error) else ""
                 lane.end_probe(send.probe_no, failure)
@@ -450,10 +458,12 @@ class Flights:
                 lane.probe_ended = None
         return Report(list(signs.values()), probes)
 
-    def obey(self, stands: Sequence[Stand]) -> None:
-        """How the circuits stand; what was committed for a model that is shut now is taken back."""
+    def obey(self, stands: Sequence[Stand], drives: int) -> None:
+        """How the circuits stand; what was committed for a model that is shut now is taken back.
+        drives: of the organisation, who may have to share without Redis."""
         for stand in stands:
             lane = self.lanes[stand.model_no]
+            lane.pace.drives = max(1, drives)
             lane.obey(stand)
             if lane.is_shut and any(not send.probe_no for send in lane.committed):
                 self.unsend_lane(lane)
@@ -469,3 +479,15 @@ class Flights:
         self.delayed = [item for item in self.delayed if not lease.holds(item[1])]
         heapq.heapify(self.delayed)
         self.suspects = [cell for cell in self.suspects if not lease.holds(cell)]
+
+
+def size_of(send: Send) -> int:
+    """Tokens a call may need: about three characters each, and all it may write. A limit is the
+    provider's to enforce; this only paces."""
+    request = send.prepared.request
+    size = sum(len(message.content) // 3 + 4 for message in request.messages)
+    return size + (request.max_tokens or 0)
+
+
+def _tokens(lane: Lane) -> int:
+    return size_of(lane.committed[0]) if lane.pace.tokens_per_minute else 0

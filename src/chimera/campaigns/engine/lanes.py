@@ -97,8 +97,12 @@ class Lane:
 
     def avoided_for(self, now: float) -> str:
         """The cause for which a route goes round this lane without a call; "" when it need not."""
-        if self.given_up or self.is_shut:
+        if self.given_up:
             return "circuit_open"
+        if self.is_shut:
+            # One cell may come to be the probe, or nobody would ever ask whether it is back.
+            is_wanted = now >= self.retry_at and not self.ready and not self.committed
+            return "" if is_wanted else "circuit_open"
         return "rate_limited" if self.pace.cooling_until > now else ""
 
     def resize(self, window_max: int) -> None:

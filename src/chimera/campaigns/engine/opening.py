@@ -82,7 +82,8 @@ async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> 
             model.provider_key_id or model.provider_id,
             model.requests_per_minute,
             model.tokens_per_minute,
-            lease.run_id,
+            model=model.model_id,
+            run_id=lease.run_id,
         )
         adapter = await _adapter(core, session, lease, model)
         lane = Lane(

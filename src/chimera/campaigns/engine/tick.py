@@ -60,6 +60,7 @@ class Control:
     admitted: list[Send] = field(default_factory=list)
     # By model_no, after a report.
     stands: list[Stand] = field(default_factory=list)
+    drives: int = 1  # of the organisation, then
 
 
 RENEW = sql(
@@ -134,6 +135,17 @@ SEND = sql(
 )
 
 
+COUNT_DRIVES = sql(
+    int,
+    """
+    SELECT count(DISTINCT s.owner)
+      FROM campaigns.runs r
+      JOIN campaigns.shards s ON s.run_id = r.id AND s.state = 'open'
+     WHERE r.state = 'running' AND r.org_id = %(org_id)s AND s.lease_until > clock_timestamp()
+    """,
+)
+
+
 async def run_tick(
     tx: Tx,
     context: TickContext,
@@ -180,6 +192,7 @@ async def run_tick(
         control.out_of_money = bool(sends) and not control.admitted
     if report is not None:
         control.stands = await _exchange(tx, context, report)
+        control.drives = await tx.one(COUNT_DRIVES, org_id=context.org_id) or 1
     if control.admitted:
         control.admitted = await _passed(tx, context, control)
     if control.admitted:

@@ -21,6 +21,7 @@ import orjson
 from yarl import URL
 
 from chimera.providers.adapters import ErrorKind, ProviderError
+from chimera.providers.adapters.limits import hear
 from chimera.providers.adapters.outbound import RefusedAddressError
 
 RETRY_AFTER_MAX_S = 3600.0
@@ -83,6 +84,7 @@ class Exchange:
                 timeout=self._timeout,
                 allow_redirects=False,
             ) as response:
+                hear(response.headers)
                 if response.status != 200:
                     raise await self._refusal(response)
                 payload = await self._read(response)
