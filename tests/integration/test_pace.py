@@ -137,11 +137,18 @@ async def test_refusals_shrink_the_share_for_everyone(redis: Redis) -> None:
 
 async def test_what_the_provider_tells_holds_when_it_is_less(redis: Redis) -> None:
     """Headers tell of a lower limit, of one where none was configured, and of a spent one."""
-    pace = Pace(redis, new_id(), RATE, 0, model="m")
+    credential = new_id()
+    pace = Pace(redis, credential, RATE, 0, model="m")
     await pace.learn(Told(requests_per_minute=60, tokens_per_minute=9000))
     assert (pace.requests_per_minute, pace.tokens_per_minute) == (60, 9000)
     pace.limit(30, 0)
     assert (pace.requests_per_minute, pace.tokens_per_minute) == (30, 9000)
+    pace.limit(RATE, 0)
+    other = Pace(redis, credential, RATE, 0, model="other")
+    await full(redis, credential)
+    started = time.monotonic()
+    assert await taken(pace, tokens=1) <= time.monotonic() - started + 1
+    assert await taken(other) >= 18
     await pace.learn(Told(left=0, exhausted_s=20))
     assert pace.cooling_until > time.monotonic() + 10
 

@@ -13,7 +13,7 @@ from chimera.campaigns.operations import get_campaign, lock_campaign
 from chimera.campaigns.statistics import wilson_interval
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotFound, NotReady
-from chimera.providers.circuits import list_shut
+from chimera.providers.held_circuits import list_shut
 from chimera.rows import decimal_text, enum_text
 from chimera.v1.campaigns_pb2 import (
     Campaign,

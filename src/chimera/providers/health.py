@@ -21,9 +21,11 @@ from chimera.v1.health_pb2 import (
     HealthState,
     HealthWindow,
     ListHealthHistoryRequest,
+    ListHealthHistoryResponse,
     ListProviderHealthRequest,
     ModelHealth,
     Probe,
+    ProbeResult,
     ProviderHealth,
     WatchHealthRequest,
     WatchHealthResponse,
@@ -239,8 +241,21 @@ LIST_POINTS = sql(
 )
 
 
-async def list_health_history(tx: Tx, request: ListHealthHistoryRequest) -> list[HealthPoint]:
-    """Oldest first. Raises NotFound(PROVIDER_NOT_FOUND), Invalid(FIELD_INVALID) for more than
+LIST_PROBE_RESULTS = sql(
+    ProbeResult,
+    """
+    SELECT at, is_ok, response_time_ms, error_kind FROM providers.probe_results
+     WHERE provider_id = %(provider_id)s::uuid AND at >= %(since)s
+       AND (org_id IS NULL OR org_id = %(org_id)s::uuid)
+     ORDER BY at DESC LIMIT %(limit)s
+    """,
+)
+
+
+async def list_health_history(
+    tx: Tx, request: ListHealthHistoryRequest
+) -> ListHealthHistoryResponse:
+    """Points oldest first, probes newest first. Raises NotFound(PROVIDER_NOT_FOUND), Invalid(FIELD_INVALID) for more than
     POINTS_MAX points."""
     await get_provider_health(tx, request.provider_id)
     now = datetime.now(UTC)
@@ -263,7 +278,14 @@ async def list_health_history(tx: Tx, request: ListHealthHistoryRequest) -> list
         step_s=step_s,
         limit=POINTS_MAX,
     )
-    return [_point(row) for row in rows]
+    probes = await tx.all(
+        LIST_PROBE_RESULTS,
+        org_id=tx.call.caller.org_id,
+        provider_id=request.provider_id,
+        since=asked,
+        limit=POINTS_MAX,
+    )
+    return ListHealthHistoryResponse(points=[_point(row) for row in rows], probes=probes)
 
 
 def _point(row: dict[str, int]) -> HealthPoint:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from chimera.call import Call
 from chimera.core import Core
-from chimera.providers import circuits, health, probes
+from chimera.providers import health, held_circuits, probes
 from chimera.v1 import health_pb2_grpc
 from chimera.v1.health_pb2 import (
     ConfigureProbeRequest,
@@ -50,7 +50,7 @@ class HealthService(health_pb2_grpc.HealthServiceServicer):
         self, request: ListHealthHistoryRequest, call: Call
     ) -> ListHealthHistoryResponse:
         async with self.db.look(call) as tx:
-            return ListHealthHistoryResponse(points=await health.list_health_history(tx, request))
+            return await health.list_health_history(tx, request)
 
     async def WatchHealth(
         self, request: WatchHealthRequest, call: Call
@@ -67,15 +67,15 @@ class HealthService(health_pb2_grpc.HealthServiceServicer):
 
     async def GetCircuit(self, request: GetCircuitRequest, call: Call) -> GetCircuitResponse:
         async with self.db.look(call) as tx:
-            circuit = await circuits.get_circuit(tx, request.model_id)
+            circuit = await held_circuits.get_circuit(tx, request.model_id)
             return GetCircuitResponse(circuit=circuit)
 
     async def ListCircuits(self, request: ListCircuitsRequest, call: Call) -> ListCircuitsResponse:
         async with self.db.look(call) as tx:
-            found, token = await circuits.list_circuits(tx, self.pages, request)
+            found, token = await held_circuits.list_circuits(tx, self.pages, request)
             return ListCircuitsResponse(circuits=found, next_page_token=token)
 
     async def ForceCircuit(self, request: ForceCircuitRequest, call: Call) -> ForceCircuitResponse:
         async with self.db.begin(call) as tx:
-            circuit = await circuits.force_circuit(tx, request)
+            circuit = await held_circuits.force_circuit(tx, request)
             return tx.answer(ForceCircuitResponse(circuit=circuit))

@@ -7,6 +7,7 @@ database, so that two of them would not ask twice.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 
@@ -160,15 +161,17 @@ class Prober:
         self._keys: dict[str, tuple[float, str]] = {}
 
     async def probe_due(self, limit: int = 8) -> bool:
-        """Probes those whose turn it is, one after the other; whether there may be more."""
+        """Probes those whose turn it is, at the same time; whether there may be more."""
         async with self.core.db.begin(Call.by_worker("claim_probes", seconds=10)) as tx:
             due = await tx.all(CLAIM_DUE, interval_s=self.core.settings.probe_every_s, limit=limit)
-        for provider in due:
-            try:
-                await self._probe(provider)
-            except Fault as fault:  # its next turn comes
-                log.warning("probe.failed", provider_id=provider.provider_id, reason=fault.reason)
+        await asyncio.gather(*map(self._try, due))
         return len(due) == limit
+
+    async def _try(self, provider: Due) -> None:
+        try:
+            await self._probe(provider)
+        except Fault as fault:  # its next turn comes
+            log.warning("probe.failed", provider_id=provider.provider_id, reason=fault.reason)
 
     async def _probe(self, provider: Due) -> None:
         kind = ""

@@ -30,7 +30,7 @@ GET_RATE_LIMIT = sql(
 
 def shared_key(provider_key_id: str, kind: str) -> str:
     """Where Redis keeps what all workers share about a credential, see the campaign engine's pace.
-    kind: requests, tokens, cool, share, seen, served."""
+    kind: requests, tokens (both also by model), cool, share, seen, served."""
     return f"chimera:pace:{provider_key_id}:{kind}"
 
 

@@ -192,6 +192,18 @@ class HealthPoint(_message.Message):
     response_time_ms_max: int
     def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., calls: _Optional[int] = ..., failures: _Optional[int] = ..., rate_limited: _Optional[int] = ..., success_rate: _Optional[float] = ..., response_time_ms: _Optional[float] = ..., response_time_ms_max: _Optional[int] = ...) -> None: ...
 
+class ProbeResult(_message.Message):
+    __slots__ = ("at", "is_ok", "response_time_ms", "error_kind")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    IS_OK_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_KIND_FIELD_NUMBER: _ClassVar[int]
+    at: _timestamp_pb2.Timestamp
+    is_ok: bool
+    response_time_ms: float
+    error_kind: str
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., is_ok: _Optional[bool] = ..., response_time_ms: _Optional[float] = ..., error_kind: _Optional[str] = ...) -> None: ...
+
 class GetProviderHealthRequest(_message.Message):
     __slots__ = ("provider_id",)
     PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -233,10 +245,12 @@ class ListHealthHistoryRequest(_message.Message):
     def __init__(self, provider_id: _Optional[str] = ..., model_id: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., step_s: _Optional[int] = ...) -> None: ...
 
 class ListHealthHistoryResponse(_message.Message):
-    __slots__ = ("points",)
+    __slots__ = ("points", "probes")
     POINTS_FIELD_NUMBER: _ClassVar[int]
+    PROBES_FIELD_NUMBER: _ClassVar[int]
     points: _containers.RepeatedCompositeFieldContainer[HealthPoint]
-    def __init__(self, points: _Optional[_Iterable[_Union[HealthPoint, _Mapping]]] = ...) -> None: ...
+    probes: _containers.RepeatedCompositeFieldContainer[ProbeResult]
+    def __init__(self, points: _Optional[_Iterable[_Union[HealthPoint, _Mapping]]] = ..., probes: _Optional[_Iterable[_Union[ProbeResult, _Mapping]]] = ...) -> None: ...
 
 class WatchHealthRequest(_message.Message):
     __slots__ = ("provider_id", "cursor")

@@ -134,6 +134,9 @@ async def test_probes_say_whether_somebody_is_there(stage: Stage) -> None:
     )
     assert "sk-assistant" not in text and "not-one-of-the" not in text
 
+    history = await olivia.health.ListHealthHistory(provider_id=providers["assistant"])
+    assert [result.error_kind for result in history.probes] == ["bad_key", "", "", "", ""]
+
     # Its turn comes when it is due, once, and not at all when it is switched off.
     probes = "SELECT count(*) FROM providers.probe_results"
     before = await stage.books.value(probes)

@@ -184,9 +184,7 @@ class Drive:
         ):
             return False
         self.flights.go_round()
-        return next(self.flights.rooms(), None) is not None or bool(
-            self.flights.suspects and self.flights.idle()
-        )
+        return next(self.flights.rooms(), None) is not None or self.flights.suspect_may_go()
 
     # --- leases ---------------------------------------------------------------------------------
 
@@ -199,13 +197,13 @@ class Drive:
         for cell_no in sorted(lease.todo):
             past = lease.past.get(cell_no)
             if past is not None:
-                self.flights.go_on(cell_no, past)
+                self.flights.ways.go_on(cell_no, past)
             if past is not None and past.poisonous:
                 self.flights.park(cell_no, past)
             elif past is not None and past.suspect:
                 self.flights.suspects.append(cell_no)
             else:
-                self.flights.lane_of(cell_no).ready.append(cell_no)
+                self.flights.ways.lane_of(cell_no).ready.append(cell_no)
 
     async def _claim_more(self) -> None:
         now = time.monotonic()

@@ -17,10 +17,11 @@ from decimal import Decimal
 from typing import Any
 
 from chimera.campaigns.engine.calling import make_call
-from chimera.campaigns.engine.lanes import CAUSES, Lane, cause_of, is_failure, retry_delay_s
+from chimera.campaigns.engine.lanes import Lane, cause_of, is_failure, retry_delay_s
 from chimera.campaigns.engine.leasing import Lease, Past
 from chimera.campaigns.engine.settlement import Outcome, Result
 from chimera.campaigns.engine.tick import Report, Send
+from chimera.campaigns.engine.ways import Ways
 from chimera.campaigns.parameters import ParameterError
 from chimera.campaigns.plan import RunPlan
 from chimera.providers.adapters import ProviderError
@@ -29,7 +30,6 @@ from chimera.providers.circuits import Signs, Stand
 from chimera.templates.values import RenderError
 
 FLUSH_AT = 64  # outcomes that make a tick worth its transaction
-PROBED_SOON_S = 1.0  # a route's last cell waits so long for the probe of a model that is shut
 PREPARED_MAX = 512  # cells prepared or decided in one tick; bounds its memory and its locks
 
 
@@ -37,6 +37,7 @@ class Flights:
     """What a drive has ready, committed, in flight and come back."""
 
     plan: RunPlan
+    ways: Ways
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
@@ -60,6 +61,7 @@ class Flights:
     def open(self, plan: RunPlan, lanes: list[Lane]) -> None:
         """lanes: by model_no."""
         self.plan, self.lanes = plan, lanes
+        self.ways = Ways(plan, lanes, self.lease_of)
         self.turns.extend(lanes)
 
     def may_send(self) -> bool:
@@ -95,10 +97,20 @@ class Flights:
             or any(lane.ready or lane.committed for lane in self.lanes)
         )
 
+    def go_round(self) -> None:
+        """Lets cells of routes go round models that nothing is sent to."""
+        self.ways.go_round(2 * self.concurrency)
+
+    def suspect_may_go(self) -> bool:
+        """Whether the next suspect may have the drive to itself now."""
+        if not self.suspects or not self.idle():
+            return False
+        return self.ways.lane_of(self.suspects[0]).blocked_until <= time.monotonic()
+
     def pick(self) -> list[Send]:
         """Prepares what should go out next, lanes in turn."""
         sends: list[Send] = []
-        if self.alone is None and self.suspects and self.idle():
+        if self.alone is None and self.suspect_may_go():
             self.alone = self.suspects.pop(0)
             send = self.prepare(self.alone, alone=True)
             if send is None:
@@ -137,7 +149,8 @@ class Flights:
         cell_no = send.prepared.cell.cell_no
         if send.alone:
             self.alone = None
-            self.suspects.insert(0, cell_no)
+            self.suspects.append(cell_no)
+            self.lanes[send.prepared.model_no].wait_for_probe()
         elif self.lease_of(cell_no) is not None:
             lane = self.lanes[send.prepared.model_no]
             lane.ready.appendleft(cell_no)
@@ -148,7 +161,7 @@ class Flights:
         now = time.monotonic()
         while self.delayed and self.delayed[0][0] <= now:
             _due, cell_no = heapq.heappop(self.delayed)
-            self.lane_of(cell_no).ready.appendleft(cell_no)
+            self.ways.lane_of(cell_no).ready.appendleft(cell_no)
 
     # --- sending --------------------------------------------------------------------------------
 
@@ -208,81 +221,6 @@ class Flights:
         self.tasks.add(task)
         task.add_done_callback(done)
 
-    # --- routes ---------------------------------------------------------------------------------
-
-    def lane_of(self, cell_no: int) -> Lane:
-        """Where a cell waits: the model it would try next."""
-        target = self.plan.targets[self.plan.cell(cell_no).target_no]
-        if not target.is_route:
-            return self.lanes[target.model_nos[0]]
-        lease = self.lease_of(cell_no)
-        past = lease.past.get(cell_no) if lease is not None else None
-        return self.lanes[self.plan.order(cell_no)[past.step if past else 0]]
-
-    def _way_round(self, cell_no: int, step: int, cause: str) -> int | None:
-        """The next step after this one that something may be sent to, when the route says that it
-        is tried for this cause; a model that was given up is always gone round."""
-        now = time.monotonic()
-        order = self.plan.order(cell_no)
-        while cause and step + 1 < len(order):
-            gone = cause == "refused" or self.lanes[order[step]].given_up
-            if not gone and not self.plan.falls_back(cell_no, order[step], cause):
-                return None
-            step += 1
-            cause = self.lanes[order[step]].avoided_for(now)
-            if not cause:
-                return step
-        return None
-
-    def go_on(self, cell_no: int, past: Past) -> None:
-        """Where a cell that was tried before stands in its order: as whoever tried it left it."""
-        order = self.plan.order(cell_no)
-        if past.last_model_no not in order or len(order) == 1:
-            return
-        past.step = order.index(past.last_model_no)
-        cause = CAUSES.get(past.last_error, "")
-        if past.last_error and self.plan.falls_back(cell_no, past.last_model_no, cause):
-            past.step = (past.step + 1) % len(order)
-
-    def go_round(self) -> None:
-        """Moves cells of routes on to the next model where theirs is shut or told us to wait; as
-        many as may go out soon, so that the others find it well again."""
-        if not self.plan.has_routes:
-            return
-        now = time.monotonic()
-        for lane in self.lanes:
-            cause = lane.avoided_for(now)
-            if not cause or not lane.ready or not self._is_of_route(lane):
-                continue
-            is_probed_soon = lane.is_shut and lane.retry_at - now < PROBED_SOON_S
-            kept = 1 if is_probed_soon and not lane.given_up else 0
-            for _ in range(min(2 * self.concurrency, len(lane.ready) - kept)):
-                if not self._move_on(lane.ready[-1], cause):
-                    break
-                lane.ready.pop()
-
-    def _is_of_route(self, lane: Lane) -> bool:
-        return (
-            bool(lane.ready) and self.plan.targets[self.plan.cell(lane.ready[0]).target_no].is_route
-        )
-
-    def _move_on(self, cell_no: int, cause: str) -> bool:
-        """Puts a cell into the lane of its next model, when there is one to go to."""
-        lease = self.lease_of(cell_no)
-        if lease is None:
-            return False
-        past = lease.past.get(cell_no) or Past()
-        step = self._way_round(cell_no, past.step, cause)
-        if step is None:
-            return False
-        lane = self.lanes[self.plan.order(cell_no)[step]]
-        if len(lane.ready) >= 2 * self.concurrency:
-            return False
-        past.step = step
-        lease.past[cell_no] = past
-        lane.ready.append(cell_no)
-        return True
-
     # --- calls ----------------------------------------------------------------------------------
 
     async def _call(self, lane: Lane, send: Send) -> None:
@@ -323,7 +261,7 @@ class Flights:
         again = error.retryable and past.errors < tries
         step = None
         if order[0] != order[-1] and past.errors < tries:
-            step = self._way_round(cell_no, past.step, cause_of(error))
+            step = self.ways.way_round(cell_no, past.step, cause_of(error))
         if lease is None:
             pass  # whoever has the shard now decides the cell
         elif step is not None:
@@ -379,19 +317,12 @@ class Flights:
             heapq.heapify(self.delayed)
             lane.ready.extend(waiting)
             while lane.ready and len(self.outcomes) < PREPARED_MAX:
-                if self._is_of_route(lane) and self._leads_on(lane.ready[0]):
+                if self.ways.is_of_route(lane) and self.ways.leads_on(lane.ready[0]):
                     break  # the next model takes its share, and then the next share
                 self._fail_unsent(lane, lane.ready.popleft())
 
     def _is_of(self, lane: Lane, cell_no: int) -> bool:
-        return self.lane_of(cell_no) is lane
-
-    def _leads_on(self, cell_no: int) -> bool:
-        """Whether a route has a model left that was not given up."""
-        lease = self.lease_of(cell_no)
-        past = lease.past.get(cell_no) if lease is not None else None
-        order = self.plan.order(cell_no)
-        return any(not self.lanes[no].given_up for no in order[past.step if past else 0 :])
+        return self.ways.lane_of(cell_no) is lane
 
     def _fail_unsent(self, lane: Lane, cell_no: int) -> None:
         lease = self.lease_of(cell_no)

@@ -13,7 +13,7 @@ through on top of those. A permit reaches the wire within a second or so of bein
 Runs with one credential take turns: one that is a tenth of a second's worth ahead of another that
 wants some has to wait itself. What the provider says counts too: refusals shrink the part of the limit that is used,
 which grows back by a hundredth a second; Retry-After stops everybody with this credential for this
-model; and limits told in headers hold when they are lower than the configured ones.
+model; and limits that it tells in headers hold for the model beside the configured ones.
 """
 
 from __future__ import annotations
@@ -26,35 +26,37 @@ from redis.exceptions import RedisError
 from chimera.providers.adapters.limits import Told
 from chimera.providers.rate_limits import shared_key
 
-# KEYS: requests, tokens, cool, share, seen, served. ARGV: requests wanted, tokens each, requests and
-# tokens a minute, model, run, tokens to give back. Answers {granted, wait in ms until one more might
+# KEYS: buckets (requests and tokens of the credential, the same of it for the model), cool, share,
+# seen, served. ARGV: requests wanted, tokens each, model, run, tokens to give back, and what each of
+# the buckets gets a minute, 0 for no limit. Answers {granted, wait in ms until one more might
 # be, whether the provider asked for the wait}.
 TAKE = """
 local now = redis.call('TIME')
 local t = now[1] * 1000 + math.floor(now[2] / 1000)
-local want, tokens, run = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[6]
-local cool = tonumber(redis.call('HGET', KEYS[3], ARGV[5]) or '0')
+local want, tokens, run = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4]
+local cool = tonumber(redis.call('HGET', KEYS[5], ARGV[3]) or '0')
 if cool > t then return {0, cool - t, 1} end
-local kept = redis.call('HMGET', KEYS[4], 'share', 'at')
+local kept = redis.call('HMGET', KEYS[6], 'share', 'at')
 local share = math.min(1, (tonumber(kept[1]) or 1) + (t - (tonumber(kept[2]) or t)) / 100000)
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', t)) do
-  redis.call('ZREM', KEYS[5], gone)
-  redis.call('ZREM', KEYS[6], gone)
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[7], '-inf', t)) do
+  redis.call('ZREM', KEYS[7], gone)
+  redis.call('ZREM', KEYS[8], gone)
 end
-local least = redis.call('ZRANGE', KEYS[6], 0, 0, 'WITHSCORES')
-local served = tonumber(redis.call('ZSCORE', KEYS[6], run) or least[2] or '0')
+local least = redis.call('ZRANGE', KEYS[8], 0, 0, 'WITHSCORES')
+local served = tonumber(redis.call('ZSCORE', KEYS[8], run) or least[2] or '0')
 local granted, wait, ahead = want, 0, 1
 local levels = {}
-for i = 1, 2 do
-  local limit = tonumber(ARGV[2 + i]) * share
+for i = 1, 4 do
+  local limit = tonumber(ARGV[5 + i]) * share
   if limit > 0 then
-    local each = i == 1 and 1 or tokens
+    local is_requests = i % 2 == 1
+    local each = is_requests and 1 or tokens
     local burst = math.max(each, limit / 30)
-    local spare = i == 1 and 0.999 or 0
+    local spare = is_requests and 0.999 or 0
     local rate = math.max(limit + spare - burst, limit / 2) / 60000
     local old = redis.call('HMGET', KEYS[i], 'level', 'at')
     local level = (tonumber(old[1]) or 0) + (t - (tonumber(old[2]) or t)) * rate
-    if i == 2 then level = level + tonumber(ARGV[7]) end
+    if not is_requests then level = level + tonumber(ARGV[5]) end
     level = math.min(burst, level)
     levels[i] = {level, each}
     granted = math.min(granted, math.floor(level / each))
@@ -71,10 +73,10 @@ for i, l in pairs(levels) do
   redis.call('PEXPIRE', KEYS[i], 86400000)
 end
 wait = math.max(wait, 1)
-redis.call('ZADD', KEYS[5], t + wait + 1500, run)
-redis.call('ZADD', KEYS[6], served + granted, run)
-redis.call('PEXPIRE', KEYS[5], 120000)
-redis.call('PEXPIRE', KEYS[6], 120000)
+redis.call('ZADD', KEYS[7], t + wait + 1500, run)
+redis.call('ZADD', KEYS[8], served + granted, run)
+redis.call('PEXPIRE', KEYS[7], 120000)
+redis.call('PEXPIRE', KEYS[8], 120000)
 return {granted, wait, 0}
 """
 
@@ -121,15 +123,15 @@ class Pace:
     ) -> None:
         """model: what the provider's waits are for; run_id: who takes turns."""
         self.redis, self.model, self.run_id = redis, model, run_id
+        kinds = ("requests", "tokens", f"requests:{model}", f"tokens:{model}")
         self.keys = [
-            shared_key(credential, kind)
-            for kind in ("requests", "tokens", "cool", "share", "seen", "served")
+            shared_key(credential, kind) for kind in (*kinds, "cool", "share", "seen", "served")
         ]
         self.take_script = redis.register_script(TAKE)
         self.cool_script = redis.register_script(COOL)
         self.slow_script = redis.register_script(SLOW)
+        self.configured = (requests_per_minute, tokens_per_minute)
         self.told = Told()
-        self.limit(requests_per_minute, tokens_per_minute)
         self.permits = 0
         self.permit_tokens = 0  # that each of them stands for
         self.permits_until = 0.0
@@ -143,13 +145,20 @@ class Pace:
         self._local_at = self._local_level = 0.0
 
     @property
+    def requests_per_minute(self) -> int:
+        return _lower(self.configured[0], self.told.requests_per_minute)
+
+    @property
+    def tokens_per_minute(self) -> int:
+        return _lower(self.configured[1], self.told.tokens_per_minute)
+
+    @property
     def unlimited(self) -> bool:
         return not self.requests_per_minute and not self.tokens_per_minute
 
     def limit(self, requests_per_minute: int, tokens_per_minute: int) -> None:
-        """What holds now, unless the provider has told of less. 0: none."""
-        self.requests_per_minute = _lower(requests_per_minute, self.told.requests_per_minute)
-        self.tokens_per_minute = _lower(tokens_per_minute, self.told.tokens_per_minute)
+        """A live change of what is configured. 0: none."""
+        self.configured = (requests_per_minute, tokens_per_minute)
 
     def take(self, tokens: int = 0) -> bool:
         """Uses up a permit for a call of at most so many tokens; False when there is none, then
@@ -197,18 +206,13 @@ class Pace:
 
     async def _refill(self, wanted: int, tokens: int) -> None:
         unused, self.unused_tokens = self.unused_tokens, 0
-        limits = [self.requests_per_minute, self.tokens_per_minute]
+        told = self.told
+        limits = [*self.configured, told.requests_per_minute, told.tokens_per_minute]
+        portion = self._portion(wanted, tokens)
         try:
             granted, wait_ms, is_cooling = await self.take_script(
                 keys=self.keys,
-                args=[
-                    self._portion(wanted, tokens),
-                    tokens,
-                    *limits,
-                    self.model,
-                    self.run_id,
-                    unused,
-                ],
+                args=[portion, tokens, self.model, self.run_id, unused, *limits],
             )
             self.is_alone = False
         except (RedisError, OSError):
@@ -255,7 +259,7 @@ class Pace:
         self.cooling_until = max(self.cooling_until, time.monotonic() + seconds)
         self.ready_at = max(self.ready_at, self.cooling_until)
         try:
-            await self.cool_script(keys=[self.keys[2]], args=[self.model, int(seconds * 1000) + 1])
+            await self.cool_script(keys=[self.keys[4]], args=[self.model, int(seconds * 1000) + 1])
         except (RedisError, OSError):
             return  # this drive waits all the same
 
@@ -264,18 +268,14 @@ class Pace:
         if self.unlimited:
             return  # the window shrinks
         try:
-            await self.slow_script(keys=[self.keys[3]])
+            await self.slow_script(keys=[self.keys[5]])
         except (RedisError, OSError):
             return
 
     async def learn(self, told: Told) -> None:
         """What an answer's headers said of the limits and of what is left of them."""
-        if (told.requests_per_minute, told.tokens_per_minute) != (
-            self.told.requests_per_minute,
-            self.told.tokens_per_minute,
-        ):
+        if told.requests_per_minute or told.tokens_per_minute:
             self.told = told
-            self.limit(self.requests_per_minute, self.tokens_per_minute)
         if told.exhausted_s > 0:
             await self.cool_down(told.exhausted_s)
         elif told.left < LOW:
