@@ -37,6 +37,7 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]]]:
     """(descriptor module, registration, servicer) of every service of the product."""
     from chimera.audit.service import AuditService
+    from chimera.campaigns.evaluation.service import EvaluationService
     from chimera.campaigns.service import CampaignService
     from chimera.identity.service import IdentityService
     from chimera.operations.service import OperationsService
@@ -50,6 +51,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         audit_pb2_grpc,
         campaigns_pb2,
         campaigns_pb2_grpc,
+        evaluation_pb2,
+        evaluation_pb2_grpc,
         health_pb2,
         health_pb2_grpc,
         identity_pb2,
@@ -71,6 +74,11 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         (templates_pb2, templates_pb2_grpc.add_TemplateServiceServicer_to_server, TemplateService),
         (providers_pb2, providers_pb2_grpc.add_ProviderServiceServicer_to_server, ProviderService),
         (campaigns_pb2, campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, CampaignService),
+        (
+            evaluation_pb2,
+            evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server,
+            EvaluationService,
+        ),
         (
             telemetry_pb2,
             telemetry_pb2_grpc.add_TelemetryServiceServicer_to_server,

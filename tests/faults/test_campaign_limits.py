@@ -34,9 +34,9 @@ class Arrivals:
     def check(self, *, limit: int = LIMIT, slack: float = 1.0) -> None:
         """No window had more than two seconds' worth and its rate; slack: calls more."""
         for number, (since, _, before) in enumerate(self.samples):
-            for _, until, calls in self.samples[number + 1 :]:
-                most = limit / 30 + limit / 60 * (until - since + SLACK_S) + slack
-                assert calls - before <= most, (until - since, calls - before)
+            for _, answered, calls in self.samples[number + 1 :]:
+                most = limit / 30 + limit / 60 * (answered - since + SLACK_S) + slack
+                assert calls - before <= most, (answered - since, calls - before)
 
 
 @asynccontextmanager

@@ -36,6 +36,7 @@ GROUND_ARROWS: dict[str, set[str]] = {
         "chimera.providers.health_service",
         "chimera.providers.route_service",
         "chimera.audit.recording",
+        "chimera.campaigns.evaluation.service",
         "chimera.identity.authentication",
     },
 }
