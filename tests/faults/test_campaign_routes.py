@@ -291,3 +291,45 @@ async def test_a_limit_of_money_holds_for_whole_chains(stage: Stage) -> None:
     await stage.olivia.campaigns.ResumeCampaign(campaign_id=run.campaign_id)
     await stage.over(run.id)
     await stage.books.check(run.id, cells=40)
+
+
+async def test_the_last_model_refuses_its_key(stage: Stage) -> None:
+    """The first model is down and the second turns the key away: cells that had moved on to it come
+    back to the first and wait for it; none is lost to the refusal but those that were refused."""
+    plan = await routed(stage, names=("guard-none", "guard-keyword"), rows=30, concurrency=4)
+    await stage.assistant.fault(
+        {"kind": "cut", "model": "guard-none"},
+        {"kind": "status", "status": 401, "model": "guard-keyword"},
+    )
+    stage.worker()
+    run = await stage.launched(plan)
+
+    async def refused() -> bool:
+        attempts = await stage.books.attempts(run.id)
+        waiting = (await stage.run(run.id)).waiting_for
+        return bool(waiting) and sum(a["error_kind"] == "bad_key" for a in attempts) >= 3
+
+    await until(refused, "the second was given up")
+    await stage.assistant.heal()
+    over = await stage.over(run.id)
+    assert over.counts.recorded == 60
+    assert over.counts.failed <= 6
+    await stage.books.check(run.id, cells=60)
+    assert set(await used(stage, run.id)) <= {"guard-none", "guard-keyword"}
+
+
+async def test_a_model_that_was_down_long_ago_is_tried_anew(stage: Stage) -> None:
+    """A circuit that opened yesterday and was not probed since costs a new run no cell: it probes
+    first, and the model is back."""
+    plan = await stage.plan(rows=10, concurrency=4)
+    await stage.olivia.health.ForceCircuit(model_id=plan.targets[0].model_id)
+    await stage.books.rows(
+        "UPDATE providers.circuits SET state = 'open', cause = 'timeout', "
+        "opened_at = now() - interval '1 day', open_until = now() - interval '1 day' "
+        "RETURNING model_id"
+    )
+    stage.worker()
+    run = await stage.launched(plan)
+    over = await stage.over(run.id)
+    assert (over.counts.scored, over.counts.failed) == (20, 0)
+    await stage.books.check(run.id, cells=20)

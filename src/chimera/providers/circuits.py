@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 import orjson
 
@@ -162,7 +163,7 @@ async def note_signs(tx: Tx, signs: Sequence[Signs]) -> None:
 class Stand:
     """A circuit and the limits of a credential as a drive has to obey them, now.
 
-    wait_s: until the next call may go out to see. down_s: since when nothing came back, 0 while
+    wait_s: until the next call may go out to see. down_s: for how long nothing came back, 0 while
     closed or held by people.
     """
 
@@ -188,7 +189,7 @@ LIST_STANDS = sql(
            COALESCE(extract(epoch FROM CASE c.state WHEN 'open' THEN c.open_until
                        WHEN 'half_open' THEN c.probe_until END - clock_timestamp()), 0)::float8 AS wait_s,
            CASE WHEN c.state <> 'closed' AND c.forced = ''
-                THEN COALESCE(extract(epoch FROM clock_timestamp() - c.opened_at), 0) ELSE 0
+                THEN COALESCE(extract(epoch FROM clock_timestamp() - greatest(c.opened_at, %(since)s::timestamptz)), 0) ELSE 0
                 END::float8 AS down_s,
            COALESCE(l.requests_per_minute, p.requests_per_minute) AS requests_per_minute,
            COALESCE(l.tokens_per_minute, p.tokens_per_minute) AS tokens_per_minute
@@ -203,15 +204,22 @@ LIST_STANDS = sql(
 
 
 async def list_stands(
-    tx: Tx, models: Sequence[str], providers: Sequence[str], keys: Sequence[str]
+    tx: Tx,
+    models: Sequence[str],
+    providers: Sequence[str],
+    keys: Sequence[str],
+    *,
+    since: datetime | None = None,
 ) -> list[Stand]:
-    """How models with their providers and keys stand, model_no counted from 0."""
+    """How models with their providers and keys stand, model_no counted from 0. What was down before
+    `since` is only counted from then on."""
     rows = await tx.all(
         LIST_STANDS,
         org_id=tx.call.caller.org_id,
         models=list(models),
         providers=list(providers),
         keys=list(keys),
+        since=since,
     )
     return rows
 

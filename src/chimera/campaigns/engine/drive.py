@@ -78,6 +78,7 @@ class Drive:
             slot=hash(self.owner) & 0x7FFF,
             lease_s=self.core.settings.lease_s,
             plan=self.plan,
+            launched_at=opened.launched_at,
         )
         await self._adopt(self.first)
         await self._tick()

@@ -267,7 +267,7 @@ class Flights:
         elif step is not None:
             past.step = step
             self.lanes[order[step]].ready.appendleft(cell_no)
-        elif again and not lane.given_up:
+        elif again and self.ways.leads_anywhere(cell_no):
             past.step = 0
             heapq.heappush(
                 self.delayed, (time.monotonic() + retry_delay_s(past.errors, error), cell_no)
@@ -317,9 +317,9 @@ class Flights:
             heapq.heapify(self.delayed)
             lane.ready.extend(waiting)
             while lane.ready and len(self.outcomes) < PREPARED_MAX:
-                if self.ways.is_of_route(lane) and self.ways.leads_on(lane.ready[0]):
-                    break  # the next model takes its share, and then the next share
-                self._fail_unsent(lane, lane.ready.popleft())
+                cell_no = lane.ready.popleft()
+                if not self.ways.turn_elsewhere(cell_no):
+                    self._fail_unsent(lane, cell_no)
 
     def _is_of(self, lane: Lane, cell_no: int) -> bool:
         return self.ways.lane_of(cell_no) is lane

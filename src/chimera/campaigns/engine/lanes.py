@@ -29,6 +29,7 @@ GROW_EVERY = 8  # successes for one more place
 REFUSALS_TO_GIVE_UP = 3
 HOPELESS = frozenset({"bad_key", "refused_address"})
 RETRY_FIRST_S, RETRY_MAX_S = 0.25, 20.0
+LOOK_AGAIN_S = 45.0  # longer than any circuit waits for its next probe
 SHUT_LOCALLY_S = 5.0  # without a word from the database
 # Error kinds by what a route calls them. What is not here is the request's fault.
 CAUSES = {
@@ -68,6 +69,7 @@ class Lane:
     shrunk_at: float = 0.0
     given_up: str = ""  # the error kind that did it
     is_shut: bool = False
+    shut_since: float = 0.0  # monotonic, as the database says; 0 while it is not
     retry_at: float = 0.0  # monotonic; while shut, when a probe may be asked for
     has_news: bool = False  # that the database should hear of now
     signs: Signs = field(default_factory=lambda: Signs(""))
@@ -119,9 +121,14 @@ class Lane:
         was_shut, self.is_shut = self.is_shut, not stand.lets_pass
         if self.is_shut:
             self.retry_at = math.inf if stand.forced else now + max(0.0, stand.wait_s)
-            if stand.down_s > self.patience_s and not self.given_up:
+            self.shut_since = self.shut_since or now
+            # By whoever waits now, too: a model that was down for long before may be back.
+            waited = now - self.shut_since >= min(self.patience_s, LOOK_AGAIN_S)
+            if waited and stand.down_s > self.patience_s and not self.given_up:
                 self.given_up = stand.cause or "circuit_open"
-        elif was_shut:
+            return
+        self.shut_since = 0.0
+        if was_shut:
             self.failures = 0
             self.window = max(1.0, self.window * SHRINK)  # it has just come back
 

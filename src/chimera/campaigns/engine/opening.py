@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 
 import aiohttp
@@ -28,7 +29,7 @@ log = structlog.get_logger("chimera.drive")
 GET_RUN = sql(
     dict,
     """
-    SELECT r.campaign_id, r.launched_by AS user_id, r.concurrency, r.priority, p.plan
+    SELECT r.campaign_id, r.launched_by AS user_id, r.created_at, r.concurrency, r.priority, p.plan
       FROM campaigns.runs r JOIN campaigns.run_plans p ON p.run_id = r.id
      WHERE r.id = %(run_id)s
     """,
@@ -57,6 +58,7 @@ class Opened:
 
     campaign_id: str
     user_id: str
+    launched_at: datetime
     priority: int
     plan: RunPlan
     lanes: list[Lane]
@@ -92,7 +94,9 @@ async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> 
         if adapter is None:
             lane.given_up = "bad_key"
         lanes.append(lane)
-    return Opened(row["campaign_id"], row["user_id"], row["priority"], plan, lanes)
+    return Opened(
+        row["campaign_id"], row["user_id"], row["created_at"], row["priority"], plan, lanes
+    )
 
 
 async def settle_abandoned(core: Core, org_id: str, run_id: str) -> int:

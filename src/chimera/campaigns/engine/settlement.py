@@ -91,6 +91,7 @@ class TickContext:
     slot: int
     lease_s: float
     plan: RunPlan
+    launched_at: datetime | None = None
 
     @property
     def models(self) -> list[str]:

@@ -13,6 +13,7 @@ from chimera.campaigns.engine.lanes import CAUSES, Lane
 from chimera.campaigns.engine.leasing import Lease, Past
 from chimera.campaigns.plan import RunPlan
 
+MISSES_MAX = 8  # cells in a row that cannot move, before no more are looked at
 PROBED_SOON_S = 1.0  # a route's last cell waits so long for the probe of a model that is shut
 
 
@@ -64,16 +65,20 @@ class Ways:
         now = time.monotonic()
         for lane in self.lanes:
             cause = lane.avoided_for(now)
-            if not cause or not lane.ready or not self.is_of_route(lane):
+            if not cause or lane.given_up or not self._is_of_route(lane):
                 continue
-            is_probed_soon = lane.is_shut and lane.retry_at - now < PROBED_SOON_S
-            kept = 1 if is_probed_soon and not lane.given_up else 0
+            kept = 1 if lane.is_shut and lane.retry_at - now < PROBED_SOON_S else 0
+            misses = 0
             for _ in range(min(room, len(lane.ready) - kept)):
-                if not self._move_on(lane.ready[-1], cause, room):
+                cell_no = lane.ready.pop()
+                if self._move_on(cell_no, cause, room):
+                    continue
+                lane.ready.appendleft(cell_no)  # by its own order it is at its last model
+                misses += 1
+                if misses == MISSES_MAX:
                     break
-                lane.ready.pop()
 
-    def is_of_route(self, lane: Lane) -> bool:
+    def _is_of_route(self, lane: Lane) -> bool:
         return (
             bool(lane.ready) and self.plan.targets[self.plan.cell(lane.ready[0]).target_no].is_route
         )
@@ -95,10 +100,21 @@ class Ways:
         lane.ready.append(cell_no)
         return True
 
-    def leads_on(self, cell_no: int) -> bool:
-        """Whether a route has a model left that was not given up."""
-        order = self.plan.order(cell_no)
-        return any(not self.lanes[no].given_up for no in order[self._step(cell_no) :])
+    def leads_anywhere(self, cell_no: int) -> bool:
+        """Whether a cell has a model that was not given up."""
+        return any(not self.lanes[no].given_up for no in self.plan.order(cell_no))
+
+    def turn_elsewhere(self, cell_no: int) -> bool:
+        """Moves a cell from a model that was given up to the first of its order that was not."""
+        lease = self._lease_of(cell_no)
+        if lease is None:
+            return False
+        for step, model_no in enumerate(self.plan.order(cell_no)):
+            if not self.lanes[model_no].given_up:
+                lease.past.setdefault(cell_no, Past()).step = step
+                self.lanes[model_no].ready.append(cell_no)
+                return True
+        return False
 
     def _step(self, cell_no: int) -> int:
         lease = self._lease_of(cell_no)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chimera.campaigns.engine import lanes
-from chimera.campaigns.engine.lanes import Lane, retry_delay_s
+from chimera.campaigns.engine.lanes import LOOK_AGAIN_S, Lane, retry_delay_s
 from chimera.campaigns.engine.pace import Pace
 from chimera.providers.adapters import ProviderError
 from chimera.providers.circuits import FAILURES_TO_OPEN, Stand
@@ -103,6 +103,9 @@ async def test_an_answer_between_keeps_the_lane_open(lane: Lane) -> None:
 
 async def test_patience_ends_but_not_with_people(lane: Lane, clock: Clock) -> None:
     """Nothing has come back for longer than a run waits; a circuit that people hold is waited for."""
+    lane.obey(stand("open", down_s=lane.patience_s + 1))
+    assert not lane.given_up, "nobody has waited here"
+    clock.now += LOOK_AGAIN_S
     lane.obey(stand("open", down_s=lane.patience_s - 1))
     assert not lane.given_up
     lane.obey(stand("closed", forced="open"))
