@@ -292,9 +292,12 @@ def _rpcs() -> dict[str, _Rpc]:
     from google.protobuf.message_factory import GetMessageClass
 
     from chimera.v1 import (
+        access_pb2,
+        analytics_pb2,
         audit_pb2,
         campaigns_pb2,
         evaluation_pb2,
+        federation_pb2,
         identity_pb2,
         operations_pb2,
         options_pb2,
@@ -305,9 +308,12 @@ def _rpcs() -> dict[str, _Rpc]:
 
     found = {}
     for module in (
+        access_pb2,
+        analytics_pb2,
         audit_pb2,
         campaigns_pb2,
         evaluation_pb2,
+        federation_pb2,
         identity_pb2,
         operations_pb2,
         providers_pb2,

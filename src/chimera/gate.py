@@ -30,7 +30,6 @@ from chimera import metrics
 from chimera.call import ANONYMOUS, Call, Caller
 from chimera.db import Replay
 from chimera.faults import (
-    Denied,
     Exhausted,
     Fault,
     Invalid,
@@ -49,7 +48,9 @@ log = structlog.get_logger("chimera.rpc")
 
 OUTSIDE_STREAMS_MAX = 200
 
-Authenticate = Callable[[dict[str, str]], Awaitable[Caller]]
+Authenticate = Callable[[dict[str, str], str], Awaitable[Caller]]
+# (call, permission or 0, request or None): raises Denied.
+Authorize = Callable[[Call, int, Any], Awaitable[None]]
 RecordRefusal = Callable[[Call, Fault], Awaitable[None]]
 
 
@@ -93,6 +94,7 @@ class Gate(grpc.aio.ServerInterceptor):
         settings: Settings,
         *,
         authenticate: Authenticate,
+        authorize: Authorize,
         limits: CallLimits,
         record_refusal: RecordRefusal,
         digest: Callable[[bytes], bytes],
@@ -100,6 +102,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self.methods = {method.path: method for method in methods}
         self.settings = settings
         self.authenticate = authenticate
+        self.authorize = authorize
         self.limits = limits
         self.record_refusal = record_refusal
         self.digest = digest
@@ -271,20 +274,14 @@ class _Visit:
         gate.limits.admit_peer(call.ip_address)
         who = method.access.WhichOneof("who")
         if who != "public":
-            call.caller = await gate.authenticate(metadata)
+            call.caller = await gate.authenticate(metadata, call.ip_address)
             if call.caller is ANONYMOUS:
                 raise Unauthenticated(
                     "CREDENTIALS_MISSING",
                     "Send an access token or an API key as `authorization: Bearer ...`.",
                 )
-            if who == "permission" and not call.caller.may(method.access.permission):
-                name = options_pb2.Permission.Name(method.access.permission)
-                needed = name.removeprefix("PERMISSION_")
-                raise Denied(
-                    "PERMISSION_MISSING",
-                    f"This call needs the permission {needed}.",
-                    facts={"permission": needed},
-                )
+            about = None if hasattr(request, "__aiter__") else request
+            await gate.authorize(call, method.access.permission, about)
         await gate.limits.admit(call)
         return call
 

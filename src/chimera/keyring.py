@@ -7,6 +7,7 @@ older ones stay readable for what they signed.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import secrets
 from collections.abc import Callable
@@ -15,10 +16,19 @@ from uuid import UUID, uuid5
 import orjson
 
 from chimera.call import NOBODY, Call
-from chimera.db import Database, Nothing, sql
+from chimera.db import Database, Nothing, Tx, sql
 from chimera.providers.local_keys import LocalKeyFile
-from chimera.providers.vault import MasterKeys, SealContext, Sealed, seal, unseal
+from chimera.providers.vault import (
+    MasterKeys,
+    SealContext,
+    Sealed,
+    VaultError,
+    seal,
+    unseal,
+)
 from chimera.settings import Settings
+
+__all__ = ["VaultError"]  # for whoever loads keys and does not know the vault
 
 FIND_SECRETS = sql(
     dict, "SELECT version, sealed FROM ops.secrets WHERE name = %(name)s ORDER BY version"
@@ -73,6 +83,29 @@ def sealed_from_json(stored: dict[str, object]) -> Sealed:
         wrapped_dek=base64.b64decode(str(stored["wrapped_dek"])),
         kek_version=int(str(stored["kek_version"])),
         format_version=int(str(stored["format_version"])),
+    )
+
+
+def sealed_key(master: MasterKeys, raw: bytes, name: str, version: int) -> str:
+    """A new version of a key as ops.secrets stores it; before the transaction that inserts it, for
+    the master key may be a network away."""
+    return orjson.dumps(sealed_json(seal(master, raw, _context(name, version)))).decode()
+
+
+async def insert_key(tx: Tx, name: str, version: int, sealed: str) -> bool:
+    """False when somebody else has made this version."""
+    return bool(await tx.run(INSERT_SECRET, name=name, version=version, sealed=sealed))
+
+
+async def load_key(db: Database, master: MasterKeys, name: str, version: int) -> bytes | None:
+    """One version of a key; None when it was destroyed."""
+    async with db.begin(Call.by_worker("keyring", seconds=20)) as tx:
+        rows = await tx.all(FIND_SECRETS, name=name)
+    sealed = next((row["sealed"] for row in rows if row["version"] == version), None)
+    if sealed is None:
+        return None
+    return await asyncio.to_thread(
+        unseal, master, sealed_from_json(sealed), _context(name, version)
     )
 
 

@@ -36,9 +36,12 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 
 def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]]]:
     """(descriptor module, registration, servicer) of every service of the product."""
+    from chimera.access.service import AccessService, SigningKeyService, TeamService
     from chimera.audit.service import AuditService
+    from chimera.campaigns.analytics.service import AnalyticsService
     from chimera.campaigns.evaluation.service import EvaluationService
     from chimera.campaigns.service import CampaignService
+    from chimera.federation.service import SignInService
     from chimera.identity.service import IdentityService
     from chimera.operations.service import OperationsService
     from chimera.providers.health_service import HealthService
@@ -47,12 +50,18 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.telemetry.service import TelemetryService
     from chimera.templates.service import TemplateService
     from chimera.v1 import (
+        access_pb2,
+        access_pb2_grpc,
+        analytics_pb2,
+        analytics_pb2_grpc,
         audit_pb2,
         audit_pb2_grpc,
         campaigns_pb2,
         campaigns_pb2_grpc,
         evaluation_pb2,
         evaluation_pb2_grpc,
+        federation_pb2,
+        federation_pb2_grpc,
         health_pb2,
         health_pb2_grpc,
         identity_pb2,
@@ -71,9 +80,18 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
 
     return [
         (identity_pb2, identity_pb2_grpc.add_IdentityServiceServicer_to_server, IdentityService),
+        (access_pb2, access_pb2_grpc.add_AccessServiceServicer_to_server, AccessService),
+        (access_pb2, access_pb2_grpc.add_TeamServiceServicer_to_server, TeamService),
+        (access_pb2, access_pb2_grpc.add_SigningKeyServiceServicer_to_server, SigningKeyService),
+        (federation_pb2, federation_pb2_grpc.add_SignInServiceServicer_to_server, SignInService),
         (templates_pb2, templates_pb2_grpc.add_TemplateServiceServicer_to_server, TemplateService),
         (providers_pb2, providers_pb2_grpc.add_ProviderServiceServicer_to_server, ProviderService),
         (campaigns_pb2, campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, CampaignService),
+        (
+            analytics_pb2,
+            analytics_pb2_grpc.add_AnalyticsServiceServicer_to_server,
+            AnalyticsService,
+        ),
         (
             evaluation_pb2,
             evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server,
@@ -97,18 +115,18 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
 
 def service_descriptors() -> list[Any]:
     """Descriptors of every service, for the gate, reflection and the guard tests."""
+    modules = dict.fromkeys(module for module, _add, _servicer in services())
     return [
-        service
-        for module, _add, _servicer in services()
-        for service in module.DESCRIPTOR.services_by_name.values()
+        service for module in modules for service in module.DESCRIPTOR.services_by_name.values()
     ]
 
 
 class Server:
     """One listening server: `start`, then `stop`. Tests run it inside their own loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, number: int = 0) -> None:
         self.settings = settings
+        self.number = number  # of the process, where several share a port
         self.port = 0
         self.stack: Any = None
 
@@ -125,18 +143,21 @@ class Server:
         from chimera.gate import OUTSIDE_STREAMS_MAX, Gate, method_of
         from chimera.identity.authentication import Authenticator
         from chimera.limits import CallLimits
+        from chimera.listener import listening
 
         settings = self.settings
         methods = [method_of(m) for s in service_descriptors() for m in s.methods]
         self.stack = AsyncExitStack()
         core = await self.stack.enter_async_context(open_core(settings, "app"))
         authenticator = await self.stack.enter_async_context(Authenticator.opened(core))
+        await self.stack.enter_async_context(listening(settings, authenticator.jwks, self.number))
         self.doorbell = await self.stack.enter_async_context(Doorbell.opened(core))
         core.db.ring = self.doorbell.ring
         self.gate = Gate(
             methods,
             settings,
             authenticate=authenticator.authenticate,
+            authorize=authenticator.authorize,
             limits=CallLimits(settings, core.redis),
             record_refusal=Refusals(core.db).record,
             digest=core.pages.digest,
@@ -239,12 +260,7 @@ async def serve(settings: Settings, number: int = 0) -> None:
     """Serves until SIGTERM or SIGINT."""
     from chimera.core import settle_memory
 
-    if settings.metrics_listen:
-        from prometheus_client import start_http_server
-
-        host, _, port = settings.metrics_listen.rpartition(":")
-        start_http_server(int(port) + number, addr=host or "127.0.0.1")
-    server = Server(settings)
+    server = Server(settings, number)
     await server.start()
     settle_memory()
     stopping = asyncio.Event()

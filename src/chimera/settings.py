@@ -9,8 +9,28 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class SignInProviderSettings(BaseModel):
+    """A way to sign in for the whole installation; `issuer` for kind oidc, and for a GitHub
+    Enterprise server its address."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = Field(pattern="^[a-z][a-z0-9-]{0,62}$")
+    kind: str = Field(pattern="^(google|github|oidc)$")
+    issuer: str = ""
+    client_id: str = Field(min_length=1)
+    client_secret: SecretStr
+    redirect_uris: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _has_issuer(self) -> SignInProviderSettings:
+        if self.kind == "oidc" and not self.issuer:
+            raise ValueError("a provider of kind oidc needs its issuer")
+        return self
 
 
 class Settings(BaseSettings):
@@ -37,7 +57,7 @@ class Settings(BaseSettings):
 
     # Server.
     listen: str = "127.0.0.1:8400"
-    metrics_listen: str = ""  # host:port, empty for none; +n for process n
+    metrics_listen: str = ""  # host:port for metrics and JWKS, empty for none; +n for process n
     processes: int = Field(1, ge=1, le=64)
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None
@@ -52,6 +72,8 @@ class Settings(BaseSettings):
     reads_per_minute: int = 6000  # per caller and process; writes and logins likewise
     writes_per_minute: int = 1200
     logins_per_minute: int = 60  # per source address, over the whole cluster
+    reads_per_org_minute: int = 60_000  # of all callers of an organisation together, per process
+    writes_per_org_minute: int = 12_000
     calls_per_peer_second: int = 2000  # before anyone is authenticated
     reflection: bool = True
 
@@ -70,6 +92,15 @@ class Settings(BaseSettings):
     argon2_memory_kib: int = Field(19456, ge=19456, le=262144)
     argon2_passes: int = Field(2, ge=2, le=10)
     argon2_queue: int = 128
+    # Keys that sign access tokens: how old one gets, and how long its successor is published (RPC
+    # and /.well-known/jwks.json) before it signs, so that everyone who verifies has it by then.
+    signing_key_days: float = Field(30.0, gt=0)
+    signing_key_lead_s: float = Field(300.0, ge=0)
+
+    # Signing in elsewhere, a JSON list: [{"name": "google", "kind": "google", "client_id": "...",
+    # "client_secret": "...", "redirect_uris": ["https://chimera.example/signed-in"]}]. Kinds: google,
+    # github, oidc (with "issuer"). Organisations add their own over the API.
+    sign_in_providers: tuple[SignInProviderSettings, ...] = ()
 
     # Mail: smtp://[user:password@]host:port (STARTTLS when offered), smtps://..., or file:///folder,
     # which writes every mail as a file. Empty: mails wait in the outbox.
@@ -89,6 +120,19 @@ class Settings(BaseSettings):
     circuit_patience_s: float = 900.0
     probe_every_s: int = 60  # how often providers are asked whether they are there; 0: never
     telemetry_flush_s: float = 1.0
+    telemetry_reconcile_s: float = 60.0  # how often the store is compared with the buffer
+    # The buffer before the column store; beyond, senders are refused.
+    telemetry_backlog_bytes_max: int = 2_000_000_000
+    telemetry_org_backlog_bytes_max: int = 1_000_000_000
+    telemetry_backlog_age_s_max: float = 86_400.0
+    telemetry_dead_letters_max: int = 10_000  # of an organisation
+    telemetry_batches_per_minute: int = 60_000  # per caller and process
+    # Analytics: another ClickHouse to read from (a replica), and what one query may take.
+    clickhouse_read_url: SecretStr = SecretStr("")
+    telemetry_queries_per_org: int = 3  # at a time, per process
+    telemetry_query_s: float = 10.0
+    telemetry_query_rows_max: int = 200_000_000  # read
+    telemetry_query_bytes_max: int = 1_000_000_000  # of memory
     seal_every_s: float = 1.0
     log_level: str = "info"
     log_json: bool = True

@@ -20,6 +20,8 @@ from chimera.gate import Method, method_of
 from chimera.server import service_descriptors
 from chimera.settings import Settings
 from chimera.v1.campaigns_pb2 import Scorer
+from chimera.v1.federation_pb2 import SignInProviderKind
+from chimera.v1.identity_pb2 import Role
 from chimera.v1.options_pb2 import Permission
 from chimera.v1.providers_pb2 import Price
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage
@@ -55,7 +57,13 @@ SAMPLES: dict[str, Any] = {
     "price": Price(input_per_million_usd="1", output_per_million_usd="1"),
     "messages": [PromptMessage(role=MessageRole.MESSAGE_ROLE_USER, text="Hello")],
     "size": 1,
+    "redirect_uri": "https://acme.example/signed-in",
+    "role": Role.ROLE_VIEWER,
+    "permission": Permission.PERMISSION_TEAM_READ,
+    "permissions": [Permission.PERMISSION_TEAM_READ],
     "format": 1,
+    "grain": 1,
+    "group_by": [1],
     "reason": "probe",
     "scorer": Scorer(kind="refusal"),
 }
@@ -71,6 +79,19 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
     provider = (await admin.providers.ListProviders()).providers[0]
     key = (await admin.providers.ListProviderKeys()).provider_keys[0]
     api_key = await admin.identity.CreateApiKey(name="theirs")
+    role = await admin.access.CreateRole(
+        name="theirs", permissions=[Permission.PERMISSION_TEAM_READ]
+    )
+    team = await admin.teams.CreateTeam(name="theirs")
+    sign_in = await admin.sign_in.CreateSignInProvider(
+        name="theirs",
+        kind=SignInProviderKind.SIGN_IN_PROVIDER_KIND_GOOGLE,
+        client_id="theirs",
+        client_secret="theirs",
+        redirect_uris=["https://acme.example/signed-in"],
+    )
+    grant = await admin.access.CreateGrant(role_id=role.role.id, team_id=team.team.id)
+    admin = acme.admin = await world.log_in("admin-acme")  # the grant made the first token old
     async with open_core(world.settings, "sealer") as core:
         await Sealer(core).run_once(1)
     event = (await admin.audit.ListAuditEvents()).events[0]
@@ -83,6 +104,12 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
         "run_id": run.id,
         "user_id": admin.user_id,
         "api_key_id": api_key.api_key.id,
+        "role_id": role.role.id,
+        "team_id": team.team.id,
+        "grant_id": grant.grant.id,
+        "sign_in_provider_id": sign_in.sign_in_provider.id,
+        # Linked by their signing in at a provider; an id that nobody has does as well.
+        "linked_identity_id": sign_in.sign_in_provider.id,
         "event_id": event.id,
     }
 
@@ -108,6 +135,9 @@ def about(method: Method, things: dict[str, str]) -> tuple[Any, bool]:
                 getattr(request, field.name).CopyFrom(value)
             else:
                 setattr(request, field.name, value)
+    if "update_mask" in request.DESCRIPTOR.fields_by_name and not request.update_mask.paths:
+        known = request.DESCRIPTOR.fields_by_name  # UpdateTeam
+        request.update_mask.paths.append("description" if "description" in known else "name")
     return request, names_one
 
 

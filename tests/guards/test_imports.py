@@ -21,9 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 ARROWS: dict[str, set[str]] = {
     "audit": set(),
     "identity": {"audit"},
+    "access": {"audit", "identity"},
+    "federation": {"audit", "identity", "providers"},
     "templates": {"audit"},
     "providers": {"audit"},
-    "telemetry": set(),
+    "telemetry": {"audit"},
     "operations": {"audit"},
     "campaigns": {"audit", "operations", "providers", "telemetry", "templates"},
 }
@@ -36,6 +38,7 @@ GROUND_ARROWS: dict[str, set[str]] = {
         "chimera.providers.health_service",
         "chimera.providers.route_service",
         "chimera.audit.recording",
+        "chimera.campaigns.analytics.service",
         "chimera.campaigns.evaluation.service",
         "chimera.identity.authentication",
     },

@@ -40,9 +40,17 @@ DEFINERS = {
     "identity.find_session": "chimera_lookup",
     "identity.find_api_key": "chimera_lookup",
     "identity.find_refresh_token": "chimera_lookup",
+    "identity.find_key": "chimera_lookup",
+    "identity.find_grants": "chimera_lookup",
+    "identity.find_sign_in_provider": "chimera_lookup",
+    "identity.list_sign_in_providers": "chimera_lookup",
+    "identity.find_linked_identity": "chimera_lookup",
     "identity.own_teams": "chimera_lookup",
     "ops.make_partitions": "chimera_owner",
     "telemetry.drop_partitions": "chimera_owner",
+    "telemetry.backlog": "chimera_owner",
+    "telemetry.list_user_summaries": "chimera_summary",
+    "telemetry.refresh_user_summaries": "chimera_summary",
 }
 
 

@@ -26,9 +26,12 @@ ROLES = {
     "chimera.audit.inspection": ("chimera_auditor",),
     "chimera.audit.operations": ("chimera_app", "chimera_sealer"),
     "chimera.audit.restore": ("chimera_sealer", "chimera_app"),
+    "chimera.campaigns.analytics.collecting": ("chimera_worker",),
     "chimera.campaigns.engine": ("chimera_worker",),
+    "chimera.federation.flow": ("chimera_app", "chimera_worker"),
     "chimera.campaigns.evaluation.judging": ("chimera_worker",),
     "chimera.identity.bootstrap": ("chimera_owner",),
+    "chimera.identity.signing_keys": ("chimera_app", "chimera_worker"),
     "chimera.identity.usage": ("chimera_worker",),
     "chimera.outbox": ("chimera_app", "chimera_worker"),
     "chimera.providers.circuits": ("chimera_app", "chimera_worker"),
@@ -36,6 +39,8 @@ ROLES = {
     "chimera.providers.keys": ("chimera_app", "chimera_worker"),
     "chimera.providers.probes": ("chimera_app", "chimera_worker"),
     "chimera.telemetry.drain": ("chimera_worker",),
+    "chimera.telemetry.reconcile": ("chimera_worker", "chimera_app"),
+    "chimera.telemetry.summaries": ("chimera_worker",),
     "chimera.telemetry.operations": ("chimera_app", "chimera_worker"),
 }
 # Run by more than one role, so every one of them must be allowed.

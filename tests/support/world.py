@@ -14,12 +14,18 @@ from chimera.identity.bootstrap import bootstrap
 from chimera.server import Server
 from chimera.settings import Settings
 from chimera.v1 import (
+    access_pb2,
+    access_pb2_grpc,
+    analytics_pb2,
+    analytics_pb2_grpc,
     audit_pb2,
     audit_pb2_grpc,
     campaigns_pb2,
     campaigns_pb2_grpc,
     evaluation_pb2,
     evaluation_pb2_grpc,
+    federation_pb2,
+    federation_pb2_grpc,
     health_pb2,
     health_pb2_grpc,
     identity_pb2,
@@ -41,10 +47,15 @@ __all__ = ["Organisation", "Person", "Refused", "World", "world"]
 PASSWORD = "correct horse battery staple"
 
 SERVICES: dict[str, tuple[Any, Any, str]] = {
+    "access": (access_pb2, access_pb2_grpc.AccessServiceStub, "AccessService"),
+    "sign_in": (federation_pb2, federation_pb2_grpc.SignInServiceStub, "SignInService"),
+    "teams": (access_pb2, access_pb2_grpc.TeamServiceStub, "TeamService"),
+    "signing_keys": (access_pb2, access_pb2_grpc.SigningKeyServiceStub, "SigningKeyService"),
     "identity": (identity_pb2, identity_pb2_grpc.IdentityServiceStub, "IdentityService"),
     "templates": (templates_pb2, templates_pb2_grpc.TemplateServiceStub, "TemplateService"),
     "providers": (providers_pb2, providers_pb2_grpc.ProviderServiceStub, "ProviderService"),
     "campaigns": (campaigns_pb2, campaigns_pb2_grpc.CampaignServiceStub, "CampaignService"),
+    "analytics": (analytics_pb2, analytics_pb2_grpc.AnalyticsServiceStub, "AnalyticsService"),
     "evaluation": (evaluation_pb2, evaluation_pb2_grpc.EvaluationServiceStub, "EvaluationService"),
     "telemetry": (telemetry_pb2, telemetry_pb2_grpc.TelemetryServiceStub, "TelemetryService"),
     "audit": (audit_pb2, audit_pb2_grpc.AuditServiceStub, "AuditService"),
@@ -118,11 +129,16 @@ class Stub:
 class Person:
     """Somebody with a channel and maybe a credential (access token or API key)."""
 
+    access: Stub
+    teams: Stub
+    sign_in: Stub
+    signing_keys: Stub
     identity: Stub
     templates: Stub
     providers: Stub
     campaigns: Stub
     evaluation: Stub
+    analytics: Stub
     telemetry: Stub
     audit: Stub
     operations: Stub
@@ -138,6 +154,12 @@ class Person:
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self.credential}"),) if self.credential else ()
+
+    async def refresh(self) -> Person:
+        """The same person with new tokens, after something about their access has changed."""
+        answer = await self.identity.RefreshSession(refresh_token=self.tokens.refresh_token)
+        self.tokens, self.credential = answer.tokens, answer.tokens.access_token
+        return self
 
     def holding(self, credential: str) -> Person:
         """The same channel with another credential."""

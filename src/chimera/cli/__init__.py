@@ -18,7 +18,17 @@ import sys
 
 import typer
 
-from chimera.cli import audit, campaign, migrations, ops, people, running, statements
+from chimera.cli import (
+    access,
+    audit,
+    campaign,
+    migrations,
+    ops,
+    people,
+    running,
+    statements,
+    telemetry,
+)
 from chimera.cli.demo import demo as demonstrate
 from chimera.cli.failure import reported
 
@@ -39,6 +49,8 @@ app.command("sql")(statements.sql)
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(audit.app, name="audit")
 app.add_typer(ops.app, name="ops")
+app.add_typer(telemetry.app, name="telemetry")
+app.add_typer(access.app, name="access")
 
 
 def main() -> None:

@@ -9,9 +9,10 @@ What must stay true:
 - A refresh token has at most one successor. Using it again later ends its session.
 - What a caller may do is never more than its role allows now; an API key's scopes only narrow it.
   A change reaches every process within two seconds.
+- Whether somebody may do something is one pure function, `decisions.decide`; see access/README.md.
 - Passwords are kept as Argon2id, refresh tokens and API keys as SHA-256; none of them can be read
   back, and none reaches a log, an error or the audit log.
 
-Owns the tables of schema `identity`: organisations, users, memberships, sessions, refresh_tokens,
-api_keys. Before the organisation is known they are read through the functions identity.find_*.
+Owns of schema `identity` the tables organisations, users, memberships, sessions, refresh_tokens,
+api_keys and signing_keys. Before the organisation is known they are read through the functions identity.find_*.
 """

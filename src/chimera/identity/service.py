@@ -6,14 +6,17 @@ import asyncio
 
 from psycopg.errors import UniqueViolation
 
+from chimera.audit.leaf import Kind
 from chimera.audit.recording import record
 from chimera.call import Call
 from chimera.core import Core
 from chimera.identity.api_keys import (
     create_api_key,
+    get_api_key,
     key_environment,
     list_api_keys,
     revoke_api_key,
+    rotate_api_key,
 )
 from chimera.identity.endings import ENDED
 from chimera.identity.passwords import Hasher, check_password
@@ -35,6 +38,8 @@ from chimera.v1.identity_pb2 import (
     CreateApiKeyResponse,
     CreateUserRequest,
     CreateUserResponse,
+    GetApiKeyRequest,
+    GetApiKeyResponse,
     GetMeRequest,
     GetMeResponse,
     GetUserRequest,
@@ -51,6 +56,8 @@ from chimera.v1.identity_pb2 import (
     RefreshSessionResponse,
     RevokeApiKeyRequest,
     RevokeApiKeyResponse,
+    RotateApiKeyRequest,
+    RotateApiKeyResponse,
 )
 from chimera.v1.options_pb2 import Permission
 
@@ -71,7 +78,8 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         async with self._opening:
             if self._tokens is None:
                 self._tokens = await Tokens.opened(self.core)
-            return self._tokens
+        await self._tokens.keep_fresh()
+        return self._tokens
 
     async def Login(self, request: LoginRequest, call: Call) -> LoginResponse:
         tokens = await self._open_tokens()
@@ -150,6 +158,20 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
                 keep=CreateApiKeyResponse(api_key=key),
             )
 
+    async def GetApiKey(self, request: GetApiKeyRequest, call: Call) -> GetApiKeyResponse:
+        async with self.db.begin(call) as tx:
+            return GetApiKeyResponse(api_key=await get_api_key(tx, request.api_key_id))
+
+    async def RotateApiKey(self, request: RotateApiKeyRequest, call: Call) -> RotateApiKeyResponse:
+        async with self.db.begin(call) as tx:
+            key, text = await rotate_api_key(tx, request, environment=self.environment)
+            new = {"prefix": key.prefix, "overlap_s": request.overlap_s}
+            record(tx, "api_key.rotate", "api_key", key.id, new=new, kind=Kind.SECURITY)
+            return tx.answer(
+                RotateApiKeyResponse(api_key=key, secret=text),
+                keep=RotateApiKeyResponse(api_key=key),
+            )
+
     async def ListApiKeys(self, request: ListApiKeysRequest, call: Call) -> ListApiKeysResponse:
         async with self.db.begin(call) as tx:
             return await list_api_keys(tx, self.pages, request)
@@ -168,5 +190,6 @@ def _facts(key: ApiKey) -> dict[str, object]:
         "name": key.name,
         "prefix": key.prefix,
         "scopes": [enum_text(key, "scopes", scope) for scope in key.scopes],
+        "source_networks": list(key.source_networks),
         "expires_at": key.expires_at.ToJsonString(),
     }

@@ -100,10 +100,10 @@ async def list_users(tx: Tx, pages: Pages, request: ListUsersRequest) -> ListUse
 
 
 def check_may_grant(tx: Tx, role: str) -> None:
-    """Raises Denied(PERMISSION_MISSING): nobody grants what they do not hold. A narrow API key
-    could otherwise make itself an administrator."""
+    """Raises Denied(PERMISSION_MISSING): nobody grants what they do not hold lastingly. A narrow API
+    key, or an administrator until tomorrow, could otherwise make a lasting one."""
     caller = tx.call.caller
-    if not caller.is_operator and not permissions_of(role) <= caller.permissions:
+    if not caller.is_operator and not permissions_of(role) <= caller.lasting:
         raise Denied("PERMISSION_MISSING", f"The role {role} allows more than this caller may do.")
 
 

@@ -76,6 +76,16 @@ class IdentityServiceStub:
                 request_serializer=chimera_dot_v1_dot_identity__pb2.CreateApiKeyRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_identity__pb2.CreateApiKeyResponse.FromString,
                 _registered_method=True)
+        self.GetApiKey = channel.unary_unary(
+                '/chimera.v1.IdentityService/GetApiKey',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.GetApiKeyRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.GetApiKeyResponse.FromString,
+                _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/chimera.v1.IdentityService/RotateApiKey',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.RotateApiKeyResponse.FromString,
+                _registered_method=True)
         self.ListApiKeys = channel.unary_unary(
                 '/chimera.v1.IdentityService/ListApiKeys',
                 request_serializer=chimera_dot_v1_dot_identity__pb2.ListApiKeysRequest.SerializeToString,
@@ -145,21 +155,39 @@ class IdentityServiceServicer:
 
     def CreateApiKey(self, request, context):
         """Makes an API key of the caller. The secret is in the answer once and never again.
-        SCOPE_NOT_HELD when a scope exceeds the caller's own permissions.
+        SCOPE_NOT_HELD when a scope exceeds the caller's own permissions, API_KEY_NAME_TAKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetApiKey(self, request, context):
+        """An API key of the caller; of anyone in the organisation for those who manage users.
+        API_KEY_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """Gives an API key of the caller a new secret, shown once. The secret before it goes on for
+        overlap_s and then ends by itself; one that was still going on from an earlier rotation ends now.
+        API_KEY_NOT_FOUND, API_KEY_NOT_ACTIVE, SCOPE_NOT_HELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListApiKeys(self, request, context):
-        """The caller's API keys, newest first.
+        """The caller's API keys, newest first; for those who manage users, also anyone else's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """Ends an API key of the caller within two seconds everywhere. API_KEY_NOT_FOUND.
+        """Ends an API key with all its secrets, within two seconds everywhere. Those who manage users may
+        end anyone's. API_KEY_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,6 +235,16 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.CreateApiKey,
                     request_deserializer=chimera_dot_v1_dot_identity__pb2.CreateApiKeyRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_identity__pb2.CreateApiKeyResponse.SerializeToString,
+            ),
+            'GetApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetApiKey,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.GetApiKeyRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.GetApiKeyResponse.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.RotateApiKeyResponse.SerializeToString,
             ),
             'ListApiKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListApiKeys,
@@ -436,6 +474,60 @@ class IdentityService:
             '/chimera.v1.IdentityService/CreateApiKey',
             chimera_dot_v1_dot_identity__pb2.CreateApiKeyRequest.SerializeToString,
             chimera_dot_v1_dot_identity__pb2.CreateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/GetApiKey',
+            chimera_dot_v1_dot_identity__pb2.GetApiKeyRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.GetApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/RotateApiKey',
+            chimera_dot_v1_dot_identity__pb2.RotateApiKeyRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.RotateApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,
