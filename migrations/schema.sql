@@ -1350,6 +1350,8 @@ CREATE TABLE campaigns.attempts (
     latency_ms integer,
     sent_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     settled_at timestamp with time zone,
+    model_no integer,
+    reserve numeric(20,12) DEFAULT 0 NOT NULL,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -1374,6 +1376,8 @@ CREATE TABLE campaigns.attempts_default (
     latency_ms integer,
     sent_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT attempts_sent_at_not_null NOT NULL,
     settled_at timestamp with time zone,
+    model_no integer,
+    reserve numeric(20,12) DEFAULT 0 CONSTRAINT attempts_reserve_not_null NOT NULL,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 );
 
@@ -1405,6 +1409,7 @@ CREATE TABLE campaigns.executions (
     cost numeric(20,12) NOT NULL,
     started_at timestamp with time zone NOT NULL,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    model_no integer,
     CONSTRAINT executions_state_check CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'parked'::text, 'skipped'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -1437,6 +1442,7 @@ CREATE TABLE campaigns.executions_default (
     cost numeric(20,12) CONSTRAINT executions_cost_not_null NOT NULL,
     started_at timestamp with time zone CONSTRAINT executions_started_at_not_null NOT NULL,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT executions_recorded_at_not_null NOT NULL,
+    model_no integer,
     CONSTRAINT executions_state_check CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'parked'::text, 'skipped'::text])))
 );
 
@@ -1472,6 +1478,25 @@ CREATE TABLE campaigns.flushes_default (
 ALTER TABLE ONLY campaigns.flushes_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.flushes_default OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.model_tallies (
+    run_id uuid NOT NULL,
+    slot smallint NOT NULL,
+    model_no integer NOT NULL,
+    org_id uuid NOT NULL,
+    scored bigint NOT NULL,
+    successes bigint NOT NULL,
+    failed bigint NOT NULL,
+    latency_ms_sum bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cost numeric(20,12) NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
+
+ALTER TABLE ONLY campaigns.model_tallies FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.model_tallies OWNER TO chimera_owner;
 
 CREATE TABLE campaigns.overrides (
     id uuid NOT NULL,
@@ -1512,7 +1537,9 @@ CREATE TABLE campaigns.run_plans (
     prompt_count bigint NOT NULL,
     technique_names text[] NOT NULL,
     target_names text[] NOT NULL,
-    repetitions integer NOT NULL
+    repetitions integer NOT NULL,
+    model_ids uuid[] DEFAULT '{}'::uuid[] NOT NULL,
+    model_names text[] DEFAULT '{}'::text[] NOT NULL
 );
 
 ALTER TABLE ONLY campaigns.run_plans FORCE ROW LEVEL SECURITY;
@@ -2049,12 +2076,44 @@ CREATE TABLE providers.circuits (
     open_until timestamp with time zone,
     opened_count integer DEFAULT 0 NOT NULL,
     changed_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT circuits_state_check CHECK ((state = ANY (ARRAY['closed'::text, 'open'::text])))
-);
+    forced text DEFAULT ''::text NOT NULL,
+    forced_by uuid,
+    forced_reason text DEFAULT ''::text NOT NULL,
+    openings integer DEFAULT 0 NOT NULL,
+    opened_at timestamp with time zone,
+    probe_no bigint DEFAULT 0 NOT NULL,
+    probe_until timestamp with time zone,
+    consecutive_failures integer DEFAULT 0 NOT NULL,
+    response_time_ms double precision,
+    last_error_kind text DEFAULT ''::text NOT NULL,
+    last_ok_at timestamp with time zone,
+    last_failed_at timestamp with time zone,
+    last_checked_at timestamp with time zone,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT circuits_forced_check CHECK ((forced = ANY (ARRAY[''::text, 'open'::text, 'closed'::text]))),
+    CONSTRAINT circuits_state_check CHECK ((state = ANY (ARRAY['closed'::text, 'open'::text, 'half_open'::text])))
+)
+WITH (fillfactor='50');
 
 ALTER TABLE ONLY providers.circuits FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.circuits OWNER TO chimera_owner;
+
+CREATE TABLE providers.health_points (
+    org_id uuid NOT NULL,
+    model_id uuid NOT NULL,
+    at timestamp with time zone NOT NULL,
+    calls integer NOT NULL,
+    failures integer NOT NULL,
+    rate_limited integer NOT NULL,
+    latency_ms_sum bigint NOT NULL,
+    latency_ms_max integer NOT NULL
+)
+WITH (fillfactor='70');
+
+ALTER TABLE ONLY providers.health_points FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.health_points OWNER TO chimera_owner;
 
 CREATE TABLE providers.ledger (
     run_id uuid NOT NULL,
@@ -2175,6 +2234,40 @@ ALTER TABLE ONLY providers.price_versions FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.price_versions OWNER TO chimera_owner;
 
+CREATE TABLE providers.probe_results (
+    provider_id uuid NOT NULL,
+    org_id uuid,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    is_ok boolean NOT NULL,
+    response_time_ms double precision NOT NULL,
+    error_kind text DEFAULT ''::text NOT NULL
+);
+
+ALTER TABLE ONLY providers.probe_results FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.probe_results OWNER TO chimera_owner;
+
+CREATE TABLE providers.probes (
+    provider_id uuid NOT NULL,
+    org_id uuid,
+    is_enabled boolean DEFAULT true NOT NULL,
+    interval_s integer DEFAULT 60 NOT NULL,
+    provider_key_id uuid,
+    due_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    is_ok boolean,
+    consecutive_failures integer DEFAULT 0 NOT NULL,
+    response_time_ms double precision,
+    last_error_kind text DEFAULT ''::text NOT NULL,
+    last_ok_at timestamp with time zone,
+    last_checked_at timestamp with time zone,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT probes_interval_s_check CHECK (((interval_s >= 10) AND (interval_s <= 86400)))
+);
+
+ALTER TABLE ONLY providers.probes FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.probes OWNER TO chimera_owner;
+
 CREATE TABLE providers.provider_keys (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -2228,6 +2321,52 @@ CREATE TABLE providers.providers (
 ALTER TABLE ONLY providers.providers FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.providers OWNER TO chimera_owner;
+
+CREATE TABLE providers.rate_limits (
+    provider_key_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    requests_per_minute integer NOT NULL,
+    tokens_per_minute integer NOT NULL,
+    set_by uuid NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT rate_limits_requests_per_minute_check CHECK ((requests_per_minute >= 0)),
+    CONSTRAINT rate_limits_tokens_per_minute_check CHECK ((tokens_per_minute >= 0))
+);
+
+ALTER TABLE ONLY providers.rate_limits FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.rate_limits OWNER TO chimera_owner;
+
+CREATE TABLE providers.route_versions (
+    route_id uuid NOT NULL,
+    version_number integer NOT NULL,
+    org_id uuid NOT NULL,
+    strategy text NOT NULL,
+    steps jsonb NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT route_versions_strategy_check CHECK ((strategy = ANY (ARRAY['ordered'::text, 'weighted'::text])))
+);
+
+ALTER TABLE ONLY providers.route_versions FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.route_versions OWNER TO chimera_owner;
+
+CREATE TABLE providers.routes (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    version_number integer DEFAULT 1 NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone
+);
+
+ALTER TABLE ONLY providers.routes FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.routes OWNER TO chimera_owner;
 
 CREATE TABLE telemetry.batches (
     batch_id uuid NOT NULL,
@@ -2485,6 +2624,9 @@ ALTER TABLE ONLY campaigns.flushes
 ALTER TABLE ONLY campaigns.flushes_default
     ADD CONSTRAINT flushes_default_pkey PRIMARY KEY (run_id, xid, id);
 
+ALTER TABLE ONLY campaigns.model_tallies
+    ADD CONSTRAINT model_tallies_pkey PRIMARY KEY (run_id, slot, model_no);
+
 ALTER TABLE ONLY campaigns.overrides
     ADD CONSTRAINT overrides_pkey PRIMARY KEY (id);
 
@@ -2641,6 +2783,9 @@ ALTER TABLE ONLY providers.allowed_targets
 ALTER TABLE ONLY providers.circuits
     ADD CONSTRAINT circuits_pkey PRIMARY KEY (org_id, model_id);
 
+ALTER TABLE ONLY providers.health_points
+    ADD CONSTRAINT health_points_pkey PRIMARY KEY (org_id, model_id, at);
+
 ALTER TABLE ONLY providers.ledger
     ADD CONSTRAINT ledger_pkey PRIMARY KEY (run_id, cell_no, attempt_no, entry_no);
 
@@ -2662,11 +2807,26 @@ ALTER TABLE ONLY providers.price_versions
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY providers.probe_results
+    ADD CONSTRAINT probe_results_pkey PRIMARY KEY (provider_id, at);
+
+ALTER TABLE ONLY providers.probes
+    ADD CONSTRAINT probes_pkey PRIMARY KEY (provider_id);
+
 ALTER TABLE ONLY providers.provider_keys
     ADD CONSTRAINT provider_keys_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY providers.providers
     ADD CONSTRAINT providers_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY providers.rate_limits
+    ADD CONSTRAINT rate_limits_pkey PRIMARY KEY (provider_key_id);
+
+ALTER TABLE ONLY providers.route_versions
+    ADD CONSTRAINT route_versions_pkey PRIMARY KEY (route_id, version_number);
+
+ALTER TABLE ONLY providers.routes
+    ADD CONSTRAINT routes_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY telemetry.batches
     ADD CONSTRAINT batches_pkey PRIMARY KEY (batch_id);
@@ -2840,6 +3000,8 @@ CREATE UNIQUE INDEX key_rotations_running ON ops.key_rotations USING btree ((tru
 
 CREATE INDEX outbox_due ON ops.outbox USING btree (due_at) WHERE (state <> 'dead'::text);
 
+CREATE INDEX health_points_at ON providers.health_points USING brin (at);
+
 CREATE INDEX model_aliases_model ON providers.model_aliases USING btree (model_id);
 
 CREATE UNIQUE INDEX models_name ON providers.models USING btree (provider_id, name, version) WHERE (deleted_at IS NULL);
@@ -2857,6 +3019,8 @@ CREATE UNIQUE INDEX provider_keys_name ON providers.provider_keys USING btree (u
 CREATE INDEX provider_keys_sealed ON providers.provider_keys USING btree ((((sealed ->> 'kek_version'::text))::integer), id) WHERE (sealed ? 'kek_version'::text);
 
 CREATE UNIQUE INDEX providers_name ON providers.providers USING btree (org_id, name) NULLS NOT DISTINCT WHERE (deleted_at IS NULL);
+
+CREATE UNIQUE INDEX routes_name ON providers.routes USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
 
 CREATE INDEX batches_waiting ON ONLY telemetry.batches USING btree (batch_id) WHERE (state = 'waiting'::text);
 
@@ -2993,6 +3157,10 @@ CREATE TRIGGER touch BEFORE UPDATE ON providers.models FOR EACH ROW EXECUTE FUNC
 CREATE TRIGGER touch BEFORE UPDATE ON providers.provider_keys FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON providers.providers FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON providers.rate_limits FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON providers.routes FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON templates.templates FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
@@ -3155,6 +3323,9 @@ ALTER TABLE ONLY providers.models
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY providers.probes
+    ADD CONSTRAINT probes_provider_id_fkey FOREIGN KEY (provider_id) REFERENCES providers.providers(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY providers.provider_keys
     ADD CONSTRAINT provider_keys_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
@@ -3166,6 +3337,18 @@ ALTER TABLE ONLY providers.provider_keys
 
 ALTER TABLE ONLY providers.providers
     ADD CONSTRAINT providers_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.rate_limits
+    ADD CONSTRAINT rate_limits_provider_key_id_fkey FOREIGN KEY (provider_key_id) REFERENCES providers.provider_keys(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY providers.route_versions
+    ADD CONSTRAINT route_versions_route_id_fkey FOREIGN KEY (route_id) REFERENCES providers.routes(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.routes
+    ADD CONSTRAINT routes_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.routes
+    ADD CONSTRAINT routes_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY templates.templates
     ADD CONSTRAINT templates_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
@@ -3292,6 +3475,8 @@ CREATE POLICY machinery ON campaigns.runs TO chimera_worker USING (true) WITH CH
 
 CREATE POLICY machinery ON campaigns.shards TO chimera_worker USING (true) WITH CHECK (true);
 
+ALTER TABLE campaigns.model_tallies ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY operator ON campaigns.attempts FOR SELECT TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
 CREATE POLICY operator ON campaigns.runs FOR SELECT TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
@@ -3327,6 +3512,8 @@ CREATE POLICY tenant ON campaigns.campaigns TO chimera_app USING (((org_id = ( S
 CREATE POLICY tenant ON campaigns.executions TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.flushes TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON campaigns.model_tallies TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.overrides TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -3562,11 +3749,21 @@ ALTER TABLE providers.allowed_targets ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.circuits ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE providers.health_points ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE providers.ledger ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.ledger_default ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY lookup ON providers.provider_keys FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY machinery ON providers.health_points TO chimera_worker USING (true) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY machinery ON providers.probe_results TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON providers.probes TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON providers.providers FOR SELECT TO chimera_worker USING (true);
 
 ALTER TABLE providers.model_aliases ENABLE ROW LEVEL SECURITY;
 
@@ -3578,13 +3775,21 @@ CREATE POLICY operator ON providers.models TO chimera_app USING ((( SELECT curre
 
 CREATE POLICY operator ON providers.price_versions TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
+CREATE POLICY operator ON providers.probes TO chimera_app USING (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text))) WITH CHECK (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)));
+
 CREATE POLICY operator ON providers.providers TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
 ALTER TABLE providers.price_versions ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE providers.probe_results ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.probes ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE providers.provider_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.providers ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.rate_limits ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY readable ON providers.model_aliases FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
 
@@ -3592,11 +3797,21 @@ CREATE POLICY readable ON providers.models FOR SELECT TO chimera_app, chimera_wo
 
 CREATE POLICY readable ON providers.price_versions FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
 
+CREATE POLICY readable ON providers.probe_results FOR SELECT TO chimera_app USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
+
+CREATE POLICY readable ON providers.probes FOR SELECT TO chimera_app USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
+
 CREATE POLICY readable ON providers.providers FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
+
+ALTER TABLE providers.route_versions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.routes ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON providers.allowed_targets TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.circuits TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.health_points TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.ledger TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -3606,9 +3821,17 @@ CREATE POLICY tenant ON providers.models TO chimera_app USING ((org_id = ( SELEC
 
 CREATE POLICY tenant ON providers.price_versions TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON providers.probes TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON providers.provider_keys TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.providers TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.rate_limits TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.route_versions TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.routes TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE telemetry.batches ENABLE ROW LEVEL SECURITY;
 
@@ -3943,6 +4166,9 @@ GRANT SELECT,INSERT ON TABLE campaigns.executions TO chimera_worker;
 GRANT SELECT ON TABLE campaigns.flushes TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.flushes TO chimera_worker;
 
+GRANT SELECT ON TABLE campaigns.model_tallies TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.model_tallies TO chimera_worker;
+
 GRANT SELECT,INSERT ON TABLE campaigns.overrides TO chimera_app;
 GRANT SELECT ON TABLE campaigns.overrides TO chimera_worker;
 
@@ -4123,8 +4349,11 @@ GRANT UPDATE(sealed) ON TABLE ops.secrets TO chimera_worker;
 GRANT SELECT,INSERT,DELETE ON TABLE providers.allowed_targets TO chimera_app;
 GRANT SELECT ON TABLE providers.allowed_targets TO chimera_worker;
 
-GRANT SELECT ON TABLE providers.circuits TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuits TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuits TO chimera_worker;
+
+GRANT SELECT ON TABLE providers.health_points TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.health_points TO chimera_worker;
 
 GRANT SELECT ON TABLE providers.ledger TO chimera_app;
 GRANT SELECT,INSERT ON TABLE providers.ledger TO chimera_worker;
@@ -4139,6 +4368,12 @@ GRANT SELECT,INSERT ON TABLE providers.price_versions TO chimera_app;
 GRANT SELECT ON TABLE providers.price_versions TO chimera_worker;
 
 GRANT UPDATE(valid_until) ON TABLE providers.price_versions TO chimera_app;
+
+GRANT SELECT ON TABLE providers.probe_results TO chimera_app;
+GRANT SELECT,INSERT,DELETE ON TABLE providers.probe_results TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.probes TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.probes TO chimera_worker;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.provider_keys TO chimera_app;
 GRANT SELECT ON TABLE providers.provider_keys TO chimera_worker;
@@ -4156,6 +4391,15 @@ GRANT UPDATE(reminded_at) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE providers.providers TO chimera_app;
 GRANT SELECT ON TABLE providers.providers TO chimera_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.rate_limits TO chimera_app;
+GRANT SELECT ON TABLE providers.rate_limits TO chimera_worker;
+
+GRANT SELECT,INSERT ON TABLE providers.route_versions TO chimera_app;
+GRANT SELECT ON TABLE providers.route_versions TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.routes TO chimera_app;
+GRANT SELECT ON TABLE providers.routes TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE telemetry.batches TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.batches TO chimera_worker;

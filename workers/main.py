@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
+import aiohttp
 import structlog
 from arq.worker import Function, Worker, func
 from redis.exceptions import RedisError
@@ -29,6 +30,7 @@ from chimera.faults import Fault
 from chimera.ids import new_id
 from chimera.logs import set_up_logs
 from chimera.providers.adapters.outbound import open_session
+from chimera.providers.probes import Prober
 from chimera.settings import Settings, load_settings
 from chimera.telemetry.drain import EVENTS_MAX, drain
 from chimera.telemetry.reconcile import reconcile
@@ -46,6 +48,7 @@ STOP_WITHIN_S = 10.0  # after the drives have drained
 SWEEP_EVERY_S = 2.0
 MONITOR_EVERY_S = 2.0
 TURNS_EVERY_S = 1.0
+PROBES_EVERY_S = 1.0
 # A drive's job lives as long as its campaign. arq hides a crashed job for this long, which harms
 # nothing: the sweep rings anew for whatever it was driving.
 DRIVE_TIMEOUT_S = 24 * 3600
@@ -93,6 +96,7 @@ class WorkerProcess:
                 self._seal(sealing),
                 self._watch_over(core),
                 self._drain(core),
+                self._probe(core, session),
                 self._serve_queue(ctx, CAMPAIGN_QUEUE, [_function(drive_runs)]),
                 self._serve_queue(
                     ctx,
@@ -212,6 +216,15 @@ class WorkerProcess:
             return is_behind  # else at most once a second a table, whatever waits
 
         await self._hold(core, "telemetry", self.settings.telemetry_flush_s, body)
+
+    async def _probe(self, core: Core, session: aiohttp.ClientSession) -> None:
+        prober = Prober(core, session)
+
+        async def body(_fence: int) -> bool:
+            return await prober.probe_due()
+
+        if core.settings.probe_every_s:
+            await self._hold(core, "prober", PROBES_EVERY_S, body)
 
     async def _hold(
         self, core: Core, name: str, every_s: float, body: Callable[[int], Awaitable[bool]]

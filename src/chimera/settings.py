@@ -130,6 +130,9 @@ class Settings(BaseSettings):
     turn_s: float = 30.0  # a run keeps its place so long while others wait for one
     cells_max: int = 10_000_000
     response_bytes_max: int = 200_000
+    # How long a run waits for a model from which nothing comes back before its cells count as failed.
+    circuit_patience_s: float = 900.0
+    probe_every_s: int = 60  # how often providers are asked whether they are there; 0: never
     telemetry_flush_s: float = 1.0
     telemetry_reconcile_s: float = 60.0  # how often the store is compared with the buffer
     # The buffer before the column store; beyond, senders are refused.

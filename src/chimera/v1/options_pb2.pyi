@@ -21,6 +21,9 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_PROVIDER_READ: _ClassVar[Permission]
     PERMISSION_PROVIDER_MANAGE: _ClassVar[Permission]
     PERMISSION_PROVIDER_KEY_MANAGE: _ClassVar[Permission]
+    PERMISSION_ROUTE_MANAGE: _ClassVar[Permission]
+    PERMISSION_CIRCUIT_FORCE: _ClassVar[Permission]
+    PERMISSION_RATE_LIMIT_MANAGE: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_READ: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_WRITE: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_RUN: _ClassVar[Permission]
@@ -64,6 +67,9 @@ PERMISSION_TEMPLATE_WRITE: Permission
 PERMISSION_PROVIDER_READ: Permission
 PERMISSION_PROVIDER_MANAGE: Permission
 PERMISSION_PROVIDER_KEY_MANAGE: Permission
+PERMISSION_ROUTE_MANAGE: Permission
+PERMISSION_CIRCUIT_FORCE: Permission
+PERMISSION_RATE_LIMIT_MANAGE: Permission
 PERMISSION_CAMPAIGN_READ: Permission
 PERMISSION_CAMPAIGN_WRITE: Permission
 PERMISSION_CAMPAIGN_RUN: Permission
