@@ -294,6 +294,7 @@ def _rpcs() -> dict[str, _Rpc]:
     from chimera.v1 import (
         audit_pb2,
         campaigns_pb2,
+        datasets_pb2,
         identity_pb2,
         operations_pb2,
         options_pb2,
@@ -306,6 +307,7 @@ def _rpcs() -> dict[str, _Rpc]:
     for module in (
         audit_pb2,
         campaigns_pb2,
+        datasets_pb2,
         identity_pb2,
         operations_pb2,
         providers_pb2,

@@ -72,7 +72,11 @@ class Pages:
         if len(rows) <= size:
             return ""
         last = rows[size - 1]
-        return self.seal(_question(request, scope), [_position(last, name) for name in fields])
+        return self.token(request, [_position(last, name) for name in fields], scope=scope)
+
+    def token(self, request: Any, position: Sequence[Any], *, scope: str = "") -> str:
+        """Token that `page` opens to this position."""
+        return self.seal(_question(request, scope), position)
 
 
 def _position(row: Any, name: str) -> Any:

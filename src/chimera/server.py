@@ -42,12 +42,14 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.operations.service import OperationsService
     from chimera.providers.service import ProviderService
     from chimera.telemetry.service import TelemetryService
-    from chimera.templates.service import TemplateService
+    from chimera.templates.service import DatasetService, TemplateService
     from chimera.v1 import (
         audit_pb2,
         audit_pb2_grpc,
         campaigns_pb2,
         campaigns_pb2_grpc,
+        datasets_pb2,
+        datasets_pb2_grpc,
         identity_pb2,
         identity_pb2_grpc,
         operations_pb2,
@@ -63,6 +65,7 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     return [
         (identity_pb2, identity_pb2_grpc.add_IdentityServiceServicer_to_server, IdentityService),
         (templates_pb2, templates_pb2_grpc.add_TemplateServiceServicer_to_server, TemplateService),
+        (datasets_pb2, datasets_pb2_grpc.add_DatasetServiceServicer_to_server, DatasetService),
         (providers_pb2, providers_pb2_grpc.add_ProviderServiceServicer_to_server, ProviderService),
         (campaigns_pb2, campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, CampaignService),
         (

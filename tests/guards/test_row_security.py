@@ -30,6 +30,9 @@ OPERATOR = "current_setting('app.role'::text, true)"
 EXCEPTIONS = {
     ("identity.users", "member_read"): "sees through memberships, which are under the expression",
     ("identity.users", "member_change"): "sees through memberships, which are under the expression",
+    ("templates.versions", "seen"): "sees through templates, which are under the expression",
+    ("templates.labels", "seen"): "sees through templates, which are under the expression",
+    ("templates.label_moves", "seen"): "sees through templates, which are under the expression",
     ("audit.pending", "capture"): "adding an event is everybody's; reading is under the expression",
 }
 # Tables an organisation owns without a column org_id, by the name of what says so.
@@ -41,6 +44,10 @@ DEFINERS = {
     "identity.find_api_key": "chimera_lookup",
     "identity.find_refresh_token": "chimera_lookup",
     "identity.own_teams": "chimera_lookup",
+    "templates.count_rating": "chimera_library",
+    "templates.count_usage": "chimera_library",
+    "templates.own_shares": "chimera_library",
+    "templates.search": "chimera_library",
     "ops.make_partitions": "chimera_owner",
     "telemetry.drop_partitions": "chimera_owner",
 }

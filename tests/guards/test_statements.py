@@ -30,6 +30,8 @@ ROLES = {
     "chimera.identity.bootstrap": ("chimera_owner",),
     "chimera.identity.usage": ("chimera_worker",),
     "chimera.outbox": ("chimera_app", "chimera_worker"),
+    "chimera.campaigns.template_use": ("chimera_worker",),
+    "chimera.templates.usages": ("chimera_app", "chimera_worker"),
     "chimera.providers.keys": ("chimera_app", "chimera_worker"),
     "chimera.telemetry.drain": ("chimera_worker",),
     "chimera.telemetry.operations": ("chimera_app", "chimera_worker"),

@@ -18,6 +18,8 @@ from chimera.v1 import (
     audit_pb2_grpc,
     campaigns_pb2,
     campaigns_pb2_grpc,
+    datasets_pb2,
+    datasets_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
     operations_pb2,
@@ -37,6 +39,7 @@ PASSWORD = "correct horse battery staple"
 SERVICES: dict[str, tuple[Any, Any, str]] = {
     "identity": (identity_pb2, identity_pb2_grpc.IdentityServiceStub, "IdentityService"),
     "templates": (templates_pb2, templates_pb2_grpc.TemplateServiceStub, "TemplateService"),
+    "datasets": (datasets_pb2, datasets_pb2_grpc.DatasetServiceStub, "DatasetService"),
     "providers": (providers_pb2, providers_pb2_grpc.ProviderServiceStub, "ProviderService"),
     "campaigns": (campaigns_pb2, campaigns_pb2_grpc.CampaignServiceStub, "CampaignService"),
     "telemetry": (telemetry_pb2, telemetry_pb2_grpc.TelemetryServiceStub, "TelemetryService"),
@@ -80,6 +83,8 @@ class Stub:
         request_type = descriptor.input_type._concrete_class
 
         def request_of(message: Any, fields: dict[str, Any]) -> Any:
+            if descriptor.client_streaming:  # a list of requests, or of their fields
+                return (m if not isinstance(m, dict) else request_type(**m) for m in message)
             return message if message is not None else request_type(**fields)
 
         async def unary(message: Any = None, /, *, timeout_s: float = 30.0, **fields: Any) -> Any:
@@ -111,6 +116,7 @@ class Person:
 
     identity: Stub
     templates: Stub
+    datasets: Stub
     providers: Stub
     campaigns: Stub
     telemetry: Stub

@@ -130,8 +130,9 @@ class RunPlan:
     def _prompt(self, prompt_no: int) -> Prompt:
         source = bisect_right(self.starts, prompt_no) - 1
         template = self.templates[source]
-        texts = template.texts(self.rows[source][prompt_no - self.starts[source]])
-        messages = tuple(template.fill(texts))
+        row = self.rows[source][prompt_no - self.starts[source]]
+        texts = template.texts(row)
+        messages = tuple(template.fill(texts, row))
         return Prompt(messages, subject_of(messages), texts)
 
     def _transformed(self, prompt_no: int, technique_no: int, iteration: int) -> str:
