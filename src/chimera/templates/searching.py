@@ -128,7 +128,7 @@ def _facets(found: dict[str, Any]) -> list[Facet]:
         Facet(
             name=name,
             values=[
-                FacetValue(value=value, count=count)
+                FacetValue(value=value, count=min(count, BOUND))
                 for value, count in sorted(
                     (found.get(name) or {}).items(), key=lambda item: (-item[1], item[0])
                 )
