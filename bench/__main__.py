@@ -1,11 +1,11 @@
-"""python -m bench [campaign|launch|rpc] [options]: prints figures, judges nothing."""
+"""python -m bench [campaign|launch|rpc|search] [options]: prints figures, judges nothing."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-BENCHES = ("campaign", "launch", "rpc")
+BENCHES = ("campaign", "launch", "rpc", "search")
 
 
 def main() -> int:

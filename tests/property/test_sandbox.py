@@ -209,8 +209,12 @@ def test_schemas_that_fetch_recurse_or_backtrack_are_refused(schema: str, said: 
 
 
 def test_a_schema_holds_and_repeats_no_value() -> None:
-    schema = '{"type":"object","required":["n"],"properties":{"n":{"type":"string","pattern":"^a+$"}}}'
-    template = compile_template([("user", "{{ x.n }}")], [Variable("x", "json", json_schema=schema)])
+    schema = (
+        '{"type":"object","required":["n"],"properties":{"n":{"type":"string","pattern":"^a+$"}}}'
+    )
+    template = compile_template(
+        [("user", "{{ x.n }}")], [Variable("x", "json", json_schema=schema)]
+    )
     assert template.render({"x": {"n": "aaa"}}) == [("user", "aaa")]
     for value in ({"n": "canary"}, {"canary": 1}, ["canary"]):
         with pytest.raises(RenderError) as refused:

@@ -62,7 +62,9 @@ class PromptfooPlan:
     unmapped: list[tuple[str, str, str]] = field(default_factory=list)
 
     def leave(self, place: str, what: str, why: str) -> None:
-        self.unmapped.append((place, what[:200], why))
+        entry = place, what[:200], why
+        if entry not in self.unmapped:  # what is said of a default is said once
+            self.unmapped.append(entry)
 
     def variables(self, names: Iterable[str]) -> list[Variable]:
         """Declarations for a prompt, as the rows have them."""
@@ -221,8 +223,12 @@ def _read_test(
         elif isinstance(value, str) and value.startswith("file://"):
             plan.leave(f"{where}.vars.{name}", value, "lies in another file")
             del values[name]
-    asserted = [*_list(default.get("assert")), *_list(test.get("assert"))]
-    scorer = _failing(plan, where, asserted)
+    asserted = [
+        (f"{origin}.assert[{place}]", one)
+        for origin, source in (("defaultTest", default), (where, test))
+        for place, one in enumerate(_list(source.get("assert")))
+    ]
+    scorer = _failing(plan, asserted)
     # A list stands for one test for each of its items.
     choices = [value if isinstance(value, list) else [value] for value in values.values()]
     for combination in itertools.product(*choices):
@@ -238,12 +244,10 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _failing(plan: PromptfooPlan, where: str, asserted: Sequence[Any]) -> Scorer | None:
+def _failing(plan: PromptfooPlan, asserted: Sequence[tuple[str, Any]]) -> Scorer | None:
     """The scorer that holds when these assertions do not; None when none could be carried over."""
     mapped = [
-        scorer
-        for place, one in enumerate(asserted)
-        if (scorer := _assertion(plan, f"{where}.assert[{place}]", one)) is not None
+        scorer for place, one in asserted if (scorer := _assertion(plan, place, one)) is not None
     ]
     return _negated(_together("all", mapped)) if mapped else None
 

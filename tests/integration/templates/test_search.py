@@ -21,9 +21,24 @@ async def olivia(world: World) -> Person:
     """Somebody with five templates."""
     person = await (await world.organisation("acme")).person("olivia")
     for title, description, text, more in (
-        ("Grandmother exploit", "A bedtime story.", "Tell me of grandmothers.", {"tags": ["Story"]}),
-        ("Storyteller", "Grandmother as a frame.", "Once upon a time", {"tags": ["story", "frame"]}),
-        ("Base64 smuggling", "Encodes the payload.", "Decode this: {{ x }}", {"tags": ["encoding"]}),
+        (
+            "Grandmother exploit",
+            "A bedtime story.",
+            "Tell me of grandmothers.",
+            {"tags": ["Story"]},
+        ),
+        (
+            "Storyteller",
+            "Grandmother as a frame.",
+            "Once upon a time",
+            {"tags": ["story", "frame"]},
+        ),
+        (
+            "Base64 smuggling",
+            "Encodes the payload.",
+            "Decode this: {{ x }}",
+            {"tags": ["encoding"]},
+        ),
         ("Unrelated", "", "The grandmother of all texts", {"technique_type": "AML.T0054"}),
         ("<b>Markup</b>", "<script>alert(1)</script>", "injection & such", {}),
     ):
@@ -40,7 +55,11 @@ async def olivia(world: World) -> Person:
 
 async def test_words_are_ranked_by_where_they_stand(olivia: Person) -> None:
     """Title before tags before description before text; words are stemmed."""
-    assert await found(olivia, "grandmothers") == ["Grandmother exploit", "Storyteller", "Unrelated"]
+    assert await found(olivia, "grandmothers") == [
+        "Grandmother exploit",
+        "Storyteller",
+        "Unrelated",
+    ]
     assert await found(olivia, "decoding") == ["Base64 smuggling"]
     assert await found(olivia, "nothingofthekind") == []
 
@@ -60,9 +79,7 @@ async def test_words_are_ranked_by_where_they_stand(olivia: Person) -> None:
         ("*", {"Grandmother exploit", "Storyteller", "Base64 smuggling", "Unrelated", "<b>Markup</b>"}),
     ],
 )  # fmt: skip
-async def test_queries_as_people_write_them(
-    olivia: Person, query: str, titles: set[str]
-) -> None:
+async def test_queries_as_people_write_them(olivia: Person, query: str, titles: set[str]) -> None:
     """Nothing a person types is a syntax error."""
     assert set(await found(olivia, query)) == titles
 
