@@ -18,7 +18,17 @@ import sys
 
 import typer
 
-from chimera.cli import audit, campaign, migrations, ops, people, running, statements
+from chimera.cli import (
+    audit,
+    campaign,
+    dataset,
+    migrations,
+    ops,
+    people,
+    running,
+    statements,
+    template,
+)
 from chimera.cli.demo import demo as demonstrate
 from chimera.cli.failure import reported
 
@@ -37,6 +47,8 @@ app.command("bootstrap")(people.bootstrap)
 app.command("migrate", **migrations.PASSED_ON)(migrations.migrate)
 app.command("sql")(statements.sql)
 app.add_typer(campaign.app, name="campaign")
+app.add_typer(template.app, name="template")
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(audit.app, name="audit")
 app.add_typer(ops.app, name="ops")
 
