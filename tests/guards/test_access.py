@@ -54,6 +54,11 @@ SAMPLES: dict[str, Any] = {
     "price": Price(input_per_million_usd="1", output_per_million_usd="1"),
     "messages": [PromptMessage(role=MessageRole.MESSAGE_ROLE_USER, text="Hello")],
     "size": 1,
+    "state": 2,
+    "rating": 3,
+    "format": 1,
+    "permission": 1,
+    "from_version_number": 1,
 }
 
 
@@ -66,12 +71,18 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
     run = await launched(admin, secret_plan(template_id, models))
     provider = (await admin.providers.ListProviders()).providers[0]
     key = (await admin.providers.ListProviderKeys()).provider_keys[0]
+    share = await admin.templates.ShareTemplate(
+        template_id=template_id, user_id=admin.user_id, permission=1
+    )
+    dataset = await admin.datasets.CreateDataset(name="theirs")
     api_key = await admin.identity.CreateApiKey(name="theirs")
     async with open_core(world.settings, "sealer") as core:
         await Sealer(core).run_once(1)
     event = (await admin.audit.ListAuditEvents()).events[0]
     return acme, {
         "template_id": template_id,
+        "share_id": share.share.id,
+        "dataset_id": dataset.dataset.id,
         "model_id": models[0],
         "provider_id": provider.id,
         "provider_key_id": key.id,

@@ -26,6 +26,8 @@ from chimera.v1.templates_pb2 import (
 )
 
 PAGE = 50
+# Line ends to YAML, and characters to us.
+UNFOLDED = "\r\x85\u2028\u2029\ufeff"
 CHUNK_BYTES = 512 * 1024
 
 PAGE_OF_TEMPLATES = sql(
@@ -127,6 +129,8 @@ def _dumper() -> Any:
 
     def text(dumper: Any, value: str) -> Any:
         style = "|" if "\n" in value else None
+        if not value.isprintable() and any(char in value for char in UNFOLDED):
+            style = '"'  # which escapes them; elsewhere a reader folds them into spaces
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)

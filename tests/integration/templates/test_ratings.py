@@ -202,6 +202,11 @@ async def test_a_campaign_leaves_its_usage_and_its_success_rate(
 
         await eventually(settled)
         usage = await usage_now()
+    # Encoded by the technique or repeated by the model: no result holds the secret either.
+    executions = (await admin.campaigns.ListExecutions(run_id=run.id)).executions
+    assert len(executions) == 4 and all(e.transformed_prompt for e in executions)
+    assert not any("MARIGOLD" in str(execution) for execution in executions)
+    assert any("[secret]" in execution.response for execution in executions)
     summary = (await admin.campaigns.GetRunSummary(run_id=run.id)).overall
     assert (usage.version_number, usage.campaign_id, usage.run_id) == (1, run.campaign_id, run.id)
     assert usage.used_by == admin.user_id and usage.original_prompt == "{{ ask }}"
