@@ -184,7 +184,7 @@ def questions(draw: random.Random) -> dict[str, list[SearchTemplatesRequest]]:
     ]
     kinds["word and filters"] = [
         SearchTemplatesRequest(
-            query="haystack", vulnerability_type="LLM01:2025", tags=[f"tag{n + 1000}"]
+            query="haystack", vulnerability_type="LLM01:2025", tags=[f"tag{n + 1}"]
         )
         for n in range(TERMS_EACH)
     ]

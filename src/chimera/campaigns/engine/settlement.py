@@ -314,8 +314,8 @@ def _row(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
     }
     result = outcome.result
     if result is not None:
-        said = result.original_prompt, result.transformed_prompt
-        told = result.response, result.verdict_reason
+        said: tuple[str, ...] = (result.original_prompt, result.transformed_prompt)
+        told: tuple[str, ...] = (result.response, result.verdict_reason)
         if said[0] and (masked := plan.masked(cell, *told)):
             said, told = masked[:2], masked[2:]
         row |= {
