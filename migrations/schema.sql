@@ -520,6 +520,17 @@ WITH (fillfactor='50');
 
 ALTER TABLE audit.writers OWNER TO chimera_owner;
 
+CREATE TABLE campaigns.analysed (
+    run_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    xid xid8 NOT NULL,
+    is_final boolean DEFAULT false NOT NULL
+);
+
+ALTER TABLE ONLY campaigns.analysed FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.analysed OWNER TO chimera_owner;
+
 CREATE TABLE campaigns.attempts (
     run_id uuid NOT NULL,
     cell_no bigint NOT NULL,
@@ -683,6 +694,24 @@ ALTER TABLE ONLY campaigns.flushes_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.flushes_default OWNER TO chimera_owner;
 
+CREATE TABLE campaigns.overrides (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    run_id uuid NOT NULL,
+    cell_no bigint NOT NULL,
+    is_successful boolean NOT NULL,
+    reason text NOT NULL,
+    recorded_is_successful boolean,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    withdrawn_at timestamp with time zone,
+    CONSTRAINT overrides_reason_check CHECK ((reason <> ''::text))
+);
+
+ALTER TABLE ONLY campaigns.overrides FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.overrides OWNER TO chimera_owner;
+
 CREATE TABLE campaigns.run_money (
     run_id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -740,6 +769,30 @@ ALTER TABLE ONLY campaigns.runs FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.runs OWNER TO chimera_owner;
 
+CREATE TABLE campaigns.scorings (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    run_id uuid NOT NULL,
+    name text DEFAULT ''::text NOT NULL,
+    state text DEFAULT 'running'::text NOT NULL,
+    scorer bytea NOT NULL,
+    fingerprint text NOT NULL,
+    "position" bigint DEFAULT '-1'::integer NOT NULL,
+    answers bigint DEFAULT 0 NOT NULL,
+    scored bigint DEFAULT 0 NOT NULL,
+    successes bigint DEFAULT 0 NOT NULL,
+    errored bigint DEFAULT 0 NOT NULL,
+    flipped bigint DEFAULT 0 NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT scorings_state_check CHECK ((state = ANY (ARRAY['running'::text, 'completed'::text])))
+);
+
+ALTER TABLE ONLY campaigns.scorings FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.scorings OWNER TO chimera_owner;
+
 CREATE TABLE campaigns.shards (
     run_id uuid NOT NULL,
     shard_no integer NOT NULL,
@@ -780,6 +833,59 @@ WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
 ALTER TABLE ONLY campaigns.tallies FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.tallies OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.verdicts (
+    scoring_id uuid NOT NULL,
+    cell_no bigint NOT NULL,
+    org_id uuid NOT NULL,
+    is_successful boolean,
+    success_score real,
+    reason text DEFAULT ''::text NOT NULL,
+    recorded_is_successful boolean
+)
+PARTITION BY RANGE (scoring_id);
+
+ALTER TABLE ONLY campaigns.verdicts FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.verdicts OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.verdicts_default (
+    scoring_id uuid CONSTRAINT verdicts_scoring_id_not_null NOT NULL,
+    cell_no bigint CONSTRAINT verdicts_cell_no_not_null NOT NULL,
+    org_id uuid CONSTRAINT verdicts_org_id_not_null NOT NULL,
+    is_successful boolean,
+    success_score real,
+    reason text DEFAULT ''::text CONSTRAINT verdicts_reason_not_null NOT NULL,
+    recorded_is_successful boolean
+);
+
+ALTER TABLE ONLY campaigns.verdicts_default FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.verdicts_default OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.windows (
+    campaign_id uuid NOT NULL,
+    window_start timestamp with time zone NOT NULL,
+    technique text NOT NULL,
+    provider text NOT NULL,
+    model text NOT NULL,
+    org_id uuid NOT NULL,
+    results bigint NOT NULL,
+    attempts bigint NOT NULL,
+    scored bigint NOT NULL,
+    successes bigint NOT NULL,
+    failed bigint NOT NULL,
+    latency_ms_sum bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cost numeric(20,12) NOT NULL,
+    computed_at timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (fillfactor='70');
+
+ALTER TABLE ONLY campaigns.windows FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.windows OWNER TO chimera_owner;
 
 CREATE TABLE identity.api_keys (
     id uuid NOT NULL,
@@ -1438,6 +1544,8 @@ ALTER TABLE ONLY campaigns.executions ATTACH PARTITION campaigns.executions_defa
 
 ALTER TABLE ONLY campaigns.flushes ATTACH PARTITION campaigns.flushes_default DEFAULT;
 
+ALTER TABLE ONLY campaigns.verdicts ATTACH PARTITION campaigns.verdicts_default DEFAULT;
+
 ALTER TABLE ONLY providers.ledger ATTACH PARTITION providers.ledger_default DEFAULT;
 
 ALTER TABLE ONLY telemetry.batches ATTACH PARTITION telemetry.batches_default DEFAULT;
@@ -1469,6 +1577,9 @@ ALTER TABLE ONLY audit.pending
 ALTER TABLE ONLY audit.writers
     ADD CONSTRAINT writers_pkey PRIMARY KEY (writer_id);
 
+ALTER TABLE ONLY campaigns.analysed
+    ADD CONSTRAINT analysed_pkey PRIMARY KEY (run_id);
+
 ALTER TABLE ONLY campaigns.attempts
     ADD CONSTRAINT attempts_pkey PRIMARY KEY (run_id, cell_no, attempt_no);
 
@@ -1493,6 +1604,9 @@ ALTER TABLE ONLY campaigns.flushes
 ALTER TABLE ONLY campaigns.flushes_default
     ADD CONSTRAINT flushes_default_pkey PRIMARY KEY (run_id, xid, id);
 
+ALTER TABLE ONLY campaigns.overrides
+    ADD CONSTRAINT overrides_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY campaigns.run_money
     ADD CONSTRAINT run_money_pkey PRIMARY KEY (run_id);
 
@@ -1502,11 +1616,23 @@ ALTER TABLE ONLY campaigns.run_plans
 ALTER TABLE ONLY campaigns.runs
     ADD CONSTRAINT runs_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY campaigns.scorings
+    ADD CONSTRAINT scorings_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY campaigns.shards
     ADD CONSTRAINT shards_pkey PRIMARY KEY (run_id, shard_no);
 
 ALTER TABLE ONLY campaigns.tallies
     ADD CONSTRAINT tallies_pkey PRIMARY KEY (run_id, slot, technique_no, target_no);
+
+ALTER TABLE ONLY campaigns.verdicts
+    ADD CONSTRAINT verdicts_pkey PRIMARY KEY (scoring_id, cell_no);
+
+ALTER TABLE ONLY campaigns.verdicts_default
+    ADD CONSTRAINT verdicts_default_pkey PRIMARY KEY (scoring_id, cell_no);
+
+ALTER TABLE ONLY campaigns.windows
+    ADD CONSTRAINT windows_pkey PRIMARY KEY (campaign_id, window_start, technique, provider, model);
 
 ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
@@ -1671,11 +1797,19 @@ CREATE UNIQUE INDEX campaigns_name ON campaigns.campaigns USING btree (org_id, l
 
 CREATE INDEX campaigns_newest ON campaigns.campaigns USING btree (org_id, id DESC);
 
+CREATE INDEX overrides_run ON campaigns.overrides USING btree (run_id, id DESC);
+
+CREATE UNIQUE INDEX overrides_standing ON campaigns.overrides USING btree (run_id, cell_no) WHERE (withdrawn_at IS NULL);
+
 CREATE INDEX runs_campaign ON campaigns.runs USING btree (org_id, campaign_id, id DESC);
 
 CREATE INDEX runs_live ON campaigns.runs USING btree (priority DESC, served_at) WHERE (state = 'running'::text);
 
+CREATE INDEX scorings_run ON campaigns.scorings USING btree (run_id, id DESC);
+
 CREATE INDEX shards_open ON campaigns.shards USING btree (run_id, shard_no) WHERE (state = 'open'::text);
+
+CREATE INDEX windows_time ON campaigns.windows USING btree (org_id, window_start);
 
 CREATE INDEX api_keys_user ON identity.api_keys USING btree (org_id, user_id, id);
 
@@ -1757,6 +1891,8 @@ ALTER INDEX campaigns.executions_pkey ATTACH PARTITION campaigns.executions_defa
 
 ALTER INDEX campaigns.flushes_pkey ATTACH PARTITION campaigns.flushes_default_pkey;
 
+ALTER INDEX campaigns.verdicts_pkey ATTACH PARTITION campaigns.verdicts_default_pkey;
+
 ALTER INDEX providers.ledger_pkey ATTACH PARTITION providers.ledger_default_pkey;
 
 ALTER INDEX telemetry.batches_waiting ATTACH PARTITION telemetry.batches_default_batch_id_idx;
@@ -1829,14 +1965,38 @@ CREATE TRIGGER touch BEFORE UPDATE ON templates.review_rules FOR EACH ROW EXECUT
 
 CREATE TRIGGER touch BEFORE UPDATE OF title, description, technique_type, vulnerability_type, tags, state, sharing_level, team_id, submitted_by, version_number, deleted_at, metadata ON templates.templates FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
+ALTER TABLE ONLY campaigns.analysed
+    ADD CONSTRAINT analysed_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY campaigns.campaigns
     ADD CONSTRAINT campaigns_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY campaigns.campaigns
     ADD CONSTRAINT campaigns_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY campaigns.overrides
+    ADD CONSTRAINT overrides_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.overrides
+    ADD CONSTRAINT overrides_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.overrides
+    ADD CONSTRAINT overrides_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY campaigns.runs
     ADD CONSTRAINT runs_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.scorings
+    ADD CONSTRAINT scorings_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.scorings
+    ADD CONSTRAINT scorings_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.scorings
+    ADD CONSTRAINT scorings_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.windows
+    ADD CONSTRAINT windows_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
@@ -1998,6 +2158,8 @@ CREATE POLICY tenant_read ON audit.events FOR SELECT TO chimera_app, chimera_aud
 
 CREATE POLICY tenant_read ON audit.pending FOR SELECT TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+ALTER TABLE campaigns.analysed ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE campaigns.attempts ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.attempts_default ENABLE ROW LEVEL SECURITY;
@@ -2012,6 +2174,8 @@ ALTER TABLE campaigns.flushes ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.flushes_default ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY machinery ON campaigns.analysed FOR SELECT TO chimera_worker USING (true);
+
 CREATE POLICY machinery ON campaigns.runs TO chimera_worker USING (true) WITH CHECK (true);
 
 CREATE POLICY machinery ON campaigns.shards TO chimera_worker USING (true) WITH CHECK (true);
@@ -2022,15 +2186,21 @@ CREATE POLICY operator ON campaigns.runs FOR SELECT TO chimera_app USING ((( SEL
 
 CREATE POLICY operator ON campaigns.shards TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
+ALTER TABLE campaigns.overrides ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE campaigns.run_money ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.run_plans ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.runs ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE campaigns.scorings ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE campaigns.shards ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.tallies ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY tenant ON campaigns.analysed TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.attempts TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -2040,15 +2210,29 @@ CREATE POLICY tenant ON campaigns.executions TO chimera_app, chimera_worker USIN
 
 CREATE POLICY tenant ON campaigns.flushes TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON campaigns.overrides TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON campaigns.run_money TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.run_plans TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.runs TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON campaigns.scorings TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON campaigns.shards TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.tallies TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON campaigns.verdicts TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON campaigns.windows TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE campaigns.verdicts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.verdicts_default ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.windows ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY worker ON campaigns.campaigns TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -2405,6 +2589,8 @@ GRANT SELECT,INSERT,UPDATE ON TABLE audit.writers TO chimera_worker;
 GRANT SELECT ON TABLE audit.writers TO chimera_sealer;
 GRANT SELECT ON TABLE audit.writers TO chimera_auditor;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.analysed TO chimera_worker;
+
 GRANT SELECT ON TABLE campaigns.attempts TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.attempts TO chimera_worker;
 
@@ -2423,6 +2609,11 @@ GRANT SELECT,INSERT ON TABLE campaigns.executions TO chimera_worker;
 GRANT SELECT ON TABLE campaigns.flushes TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.flushes TO chimera_worker;
 
+GRANT SELECT,INSERT ON TABLE campaigns.overrides TO chimera_app;
+GRANT SELECT ON TABLE campaigns.overrides TO chimera_worker;
+
+GRANT UPDATE(withdrawn_at) ON TABLE campaigns.overrides TO chimera_app;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.run_money TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.run_money TO chimera_worker;
 
@@ -2432,11 +2623,20 @@ GRANT SELECT ON TABLE campaigns.run_plans TO chimera_worker;
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.runs TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.runs TO chimera_worker;
 
+GRANT SELECT,INSERT ON TABLE campaigns.scorings TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE campaigns.scorings TO chimera_worker;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.shards TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.shards TO chimera_worker;
 
 GRANT SELECT ON TABLE campaigns.tallies TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.tallies TO chimera_worker;
+
+GRANT SELECT ON TABLE campaigns.verdicts TO chimera_app;
+GRANT SELECT,INSERT ON TABLE campaigns.verdicts TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.windows TO chimera_worker;
+GRANT SELECT ON TABLE campaigns.windows TO chimera_app;
 
 GRANT SELECT ON TABLE identity.api_keys TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.api_keys TO chimera_app;

@@ -33,6 +33,7 @@ from workers.loops import hold, pause
 from workers.schedule import cron_jobs
 from workers.tasks.campaigns import (
     drive_runs,
+    judge_again,
     settle_run,
     settle_template_use,
     sweep_runs,
@@ -97,7 +98,12 @@ class WorkerProcess:
                 self._serve_queue(
                     ctx,
                     UPKEEP_QUEUE,
-                    [_function(settle_run), _function(settle_template_use), _function(send_mail)],
+                    [
+                        _function(settle_run),
+                        _function(settle_template_use),
+                        _function(judge_again),
+                        _function(send_mail),
+                    ],
                 ),
             ]
             try:

@@ -20,6 +20,8 @@ def cron_jobs() -> list[CronJob]:
     return [
         # API keys' counters and sessions' last activity: a minute may be lost, no more.
         cron(upkeep.flush_usage, **seconds),
+        # Analytics follow the results within two minutes.
+        cron(upkeep.collect_windows, second=40, keep_result=0),
         # Partitions are made two steps ahead; an hour's look is plenty and costs nothing.
         cron(upkeep.keep_partitions, minute=7, second=30, run_at_startup=True, keep_result=0),
         # A day's answers to request ids.

@@ -309,9 +309,11 @@ def _rpcs() -> dict[str, _Rpc]:
     from google.protobuf.message_factory import GetMessageClass
 
     from chimera.v1 import (
+        analytics_pb2,
         audit_pb2,
         campaigns_pb2,
         datasets_pb2,
+        evaluation_pb2,
         identity_pb2,
         operations_pb2,
         options_pb2,
@@ -322,9 +324,11 @@ def _rpcs() -> dict[str, _Rpc]:
 
     found = {}
     for module in (
+        analytics_pb2,
         audit_pb2,
         campaigns_pb2,
         datasets_pb2,
+        evaluation_pb2,
         identity_pb2,
         operations_pb2,
         providers_pb2,

@@ -37,6 +37,8 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]]]:
     """(descriptor module, registration, servicer) of every service of the product."""
     from chimera.audit.service import AuditService
+    from chimera.campaigns.analytics.service import AnalyticsService
+    from chimera.campaigns.evaluation.service import EvaluationService
     from chimera.campaigns.service import CampaignService
     from chimera.identity.service import IdentityService
     from chimera.operations.service import OperationsService
@@ -44,12 +46,16 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.telemetry.service import TelemetryService
     from chimera.templates.service import DatasetService, TemplateService
     from chimera.v1 import (
+        analytics_pb2,
+        analytics_pb2_grpc,
         audit_pb2,
         audit_pb2_grpc,
         campaigns_pb2,
         campaigns_pb2_grpc,
         datasets_pb2,
         datasets_pb2_grpc,
+        evaluation_pb2,
+        evaluation_pb2_grpc,
         identity_pb2,
         identity_pb2_grpc,
         operations_pb2,
@@ -68,6 +74,16 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         (datasets_pb2, datasets_pb2_grpc.add_DatasetServiceServicer_to_server, DatasetService),
         (providers_pb2, providers_pb2_grpc.add_ProviderServiceServicer_to_server, ProviderService),
         (campaigns_pb2, campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, CampaignService),
+        (
+            analytics_pb2,
+            analytics_pb2_grpc.add_AnalyticsServiceServicer_to_server,
+            AnalyticsService,
+        ),
+        (
+            evaluation_pb2,
+            evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server,
+            EvaluationService,
+        ),
         (
             telemetry_pb2,
             telemetry_pb2_grpc.add_TelemetryServiceServicer_to_server,

@@ -19,6 +19,7 @@ from chimera.embedded.stack import StackUrls
 from chimera.gate import Method, method_of
 from chimera.server import service_descriptors
 from chimera.settings import Settings
+from chimera.v1.campaigns_pb2 import Scorer
 from chimera.v1.options_pb2 import Permission
 from chimera.v1.providers_pb2 import Price
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage
@@ -59,6 +60,10 @@ SAMPLES: dict[str, Any] = {
     "format": 1,
     "permission": 1,
     "from_version_number": 1,
+    "grain": 1,
+    "group_by": [1],
+    "reason": "probe",
+    "scorer": Scorer(kind="refusal"),
 }
 
 

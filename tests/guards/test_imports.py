@@ -34,6 +34,8 @@ GROUND_ARROWS: dict[str, set[str]] = {
     "chimera.server": {
         *(f"chimera.{context}.service" for context in ARROWS),
         "chimera.audit.recording",
+        "chimera.campaigns.analytics.service",
+        "chimera.campaigns.evaluation.service",
         "chimera.identity.authentication",
     },
 }

@@ -14,12 +14,16 @@ from chimera.identity.bootstrap import bootstrap
 from chimera.server import Server
 from chimera.settings import Settings
 from chimera.v1 import (
+    analytics_pb2,
+    analytics_pb2_grpc,
     audit_pb2,
     audit_pb2_grpc,
     campaigns_pb2,
     campaigns_pb2_grpc,
     datasets_pb2,
     datasets_pb2_grpc,
+    evaluation_pb2,
+    evaluation_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
     operations_pb2,
@@ -42,6 +46,8 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "datasets": (datasets_pb2, datasets_pb2_grpc.DatasetServiceStub, "DatasetService"),
     "providers": (providers_pb2, providers_pb2_grpc.ProviderServiceStub, "ProviderService"),
     "campaigns": (campaigns_pb2, campaigns_pb2_grpc.CampaignServiceStub, "CampaignService"),
+    "analytics": (analytics_pb2, analytics_pb2_grpc.AnalyticsServiceStub, "AnalyticsService"),
+    "evaluation": (evaluation_pb2, evaluation_pb2_grpc.EvaluationServiceStub, "EvaluationService"),
     "telemetry": (telemetry_pb2, telemetry_pb2_grpc.TelemetryServiceStub, "TelemetryService"),
     "audit": (audit_pb2, audit_pb2_grpc.AuditServiceStub, "AuditService"),
     "operations": (operations_pb2, operations_pb2_grpc.OperationsServiceStub, "OperationsService"),
@@ -119,6 +125,8 @@ class Person:
     datasets: Stub
     providers: Stub
     campaigns: Stub
+    evaluation: Stub
+    analytics: Stub
     telemetry: Stub
     audit: Stub
     operations: Stub

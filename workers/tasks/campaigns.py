@@ -13,6 +13,7 @@ from chimera.campaigns import template_use
 from chimera.campaigns.engine import leasing
 from chimera.campaigns.engine.drive import Drive
 from chimera.campaigns.engine.opening import settle_abandoned
+from chimera.campaigns.evaluation import judging
 from chimera.core import Core
 from chimera.db import sql
 from chimera.faults import Unavailable
@@ -105,6 +106,12 @@ async def settle_template_use(
     call = Call.by_worker("settle_template_use", org_id or "", seconds=120)
     async with core.db.begin(call) as tx:
         await template_use.settle(tx, args["run_id"])
+
+
+@task
+async def judge_again(ctx: dict[str, Any], org_id: str | None, args: dict[str, Any]) -> None:
+    """Judges the answers of a finished run with another scorer."""
+    await judging.judge_again(ctx["core"], org_id or "", args["scoring_id"])
 
 
 async def take_turns(core: Core, drives: dict[str, Drive]) -> None:
