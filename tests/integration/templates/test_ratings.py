@@ -50,7 +50,7 @@ async def persistent(call: Any) -> None:
             await call()
             return
         except Refused as refused:
-            if refused.code not in ("ABORTED", "RESOURCE_EXHAUSTED"):
+            if refused.code not in ("ABORTED", "RESOURCE_EXHAUSTED", "UNAVAILABLE"):
                 raise
 
 
