@@ -926,6 +926,26 @@ ALTER TABLE ONLY identity.sessions FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.sessions OWNER TO chimera_owner;
 
+CREATE TABLE templates.ratings (
+    org_id uuid NOT NULL,
+    template_id uuid NOT NULL,
+    version_number integer NOT NULL,
+    user_id uuid NOT NULL,
+    id uuid NOT NULL,
+    owner_org_id uuid NOT NULL,
+    rating smallint NOT NULL,
+    is_effective boolean,
+    review text DEFAULT ''::text NOT NULL,
+    campaign_id uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT ratings_rating_check CHECK (((rating >= 1) AND (rating <= 5)))
+);
+
+ALTER TABLE ONLY templates.ratings FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.ratings OWNER TO chimera_owner;
+
 CREATE TABLE templates.templates (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -942,8 +962,25 @@ CREATE TABLE templates.templates (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     deleted_at timestamp with time zone,
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    CONSTRAINT templates_sharing_level_check CHECK ((sharing_level = ANY (ARRAY['private'::text, 'organisation'::text]))),
-    CONSTRAINT templates_state_check CHECK ((state = ANY (ARRAY['draft'::text, 'review'::text, 'published'::text, 'archived'::text])))
+    team_id uuid,
+    forked_from_id uuid,
+    forked_from_version_number integer,
+    submitted_by uuid,
+    import_hash text,
+    rating_count integer DEFAULT 0 NOT NULL,
+    rating_sum bigint DEFAULT 0 NOT NULL,
+    effective_votes integer DEFAULT 0 NOT NULL,
+    ineffective_votes integer DEFAULT 0 NOT NULL,
+    average_rating double precision GENERATED ALWAYS AS (((rating_sum)::double precision / (NULLIF(rating_count, 0))::double precision)) STORED,
+    usage_count integer DEFAULT 0 NOT NULL,
+    scored_count bigint DEFAULT 0 NOT NULL,
+    success_count bigint DEFAULT 0 NOT NULL,
+    success_rate double precision GENERATED ALWAYS AS (((success_count)::double precision / (NULLIF(scored_count, 0))::double precision)) STORED,
+    body text DEFAULT ''::text NOT NULL,
+    search tsvector DEFAULT ''::tsvector NOT NULL,
+    CONSTRAINT templates_sharing_level_check CHECK ((sharing_level = ANY (ARRAY['private'::text, 'team'::text, 'organisation'::text, 'public'::text]))),
+    CONSTRAINT templates_state_check CHECK ((state = ANY (ARRAY['draft'::text, 'review'::text, 'published'::text, 'archived'::text]))),
+    CONSTRAINT templates_team_given CHECK (((sharing_level = 'team'::text) = (team_id IS NOT NULL)))
 );
 
 ALTER TABLE ONLY templates.templates FORCE ROW LEVEL SECURITY;
@@ -956,7 +993,7 @@ CREATE MATERIALIZED VIEW telemetry.user_summaries AS
     COALESCE(c.campaigns, (0)::bigint) AS campaigns,
     (COALESCE(e.executions, (0)::numeric))::bigint AS executions,
     COALESCE(t.templates, (0)::bigint) AS templates,
-    (COALESCE(g.ratings, 0))::bigint AS ratings,
+    COALESCE(g.ratings, (0)::bigint) AS ratings,
     GREATEST(c.last_at, e.last_at, t.last_at, s.last_at, k.last_at) AS last_activity_at
    FROM ((((((identity.memberships m
      LEFT JOIN ( SELECT campaigns.org_id,
@@ -983,10 +1020,11 @@ CREATE MATERIALIZED VIEW telemetry.user_summaries AS
            FROM templates.templates
           WHERE (templates.deleted_at IS NULL)
           GROUP BY templates.org_id, templates.created_by) t ON (((t.org_id = m.org_id) AND (t.created_by = m.user_id))))
-     LEFT JOIN ( SELECT NULL::uuid AS org_id,
-            NULL::uuid AS user_id,
-            0 AS ratings
-          WHERE false) g ON (((g.org_id = m.org_id) AND (g.user_id = m.user_id))))
+     LEFT JOIN ( SELECT ratings.org_id,
+            ratings.user_id,
+            count(*) AS ratings
+           FROM templates.ratings
+          GROUP BY ratings.org_id, ratings.user_id) g ON (((g.org_id = m.org_id) AND (g.user_id = m.user_id))))
      LEFT JOIN ( SELECT sessions.org_id,
             sessions.user_id,
             max(sessions.last_used_at) AS last_at
@@ -1036,6 +1074,219 @@ CREATE FUNCTION telemetry.visible_campaigns(asked uuid[]) RETURNS uuid[]
     AS $$ SELECT coalesce(array_agg(id), '{}') FROM campaigns.campaigns WHERE id = ANY(asked) $$;
 
 ALTER FUNCTION telemetry.visible_campaigns(asked uuid[]) OWNER TO chimera_owner;
+
+CREATE FUNCTION templates.count_rating() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    it templates.ratings := COALESCE(NEW, OLD);
+    number int := (TG_OP <> 'DELETE')::int - (TG_OP <> 'INSERT')::int;
+    points int := COALESCE(NEW.rating, 0) - COALESCE(OLD.rating, 0);
+    yes int := COALESCE(NEW.is_effective::int, 0) - COALESCE(OLD.is_effective::int, 0);
+    no int := COALESCE((NOT NEW.is_effective)::int, 0) - COALESCE((NOT OLD.is_effective)::int, 0);
+BEGIN
+    UPDATE templates.templates t
+       SET rating_count = t.rating_count + number, rating_sum = t.rating_sum + points,
+           effective_votes = t.effective_votes + yes, ineffective_votes = t.ineffective_votes + no
+     WHERE t.id = it.template_id;
+    UPDATE templates.versions v
+       SET rating_count = v.rating_count + number, rating_sum = v.rating_sum + points,
+           effective_votes = v.effective_votes + yes, ineffective_votes = v.ineffective_votes + no
+     WHERE v.template_id = it.template_id AND v.version_number = it.version_number;
+    RETURN NULL;
+END $$;
+
+ALTER FUNCTION templates.count_rating() OWNER TO chimera_library;
+
+CREATE FUNCTION templates.count_usage() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    scored bigint := NEW.scored_count - COALESCE(OLD.scored_count, 0);
+    successes bigint := NEW.success_count - COALESCE(OLD.success_count, 0);
+BEGIN
+    UPDATE templates.templates t
+       SET usage_count = t.usage_count + (TG_OP = 'INSERT')::int,
+           scored_count = t.scored_count + scored, success_count = t.success_count + successes
+     WHERE t.id = NEW.template_id;
+    UPDATE templates.versions v
+       SET scored_count = v.scored_count + scored, success_count = v.success_count + successes
+     WHERE v.template_id = NEW.template_id AND v.version_number = NEW.version_number;
+    RETURN NULL;
+END $$;
+
+ALTER FUNCTION templates.count_usage() OWNER TO chimera_library;
+
+CREATE FUNCTION templates.index_text() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    keys text[];
+BEGIN
+    IF NEW.deleted_at IS NOT NULL THEN
+        NEW.search := '';
+        RETURN NEW;
+    END IF;
+    keys := ARRAY[
+        templates.key('s', NEW.state), templates.key('k', NEW.technique_type),
+        templates.key('v', NEW.vulnerability_type), templates.key('l', NEW.sharing_level),
+        templates.key('u', NEW.created_by::text)];
+    IF NEW.sharing_level IN ('organisation', 'public') THEN
+        keys := keys || templates.key('o', NEW.org_id::text);
+    ELSIF NEW.sharing_level = 'team' THEN
+        keys := keys || templates.key('t', NEW.team_id::text);
+    END IF;
+    IF NEW.sharing_level = 'public' AND NEW.state = 'published' THEN
+        keys := keys || templates.key('p', '');
+    END IF;
+    keys := keys || ARRAY(SELECT templates.key('#', tag) FROM unnest(NEW.tags) AS tag);
+    -- A tsvector ends at 1 MB and 16,383 positions; what a text says is in its first 50,000 characters.
+    NEW.search := setweight(to_tsvector('english', NEW.title), 'A')
+        || setweight(to_tsvector('english', array_to_string(NEW.tags, ' ')), 'B')
+        || setweight(to_tsvector('english', NEW.description), 'C')
+        || setweight(to_tsvector('english', left(NEW.body, 50000)), 'D')
+        || array_to_tsvector(keys);
+    RETURN NEW;
+END $$;
+
+ALTER FUNCTION templates.index_text() OWNER TO chimera_owner;
+
+CREATE FUNCTION templates.key(kind text, value text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT chr(1) || kind || md5(value) $$;
+
+ALTER FUNCTION templates.key(kind text, value text) OWNER TO chimera_owner;
+
+CREATE FUNCTION templates.own_shares(permissions text[]) RETURNS uuid[]
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(array_agg(s.template_id), '{}')
+      FROM templates.shares s
+     WHERE s.org_id = NULLIF(current_setting('app.org_id', true), '')::uuid
+       AND (s.user_id = NULLIF(current_setting('app.user_id', true), '')::uuid
+            OR s.team_id = ANY ((SELECT identity.own_teams())::uuid[]))
+       AND s.permission = ANY (permissions)
+       AND (s.expires_at IS NULL OR s.expires_at > now())
+    $$;
+
+ALTER FUNCTION templates.own_shares(permissions text[]) OWNER TO chimera_library;
+
+CREATE FUNCTION templates.search(words text, prefixes text[], keys text[], after_rank double precision, after_id uuid, page integer, bound integer, with_facets boolean) RETURNS TABLE(total integer, ids uuid[], ranks double precision[], titles text[], snippets text[], facets jsonb)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    SET work_mem TO '32MB'
+    SET jit TO 'off'
+    AS $$
+DECLARE
+    org uuid := NULLIF(current_setting('app.org_id', true), '')::uuid;
+    me uuid := NULLIF(current_setting('app.user_id', true), '')::uuid;
+    teams uuid[] := identity.own_teams();
+    shared uuid[] := templates.own_shares(ARRAY['view', 'edit', 'admin']);
+    said tsquery := websearch_to_tsquery('english', words);
+    asked tsquery;
+    audience tsquery;
+    part text;
+    beginning tsquery;
+    marks text := 'StartSel=' || chr(2) || ', StopSel=' || chr(3);
+BEGIN
+    IF org IS NULL THEN
+        RETURN;
+    END IF;
+    FOREACH part IN ARRAY prefixes LOOP
+        -- Stems are looked for as well as what was typed: a stem may be shorter than its beginning.
+        beginning := to_tsquery('simple', '''' || ltrim(part, '-') || ''':*')
+                     || to_tsquery('english', '''' || ltrim(part, '-') || ''':*');
+        said := said && CASE WHEN starts_with(part, '-') THEN !! beginning ELSE beginning END;
+    END LOOP;
+    asked := said;
+    FOREACH part IN ARRAY keys LOOP
+        asked := asked && quote_literal(part)::tsquery;
+    END LOOP;
+    audience := quote_literal(templates.key('o', org::text))::tsquery || quote_literal(templates.key('p', ''))::tsquery
+                || quote_literal(templates.key('u', COALESCE(me::text, '')))::tsquery;
+    FOREACH part IN ARRAY teams::text[] LOOP
+        audience := audience || quote_literal(templates.key('t', part))::tsquery;
+    END LOOP;
+    RETURN QUERY
+    WITH near AS MATERIALIZED (
+        SELECT t.id, t.state, t.technique_type, t.vulnerability_type, t.sharing_level, t.tags,
+               ts_rank('{0.1, 0.2, 0.4, 1.0}', t.search, said, 1)::float8 AS rank
+          FROM templates.templates t
+         WHERE numnode(said) > 0 AND t.search @@ (audience && asked)
+           AND ((t.org_id = org
+                 AND (t.created_by = me OR t.sharing_level IN ('organisation', 'public')
+                      OR (t.sharing_level = 'team' AND t.team_id = ANY (teams))))
+                OR (t.sharing_level = 'public' AND t.state = 'published'))
+         LIMIT bound + 1
+    ), newest AS MATERIALIZED (
+        SELECT t.id, t.state, t.technique_type, t.vulnerability_type, t.sharing_level, t.tags, 0::float8 AS rank
+          FROM templates.templates t
+         WHERE numnode(said) = 0 AND t.search @@ (audience && asked)
+           AND ((t.org_id = org
+                 AND (t.created_by = me OR t.sharing_level IN ('organisation', 'public')
+                      OR (t.sharing_level = 'team' AND t.team_id = ANY (teams))))
+                OR (t.sharing_level = 'public' AND t.state = 'published'))
+         ORDER BY t.id DESC LIMIT bound + 1
+    ), handed AS MATERIALIZED (
+        SELECT t.id, t.state, t.technique_type, t.vulnerability_type, t.sharing_level, t.tags,
+               CASE WHEN numnode(said) > 0 THEN ts_rank('{0.1, 0.2, 0.4, 1.0}', t.search, said, 1)::float8
+                    ELSE 0 END AS rank
+          FROM templates.templates t
+         WHERE t.id = ANY (shared) AND t.org_id = org AND t.deleted_at IS NULL
+           AND (numnode(asked) = 0 OR t.search @@ asked)
+         LIMIT bound + 1
+    ), found AS MATERIALIZED (
+        (SELECT * FROM near UNION ALL SELECT * FROM newest
+         UNION ALL
+         SELECT h.* FROM handed h
+          WHERE NOT EXISTS (SELECT FROM near n WHERE n.id = h.id)
+            AND NOT EXISTS (SELECT FROM newest n WHERE n.id = h.id))
+        LIMIT bound + 1
+    ), paged AS (
+        SELECT f.id, f.rank FROM found f
+         WHERE after_id IS NULL OR (f.rank, f.id) < (after_rank, after_id)
+         ORDER BY f.rank DESC, f.id DESC
+         LIMIT page
+    ), shown AS (
+        SELECT p.id, p.rank, translate(t.title, chr(2) || chr(3), '') AS title,
+               translate(t.description || E'\n' || left(t.body, 20000), chr(2) || chr(3), '') AS content
+          FROM paged p JOIN templates.templates t ON t.id = p.id
+    )
+    SELECT (SELECT count(*)::int FROM found),
+           COALESCE(array_agg(s.id ORDER BY s.rank DESC, s.id DESC), '{}'),
+           COALESCE(array_agg(s.rank ORDER BY s.rank DESC, s.id DESC), '{}'),
+           COALESCE(array_agg(CASE WHEN numnode(said) > 0
+                                   THEN ts_headline('english', s.title, said, marks || ', HighlightAll=true')
+                                   ELSE s.title END ORDER BY s.rank DESC, s.id DESC), '{}'),
+           COALESCE(array_agg(CASE WHEN numnode(said) > 0
+                                   THEN ts_headline('english', s.content, said,
+                                                    marks || ', MaxFragments=2, MinWords=5, MaxWords=20')
+                                   ELSE left(s.content, 200) END ORDER BY s.rank DESC, s.id DESC), '{}'),
+           CASE WHEN with_facets THEN (
+               SELECT jsonb_build_object(
+                   'state', (SELECT jsonb_object_agg(x.v, x.n) FROM
+                       (SELECT f.state AS v, count(*) AS n FROM found f GROUP BY 1) x),
+                   'sharing_level', (SELECT jsonb_object_agg(x.v, x.n) FROM
+                       (SELECT f.sharing_level AS v, count(*) AS n FROM found f GROUP BY 1) x),
+                   'technique_type', (SELECT jsonb_object_agg(x.v, x.n) FROM
+                       (SELECT f.technique_type AS v, count(*) AS n FROM found f GROUP BY 1
+                         ORDER BY 2 DESC, 1 LIMIT 50) x),
+                   'vulnerability_type', (SELECT jsonb_object_agg(x.v, x.n) FROM
+                       (SELECT f.vulnerability_type AS v, count(*) AS n FROM found f GROUP BY 1
+                         ORDER BY 2 DESC, 1 LIMIT 50) x),
+                   'tag', (SELECT jsonb_object_agg(x.v, x.n) FROM
+                       (SELECT u.tag AS v, count(*) AS n FROM found f CROSS JOIN unnest(f.tags) AS u (tag) GROUP BY 1
+                         ORDER BY 2 DESC, 1 LIMIT 50) x))
+           ) END
+      FROM shown s;
+END $$;
+
+ALTER FUNCTION templates.search(words text, prefixes text[], keys text[], after_rank double precision, after_id uuid, page integer, bound integer, with_facets boolean) OWNER TO chimera_library;
 
 CREATE TABLE audit.checkpoints (
     size bigint NOT NULL,
@@ -2498,6 +2749,137 @@ ALTER TABLE ONLY telemetry.verified FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE telemetry.verified OWNER TO chimera_owner;
 
+CREATE TABLE templates.dataset_rows (
+    org_id uuid NOT NULL,
+    dataset_id uuid NOT NULL,
+    version_number integer NOT NULL,
+    row_no integer NOT NULL,
+    fields json NOT NULL,
+    CONSTRAINT dataset_rows_row_no_check CHECK ((row_no > 0))
+);
+
+ALTER TABLE ONLY templates.dataset_rows FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.dataset_rows OWNER TO chimera_owner;
+
+CREATE TABLE templates.dataset_versions (
+    org_id uuid NOT NULL,
+    dataset_id uuid NOT NULL,
+    version_number integer NOT NULL,
+    columns text[] NOT NULL,
+    row_count bigint NOT NULL,
+    content_hash text NOT NULL,
+    change_note text DEFAULT ''::text NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT dataset_versions_version_number_check CHECK ((version_number > 0))
+);
+
+ALTER TABLE ONLY templates.dataset_versions FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.dataset_versions OWNER TO chimera_owner;
+
+CREATE TABLE templates.datasets (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    sharing_level text DEFAULT 'organisation'::text NOT NULL,
+    version_number integer DEFAULT 0 NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT datasets_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+    CONSTRAINT datasets_sharing_level_check CHECK ((sharing_level = ANY (ARRAY['private'::text, 'organisation'::text])))
+);
+
+ALTER TABLE ONLY templates.datasets FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.datasets OWNER TO chimera_owner;
+
+CREATE TABLE templates.label_moves (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    template_id uuid NOT NULL,
+    name text NOT NULL,
+    from_version_number integer NOT NULL,
+    to_version_number integer NOT NULL,
+    note text DEFAULT ''::text NOT NULL,
+    moved_by uuid NOT NULL,
+    moved_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+ALTER TABLE ONLY templates.label_moves FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.label_moves OWNER TO chimera_owner;
+
+CREATE TABLE templates.labels (
+    org_id uuid NOT NULL,
+    template_id uuid NOT NULL,
+    name text NOT NULL,
+    version_number integer NOT NULL,
+    moved_by uuid NOT NULL,
+    moved_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT labels_name_check CHECK (((name ~ '^[a-z][a-z0-9_-]{0,63}$'::text) AND (name <> 'latest'::text)))
+);
+
+ALTER TABLE ONLY templates.labels FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.labels OWNER TO chimera_owner;
+
+CREATE TABLE templates.review_rules (
+    org_id uuid NOT NULL,
+    review_required boolean NOT NULL,
+    other_reviewer_required boolean NOT NULL,
+    updated_by uuid NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY templates.review_rules FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.review_rules OWNER TO chimera_owner;
+
+CREATE TABLE templates.shares (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    template_id uuid NOT NULL,
+    user_id uuid,
+    team_id uuid,
+    permission text NOT NULL,
+    expires_at timestamp with time zone,
+    shared_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT shares_check CHECK (((user_id IS NULL) <> (team_id IS NULL))),
+    CONSTRAINT shares_permission_check CHECK ((permission = ANY (ARRAY['view'::text, 'edit'::text, 'admin'::text])))
+);
+
+ALTER TABLE ONLY templates.shares FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.shares OWNER TO chimera_owner;
+
+CREATE TABLE templates.usages (
+    run_id uuid NOT NULL,
+    template_id uuid NOT NULL,
+    version_number integer NOT NULL,
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    campaign_id uuid NOT NULL,
+    used_by uuid NOT NULL,
+    is_private boolean NOT NULL,
+    original_prompt text NOT NULL,
+    customizations jsonb DEFAULT '{}'::jsonb NOT NULL,
+    scored_count bigint DEFAULT 0 NOT NULL,
+    success_count bigint DEFAULT 0 NOT NULL,
+    success_score double precision,
+    used_at timestamp with time zone DEFAULT now() NOT NULL,
+    settled_at timestamp with time zone
+);
+
+ALTER TABLE ONLY templates.usages FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.usages OWNER TO chimera_owner;
+
 CREATE TABLE templates.versions (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -2510,6 +2892,15 @@ CREATE TABLE templates.versions (
     change_note text DEFAULT ''::text NOT NULL,
     created_by uuid NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    partials jsonb DEFAULT '[]'::jsonb NOT NULL,
+    rating_count integer DEFAULT 0 NOT NULL,
+    rating_sum bigint DEFAULT 0 NOT NULL,
+    effective_votes integer DEFAULT 0 NOT NULL,
+    ineffective_votes integer DEFAULT 0 NOT NULL,
+    average_rating double precision GENERATED ALWAYS AS (((rating_sum)::double precision / (NULLIF(rating_count, 0))::double precision)) STORED,
+    scored_count bigint DEFAULT 0 NOT NULL,
+    success_count bigint DEFAULT 0 NOT NULL,
+    success_rate double precision GENERATED ALWAYS AS (((success_count)::double precision / (NULLIF(scored_count, 0))::double precision)) STORED,
     CONSTRAINT versions_version_number_check CHECK ((version_number > 0))
 );
 
@@ -2852,17 +3243,59 @@ ALTER TABLE ONLY telemetry.totals
 ALTER TABLE ONLY telemetry.verified
     ADD CONSTRAINT verified_pkey PRIMARY KEY (org_id);
 
+ALTER TABLE ONLY templates.dataset_rows
+    ADD CONSTRAINT dataset_rows_pkey PRIMARY KEY (dataset_id, version_number, row_no);
+
+ALTER TABLE ONLY templates.dataset_versions
+    ADD CONSTRAINT dataset_versions_pkey PRIMARY KEY (dataset_id, version_number);
+
+ALTER TABLE ONLY templates.datasets
+    ADD CONSTRAINT datasets_org_id_id_key UNIQUE (org_id, id);
+
+ALTER TABLE ONLY templates.datasets
+    ADD CONSTRAINT datasets_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY templates.label_moves
+    ADD CONSTRAINT label_moves_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY templates.labels
+    ADD CONSTRAINT labels_pkey PRIMARY KEY (template_id, name);
+
+ALTER TABLE ONLY templates.ratings
+    ADD CONSTRAINT ratings_id_key UNIQUE (id);
+
+ALTER TABLE ONLY templates.ratings
+    ADD CONSTRAINT ratings_pkey PRIMARY KEY (template_id, version_number, user_id);
+
+ALTER TABLE ONLY templates.review_rules
+    ADD CONSTRAINT review_rules_pkey PRIMARY KEY (org_id);
+
+ALTER TABLE ONLY templates.shares
+    ADD CONSTRAINT shares_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY templates.shares
+    ADD CONSTRAINT shares_template_id_user_id_team_id_key UNIQUE NULLS NOT DISTINCT (template_id, user_id, team_id);
+
 ALTER TABLE ONLY templates.templates
     ADD CONSTRAINT templates_org_id_id_key UNIQUE (org_id, id);
 
 ALTER TABLE ONLY templates.templates
     ADD CONSTRAINT templates_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY templates.usages
+    ADD CONSTRAINT usages_id_key UNIQUE (id);
+
+ALTER TABLE ONLY templates.usages
+    ADD CONSTRAINT usages_pkey PRIMARY KEY (run_id, template_id, version_number);
+
 ALTER TABLE ONLY templates.versions
     ADD CONSTRAINT versions_org_id_template_id_version_number_key UNIQUE (org_id, template_id, version_number);
 
 ALTER TABLE ONLY templates.versions
     ADD CONSTRAINT versions_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY templates.versions
+    ADD CONSTRAINT versions_template_id_version_number_key UNIQUE (template_id, version_number);
 
 CREATE INDEX changes_open ON audit.configuration_changes USING btree (expires_at) WHERE (state = 'proposed'::text);
 
@@ -3044,6 +3477,28 @@ CREATE INDEX receipts_age ON telemetry.receipts USING brin (created_at);
 
 CREATE UNIQUE INDEX user_summaries_key ON telemetry.user_summaries USING btree (org_id, user_id);
 
+CREATE UNIQUE INDEX datasets_name ON templates.datasets USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
+
+CREATE INDEX datasets_newest ON templates.datasets USING btree (org_id, id DESC);
+
+CREATE INDEX label_moves_template ON templates.label_moves USING btree (template_id, id DESC);
+
+CREATE INDEX ratings_template ON templates.ratings USING btree (template_id, id DESC);
+
+CREATE INDEX shares_team ON templates.shares USING btree (org_id, team_id) WHERE (team_id IS NOT NULL);
+
+CREATE INDEX shares_user ON templates.shares USING btree (org_id, user_id) WHERE (user_id IS NOT NULL);
+
+CREATE UNIQUE INDEX templates_import ON templates.templates USING btree (org_id, created_by, import_hash) WHERE (deleted_at IS NULL);
+
+CREATE INDEX templates_newest ON templates.templates USING btree (org_id, id DESC);
+
+CREATE INDEX templates_public ON templates.templates USING btree (id DESC) WHERE (sharing_level = 'public'::text);
+
+CREATE INDEX templates_search ON templates.templates USING gin (search) WITH (fastupdate=off);
+
+CREATE INDEX usages_template ON templates.usages USING btree (template_id, id DESC);
+
 ALTER INDEX audit.events_actor ATTACH PARTITION audit.events_default_actor_id_org_id_id_idx;
 
 ALTER INDEX audit.events_about ATTACH PARTITION audit.events_default_entity_id_idx;
@@ -3162,7 +3617,19 @@ CREATE TRIGGER touch BEFORE UPDATE ON providers.rate_limits FOR EACH ROW EXECUTE
 
 CREATE TRIGGER touch BEFORE UPDATE ON providers.routes FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
-CREATE TRIGGER touch BEFORE UPDATE ON templates.templates FOR EACH ROW EXECUTE FUNCTION ops.touch();
+CREATE TRIGGER count_rating AFTER INSERT OR DELETE OR UPDATE ON templates.ratings FOR EACH ROW EXECUTE FUNCTION templates.count_rating();
+
+CREATE TRIGGER count_usage AFTER INSERT OR UPDATE ON templates.usages FOR EACH ROW EXECUTE FUNCTION templates.count_usage();
+
+CREATE TRIGGER index_text BEFORE INSERT OR UPDATE OF title, description, tags, body, state, technique_type, vulnerability_type, sharing_level, team_id, deleted_at ON templates.templates FOR EACH ROW EXECUTE FUNCTION templates.index_text();
+
+CREATE TRIGGER touch BEFORE UPDATE ON templates.datasets FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON templates.ratings FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON templates.review_rules FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE OF title, description, technique_type, vulnerability_type, tags, state, sharing_level, team_id, submitted_by, version_number, deleted_at, metadata ON templates.templates FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 ALTER TABLE ONLY audit.cosignatures
     ADD CONSTRAINT cosignatures_size_fkey FOREIGN KEY (size) REFERENCES audit.checkpoints(size) ON DELETE RESTRICT;
@@ -3350,11 +3817,77 @@ ALTER TABLE ONLY providers.routes
 ALTER TABLE ONLY providers.routes
     ADD CONSTRAINT routes_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY templates.dataset_rows
+    ADD CONSTRAINT dataset_rows_dataset_id_version_number_fkey FOREIGN KEY (dataset_id, version_number) REFERENCES templates.dataset_versions(dataset_id, version_number) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.dataset_versions
+    ADD CONSTRAINT dataset_versions_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.dataset_versions
+    ADD CONSTRAINT dataset_versions_org_id_dataset_id_fkey FOREIGN KEY (org_id, dataset_id) REFERENCES templates.datasets(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.datasets
+    ADD CONSTRAINT datasets_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.datasets
+    ADD CONSTRAINT datasets_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.label_moves
+    ADD CONSTRAINT label_moves_moved_by_fkey FOREIGN KEY (moved_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.label_moves
+    ADD CONSTRAINT label_moves_template_id_fkey FOREIGN KEY (template_id) REFERENCES templates.templates(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.labels
+    ADD CONSTRAINT labels_moved_by_fkey FOREIGN KEY (moved_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.labels
+    ADD CONSTRAINT labels_org_id_template_id_version_number_fkey FOREIGN KEY (org_id, template_id, version_number) REFERENCES templates.versions(org_id, template_id, version_number) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.ratings
+    ADD CONSTRAINT ratings_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.ratings
+    ADD CONSTRAINT ratings_template_id_version_number_fkey FOREIGN KEY (template_id, version_number) REFERENCES templates.versions(template_id, version_number) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.ratings
+    ADD CONSTRAINT ratings_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.review_rules
+    ADD CONSTRAINT review_rules_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.review_rules
+    ADD CONSTRAINT review_rules_updated_by_fkey FOREIGN KEY (updated_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.shares
+    ADD CONSTRAINT shares_org_id_team_id_fkey FOREIGN KEY (org_id, team_id) REFERENCES identity.teams(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.shares
+    ADD CONSTRAINT shares_org_id_template_id_fkey FOREIGN KEY (org_id, template_id) REFERENCES templates.templates(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.shares
+    ADD CONSTRAINT shares_org_id_user_id_fkey FOREIGN KEY (org_id, user_id) REFERENCES identity.memberships(org_id, user_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY templates.shares
+    ADD CONSTRAINT shares_shared_by_fkey FOREIGN KEY (shared_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY templates.templates
     ADD CONSTRAINT templates_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY templates.templates
     ADD CONSTRAINT templates_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.templates
+    ADD CONSTRAINT templates_org_id_team_id_fkey FOREIGN KEY (org_id, team_id) REFERENCES identity.teams(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.templates
+    ADD CONSTRAINT templates_submitted_by_fkey FOREIGN KEY (submitted_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.usages
+    ADD CONSTRAINT usages_template_id_version_number_fkey FOREIGN KEY (template_id, version_number) REFERENCES templates.versions(template_id, version_number) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY templates.usages
+    ADD CONSTRAINT usages_used_by_fkey FOREIGN KEY (used_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY templates.versions
     ADD CONSTRAINT versions_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
@@ -3875,15 +4408,111 @@ CREATE POLICY upkeep_sees ON telemetry.batches FOR SELECT TO chimera_owner USING
 
 ALTER TABLE telemetry.verified ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY changed ON templates.labels FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (EXISTS ( SELECT
+   FROM templates.templates t
+  WHERE (t.id = labels.template_id))))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY changed ON templates.ratings FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")))) WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))));
+
+CREATE POLICY changed ON templates.templates FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((created_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")) OR (sharing_level = ANY (ARRAY['organisation'::text, 'public'::text])) OR ((sharing_level = 'team'::text) AND (team_id = ANY (( SELECT identity.own_teams() AS own_teams)::uuid[]))) OR (id = ANY (( SELECT templates.own_shares('{edit,admin}'::text[]) AS own_shares)::uuid[]))))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE templates.dataset_rows ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.dataset_versions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.datasets ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.label_moves ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.labels ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY library_count ON templates.templates FOR UPDATE TO chimera_library USING (true);
+
+CREATE POLICY library_count ON templates.versions FOR UPDATE TO chimera_library USING (true);
+
+CREATE POLICY library_read ON templates.shares FOR SELECT TO chimera_library USING (true);
+
+CREATE POLICY library_read ON templates.templates FOR SELECT TO chimera_library USING (true);
+
+CREATE POLICY library_read ON templates.versions FOR SELECT TO chimera_library USING (true);
+
+CREATE POLICY made ON templates.label_moves FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (EXISTS ( SELECT
+   FROM templates.templates t
+  WHERE (t.id = label_moves.template_id)))));
+
+CREATE POLICY made ON templates.labels FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (EXISTS ( SELECT
+   FROM templates.templates t
+  WHERE (t.id = labels.template_id)))));
+
+CREATE POLICY made ON templates.ratings FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")) AND (EXISTS ( SELECT
+   FROM templates.templates t
+  WHERE (t.id = ratings.template_id)))));
+
+CREATE POLICY made ON templates.templates FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (created_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))));
+
+CREATE POLICY made ON templates.usages FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (used_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))));
+
+CREATE POLICY made ON templates.versions FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (EXISTS ( SELECT
+   FROM templates.templates t
+  WHERE (t.id = versions.template_id)))));
+
+ALTER TABLE templates.ratings ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY removed ON templates.labels FOR DELETE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (EXISTS ( SELECT
+   FROM templates.templates t
+  WHERE (t.id = labels.template_id)))));
+
+CREATE POLICY removed ON templates.ratings FOR DELETE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))));
+
+ALTER TABLE templates.review_rules ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY seen ON templates.label_moves FOR SELECT TO chimera_app USING ((EXISTS ( SELECT
+   FROM templates.templates t
+  WHERE (t.id = label_moves.template_id))));
+
+CREATE POLICY seen ON templates.labels FOR SELECT TO chimera_app USING ((EXISTS ( SELECT
+   FROM templates.templates t
+  WHERE (t.id = labels.template_id))));
+
+CREATE POLICY seen ON templates.ratings FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) OR (owner_org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) AND (EXISTS ( SELECT
+   FROM templates.templates t
+  WHERE (t.id = ratings.template_id)))));
+
+CREATE POLICY seen ON templates.templates FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((created_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")) OR (sharing_level = ANY (ARRAY['organisation'::text, 'public'::text])) OR ((sharing_level = 'team'::text) AND (team_id = ANY (( SELECT identity.own_teams() AS own_teams)::uuid[]))) OR (id = ANY (( SELECT templates.own_shares('{view,edit,admin}'::text[]) AS own_shares)::uuid[])))) OR ((sharing_level = 'public'::text) AND (state = 'published'::text) AND (deleted_at IS NULL) AND (( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif") IS NOT NULL))));
+
+CREATE POLICY seen ON templates.usages FOR SELECT TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((NOT is_private) OR (used_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")))));
+
+CREATE POLICY seen ON templates.versions FOR SELECT TO chimera_app USING ((EXISTS ( SELECT
+   FROM templates.templates t
+  WHERE (t.id = versions.template_id))));
+
+ALTER TABLE templates.shares ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY summary ON templates.ratings FOR SELECT TO chimera_summary USING (true);
+
 CREATE POLICY summary ON templates.templates FOR SELECT TO chimera_summary USING (true);
 
 ALTER TABLE templates.templates ENABLE ROW LEVEL SECURITY;
 
-CREATE POLICY tenant ON templates.templates TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((sharing_level <> 'private'::text) OR (created_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON templates.dataset_rows TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (EXISTS ( SELECT
+   FROM templates.datasets d
+  WHERE (d.id = dataset_rows.dataset_id))))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON templates.versions TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (EXISTS ( SELECT
+CREATE POLICY tenant ON templates.dataset_versions TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (EXISTS ( SELECT
+   FROM templates.datasets d
+  WHERE (d.id = dataset_versions.dataset_id))))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON templates.datasets TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((sharing_level = 'organisation'::text) OR (created_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON templates.review_rules TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON templates.shares TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (EXISTS ( SELECT
    FROM templates.templates t
-  WHERE ((t.org_id = versions.org_id) AND (t.id = versions.template_id)))))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+  WHERE (t.id = shares.template_id))))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON templates.usages TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE templates.usages ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE templates.versions ENABLE ROW LEVEL SECURITY;
 
@@ -3902,6 +4531,7 @@ GRANT USAGE ON SCHEMA identity TO chimera_app;
 GRANT USAGE ON SCHEMA identity TO chimera_worker;
 GRANT USAGE ON SCHEMA identity TO chimera_lookup;
 GRANT USAGE ON SCHEMA identity TO chimera_auditor;
+GRANT USAGE ON SCHEMA identity TO chimera_library;
 GRANT USAGE ON SCHEMA identity TO chimera_summary;
 
 GRANT USAGE ON SCHEMA ops TO chimera_app;
@@ -3921,6 +4551,7 @@ GRANT USAGE ON SCHEMA telemetry TO chimera_summary;
 
 GRANT USAGE ON SCHEMA templates TO chimera_app;
 GRANT USAGE ON SCHEMA templates TO chimera_worker;
+GRANT USAGE ON SCHEMA templates TO chimera_library;
 GRANT USAGE ON SCHEMA templates TO chimera_summary;
 
 REVOKE ALL ON FUNCTION audit.check_leaves(low bigint, high bigint) FROM PUBLIC;
@@ -4002,6 +4633,7 @@ GRANT ALL ON FUNCTION identity.own_organisations() TO chimera_app;
 REVOKE ALL ON FUNCTION identity.own_teams() FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.own_teams() TO chimera_app;
 GRANT ALL ON FUNCTION identity.own_teams() TO chimera_worker;
+GRANT ALL ON FUNCTION identity.own_teams() TO chimera_library;
 
 REVOKE ALL ON FUNCTION identity.password_rules(user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.password_rules(user_id uuid) TO chimera_app;
@@ -4070,14 +4702,43 @@ GRANT SELECT,INSERT,UPDATE ON TABLE identity.sessions TO chimera_app;
 GRANT SELECT,DELETE,UPDATE ON TABLE identity.sessions TO chimera_worker;
 GRANT SELECT ON TABLE identity.sessions TO chimera_summary;
 
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE templates.ratings TO chimera_app;
+GRANT SELECT ON TABLE templates.ratings TO chimera_summary;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE templates.templates TO chimera_app;
+GRANT SELECT ON TABLE templates.templates TO chimera_library;
 GRANT SELECT ON TABLE templates.templates TO chimera_summary;
+
+GRANT UPDATE(rating_count) ON TABLE templates.templates TO chimera_library;
+
+GRANT UPDATE(rating_sum) ON TABLE templates.templates TO chimera_library;
+
+GRANT UPDATE(effective_votes) ON TABLE templates.templates TO chimera_library;
+
+GRANT UPDATE(ineffective_votes) ON TABLE templates.templates TO chimera_library;
+
+GRANT UPDATE(usage_count) ON TABLE templates.templates TO chimera_library;
+
+GRANT UPDATE(scored_count) ON TABLE templates.templates TO chimera_library;
+
+GRANT UPDATE(success_count) ON TABLE templates.templates TO chimera_library;
 
 REVOKE ALL ON FUNCTION telemetry.list_user_summaries(asked_user uuid, after_user uuid, size integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION telemetry.list_user_summaries(asked_user uuid, after_user uuid, size integer) TO chimera_app;
 
 REVOKE ALL ON FUNCTION telemetry.refresh_user_summaries() FROM PUBLIC;
 GRANT ALL ON FUNCTION telemetry.refresh_user_summaries() TO chimera_worker;
+
+REVOKE ALL ON FUNCTION templates.count_rating() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION templates.count_usage() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION templates.own_shares(permissions text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION templates.own_shares(permissions text[]) TO chimera_app;
+GRANT ALL ON FUNCTION templates.own_shares(permissions text[]) TO chimera_worker;
+
+REVOKE ALL ON FUNCTION templates.search(words text, prefixes text[], keys text[], after_rank double precision, after_id uuid, page integer, bound integer, with_facets boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION templates.search(words text, prefixes text[], keys text[], after_rank double precision, after_id uuid, page integer, bound integer, with_facets boolean) TO chimera_app;
 
 GRANT SELECT,INSERT ON TABLE audit.checkpoints TO chimera_sealer;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_app;
@@ -4422,4 +5083,43 @@ GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.totals TO chimera_worker;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.verified TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE telemetry.verified TO chimera_worker;
 
+GRANT SELECT,INSERT ON TABLE templates.dataset_rows TO chimera_app;
+
+GRANT SELECT,INSERT ON TABLE templates.dataset_versions TO chimera_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE templates.datasets TO chimera_app;
+
+GRANT SELECT,INSERT ON TABLE templates.label_moves TO chimera_app;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE templates.labels TO chimera_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE templates.review_rules TO chimera_app;
+
+GRANT SELECT ON TABLE templates.shares TO chimera_library;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE templates.shares TO chimera_app;
+
+GRANT SELECT,INSERT ON TABLE templates.usages TO chimera_app;
+GRANT SELECT ON TABLE templates.usages TO chimera_worker;
+
+GRANT UPDATE(scored_count) ON TABLE templates.usages TO chimera_worker;
+
+GRANT UPDATE(success_count) ON TABLE templates.usages TO chimera_worker;
+
+GRANT UPDATE(success_score) ON TABLE templates.usages TO chimera_worker;
+
+GRANT UPDATE(settled_at) ON TABLE templates.usages TO chimera_worker;
+
 GRANT SELECT,INSERT ON TABLE templates.versions TO chimera_app;
+GRANT SELECT ON TABLE templates.versions TO chimera_library;
+
+GRANT UPDATE(rating_count) ON TABLE templates.versions TO chimera_library;
+
+GRANT UPDATE(rating_sum) ON TABLE templates.versions TO chimera_library;
+
+GRANT UPDATE(effective_votes) ON TABLE templates.versions TO chimera_library;
+
+GRANT UPDATE(ineffective_votes) ON TABLE templates.versions TO chimera_library;
+
+GRANT UPDATE(scored_count) ON TABLE templates.versions TO chimera_library;
+
+GRANT UPDATE(success_count) ON TABLE templates.versions TO chimera_library;

@@ -36,7 +36,14 @@ from chimera.telemetry.drain import EVENTS_MAX, drain
 from chimera.telemetry.reconcile import reconcile
 from workers.loops import hold, pause
 from workers.schedule import cron_jobs
-from workers.tasks.campaigns import drive_runs, judge_again, settle_run, sweep_runs, take_turns
+from workers.tasks.campaigns import (
+    drive_runs,
+    judge_again,
+    settle_run,
+    settle_template_use,
+    sweep_runs,
+    take_turns,
+)
 from workers.tasks.mail import send_mail
 from workers.tasks.providers import rewrap_secrets
 from workers.tasks.upkeep import keep_partitions
@@ -104,6 +111,7 @@ class WorkerProcess:
                     [
                         _function(settle_run),
                         _function(judge_again),
+                        _function(settle_template_use),
                         _function(send_mail),
                         _function(rewrap_secrets),
                     ],

@@ -17,6 +17,7 @@ What must stay true:
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -200,7 +201,23 @@ class Client:
     ) -> Iterator[Answer]:
         """The answers to one request as they come. Raises ApiError."""
         method = self._callable(_rpc_of(request, answer), self._channel.unary_stream)
-        answers = method(request, metadata=self._metadata, timeout=timeout_s)
+        yield from self._answers(method(request, metadata=self._metadata, timeout=timeout_s))
+
+    def exchange(
+        self,
+        first: Message,
+        rest: Iterator[Message],
+        answer: type[Answer],
+        *,
+        timeout_s: float = WATCH_TIMEOUT_S,
+    ) -> Iterator[Answer]:
+        """The answers to a stream of requests of one kind, which are drawn as they are sent. Never
+        sent again. Raises ApiError."""
+        method = self._callable(_rpc_of(first, answer), self._channel.stream_stream)
+        requests = itertools.chain([first], rest)
+        yield from self._answers(method(requests, metadata=self._metadata, timeout=timeout_s))
+
+    def _answers(self, answers: Any) -> Iterator[Any]:
         try:
             yield from answers
         except grpc.RpcError as error:
@@ -297,6 +314,7 @@ def _rpcs() -> dict[str, _Rpc]:
         analytics_pb2,
         audit_pb2,
         campaigns_pb2,
+        datasets_pb2,
         evaluation_pb2,
         federation_pb2,
         identity_pb2,
@@ -317,6 +335,7 @@ def _rpcs() -> dict[str, _Rpc]:
         analytics_pb2,
         audit_pb2,
         campaigns_pb2,
+        datasets_pb2,
         evaluation_pb2,
         federation_pb2,
         identity_pb2,

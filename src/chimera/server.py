@@ -52,7 +52,7 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.providers.service import ProviderService
     from chimera.providers.vault_service import VaultService
     from chimera.telemetry.service import TelemetryService
-    from chimera.templates.service import TemplateService
+    from chimera.templates.service import DatasetService, TemplateService
     from chimera.v1 import (
         access_pb2,
         access_pb2_grpc,
@@ -64,6 +64,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         audit_pb2_grpc,
         campaigns_pb2,
         campaigns_pb2_grpc,
+        datasets_pb2,
+        datasets_pb2_grpc,
         evaluation_pb2,
         evaluation_pb2_grpc,
         federation_pb2,
@@ -104,6 +106,7 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         (access_pb2, access_pb2_grpc.add_SigningKeyServiceServicer_to_server, SigningKeyService),
         (federation_pb2, federation_pb2_grpc.add_SignInServiceServicer_to_server, SignInService),
         (templates_pb2, templates_pb2_grpc.add_TemplateServiceServicer_to_server, TemplateService),
+        (datasets_pb2, datasets_pb2_grpc.add_DatasetServiceServicer_to_server, DatasetService),
         (providers_pb2, providers_pb2_grpc.add_ProviderServiceServicer_to_server, ProviderService),
         (campaigns_pb2, campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, CampaignService),
         (

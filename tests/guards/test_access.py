@@ -59,9 +59,12 @@ SAMPLES: dict[str, Any] = {
     "messages": [PromptMessage(role=MessageRole.MESSAGE_ROLE_USER, text="Hello")],
     "size": 1,
     "redirect_uri": "https://acme.example/signed-in",
-    "permission": Permission.PERMISSION_TEAM_READ,
     "permissions": [Permission.PERMISSION_TEAM_READ],
+    "state": 2,
+    "rating": 3,
     "format": 1,
+    "permission": 1,
+    "from_version_number": 1,
     "grain": 1,
     "group_by": [1],
     "reason": "probe",
@@ -78,6 +81,10 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
     run = await launched(admin, secret_plan(template_id, models))
     provider = (await admin.providers.ListProviders()).providers[0]
     key = (await admin.providers.ListProviderKeys()).provider_keys[0]
+    share = await admin.templates.ShareTemplate(
+        template_id=template_id, user_id=admin.user_id, permission=1
+    )
+    dataset = await admin.datasets.CreateDataset(name="theirs")
     api_key = await admin.identity.CreateApiKey(name="theirs")
     invited = await admin.organisations.CreateInvitation(role=Role.ROLE_VIEWER)
     role = await admin.access.CreateRole(
@@ -98,6 +105,8 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
     event = (await admin.audit.ListAuditEvents()).events[0]
     return acme, {
         "template_id": template_id,
+        "share_id": share.share.id,
+        "dataset_id": dataset.dataset.id,
         "model_id": models[0],
         "provider_id": provider.id,
         "provider_key_id": key.id,

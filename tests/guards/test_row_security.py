@@ -34,6 +34,9 @@ EXCEPTIONS = {
     ("identity.recovery_codes", "own"): "a person's own, whatever the organisation",
     ("identity.password_history", "own"): "a person's own, whatever the organisation",
     ("identity.sessions", "own"): "a person's own, whatever the organisation",
+    ("templates.versions", "seen"): "sees through templates, which are under the expression",
+    ("templates.labels", "seen"): "sees through templates, which are under the expression",
+    ("templates.label_moves", "seen"): "sees through templates, which are under the expression",
     ("audit.pending", "capture"): "adding an event is everybody's; reading is under the expression",
 }
 # Tables an organisation owns without a column org_id, by the name of what says so.
@@ -62,6 +65,10 @@ DEFINERS = {
     "identity.organisation_rules": "chimera_lookup",
     "identity.sole_admin_of": "chimera_lookup",
     "identity.organisations_of": "chimera_lookup",
+    "templates.count_rating": "chimera_library",
+    "templates.count_usage": "chimera_library",
+    "templates.own_shares": "chimera_library",
+    "templates.search": "chimera_library",
     "ops.make_partitions": "chimera_owner",
     "providers.count_sealed_keys": "chimera_lookup",
     "providers.find_keys_due": "chimera_lookup",

@@ -44,6 +44,8 @@ ROLES = {
     "chimera.outbox": ("chimera_app", "chimera_worker"),
     "chimera.providers.circuits": ("chimera_app", "chimera_worker"),
     "chimera.providers.health": ("chimera_app", "chimera_worker"),
+    "chimera.campaigns.template_use": ("chimera_worker",),
+    "chimera.templates.usages": ("chimera_app", "chimera_worker"),
     "chimera.providers.keys": ("chimera_app", "chimera_worker"),
     "chimera.providers.personal": ("chimera_app", "chimera_worker"),
     "chimera.providers.rotation": ("chimera_app", "chimera_worker"),

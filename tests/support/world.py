@@ -24,6 +24,8 @@ from chimera.v1 import (
     audit_pb2_grpc,
     campaigns_pb2,
     campaigns_pb2_grpc,
+    datasets_pb2,
+    datasets_pb2_grpc,
     evaluation_pb2,
     evaluation_pb2_grpc,
     federation_pb2,
@@ -68,6 +70,7 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     ),
     "privacy": (privacy_pb2, privacy_pb2_grpc.PrivacyServiceStub, "PrivacyService"),
     "templates": (templates_pb2, templates_pb2_grpc.TemplateServiceStub, "TemplateService"),
+    "datasets": (datasets_pb2, datasets_pb2_grpc.DatasetServiceStub, "DatasetService"),
     "providers": (providers_pb2, providers_pb2_grpc.ProviderServiceStub, "ProviderService"),
     "campaigns": (campaigns_pb2, campaigns_pb2_grpc.CampaignServiceStub, "CampaignService"),
     "analytics": (analytics_pb2, analytics_pb2_grpc.AnalyticsServiceStub, "AnalyticsService"),
@@ -116,6 +119,8 @@ class Stub:
         request_type = descriptor.input_type._concrete_class
 
         def request_of(message: Any, fields: dict[str, Any]) -> Any:
+            if descriptor.client_streaming:  # a list of requests, or of their fields
+                return (m if not isinstance(m, dict) else request_type(**m) for m in message)
             return message if message is not None else request_type(**fields)
 
         async def unary(message: Any = None, /, *, timeout_s: float = 30.0, **fields: Any) -> Any:
@@ -154,6 +159,7 @@ class Person:
     organisations: Stub
     privacy: Stub
     templates: Stub
+    datasets: Stub
     providers: Stub
     campaigns: Stub
     evaluation: Stub

@@ -25,6 +25,7 @@ from chimera.providers.targets import get_target
 from chimera.rows import enum_text, struct_dict
 from chimera.settings import Settings
 from chimera.templates.content import declared
+from chimera.templates.partials import Pin, expand
 from chimera.templates.values import RenderError
 from chimera.templates.versions import get_version
 from chimera.v1.campaigns_pb2 import CampaignPlan, PromptSource, Target
@@ -44,6 +45,8 @@ class Frozen:
     plan_hash: str
     plan: RunPlan
     shard_cells: int
+    # The versions with their partials expanded, in the order of the plan's prompts.
+    versions: tuple[TemplateVersion, ...]
 
     @property
     def shards(self) -> int:
@@ -57,9 +60,12 @@ async def freeze_plan(tx: Tx, plan: CampaignPlan, settings: Settings) -> Frozen:
     hundred thousand rows takes a second, and other callers must not wait for it.
     """
     _check_size(plan, settings)
-    versions = [
-        await get_version(tx, source.template_id, source.version_number) for source in plan.prompts
-    ]
+    versions = []
+    for source in plan.prompts:
+        version = await get_version(
+            tx, source.template_id, source.version_number, label=source.label
+        )
+        versions.append(await expand(tx, version))
     targets = [
         await _route_facts(tx, target, plan)
         if target.route_id
@@ -90,14 +96,16 @@ def _check_size(plan: CampaignPlan, settings: Settings) -> None:
 
 
 def _frozen(
-    plan: CampaignPlan, versions: Sequence[TemplateVersion], targets: Sequence[dict[str, Any]]
+    plan: CampaignPlan,
+    versions: Sequence[tuple[TemplateVersion, Sequence[Pin]]],
+    targets: Sequence[dict[str, Any]],
 ) -> Frozen:
     spec = scorer_spec(plan.scorer)
     facts = {
         "format": 1,
         "prompts": [
-            _prompt_facts(version, source)
-            for version, source in zip(versions, plan.prompts, strict=True)
+            _prompt_facts(version, pins, source)
+            for (version, pins), source in zip(versions, plan.prompts, strict=True)
         ],
         "techniques": [
             {
@@ -129,7 +137,13 @@ def _frozen(
     compiled = RunPlan(body)
     _check_prompts(compiled)
     wanted = -(-compiled.cells_total // SHARDS_WANTED)
-    return Frozen(body, plan_hash, compiled, min(SHARD_CELLS_MAX, max(SHARD_CELLS_MIN, wanted)))
+    return Frozen(
+        body,
+        plan_hash,
+        compiled,
+        min(SHARD_CELLS_MAX, max(SHARD_CELLS_MIN, wanted)),
+        tuple(version for version, _pins in versions),
+    )
 
 
 def _output_tokens_max(plan: CampaignPlan) -> int:
@@ -140,8 +154,12 @@ def _optional(message: Any, field: str) -> float | None:
     return getattr(message, field) if message.HasField(field) else None
 
 
-def _prompt_facts(version: TemplateVersion, source: PromptSource) -> dict[str, Any]:
+def _prompt_facts(
+    version: TemplateVersion, pins: Sequence[Pin], source: PromptSource
+) -> dict[str, Any]:
     return {
+        **({"label": source.label} if source.label else {}),
+        **({"partials": [asdict(pin) for pin in pins]} if pins else {}),
         "template_id": version.template_id,
         "version_number": version.version_number,
         "content_hash": version.content_hash,

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from chimera import outbox
 from chimera.audit import recording
+from chimera.campaigns import template_use
 from chimera.campaigns.freezing import Frozen, freeze_plan, worst_cost_of
 from chimera.campaigns.operations import get_campaign, lock_campaign
 from chimera.campaigns.runs import get_run
@@ -98,6 +99,7 @@ async def launch_campaign(tx: Tx, campaign_id: str, settings: Settings) -> tuple
     run_id = new_id(await tx.one(NOW))  # type: ignore[arg-type]  # a timestamptz is a datetime
     await _insert_run(tx, run_id, campaign, frozen)
     await tx.run(START_CAMPAIGN, campaign_id=campaign_id, run_id=run_id)
+    await template_use.note(tx, run_id, campaign, frozen)
     concurrency = campaign.plan.limits.concurrency or CONCURRENCY_DEFAULT
     for _ in range(max(1, min(RINGS_MAX, frozen.shards, concurrency // 32))):
         await outbox.enqueue(tx, "drive_runs", run_id=run_id)

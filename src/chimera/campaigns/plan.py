@@ -21,13 +21,15 @@ from typing import Any, NamedTuple
 import orjson
 
 from chimera.campaigns.scorers import Judge, compile_scorer
-from chimera.campaigns.techniques import Chain, Step, compile_chain
+from chimera.campaigns.techniques import Chain, Step, TechniqueError, compile_chain
 from chimera.providers.adapters import ChatRequest, Message
 from chimera.providers.pricing import Prices, prices_from_json, upper_bound_tokens, worst_cost
 from chimera.templates.rendering import Template, compile_template
-from chimera.templates.values import Variable
+from chimera.templates.values import RenderError, Variable
 
 PROMPTS_KEPT = 512
+# What stands for a secret value wherever results are kept.
+MASK = "[secret]"
 
 
 class Cell(NamedTuple):
@@ -184,14 +186,39 @@ class RunPlan:
     def _prompt(self, prompt_no: int) -> Prompt:
         source = bisect_right(self.starts, prompt_no) - 1
         template = self.templates[source]
-        texts = template.texts(self.rows[source][prompt_no - self.starts[source]])
-        messages = tuple(template.fill(texts))
+        row = self.rows[source][prompt_no - self.starts[source]]
+        texts = template.texts(row)
+        messages = tuple(template.fill(texts, row))
         return Prompt(messages, subject_of(messages), texts)
 
     def _transformed(self, prompt_no: int, technique_no: int, iteration: int) -> str:
         """Targets share it: what differs between two targets is never the prompt."""
         seed = self._seed(f"{prompt_no}/{technique_no}/{iteration}")
         return self.chains[technique_no].apply(self.prompt(prompt_no).text, seed)
+
+    def masked(self, cell: Cell, *texts: str) -> tuple[str, ...]:
+        """What may be kept of a cell whose template has secret variables: its prompt, its transformed
+        prompt, and `texts` said about it. The prompt is made again with masks in place of the values,
+        so that no technique encodes one; in the texts the values themselves are masked. Empty when
+        there is nothing to mask."""
+        source = bisect_right(self.starts, cell.prompt_no) - 1
+        template = self.templates[source]
+        if not template.secrets:
+            return ()
+        row = self.rows[source][cell.prompt_no - self.starts[source]]
+        hidden = {name: self.prompt(cell.prompt_no).variables[name] for name in template.secrets}
+        shown_texts = {**self.prompt(cell.prompt_no).variables, **dict.fromkeys(hidden, MASK)}
+        shown_row = {name: MASK if name in hidden else value for name, value in row.items()}
+        try:
+            messages = template.fill(shown_texts, shown_row)
+            prompt = messages[subject_of(messages)][1]
+            seed = self._seed(f"{cell.prompt_no}/{cell.technique_no}/{cell.iteration}")
+            transformed = self.chains[cell.technique_no].apply(prompt, seed)
+        except (TechniqueError, RenderError):
+            prompt = transformed = MASK  # a loop over a secret list, say
+        for value in sorted(filter(None, hidden.values()), key=len, reverse=True):
+            texts = tuple(text.replace(value, MASK) for text in texts)
+        return (prompt, transformed, *texts)
 
     def _seed(self, place: str) -> int:
         digest = hashlib.sha256(f"{self.seed}/{place}".encode()).digest()

@@ -22,6 +22,7 @@ from chimera.cli import (
     access,
     audit,
     campaign,
+    dataset,
     migrations,
     ops,
     people,
@@ -29,6 +30,7 @@ from chimera.cli import (
     running,
     statements,
     telemetry,
+    template,
     vault,
 )
 from chimera.cli.demo import demo as demonstrate
@@ -49,6 +51,8 @@ app.command("bootstrap")(people.bootstrap)
 app.command("migrate", **migrations.PASSED_ON)(migrations.migrate)
 app.command("sql")(statements.sql)
 app.add_typer(campaign.app, name="campaign")
+app.add_typer(template.app, name="template")
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(audit.app, name="audit")
 app.add_typer(ops.app, name="ops")
 app.add_typer(people.app, name="user")

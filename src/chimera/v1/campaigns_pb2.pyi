@@ -102,14 +102,16 @@ class TechniqueChain(_message.Message):
     def __init__(self, name: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[TechniqueStep, _Mapping]]] = ...) -> None: ...
 
 class PromptSource(_message.Message):
-    __slots__ = ("template_id", "version_number", "rows")
+    __slots__ = ("template_id", "version_number", "rows", "label")
     TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     template_id: str
     version_number: int
     rows: _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]
-    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ...) -> None: ...
+    label: str
+    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., label: _Optional[str] = ...) -> None: ...
 
 class Target(_message.Message):
     __slots__ = ("model_id", "provider_key_id", "route_id", "route_version")

@@ -341,15 +341,19 @@ def _row(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
     }
     result = outcome.result
     if result is not None:
+        said: tuple[str, ...] = (result.original_prompt, result.transformed_prompt)
+        told: tuple[str, ...] = (result.response, result.verdict_reason)
+        if said[0] and (masked := plan.masked(cell, *told)):
+            said, told = masked[:2], masked[2:]
         row |= {
             "state": result.state,
-            "original_prompt": _storable(result.original_prompt),
-            "transformed_prompt": _storable(result.transformed_prompt),
-            "response": _storable(result.response),
+            "original_prompt": _storable(said[0]),
+            "transformed_prompt": _storable(said[1]),
+            "response": _storable(told[0]),
             "response_truncated": result.response_truncated,
             "is_successful": result.is_successful,
             "success_score": result.success_score,
-            "verdict_reason": _storable(result.verdict_reason),
+            "verdict_reason": _storable(told[1]),
             "final_error": result.error_kind,
             "attempts": result.attempts,
         }
