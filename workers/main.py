@@ -20,6 +20,8 @@ import structlog
 from arq.worker import Function, Worker, func
 from redis.exceptions import RedisError
 
+from chimera.audit.monitor import BATCH as MONITOR_BATCH
+from chimera.audit.monitor import watch_over
 from chimera.audit.sealer import Sealer
 from chimera.background import cancelled
 from chimera.core import Core, open_core, settle_memory
@@ -36,6 +38,7 @@ from workers.loops import hold, pause
 from workers.schedule import cron_jobs
 from workers.tasks.campaigns import drive_runs, judge_again, settle_run, sweep_runs, take_turns
 from workers.tasks.mail import send_mail
+from workers.tasks.providers import rewrap_secrets
 from workers.tasks.upkeep import keep_partitions
 
 log = structlog.get_logger("chimera.worker")
@@ -43,6 +46,7 @@ log = structlog.get_logger("chimera.worker")
 RELAY_EVERY_S = 1.0
 STOP_WITHIN_S = 10.0  # after the drives have drained
 SWEEP_EVERY_S = 2.0
+MONITOR_EVERY_S = 2.0
 TURNS_EVERY_S = 1.0
 PROBES_EVERY_S = 1.0
 # A drive's job lives as long as its campaign. arq hides a crashed job for this long, which harms
@@ -74,7 +78,9 @@ class WorkerProcess:
             bell = await stack.enter_async_context(Doorbell.opened(core))
             core.db.ring = bell.ring
             session = open_session(
-                allow_loopback=self.settings.loopback_allowed, connections_max=2000
+                allow_loopback=self.settings.loopback_allowed,
+                connections_max=2000,
+                private_networks=self.settings.private_target_networks,
             )
             stack.push_async_callback(session.close)
             ctx = {
@@ -88,13 +94,19 @@ class WorkerProcess:
                 self._sweep(core),
                 self._take_turns(core),
                 self._seal(sealing),
+                self._watch_over(core),
                 self._drain(core),
                 self._probe(core, session),
                 self._serve_queue(ctx, CAMPAIGN_QUEUE, [_function(drive_runs)]),
                 self._serve_queue(
                     ctx,
                     UPKEEP_QUEUE,
-                    [_function(settle_run), _function(judge_again), _function(send_mail)],
+                    [
+                        _function(settle_run),
+                        _function(judge_again),
+                        _function(send_mail),
+                        _function(rewrap_secrets),
+                    ],
                 ),
             ]
             try:
@@ -180,7 +192,16 @@ class WorkerProcess:
         async def body(fence: int) -> bool:
             return await sealer.run_once(fence) >= 1000
 
-        await self._hold(core, "sealer", self.settings.seal_every_s, body)
+        try:
+            await self._hold(core, "sealer", self.settings.seal_every_s, body)
+        finally:
+            await sealer.witnesses.close()
+
+    async def _watch_over(self, core: Core) -> None:
+        async def body(_fence: int) -> bool:
+            return await watch_over(core) >= MONITOR_BATCH
+
+        await self._hold(core, "monitor", MONITOR_EVERY_S, body)
 
     async def _drain(self, core: Core) -> None:
         compared_at = time.monotonic()

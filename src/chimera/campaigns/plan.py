@@ -12,7 +12,7 @@ import hashlib
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
 from itertools import accumulate
@@ -23,7 +23,7 @@ import orjson
 from chimera.campaigns.scorers import Judge, compile_scorer
 from chimera.campaigns.techniques import Chain, Step, compile_chain
 from chimera.providers.adapters import ChatRequest, Message
-from chimera.providers.pricing import Prices, upper_bound_tokens, worst_cost
+from chimera.providers.pricing import Prices, prices_from_json, upper_bound_tokens, worst_cost
 from chimera.templates.rendering import Template, compile_template
 from chimera.templates.values import Variable
 
@@ -82,6 +82,7 @@ class Model:
     timeout_s: float
     requests_per_minute: int
     tokens_per_minute: int
+    provider_config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -242,5 +243,4 @@ def _template(source: Mapping[str, Any]) -> Template:
 
 
 def _model(facts: Mapping[str, Any]) -> Model:
-    prices = Prices(**{name: Decimal(value) for name, value in facts["prices"].items()})
-    return Model(**{**facts, "prices": prices})
+    return Model(**{**facts, "prices": prices_from_json(facts["prices"])})
