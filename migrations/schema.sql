@@ -33,15 +33,231 @@ CREATE TYPE providers.uuid_range AS RANGE (
 
 ALTER TYPE providers.uuid_range OWNER TO chimera_owner;
 
+CREATE FUNCTION audit.check_leaves(low bigint, high bigint) RETURNS TABLE(log_index bigint, leaf_hash bytea, previous_hash bytea, is_there boolean, is_right boolean, drop_range text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF current_setting('app.role', true) IS DISTINCT FROM 'operator' THEN
+        RAISE EXCEPTION 'only operators verify the whole log' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN QUERY
+    SELECT l.log_index, l.leaf_hash, e.previous_hash, e.id IS NOT NULL,
+           e.leaf_hash = l.leaf_hash AND e.log_index = l.log_index
+               AND sha256('\x00'::bytea || e.previous_hash || sha256(e.leaf)) = l.leaf_hash,
+           CASE WHEN e.action = 'audit.payloads.drop' AND e.entity = 'audit.leaves' AND e.outcome = 'success'
+                THEN e.entity_id END
+      FROM audit.leaves l LEFT JOIN audit.events e ON e.id = l.event_id
+     WHERE l.log_index >= low AND l.log_index < high
+     ORDER BY l.log_index;
+END $$;
+
+ALTER FUNCTION audit.check_leaves(low bigint, high bigint) OWNER TO chimera_lookup;
+
+CREATE FUNCTION audit.drop_partition(child regclass, default_days integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '2s'
+    AS $$
+DECLARE
+    its record;
+BEGIN
+    SELECT d.*, l.log_index AS drop_index INTO its
+      FROM audit.drops d JOIN audit.leaves l ON l.event_id = d.event_id
+     WHERE d.partition_name = child::text AND d.state = 'recorded';
+    IF its IS NULL OR its.drop_index >= COALESCE((SELECT max(size) FROM audit.checkpoints), 0) THEN
+        RAISE EXCEPTION 'the drop of % is not sealed and signed yet', child USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF audit.keep_until(child, default_days) > now() THEN
+        RAISE EXCEPTION '% has to be kept', child USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF EXISTS (SELECT FROM audit.events e WHERE e.tableoid = child AND e.log_index > its.last_index) THEN
+        RAISE EXCEPTION '% holds events its drop does not name', child USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    EXECUTE format('DROP TABLE %s', child);
+END $$;
+
+ALTER FUNCTION audit.drop_partition(child regclass, default_days integer) OWNER TO chimera_owner;
+
+CREATE FUNCTION audit.erase_events(subject uuid, batch integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    erased int;
+    waiting int;
+BEGIN
+    IF NOT EXISTS (SELECT FROM audit.erasures WHERE subject_id = subject AND state = 'open') THEN
+        RAISE EXCEPTION 'nobody asked to erase %', subject USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    WITH found AS (
+        SELECT id FROM audit.events
+         WHERE (actor_id = subject OR (entity = 'user' AND entity_id = subject::text))
+           AND fields @? '$[*].value'
+         ORDER BY id LIMIT batch
+    )
+    UPDATE audit.events e
+       SET fields = (SELECT COALESCE(jsonb_agg(jsonb_build_object('name', f->'name') ORDER BY at), '[]')
+                       FROM jsonb_array_elements(e.fields) WITH ORDINALITY AS x (f, at))
+      FROM found WHERE e.id = found.id;
+    GET DIAGNOSTICS erased = ROW_COUNT;
+    UPDATE audit.pending p
+       SET fields = (SELECT COALESCE(jsonb_agg(jsonb_build_object('name', f->'name') ORDER BY at), '[]')
+                       FROM jsonb_array_elements(p.fields) WITH ORDINALITY AS x (f, at))
+     WHERE (p.facts->>'actor_id' = subject::text
+            OR (p.facts->>'entity' = 'user' AND p.facts->>'entity_id' = subject::text))
+       AND p.fields @? '$[*].value';
+    GET DIAGNOSTICS waiting = ROW_COUNT;
+    RETURN erased + waiting;
+END $_$;
+
+ALTER FUNCTION audit.erase_events(subject uuid, batch integer) OWNER TO chimera_owner;
+
+CREATE TABLE audit.events (
+    id uuid NOT NULL,
+    log_index bigint NOT NULL,
+    org_id uuid,
+    occurred_at timestamp with time zone NOT NULL,
+    actor_kind text NOT NULL,
+    actor_id uuid,
+    action text NOT NULL,
+    entity text NOT NULL,
+    entity_id text NOT NULL,
+    outcome text NOT NULL,
+    severity text NOT NULL,
+    facts jsonb NOT NULL,
+    fields jsonb NOT NULL,
+    leaf bytea NOT NULL,
+    leaf_hash bytea NOT NULL,
+    previous_hash bytea NOT NULL
+)
+PARTITION BY RANGE (id);
+
+ALTER TABLE ONLY audit.events FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.events OWNER TO chimera_owner;
+
+CREATE FUNCTION audit.find_events(words text, after_id uuid, of_action text, of_entity text, of_entity_id text, of_actor uuid, of_kind text, of_severity text, of_outcome text, of_ip text, of_session text, since timestamp with time zone, until timestamp with time zone, size integer) RETURNS SETOF audit.events
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+DECLARE
+    mine uuid := NULLIF(current_setting('app.org_id', true), '')::uuid;
+    wanted tsquery := websearch_to_tsquery('simple', words);
+    address tsquery := plainto_tsquery('simple', of_ip);
+BEGIN
+    RETURN QUERY
+    SELECT e.* FROM audit.events e
+     WHERE e.org_id = mine
+       AND (after_id IS NULL OR e.id < after_id)
+       AND (since IS NULL OR (e.id >= ops.uuid_floor(since) AND e.occurred_at >= since))
+       AND (until IS NULL OR (e.id < ops.uuid_floor(until + interval '1 ms') AND e.occurred_at < until))
+       AND (of_action IS NULL OR e.action = of_action)
+       AND (of_entity IS NULL OR e.entity = of_entity)
+       AND (of_entity_id IS NULL OR e.entity_id = of_entity_id)
+       AND (of_actor IS NULL OR e.actor_id = of_actor)
+       AND (of_severity IS NULL OR e.severity = of_severity)
+       AND (of_outcome IS NULL OR e.outcome = of_outcome)
+       AND (of_kind IS NULL OR e.facts->>'kind' = of_kind)
+       AND (of_session IS NULL OR e.facts->>'session_id' = of_session)
+       AND (words IS NULL OR audit.words(e.fields) @@ wanted)
+       AND (of_ip IS NULL OR (audit.words(e.fields) @@ address
+            AND e.fields @> jsonb_build_array(jsonb_build_object('name', 'ip', 'value', of_ip))))
+     ORDER BY e.id DESC
+     LIMIT size;
+END $$;
+
+ALTER FUNCTION audit.find_events(words text, after_id uuid, of_action text, of_entity text, of_entity_id text, of_actor uuid, of_kind text, of_severity text, of_outcome text, of_ip text, of_session text, since timestamp with time zone, until timestamp with time zone, size integer) OWNER TO chimera_lookup;
+
+CREATE FUNCTION audit.is_erased(before jsonb, after jsonb) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    SELECT jsonb_array_length(before) = jsonb_array_length(after)
+       AND (SELECT bool_and(a.item = b.item OR a.item = jsonb_build_object('name', b.item->'name'))
+              FROM jsonb_array_elements(before) WITH ORDINALITY AS b (item, at)
+              JOIN jsonb_array_elements(after) WITH ORDINALITY AS a (item, at) USING (at))
+$$;
+
+ALTER FUNCTION audit.is_erased(before jsonb, after jsonb) OWNER TO chimera_owner;
+
+CREATE FUNCTION audit.keep_until(child regclass, default_days integer) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    start uuid;
+    stop uuid;
+    until timestamptz;
+    days int;
+BEGIN
+    SELECT substring(b.bound FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid,
+           substring(b.bound FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid INTO start, stop
+      FROM (SELECT pg_get_expr(c.relpartbound, c.oid) AS bound
+              FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+             WHERE i.inhparent = 'audit.events'::regclass AND c.oid = child) b;
+    IF stop IS NULL THEN
+        RETURN 'infinity';
+    END IF;
+    until := to_timestamp(('x' || lpad(left(replace(stop::text, '-', ''), 12), 16, '0'))::bit(64)::bigint / 1000.0);
+    IF EXISTS (SELECT FROM audit.legal_holds h WHERE h.released_at IS NULL AND (h.org_id IS NULL OR EXISTS (
+                   SELECT FROM audit.events e WHERE e.id >= start AND e.id < stop AND e.org_id = h.org_id))) THEN
+        RETURN 'infinity';
+    END IF;
+    SELECT max(COALESCE((c.value #>> '{}')::int, default_days)) INTO days
+      FROM (SELECT DISTINCT e.org_id FROM audit.events e WHERE e.id >= start AND e.id < stop) o
+      LEFT JOIN audit.configuration c ON c.org_id = o.org_id AND c.key = 'audit_retention_days';
+    RETURN until + make_interval(days => COALESCE(days, default_days));
+END $$;
+
+ALTER FUNCTION audit.keep_until(child regclass, default_days integer) OWNER TO chimera_owner;
+
 CREATE FUNCTION audit.refuse() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
+    IF TG_OP = 'UPDATE' AND current_user = 'chimera_owner' AND to_jsonb(OLD) ? 'fields' THEN
+        IF to_jsonb(NEW) - 'fields' = to_jsonb(OLD) - 'fields' AND audit.is_erased(OLD.fields, NEW.fields) THEN
+            RETURN NEW;
+        END IF;
+    END IF;
     RAISE EXCEPTION '% on audit.% is refused: the log is append-only', TG_OP, TG_TABLE_NAME
         USING ERRCODE = 'insufficient_privilege';
 END $$;
 
 ALTER FUNCTION audit.refuse() OWNER TO chimera_owner;
+
+CREATE FUNCTION audit.words(fields jsonb) RETURNS tsvector
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $_$
+    SELECT jsonb_to_tsvector('simple'::regconfig, jsonb_path_query_array(fields, '$[*].value'), '["string"]')
+$_$;
+
+ALTER FUNCTION audit.words(fields jsonb) OWNER TO chimera_owner;
+
+CREATE FUNCTION identity.find_account(login text, device_hash bytea, org uuid) RETURNS TABLE(user_id uuid, org_id uuid, role text, password_hash text, state text, is_superuser boolean, locked_until timestamp with time zone, authz_epoch bigint, has_second_factor boolean, device_id uuid, restriction text, password_changed_at timestamp with time zone)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT u.id, m.org_id, m.role, u.password_hash, u.state, u.is_superuser, u.locked_until, u.authz_epoch,
+           u.totp_confirmed_at IS NOT NULL,
+           (SELECT d.id FROM identity.devices d
+             WHERE d.token_hash = find_account.device_hash AND d.user_id = u.id AND d.expires_at > now()),
+           CASE WHEN o.requires_second_factor AND u.totp_confirmed_at IS NULL THEN 'second_factor'
+                WHEN o.password_age_days_max > 0
+                     AND u.password_changed_at < now() - make_interval(days => o.password_age_days_max)
+                THEN 'password_expired' ELSE '' END,
+           u.password_changed_at
+      FROM identity.users u
+      JOIN identity.memberships m ON m.user_id = u.id
+      JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
+     WHERE u.deleted_at IS NULL AND (lower(u.email) = lower(login) OR lower(u.username) = lower(login))
+       AND (find_account.org IS NULL OR m.org_id = find_account.org)
+     ORDER BY lower(u.email) = lower(login) DESC, m.created_at, m.org_id
+     LIMIT 1
+$$;
+
+ALTER FUNCTION identity.find_account(login text, device_hash bytea, org uuid) OWNER TO chimera_lookup;
 
 CREATE FUNCTION identity.find_api_key(public_id text) RETURNS TABLE(api_key_id uuid, user_id uuid, org_id uuid, role text, secret_hash bytea, scopes text[], is_active boolean, expires_at timestamp with time zone, state text, is_superuser boolean)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -77,6 +293,18 @@ CREATE FUNCTION identity.find_grants(org_id uuid, user_id uuid) RETURNS jsonb
 $$;
 
 ALTER FUNCTION identity.find_grants(org_id uuid, user_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_invitation(code_hash bytea) RETURNS TABLE(id uuid, org_id uuid, role text, email text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT i.id, i.org_id, i.role, i.email
+      FROM identity.invitations i JOIN identity.organisations o ON o.id = i.org_id AND o.deleted_at IS NULL
+     WHERE i.code_hash = find_invitation.code_hash AND i.revoked_at IS NULL AND i.expires_at > now()
+       AND i.uses < i.uses_max
+$$;
+
+ALTER FUNCTION identity.find_invitation(code_hash bytea) OWNER TO chimera_lookup;
 
 CREATE FUNCTION identity.find_key(public_id text) RETURNS TABLE(api_key_id uuid, user_id uuid, org_id uuid, role text, secret_hash bytea, scopes text[], source_networks text[], is_active boolean, expires_at timestamp with time zone, state text, is_superuser boolean)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -116,16 +344,39 @@ CREATE FUNCTION identity.find_login(login text) RETURNS TABLE(user_id uuid, org_
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT u.id, m.org_id, m.role, u.password_hash, u.state, u.is_superuser, u.locked_until, u.authz_epoch
-      FROM identity.users u
-      JOIN identity.memberships m ON m.user_id = u.id
-      JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
-     WHERE u.deleted_at IS NULL AND (lower(u.email) = lower(login) OR lower(u.username) = lower(login))
-     ORDER BY lower(u.email) = lower(login) DESC, m.created_at
-     LIMIT 1
+    SELECT a.user_id, a.org_id, a.role, a.password_hash, a.state, a.is_superuser, a.locked_until, a.authz_epoch
+      FROM identity.find_account(login, NULL, NULL) a WHERE NOT a.has_second_factor
 $$;
 
 ALTER FUNCTION identity.find_login(login text) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_one_time_token(token_hash bytea, purpose text) RETURNS TABLE(user_id uuid, org_id uuid, role text, email text, username text, new_email text, facts jsonb)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT t.user_id, t.org_id, coalesce(m.role, ''), u.email, u.username, t.email, t.facts
+      FROM identity.one_time_tokens t
+      JOIN identity.users u ON u.id = t.user_id AND u.deleted_at IS NULL
+      LEFT JOIN identity.memberships m ON m.user_id = t.user_id AND m.org_id = t.org_id
+     WHERE t.token_hash = find_one_time_token.token_hash AND t.purpose = find_one_time_token.purpose
+       AND t.used_at IS NULL AND t.expires_at > now()
+$$;
+
+ALTER FUNCTION identity.find_one_time_token(token_hash bytea, purpose text) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_person(email text) RETURNS TABLE(user_id uuid, org_id uuid, has_password boolean, is_verified boolean, is_disabled boolean)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT u.id, m.org_id, u.password_hash IS NOT NULL, u.email_verified_at IS NOT NULL, u.state = 'disabled'
+      FROM identity.users u
+      JOIN identity.memberships m ON m.user_id = u.id
+      JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
+     WHERE u.deleted_at IS NULL AND lower(u.email) = lower(find_person.email)
+     ORDER BY m.org_id = u.home_org_id DESC, m.created_at LIMIT 1
+$$;
+
+ALTER FUNCTION identity.find_person(email text) OWNER TO chimera_lookup;
 
 CREATE FUNCTION identity.find_refresh_token(token_hash bytea) RETURNS TABLE(session_id uuid, user_id uuid, org_id uuid)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -136,6 +387,18 @@ CREATE FUNCTION identity.find_refresh_token(token_hash bytea) RETURNS TABLE(sess
 $$;
 
 ALTER FUNCTION identity.find_refresh_token(token_hash bytea) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_registration(token_hash bytea) RETURNS TABLE(id uuid, org_id uuid, email text, username text, display_name text, organisation_name text, invitation_id uuid, role text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT r.id, r.org_id, r.email, r.username, r.display_name, r.organisation_name, r.invitation_id,
+           coalesce(i.role, 'admin')
+      FROM identity.registrations r LEFT JOIN identity.invitations i ON i.id = r.invitation_id
+     WHERE r.token_hash = find_registration.token_hash AND r.confirmed_at IS NULL AND r.expires_at > now()
+$$;
+
+ALTER FUNCTION identity.find_registration(token_hash bytea) OWNER TO chimera_lookup;
 
 CREATE FUNCTION identity.find_session(session_id uuid) RETURNS TABLE(user_id uuid, org_id uuid, role text, is_active boolean, state text, is_superuser boolean, authz_epoch bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -201,6 +464,38 @@ $$;
 
 ALTER FUNCTION identity.list_sign_in_providers(org_id uuid) OWNER TO chimera_lookup;
 
+CREATE FUNCTION identity.organisation_rules(org_id uuid) RETURNS TABLE(characters_min integer, classes_min integer)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT o.password_characters_min, o.password_classes_min FROM identity.organisations o
+     WHERE o.id = organisation_rules.org_id
+$$;
+
+ALTER FUNCTION identity.organisation_rules(org_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.organisations_of(user_id uuid) RETURNS uuid[]
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(array_agg(m.org_id ORDER BY m.org_id), '{}') FROM identity.memberships m
+     WHERE m.user_id = organisations_of.user_id
+$$;
+
+ALTER FUNCTION identity.organisations_of(user_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.own_organisations() RETURNS TABLE(id uuid, name text, role text, created_at timestamp with time zone, joined_at timestamp with time zone)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT o.id, o.name, m.role, o.created_at, m.created_at
+      FROM identity.memberships m JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
+     WHERE m.user_id = NULLIF(current_setting('app.user_id', true), '')::uuid
+     ORDER BY m.created_at, o.id
+$$;
+
+ALTER FUNCTION identity.own_organisations() OWNER TO chimera_lookup;
+
 CREATE FUNCTION identity.own_teams() RETURNS uuid[]
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -213,6 +508,82 @@ CREATE FUNCTION identity.own_teams() RETURNS uuid[]
     $$;
 
 ALTER FUNCTION identity.own_teams() OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.password_rules(user_id uuid) RETURNS TABLE(characters_min integer, classes_min integer, history integer, has_second_factor boolean, password_hash text, old_hashes text[])
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(r.characters_min, 8), coalesce(r.classes_min, 0), coalesce(r.history, 0),
+           u.totp_confirmed_at IS NOT NULL, u.password_hash,
+           ARRAY(SELECT h.password_hash FROM identity.password_history h WHERE h.user_id = u.id
+                  ORDER BY h.replaced_at DESC LIMIT greatest(coalesce(r.history, 0) - 1, 0))
+      FROM identity.users u
+      CROSS JOIN LATERAL (
+          SELECT max(o.password_characters_min) AS characters_min, max(o.password_classes_min) AS classes_min,
+                 max(o.password_history) AS history
+            FROM identity.memberships m JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
+           WHERE m.user_id = u.id) r
+     WHERE u.id = password_rules.user_id
+$$;
+
+ALTER FUNCTION identity.password_rules(user_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.session_state(session_id uuid) RETURNS TABLE(user_id uuid, org_id uuid, role text, is_active boolean, state text, is_superuser boolean, authz_epoch bigint, auth_time timestamp with time zone, second_factor_at timestamp with time zone, restriction text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT s.user_id, s.org_id, m.role, s.is_active AND s.absolute_expires_at > now(),
+           CASE WHEN u.deleted_at IS NULL THEN u.state ELSE 'disabled' END, u.is_superuser, u.authz_epoch,
+           s.auth_time, s.second_factor_at,
+           CASE WHEN o.requires_second_factor AND s.second_factor_at IS NULL THEN 'second_factor'
+                WHEN o.password_age_days_max > 0 AND u.password_hash IS NOT NULL
+                     AND u.password_changed_at < now() - make_interval(days => o.password_age_days_max)
+                THEN 'password_expired' ELSE '' END
+      FROM identity.sessions s
+      JOIN identity.users u ON u.id = s.user_id
+      JOIN identity.memberships m ON m.user_id = s.user_id AND m.org_id = s.org_id
+      JOIN identity.organisations o ON o.id = s.org_id AND o.deleted_at IS NULL
+     WHERE s.id = session_state.session_id
+$$;
+
+ALTER FUNCTION identity.session_state(session_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.set_superuser(target uuid, value boolean) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    -- Of two operators that take it from each other, one stays.
+    PERFORM pg_advisory_xact_lock(hashtext('identity.set_superuser'));
+    UPDATE identity.users u SET is_superuser = value, authz_epoch = u.authz_epoch + 1
+     WHERE u.id = target AND u.deleted_at IS NULL
+       AND EXISTS (SELECT FROM identity.users a
+                    WHERE a.id = NULLIF(current_setting('app.user_id', true), '')::uuid
+                      AND a.is_superuser AND a.state = 'active' AND a.deleted_at IS NULL)
+       AND (value OR EXISTS (SELECT FROM identity.users o
+                              WHERE o.id <> target AND o.is_superuser AND o.state = 'active'
+                                AND o.deleted_at IS NULL));
+    RETURN FOUND;
+END $$;
+
+ALTER FUNCTION identity.set_superuser(target uuid, value boolean) OWNER TO chimera_owner;
+
+CREATE FUNCTION identity.sole_admin_of() RETURNS text[]
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(array_agg(o.name ORDER BY o.name), '{}')
+      FROM identity.memberships m JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
+     WHERE m.user_id = NULLIF(current_setting('app.user_id', true), '')::uuid AND m.role = 'admin'
+       AND EXISTS (SELECT FROM identity.memberships x JOIN identity.users u ON u.id = x.user_id
+                    WHERE x.org_id = m.org_id AND x.user_id <> m.user_id
+                      AND u.deleted_at IS NULL AND u.state = 'active')
+       AND NOT EXISTS (SELECT FROM identity.memberships x JOIN identity.users u ON u.id = x.user_id
+                        WHERE x.org_id = m.org_id AND x.user_id <> m.user_id AND x.role = 'admin'
+                          AND u.deleted_at IS NULL AND u.state = 'active')
+$$;
+
+ALTER FUNCTION identity.sole_admin_of() OWNER TO chimera_lookup;
 
 CREATE FUNCTION ops.hold_key_version() RETURNS trigger
     LANGUAGE plpgsql
@@ -526,7 +897,7 @@ CREATE TABLE identity.memberships (
     user_id uuid NOT NULL,
     role text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT memberships_role_check CHECK ((role = ANY (ARRAY['admin'::text, 'user'::text, 'viewer'::text])))
+    CONSTRAINT memberships_role_check CHECK ((role = ANY (ARRAY['auditor'::text, 'admin'::text, 'user'::text, 'viewer'::text])))
 );
 
 ALTER TABLE ONLY identity.memberships FORCE ROW LEVEL SECURITY;
@@ -544,7 +915,11 @@ CREATE TABLE identity.sessions (
     ended_reason text DEFAULT ''::text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     last_used_at timestamp with time zone DEFAULT now() NOT NULL,
-    absolute_expires_at timestamp with time zone NOT NULL
+    absolute_expires_at timestamp with time zone NOT NULL,
+    auth_time timestamp with time zone DEFAULT now() NOT NULL,
+    second_factor_at timestamp with time zone,
+    device_id uuid,
+    ended_at timestamp with time zone
 );
 
 ALTER TABLE ONLY identity.sessions FORCE ROW LEVEL SECURITY;
@@ -673,29 +1048,97 @@ CREATE TABLE audit.checkpoints (
 
 ALTER TABLE audit.checkpoints OWNER TO chimera_owner;
 
-CREATE TABLE audit.events (
+CREATE TABLE audit.configuration (
+    org_id uuid NOT NULL,
+    key text NOT NULL,
+    value jsonb NOT NULL,
+    version bigint NOT NULL,
+    change_id uuid NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY audit.configuration FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.configuration OWNER TO chimera_owner;
+
+CREATE TABLE audit.configuration_changes (
     id uuid NOT NULL,
-    log_index bigint NOT NULL,
+    org_id uuid NOT NULL,
+    key text NOT NULL,
+    old_value jsonb,
+    new_value jsonb NOT NULL,
+    base_version bigint NOT NULL,
+    reason text NOT NULL,
+    requires_approval boolean NOT NULL,
+    state text NOT NULL,
+    changed_by uuid NOT NULL,
+    decided_by uuid,
+    decision_reason text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    decided_at timestamp with time zone,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT changes_four_eyes CHECK (((NOT requires_approval) OR (state <> ALL (ARRAY['applied'::text, 'rejected'::text])) OR (decided_by <> changed_by))),
+    CONSTRAINT configuration_changes_reason_check CHECK ((reason <> ''::text)),
+    CONSTRAINT configuration_changes_state_check CHECK ((state = ANY (ARRAY['proposed'::text, 'applied'::text, 'rejected'::text, 'withdrawn'::text, 'expired'::text])))
+);
+
+ALTER TABLE ONLY audit.configuration_changes FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.configuration_changes OWNER TO chimera_owner;
+
+CREATE TABLE audit.cosignatures (
+    size bigint NOT NULL,
+    verifier_key text NOT NULL,
+    line text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE audit.cosignatures OWNER TO chimera_owner;
+
+CREATE TABLE audit.daily (
     org_id uuid,
-    occurred_at timestamp with time zone NOT NULL,
-    actor_kind text NOT NULL,
-    actor_id uuid,
+    day date NOT NULL,
     action text NOT NULL,
-    entity text NOT NULL,
-    entity_id text NOT NULL,
-    outcome text NOT NULL,
     severity text NOT NULL,
-    facts jsonb NOT NULL,
-    fields jsonb NOT NULL,
-    leaf bytea NOT NULL,
-    leaf_hash bytea NOT NULL,
-    previous_hash bytea NOT NULL
+    outcome text NOT NULL,
+    actor_id uuid,
+    events bigint NOT NULL
 )
-PARTITION BY RANGE (id);
+WITH (fillfactor='70');
 
-ALTER TABLE ONLY audit.events FORCE ROW LEVEL SECURITY;
+ALTER TABLE ONLY audit.daily FORCE ROW LEVEL SECURITY;
 
-ALTER TABLE audit.events OWNER TO chimera_owner;
+ALTER TABLE audit.daily OWNER TO chimera_owner;
+
+CREATE TABLE audit.drops (
+    partition_name text NOT NULL,
+    first_index bigint NOT NULL,
+    last_index bigint NOT NULL,
+    events bigint NOT NULL,
+    state text NOT NULL,
+    archive_first bigint NOT NULL,
+    archive_size bigint NOT NULL,
+    archive_file text NOT NULL,
+    archive_sha256 bytea NOT NULL,
+    event_id uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    dropped_at timestamp with time zone,
+    CONSTRAINT drops_state_check CHECK ((state = ANY (ARRAY['archived'::text, 'recorded'::text, 'dropped'::text])))
+);
+
+ALTER TABLE audit.drops OWNER TO chimera_owner;
+
+CREATE TABLE audit.erasures (
+    id uuid NOT NULL,
+    subject_id uuid NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    events bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    done_at timestamp with time zone,
+    CONSTRAINT erasures_state_check CHECK ((state = ANY (ARRAY['open'::text, 'done'::text])))
+);
+
+ALTER TABLE audit.erasures OWNER TO chimera_owner;
 
 CREATE TABLE audit.events_default (
     id uuid CONSTRAINT events_id_not_null NOT NULL,
@@ -720,6 +1163,41 @@ ALTER TABLE ONLY audit.events_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE audit.events_default OWNER TO chimera_owner;
 
+CREATE TABLE audit.findings (
+    id uuid NOT NULL,
+    org_id uuid,
+    rule text NOT NULL,
+    severity text NOT NULL,
+    subject text NOT NULL,
+    summary text NOT NULL,
+    events bigint NOT NULL,
+    event_id uuid NOT NULL,
+    log_index bigint NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    note text DEFAULT ''::text NOT NULL,
+    acknowledged_by uuid,
+    acknowledged_at timestamp with time zone,
+    occurred_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT findings_severity_check CHECK ((severity = ANY (ARRAY['debug'::text, 'info'::text, 'notice'::text, 'warning'::text, 'error'::text, 'critical'::text]))),
+    CONSTRAINT findings_state_check CHECK ((state = ANY (ARRAY['open'::text, 'acknowledged'::text])))
+);
+
+ALTER TABLE ONLY audit.findings FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.findings OWNER TO chimera_owner;
+
+CREATE TABLE audit.key_networks (
+    org_id uuid NOT NULL,
+    api_key_id uuid NOT NULL,
+    network text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY audit.key_networks FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.key_networks OWNER TO chimera_owner;
+
 CREATE TABLE audit.leaves (
     log_index bigint NOT NULL,
     event_id uuid NOT NULL,
@@ -728,6 +1206,23 @@ CREATE TABLE audit.leaves (
 );
 
 ALTER TABLE audit.leaves OWNER TO chimera_owner;
+
+CREATE TABLE audit.legal_holds (
+    id uuid NOT NULL,
+    org_id uuid,
+    name text NOT NULL,
+    reason text NOT NULL,
+    placed_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    released_by uuid,
+    released_at timestamp with time zone,
+    release_reason text DEFAULT ''::text NOT NULL,
+    CONSTRAINT legal_holds_name_check CHECK ((name <> ''::text))
+);
+
+ALTER TABLE ONLY audit.legal_holds FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.legal_holds OWNER TO chimera_owner;
 
 CREATE TABLE audit.log_head (
     the_one boolean DEFAULT true NOT NULL,
@@ -762,6 +1257,63 @@ CREATE TABLE audit.pending (
 ALTER TABLE ONLY audit.pending FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE audit.pending OWNER TO chimera_owner;
+
+CREATE TABLE audit.restores (
+    id uuid NOT NULL,
+    state text NOT NULL,
+    reason text NOT NULL,
+    approvals_needed integer NOT NULL,
+    proposed_by uuid NOT NULL,
+    approved_by uuid,
+    names text[] NOT NULL,
+    statement text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    done_at timestamp with time zone,
+    CONSTRAINT restores_approvals_needed_check CHECK (((approvals_needed >= 1) AND (approvals_needed <= 2))),
+    CONSTRAINT restores_check CHECK ((approved_by <> proposed_by)),
+    CONSTRAINT restores_check1 CHECK (((state = 'proposed'::text) OR (approvals_needed = 1) OR (approved_by IS NOT NULL))),
+    CONSTRAINT restores_state_check CHECK ((state = ANY (ARRAY['proposed'::text, 'approved'::text, 'done'::text])))
+);
+
+ALTER TABLE ONLY audit.restores FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.restores OWNER TO chimera_owner;
+
+CREATE TABLE audit.rule_counts (
+    org_id uuid,
+    rule text NOT NULL,
+    subject text NOT NULL,
+    bucket timestamp with time zone NOT NULL,
+    events bigint NOT NULL
+)
+WITH (fillfactor='70');
+
+ALTER TABLE ONLY audit.rule_counts FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.rule_counts OWNER TO chimera_owner;
+
+CREATE VIEW audit.statistics WITH (security_invoker='true') AS
+ SELECT org_id,
+    day,
+    action,
+    severity,
+    outcome,
+    actor_id,
+    events,
+        CASE
+            WHEN (outcome = 'success'::text) THEN (0)::bigint
+            ELSE events
+        END AS failures
+   FROM audit.daily;
+
+ALTER VIEW audit.statistics OWNER TO chimera_owner;
+
+CREATE TABLE audit.watermarks (
+    name text NOT NULL,
+    log_index bigint NOT NULL
+);
+
+ALTER TABLE audit.watermarks OWNER TO chimera_owner;
 
 CREATE TABLE audit.writers (
     writer_id uuid NOT NULL,
@@ -798,6 +1350,8 @@ CREATE TABLE campaigns.attempts (
     latency_ms integer,
     sent_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     settled_at timestamp with time zone,
+    model_no integer,
+    reserve numeric(20,12) DEFAULT 0 NOT NULL,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -822,6 +1376,8 @@ CREATE TABLE campaigns.attempts_default (
     latency_ms integer,
     sent_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT attempts_sent_at_not_null NOT NULL,
     settled_at timestamp with time zone,
+    model_no integer,
+    reserve numeric(20,12) DEFAULT 0 CONSTRAINT attempts_reserve_not_null NOT NULL,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 );
 
@@ -853,6 +1409,7 @@ CREATE TABLE campaigns.executions (
     cost numeric(20,12) NOT NULL,
     started_at timestamp with time zone NOT NULL,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    model_no integer,
     CONSTRAINT executions_state_check CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'parked'::text, 'skipped'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -885,6 +1442,7 @@ CREATE TABLE campaigns.executions_default (
     cost numeric(20,12) CONSTRAINT executions_cost_not_null NOT NULL,
     started_at timestamp with time zone CONSTRAINT executions_started_at_not_null NOT NULL,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT executions_recorded_at_not_null NOT NULL,
+    model_no integer,
     CONSTRAINT executions_state_check CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'parked'::text, 'skipped'::text])))
 );
 
@@ -920,6 +1478,25 @@ CREATE TABLE campaigns.flushes_default (
 ALTER TABLE ONLY campaigns.flushes_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.flushes_default OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.model_tallies (
+    run_id uuid NOT NULL,
+    slot smallint NOT NULL,
+    model_no integer NOT NULL,
+    org_id uuid NOT NULL,
+    scored bigint NOT NULL,
+    successes bigint NOT NULL,
+    failed bigint NOT NULL,
+    latency_ms_sum bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cost numeric(20,12) NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
+
+ALTER TABLE ONLY campaigns.model_tallies FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.model_tallies OWNER TO chimera_owner;
 
 CREATE TABLE campaigns.overrides (
     id uuid NOT NULL,
@@ -960,7 +1537,9 @@ CREATE TABLE campaigns.run_plans (
     prompt_count bigint NOT NULL,
     technique_names text[] NOT NULL,
     target_names text[] NOT NULL,
-    repetitions integer NOT NULL
+    repetitions integer NOT NULL,
+    model_ids uuid[] DEFAULT '{}'::uuid[] NOT NULL,
+    model_names text[] DEFAULT '{}'::text[] NOT NULL
 );
 
 ALTER TABLE ONLY campaigns.run_plans FORCE ROW LEVEL SECURITY;
@@ -1063,6 +1642,20 @@ ALTER TABLE ONLY campaigns.windows FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.windows OWNER TO chimera_owner;
 
+CREATE TABLE identity.devices (
+    id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    token_hash bytea NOT NULL,
+    user_agent text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_used_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE ONLY identity.devices FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.devices OWNER TO chimera_owner;
+
 CREATE TABLE identity.grants (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -1074,7 +1667,7 @@ CREATE TABLE identity.grants (
     granted_by uuid NOT NULL,
     granted_at timestamp with time zone DEFAULT now() NOT NULL,
     revoked_at timestamp with time zone,
-    CONSTRAINT grants_built_in_role_check CHECK ((built_in_role = ANY (ARRAY['admin'::text, 'user'::text, 'viewer'::text]))),
+    CONSTRAINT grants_built_in_role_check CHECK ((built_in_role = ANY (ARRAY['auditor'::text, 'admin'::text, 'user'::text, 'viewer'::text]))),
     CONSTRAINT grants_one_grantee CHECK ((num_nonnulls(user_id, team_id) = 1)),
     CONSTRAINT grants_one_role CHECK ((num_nonnulls(role_id, built_in_role) = 1))
 );
@@ -1082,6 +1675,27 @@ CREATE TABLE identity.grants (
 ALTER TABLE ONLY identity.grants FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.grants OWNER TO chimera_owner;
+
+CREATE TABLE identity.invitations (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    role text NOT NULL,
+    email text DEFAULT ''::text NOT NULL,
+    code_hash bytea,
+    uses integer DEFAULT 0 NOT NULL,
+    uses_max integer NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    revoked_at timestamp with time zone,
+    CONSTRAINT invitations_role_check CHECK ((role = ANY (ARRAY['auditor'::text, 'admin'::text, 'user'::text, 'viewer'::text]))),
+    CONSTRAINT invitations_uses CHECK (((uses >= 0) AND (uses <= uses_max))),
+    CONSTRAINT invitations_uses_max_check CHECK (((uses_max >= 1) AND (uses_max <= 10000)))
+);
+
+ALTER TABLE ONLY identity.invitations FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.invitations OWNER TO chimera_owner;
 
 CREATE TABLE identity.linked_identities (
     id uuid NOT NULL,
@@ -1102,6 +1716,25 @@ ALTER TABLE ONLY identity.linked_identities FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.linked_identities OWNER TO chimera_owner;
 
+CREATE TABLE identity.one_time_tokens (
+    token_hash bytea NOT NULL,
+    purpose text NOT NULL,
+    org_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    email text DEFAULT ''::text NOT NULL,
+    facts jsonb DEFAULT '{}'::jsonb NOT NULL,
+    mail_id text DEFAULT ''::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    used_at timestamp with time zone,
+    CONSTRAINT one_time_tokens_purpose_check CHECK ((purpose = ANY (ARRAY['email_verification'::text, 'email_change'::text, 'password_reset'::text, 'login'::text])))
+);
+
+ALTER TABLE ONLY identity.one_time_tokens FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.one_time_tokens OWNER TO chimera_owner;
+
 CREATE TABLE identity.organisations (
     id uuid NOT NULL,
     name text NOT NULL,
@@ -1109,12 +1742,54 @@ CREATE TABLE identity.organisations (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     deleted_at timestamp with time zone,
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    CONSTRAINT organisations_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200)))
+    password_characters_min integer DEFAULT 8 NOT NULL,
+    password_classes_min integer DEFAULT 0 NOT NULL,
+    password_history integer DEFAULT 0 NOT NULL,
+    password_age_days_max integer DEFAULT 0 NOT NULL,
+    requires_second_factor boolean DEFAULT false NOT NULL,
+    CONSTRAINT organisations_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+    CONSTRAINT organisations_password_age_days_max_check CHECK (((password_age_days_max >= 0) AND (password_age_days_max <= 3650))),
+    CONSTRAINT organisations_password_characters_min_check CHECK (((password_characters_min >= 8) AND (password_characters_min <= 128))),
+    CONSTRAINT organisations_password_classes_min_check CHECK (((password_classes_min >= 0) AND (password_classes_min <= 4))),
+    CONSTRAINT organisations_password_history_check CHECK (((password_history >= 0) AND (password_history <= 10)))
 );
 
 ALTER TABLE ONLY identity.organisations FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.organisations OWNER TO chimera_owner;
+
+CREATE TABLE identity.password_history (
+    id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    password_hash text NOT NULL,
+    replaced_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY identity.password_history FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.password_history OWNER TO chimera_owner;
+
+CREATE TABLE identity.recovery_codes (
+    user_id uuid NOT NULL,
+    code_hash bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    used_at timestamp with time zone
+);
+
+ALTER TABLE ONLY identity.recovery_codes FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.recovery_codes OWNER TO chimera_owner;
+
+CREATE TABLE identity.redemptions (
+    org_id uuid NOT NULL,
+    invitation_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY identity.redemptions FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.redemptions OWNER TO chimera_owner;
 
 CREATE TABLE identity.refresh_tokens (
     token_hash bytea NOT NULL,
@@ -1131,6 +1806,24 @@ CREATE TABLE identity.refresh_tokens (
 ALTER TABLE ONLY identity.refresh_tokens FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.refresh_tokens OWNER TO chimera_owner;
+
+CREATE TABLE identity.registrations (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    token_hash bytea,
+    email text NOT NULL,
+    username text NOT NULL,
+    display_name text DEFAULT ''::text NOT NULL,
+    organisation_name text DEFAULT ''::text NOT NULL,
+    invitation_id uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    confirmed_at timestamp with time zone
+);
+
+ALTER TABLE ONLY identity.registrations FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.registrations OWNER TO chimera_owner;
 
 CREATE TABLE identity.roles (
     id uuid NOT NULL,
@@ -1246,6 +1939,14 @@ CREATE TABLE identity.users (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     deleted_at timestamp with time zone,
+    home_org_id uuid DEFAULT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid,
+    email_verified_at timestamp with time zone,
+    totp_sealed jsonb,
+    totp_version integer DEFAULT 0 NOT NULL,
+    totp_confirmed_at timestamp with time zone,
+    totp_step bigint DEFAULT 0 NOT NULL,
+    erase_at timestamp with time zone,
+    erased_at timestamp with time zone,
     CONSTRAINT users_state_check CHECK ((state = ANY (ARRAY['unverified'::text, 'active'::text, 'disabled'::text])))
 );
 
@@ -1375,12 +2076,44 @@ CREATE TABLE providers.circuits (
     open_until timestamp with time zone,
     opened_count integer DEFAULT 0 NOT NULL,
     changed_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT circuits_state_check CHECK ((state = ANY (ARRAY['closed'::text, 'open'::text])))
-);
+    forced text DEFAULT ''::text NOT NULL,
+    forced_by uuid,
+    forced_reason text DEFAULT ''::text NOT NULL,
+    openings integer DEFAULT 0 NOT NULL,
+    opened_at timestamp with time zone,
+    probe_no bigint DEFAULT 0 NOT NULL,
+    probe_until timestamp with time zone,
+    consecutive_failures integer DEFAULT 0 NOT NULL,
+    response_time_ms double precision,
+    last_error_kind text DEFAULT ''::text NOT NULL,
+    last_ok_at timestamp with time zone,
+    last_failed_at timestamp with time zone,
+    last_checked_at timestamp with time zone,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT circuits_forced_check CHECK ((forced = ANY (ARRAY[''::text, 'open'::text, 'closed'::text]))),
+    CONSTRAINT circuits_state_check CHECK ((state = ANY (ARRAY['closed'::text, 'open'::text, 'half_open'::text])))
+)
+WITH (fillfactor='50');
 
 ALTER TABLE ONLY providers.circuits FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.circuits OWNER TO chimera_owner;
+
+CREATE TABLE providers.health_points (
+    org_id uuid NOT NULL,
+    model_id uuid NOT NULL,
+    at timestamp with time zone NOT NULL,
+    calls integer NOT NULL,
+    failures integer NOT NULL,
+    rate_limited integer NOT NULL,
+    latency_ms_sum bigint NOT NULL,
+    latency_ms_max integer NOT NULL
+)
+WITH (fillfactor='70');
+
+ALTER TABLE ONLY providers.health_points FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.health_points OWNER TO chimera_owner;
 
 CREATE TABLE providers.ledger (
     run_id uuid NOT NULL,
@@ -1501,6 +2234,40 @@ ALTER TABLE ONLY providers.price_versions FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.price_versions OWNER TO chimera_owner;
 
+CREATE TABLE providers.probe_results (
+    provider_id uuid NOT NULL,
+    org_id uuid,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    is_ok boolean NOT NULL,
+    response_time_ms double precision NOT NULL,
+    error_kind text DEFAULT ''::text NOT NULL
+);
+
+ALTER TABLE ONLY providers.probe_results FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.probe_results OWNER TO chimera_owner;
+
+CREATE TABLE providers.probes (
+    provider_id uuid NOT NULL,
+    org_id uuid,
+    is_enabled boolean DEFAULT true NOT NULL,
+    interval_s integer DEFAULT 60 NOT NULL,
+    provider_key_id uuid,
+    due_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    is_ok boolean,
+    consecutive_failures integer DEFAULT 0 NOT NULL,
+    response_time_ms double precision,
+    last_error_kind text DEFAULT ''::text NOT NULL,
+    last_ok_at timestamp with time zone,
+    last_checked_at timestamp with time zone,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT probes_interval_s_check CHECK (((interval_s >= 10) AND (interval_s <= 86400)))
+);
+
+ALTER TABLE ONLY providers.probes FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.probes OWNER TO chimera_owner;
+
 CREATE TABLE providers.provider_keys (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -1554,6 +2321,52 @@ CREATE TABLE providers.providers (
 ALTER TABLE ONLY providers.providers FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.providers OWNER TO chimera_owner;
+
+CREATE TABLE providers.rate_limits (
+    provider_key_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    requests_per_minute integer NOT NULL,
+    tokens_per_minute integer NOT NULL,
+    set_by uuid NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT rate_limits_requests_per_minute_check CHECK ((requests_per_minute >= 0)),
+    CONSTRAINT rate_limits_tokens_per_minute_check CHECK ((tokens_per_minute >= 0))
+);
+
+ALTER TABLE ONLY providers.rate_limits FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.rate_limits OWNER TO chimera_owner;
+
+CREATE TABLE providers.route_versions (
+    route_id uuid NOT NULL,
+    version_number integer NOT NULL,
+    org_id uuid NOT NULL,
+    strategy text NOT NULL,
+    steps jsonb NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT route_versions_strategy_check CHECK ((strategy = ANY (ARRAY['ordered'::text, 'weighted'::text])))
+);
+
+ALTER TABLE ONLY providers.route_versions FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.route_versions OWNER TO chimera_owner;
+
+CREATE TABLE providers.routes (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    version_number integer DEFAULT 1 NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone
+);
+
+ALTER TABLE ONLY providers.routes FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.routes OWNER TO chimera_owner;
 
 CREATE TABLE telemetry.batches (
     batch_id uuid NOT NULL,
@@ -1721,17 +2534,47 @@ ALTER TABLE ONLY telemetry.batches ATTACH PARTITION telemetry.batches_default DE
 ALTER TABLE ONLY audit.checkpoints
     ADD CONSTRAINT checkpoints_pkey PRIMARY KEY (size);
 
+ALTER TABLE ONLY audit.configuration_changes
+    ADD CONSTRAINT configuration_changes_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY audit.configuration
+    ADD CONSTRAINT configuration_pkey PRIMARY KEY (org_id, key);
+
+ALTER TABLE ONLY audit.cosignatures
+    ADD CONSTRAINT cosignatures_pkey PRIMARY KEY (size, verifier_key);
+
+ALTER TABLE ONLY audit.daily
+    ADD CONSTRAINT daily_org_id_day_action_severity_outcome_actor_id_key UNIQUE NULLS NOT DISTINCT (org_id, day, action, severity, outcome, actor_id);
+
+ALTER TABLE ONLY audit.drops
+    ADD CONSTRAINT drops_pkey PRIMARY KEY (partition_name);
+
+ALTER TABLE ONLY audit.erasures
+    ADD CONSTRAINT erasures_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY audit.events
     ADD CONSTRAINT events_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY audit.events_default
     ADD CONSTRAINT events_default_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY audit.findings
+    ADD CONSTRAINT findings_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY audit.findings
+    ADD CONSTRAINT findings_rule_subject_log_index_key UNIQUE (rule, subject, log_index);
+
+ALTER TABLE ONLY audit.key_networks
+    ADD CONSTRAINT key_networks_pkey PRIMARY KEY (api_key_id, network);
+
 ALTER TABLE ONLY audit.leaves
     ADD CONSTRAINT leaves_event_id_key UNIQUE (event_id);
 
 ALTER TABLE ONLY audit.leaves
     ADD CONSTRAINT leaves_pkey PRIMARY KEY (log_index);
+
+ALTER TABLE ONLY audit.legal_holds
+    ADD CONSTRAINT legal_holds_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY audit.log_head
     ADD CONSTRAINT log_head_pkey PRIMARY KEY (the_one);
@@ -1741,6 +2584,15 @@ ALTER TABLE ONLY audit.nodes
 
 ALTER TABLE ONLY audit.pending
     ADD CONSTRAINT pending_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY audit.restores
+    ADD CONSTRAINT restores_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY audit.rule_counts
+    ADD CONSTRAINT rule_counts_org_id_rule_subject_bucket_key UNIQUE NULLS NOT DISTINCT (org_id, rule, subject, bucket);
+
+ALTER TABLE ONLY audit.watermarks
+    ADD CONSTRAINT watermarks_pkey PRIMARY KEY (name);
 
 ALTER TABLE ONLY audit.writers
     ADD CONSTRAINT writers_pkey PRIMARY KEY (writer_id);
@@ -1771,6 +2623,9 @@ ALTER TABLE ONLY campaigns.flushes
 
 ALTER TABLE ONLY campaigns.flushes_default
     ADD CONSTRAINT flushes_default_pkey PRIMARY KEY (run_id, xid, id);
+
+ALTER TABLE ONLY campaigns.model_tallies
+    ADD CONSTRAINT model_tallies_pkey PRIMARY KEY (run_id, slot, model_no);
 
 ALTER TABLE ONLY campaigns.overrides
     ADD CONSTRAINT overrides_pkey PRIMARY KEY (id);
@@ -1811,8 +2666,23 @@ ALTER TABLE ONLY identity.api_keys
 ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_public_id_key UNIQUE (public_id);
 
+ALTER TABLE ONLY identity.devices
+    ADD CONSTRAINT devices_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.devices
+    ADD CONSTRAINT devices_token_hash_key UNIQUE (token_hash);
+
 ALTER TABLE ONLY identity.grants
     ADD CONSTRAINT grants_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.invitations
+    ADD CONSTRAINT invitations_code_hash_key UNIQUE (code_hash);
+
+ALTER TABLE ONLY identity.invitations
+    ADD CONSTRAINT invitations_org_id_id_key UNIQUE (org_id, id);
+
+ALTER TABLE ONLY identity.invitations
+    ADD CONSTRAINT invitations_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY identity.linked_identities
     ADD CONSTRAINT linked_identities_pkey PRIMARY KEY (id);
@@ -1823,14 +2693,32 @@ ALTER TABLE ONLY identity.linked_identities
 ALTER TABLE ONLY identity.memberships
     ADD CONSTRAINT memberships_pkey PRIMARY KEY (org_id, user_id);
 
+ALTER TABLE ONLY identity.one_time_tokens
+    ADD CONSTRAINT one_time_tokens_pkey PRIMARY KEY (token_hash);
+
 ALTER TABLE ONLY identity.organisations
     ADD CONSTRAINT organisations_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.password_history
+    ADD CONSTRAINT password_history_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.recovery_codes
+    ADD CONSTRAINT recovery_codes_pkey PRIMARY KEY (user_id, code_hash);
+
+ALTER TABLE ONLY identity.redemptions
+    ADD CONSTRAINT redemptions_pkey PRIMARY KEY (invitation_id, user_id);
 
 ALTER TABLE ONLY identity.refresh_tokens
     ADD CONSTRAINT refresh_tokens_pkey PRIMARY KEY (token_hash);
 
 ALTER TABLE ONLY identity.refresh_tokens
     ADD CONSTRAINT refresh_tokens_session_id_generation_key UNIQUE (session_id, generation);
+
+ALTER TABLE ONLY identity.registrations
+    ADD CONSTRAINT registrations_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.registrations
+    ADD CONSTRAINT registrations_token_hash_key UNIQUE (token_hash);
 
 ALTER TABLE ONLY identity.roles
     ADD CONSTRAINT roles_org_id_id_key UNIQUE (org_id, id);
@@ -1895,6 +2783,9 @@ ALTER TABLE ONLY providers.allowed_targets
 ALTER TABLE ONLY providers.circuits
     ADD CONSTRAINT circuits_pkey PRIMARY KEY (org_id, model_id);
 
+ALTER TABLE ONLY providers.health_points
+    ADD CONSTRAINT health_points_pkey PRIMARY KEY (org_id, model_id, at);
+
 ALTER TABLE ONLY providers.ledger
     ADD CONSTRAINT ledger_pkey PRIMARY KEY (run_id, cell_no, attempt_no, entry_no);
 
@@ -1916,11 +2807,26 @@ ALTER TABLE ONLY providers.price_versions
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY providers.probe_results
+    ADD CONSTRAINT probe_results_pkey PRIMARY KEY (provider_id, at);
+
+ALTER TABLE ONLY providers.probes
+    ADD CONSTRAINT probes_pkey PRIMARY KEY (provider_id);
+
 ALTER TABLE ONLY providers.provider_keys
     ADD CONSTRAINT provider_keys_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY providers.providers
     ADD CONSTRAINT providers_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY providers.rate_limits
+    ADD CONSTRAINT rate_limits_pkey PRIMARY KEY (provider_key_id);
+
+ALTER TABLE ONLY providers.route_versions
+    ADD CONSTRAINT route_versions_pkey PRIMARY KEY (route_id, version_number);
+
+ALTER TABLE ONLY providers.routes
+    ADD CONSTRAINT routes_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY telemetry.batches
     ADD CONSTRAINT batches_pkey PRIMARY KEY (batch_id);
@@ -1958,9 +2864,27 @@ ALTER TABLE ONLY templates.versions
 ALTER TABLE ONLY templates.versions
     ADD CONSTRAINT versions_pkey PRIMARY KEY (id);
 
+CREATE INDEX changes_open ON audit.configuration_changes USING btree (expires_at) WHERE (state = 'proposed'::text);
+
+CREATE INDEX changes_org ON audit.configuration_changes USING btree (org_id, id DESC);
+
+CREATE INDEX erasures_open ON audit.erasures USING btree (id) WHERE (state = 'open'::text);
+
+CREATE INDEX events_about ON ONLY audit.events USING btree (entity_id) WHERE (entity = 'user'::text);
+
+CREATE INDEX events_action ON ONLY audit.events USING btree (org_id, action, id DESC);
+
+CREATE INDEX events_actor ON ONLY audit.events USING btree (actor_id, org_id, id DESC);
+
+CREATE INDEX events_default_actor_id_org_id_id_idx ON audit.events_default USING btree (actor_id, org_id, id DESC);
+
+CREATE INDEX events_default_entity_id_idx ON audit.events_default USING btree (entity_id) WHERE (entity = 'user'::text);
+
 CREATE INDEX events_index ON ONLY audit.events USING btree (log_index);
 
 CREATE INDEX events_default_log_index_idx ON audit.events_default USING btree (log_index);
+
+CREATE INDEX events_default_org_id_action_id_idx ON audit.events_default USING btree (org_id, action, id DESC);
 
 CREATE INDEX events_entity ON ONLY audit.events USING btree (org_id, entity, entity_id, id DESC);
 
@@ -1970,7 +2894,29 @@ CREATE INDEX events_org ON ONLY audit.events USING btree (org_id, id DESC);
 
 CREATE INDEX events_default_org_id_id_idx ON audit.events_default USING btree (org_id, id DESC);
 
+CREATE INDEX events_log ON ONLY audit.events USING btree (org_id, log_index);
+
+CREATE INDEX events_default_org_id_log_index_idx ON audit.events_default USING btree (org_id, log_index);
+
+CREATE INDEX events_severity ON ONLY audit.events USING btree (org_id, severity, id DESC) WHERE (severity = ANY (ARRAY['warning'::text, 'error'::text, 'critical'::text]));
+
+CREATE INDEX events_default_org_id_severity_id_idx ON audit.events_default USING btree (org_id, severity, id DESC) WHERE (severity = ANY (ARRAY['warning'::text, 'error'::text, 'critical'::text]));
+
+CREATE INDEX events_words ON ONLY audit.events USING gin (audit.words(fields));
+
+CREATE INDEX events_default_words_idx ON audit.events_default USING gin (audit.words(fields));
+
+CREATE INDEX findings_org ON audit.findings USING btree (org_id, id DESC);
+
+CREATE INDEX findings_recent ON audit.findings USING btree (rule, subject, occurred_at DESC);
+
+CREATE INDEX legal_holds_org ON audit.legal_holds USING btree (org_id, id DESC);
+
 CREATE INDEX pending_order ON audit.pending USING btree (xid);
+
+CREATE UNIQUE INDEX restores_open ON audit.restores USING btree ((true)) WHERE (state <> 'done'::text);
+
+CREATE INDEX rule_counts_age ON audit.rule_counts USING btree (bucket);
 
 CREATE INDEX attempts_unknown ON ONLY campaigns.attempts USING btree (run_id DESC, cell_no DESC, attempt_no DESC) WHERE (state = 'unknown'::text);
 
@@ -1998,21 +2944,37 @@ CREATE UNIQUE INDEX api_keys_name ON identity.api_keys USING btree (org_id, user
 
 CREATE INDEX api_keys_user ON identity.api_keys USING btree (org_id, user_id, id);
 
+CREATE INDEX devices_user ON identity.devices USING btree (user_id);
+
 CREATE INDEX grants_role ON identity.grants USING btree (org_id, role_id) WHERE (revoked_at IS NULL);
 
 CREATE INDEX grants_team ON identity.grants USING btree (org_id, team_id) WHERE ((revoked_at IS NULL) AND (team_id IS NOT NULL));
 
 CREATE INDEX grants_user ON identity.grants USING btree (org_id, user_id) WHERE ((revoked_at IS NULL) AND (user_id IS NOT NULL));
 
+CREATE INDEX invitations_newest ON identity.invitations USING btree (org_id, id DESC);
+
 CREATE INDEX linked_identities_user ON identity.linked_identities USING btree (org_id, user_id);
 
 CREATE INDEX memberships_user ON identity.memberships USING btree (user_id);
 
+CREATE INDEX one_time_tokens_expiry ON identity.one_time_tokens USING btree (expires_at);
+
+CREATE INDEX one_time_tokens_user ON identity.one_time_tokens USING btree (user_id, purpose);
+
 CREATE UNIQUE INDEX organisations_name ON identity.organisations USING btree (lower(name)) WHERE (deleted_at IS NULL);
+
+CREATE INDEX password_history_user ON identity.password_history USING btree (user_id, replaced_at DESC);
+
+CREATE INDEX registrations_email ON identity.registrations USING btree (lower(email), created_at DESC);
+
+CREATE INDEX registrations_expiry ON identity.registrations USING btree (expires_at);
 
 CREATE UNIQUE INDEX roles_name ON identity.roles USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
 
 CREATE INDEX sessions_expiry ON identity.sessions USING btree (absolute_expires_at);
+
+CREATE INDEX sessions_org ON identity.sessions USING btree (org_id, user_id);
 
 CREATE INDEX sessions_user ON identity.sessions USING btree (user_id, created_at);
 
@@ -2026,6 +2988,10 @@ CREATE UNIQUE INDEX teams_name ON identity.teams USING btree (org_id, lower(name
 
 CREATE UNIQUE INDEX users_email ON identity.users USING btree (lower(email)) WHERE (deleted_at IS NULL);
 
+CREATE INDEX users_erasure ON identity.users USING btree (erase_at) WHERE ((erase_at IS NOT NULL) AND (erased_at IS NULL));
+
+CREATE INDEX users_home ON identity.users USING btree (home_org_id);
+
 CREATE UNIQUE INDEX users_username ON identity.users USING btree (lower(username)) WHERE (deleted_at IS NULL);
 
 CREATE INDEX idempotency_age ON ops.idempotency USING btree (created_at);
@@ -2033,6 +2999,8 @@ CREATE INDEX idempotency_age ON ops.idempotency USING btree (created_at);
 CREATE UNIQUE INDEX key_rotations_running ON ops.key_rotations USING btree ((true)) WHERE (state = 'running'::text);
 
 CREATE INDEX outbox_due ON ops.outbox USING btree (due_at) WHERE (state <> 'dead'::text);
+
+CREATE INDEX health_points_at ON providers.health_points USING brin (at);
 
 CREATE INDEX model_aliases_model ON providers.model_aliases USING btree (model_id);
 
@@ -2051,6 +3019,8 @@ CREATE UNIQUE INDEX provider_keys_name ON providers.provider_keys USING btree (u
 CREATE INDEX provider_keys_sealed ON providers.provider_keys USING btree ((((sealed ->> 'kek_version'::text))::integer), id) WHERE (sealed ? 'kek_version'::text);
 
 CREATE UNIQUE INDEX providers_name ON providers.providers USING btree (org_id, name) NULLS NOT DISTINCT WHERE (deleted_at IS NULL);
+
+CREATE UNIQUE INDEX routes_name ON providers.routes USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
 
 CREATE INDEX batches_waiting ON ONLY telemetry.batches USING btree (batch_id) WHERE (state = 'waiting'::text);
 
@@ -2074,13 +3044,25 @@ CREATE INDEX receipts_age ON telemetry.receipts USING brin (created_at);
 
 CREATE UNIQUE INDEX user_summaries_key ON telemetry.user_summaries USING btree (org_id, user_id);
 
+ALTER INDEX audit.events_actor ATTACH PARTITION audit.events_default_actor_id_org_id_id_idx;
+
+ALTER INDEX audit.events_about ATTACH PARTITION audit.events_default_entity_id_idx;
+
 ALTER INDEX audit.events_index ATTACH PARTITION audit.events_default_log_index_idx;
+
+ALTER INDEX audit.events_action ATTACH PARTITION audit.events_default_org_id_action_id_idx;
 
 ALTER INDEX audit.events_entity ATTACH PARTITION audit.events_default_org_id_entity_entity_id_id_idx;
 
 ALTER INDEX audit.events_org ATTACH PARTITION audit.events_default_org_id_id_idx;
 
+ALTER INDEX audit.events_log ATTACH PARTITION audit.events_default_org_id_log_index_idx;
+
+ALTER INDEX audit.events_severity ATTACH PARTITION audit.events_default_org_id_severity_id_idx;
+
 ALTER INDEX audit.events_pkey ATTACH PARTITION audit.events_default_pkey;
+
+ALTER INDEX audit.events_words ATTACH PARTITION audit.events_default_words_idx;
 
 ALTER INDEX campaigns.attempts_pkey ATTACH PARTITION campaigns.attempts_default_pkey;
 
@@ -2108,6 +3090,10 @@ CREATE TRIGGER no_change BEFORE DELETE OR UPDATE ON audit.checkpoints FOR EACH R
 
 ALTER TABLE audit.checkpoints ENABLE ALWAYS TRIGGER no_change;
 
+CREATE TRIGGER no_change BEFORE DELETE OR UPDATE ON audit.cosignatures FOR EACH ROW EXECUTE FUNCTION audit.refuse();
+
+ALTER TABLE audit.cosignatures ENABLE ALWAYS TRIGGER no_change;
+
 CREATE TRIGGER no_change BEFORE DELETE OR UPDATE ON audit.events FOR EACH ROW EXECUTE FUNCTION audit.refuse();
 
 ALTER TABLE audit.events ENABLE ALWAYS TRIGGER no_change;
@@ -2123,6 +3109,10 @@ ALTER TABLE audit.nodes ENABLE ALWAYS TRIGGER no_change;
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.checkpoints FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
 
 ALTER TABLE audit.checkpoints ENABLE ALWAYS TRIGGER no_truncate;
+
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.cosignatures FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
+
+ALTER TABLE audit.cosignatures ENABLE ALWAYS TRIGGER no_truncate;
 
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.events FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
 
@@ -2141,6 +3131,8 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.nodes FOR EACH STATEMENT EXE
 ALTER TABLE audit.nodes ENABLE ALWAYS TRIGGER no_truncate;
 
 CREATE TRIGGER touch BEFORE UPDATE ON campaigns.campaigns FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON identity.organisations FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON identity.roles FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
@@ -2166,7 +3158,14 @@ CREATE TRIGGER touch BEFORE UPDATE ON providers.provider_keys FOR EACH ROW EXECU
 
 CREATE TRIGGER touch BEFORE UPDATE ON providers.providers FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
+CREATE TRIGGER touch BEFORE UPDATE ON providers.rate_limits FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON providers.routes FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
 CREATE TRIGGER touch BEFORE UPDATE ON templates.templates FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+ALTER TABLE ONLY audit.cosignatures
+    ADD CONSTRAINT cosignatures_size_fkey FOREIGN KEY (size) REFERENCES audit.checkpoints(size) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY campaigns.analysed
     ADD CONSTRAINT analysed_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
@@ -2207,6 +3206,9 @@ ALTER TABLE ONLY identity.api_keys
 ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY identity.devices
+    ADD CONSTRAINT devices_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY identity.grants
     ADD CONSTRAINT grants_granted_by_fkey FOREIGN KEY (granted_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
@@ -2222,6 +3224,12 @@ ALTER TABLE ONLY identity.grants
 ALTER TABLE ONLY identity.grants
     ADD CONSTRAINT grants_org_id_user_id_fkey FOREIGN KEY (org_id, user_id) REFERENCES identity.memberships(org_id, user_id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY identity.invitations
+    ADD CONSTRAINT invitations_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.invitations
+    ADD CONSTRAINT invitations_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY identity.linked_identities
     ADD CONSTRAINT linked_identities_org_id_user_id_fkey FOREIGN KEY (org_id, user_id) REFERENCES identity.memberships(org_id, user_id) ON DELETE CASCADE;
 
@@ -2231,8 +3239,29 @@ ALTER TABLE ONLY identity.memberships
 ALTER TABLE ONLY identity.memberships
     ADD CONSTRAINT memberships_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY identity.one_time_tokens
+    ADD CONSTRAINT one_time_tokens_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.one_time_tokens
+    ADD CONSTRAINT one_time_tokens_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.password_history
+    ADD CONSTRAINT password_history_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.recovery_codes
+    ADD CONSTRAINT recovery_codes_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.redemptions
+    ADD CONSTRAINT redemptions_org_id_invitation_id_fkey FOREIGN KEY (org_id, invitation_id) REFERENCES identity.invitations(org_id, id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY identity.redemptions
+    ADD CONSTRAINT redemptions_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY identity.refresh_tokens
     ADD CONSTRAINT refresh_tokens_session_id_fkey FOREIGN KEY (session_id) REFERENCES identity.sessions(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY identity.registrations
+    ADD CONSTRAINT registrations_invitation_id_fkey FOREIGN KEY (invitation_id) REFERENCES identity.invitations(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY identity.roles
     ADD CONSTRAINT roles_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
@@ -2267,6 +3296,9 @@ ALTER TABLE ONLY identity.teams
 ALTER TABLE ONLY identity.teams
     ADD CONSTRAINT teams_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY identity.users
+    ADD CONSTRAINT users_home_org_id_fkey FOREIGN KEY (home_org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY providers.allowed_targets
     ADD CONSTRAINT allowed_targets_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
 
@@ -2291,6 +3323,9 @@ ALTER TABLE ONLY providers.models
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY providers.probes
+    ADD CONSTRAINT probes_provider_id_fkey FOREIGN KEY (provider_id) REFERENCES providers.providers(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY providers.provider_keys
     ADD CONSTRAINT provider_keys_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
@@ -2302,6 +3337,18 @@ ALTER TABLE ONLY providers.provider_keys
 
 ALTER TABLE ONLY providers.providers
     ADD CONSTRAINT providers_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.rate_limits
+    ADD CONSTRAINT rate_limits_provider_key_id_fkey FOREIGN KEY (provider_key_id) REFERENCES providers.provider_keys(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY providers.route_versions
+    ADD CONSTRAINT route_versions_route_id_fkey FOREIGN KEY (route_id) REFERENCES providers.routes(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.routes
+    ADD CONSTRAINT routes_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.routes
+    ADD CONSTRAINT routes_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY templates.templates
     ADD CONSTRAINT templates_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
@@ -2320,19 +3367,91 @@ ALTER TABLE ONLY templates.versions
 
 CREATE POLICY capture ON audit.pending FOR INSERT TO chimera_app, chimera_worker WITH CHECK (true);
 
+ALTER TABLE audit.configuration ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.configuration_changes ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.daily ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY dropping ON audit.configuration FOR SELECT TO chimera_owner USING (true);
+
+CREATE POLICY dropping ON audit.events FOR SELECT TO chimera_owner USING (true);
+
+CREATE POLICY dropping ON audit.legal_holds FOR SELECT TO chimera_owner USING (true);
+
+CREATE POLICY erasing ON audit.events FOR UPDATE TO chimera_owner USING (true);
+
+CREATE POLICY erasing ON audit.pending FOR UPDATE TO chimera_owner USING (true);
+
+CREATE POLICY erasing_sees ON audit.pending FOR SELECT TO chimera_owner USING (true);
+
 ALTER TABLE audit.events ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE audit.events_default ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE audit.findings ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.key_networks ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.legal_holds ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY lookup ON audit.events FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY machinery ON audit.configuration TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.configuration_changes TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.daily TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.events FOR SELECT TO chimera_worker, chimera_upkeep USING (true);
+
+CREATE POLICY machinery ON audit.findings TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.key_networks TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.legal_holds TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.rule_counts TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY operator ON audit.findings TO chimera_app USING (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text))) WITH CHECK (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)));
+
+CREATE POLICY operator ON audit.legal_holds TO chimera_app USING (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text))) WITH CHECK (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)));
+
+CREATE POLICY operator ON audit.restores TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
+
 ALTER TABLE audit.pending ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.restores ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.rule_counts ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY sealer ON audit.events TO chimera_sealer USING (true) WITH CHECK (true);
 
 CREATE POLICY sealer ON audit.pending TO chimera_sealer USING (true);
 
+CREATE POLICY sealer ON audit.restores TO chimera_sealer USING (true) WITH CHECK (true);
+
+CREATE POLICY tenant ON audit.configuration TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.configuration_changes TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.daily TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.findings TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.key_networks TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.legal_holds TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.rule_counts TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant_read ON audit.events FOR SELECT TO chimera_app, chimera_auditor USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_read ON audit.pending FOR SELECT TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY upkeep ON audit.configuration FOR SELECT TO chimera_upkeep USING (true);
+
+CREATE POLICY upkeep ON audit.legal_holds FOR SELECT TO chimera_upkeep USING (true);
 
 ALTER TABLE campaigns.analysed ENABLE ROW LEVEL SECURITY;
 
@@ -2355,6 +3474,8 @@ CREATE POLICY machinery ON campaigns.analysed FOR SELECT TO chimera_worker USING
 CREATE POLICY machinery ON campaigns.runs TO chimera_worker USING (true) WITH CHECK (true);
 
 CREATE POLICY machinery ON campaigns.shards TO chimera_worker USING (true) WITH CHECK (true);
+
+ALTER TABLE campaigns.model_tallies ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY operator ON campaigns.attempts FOR SELECT TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
@@ -2392,6 +3513,8 @@ CREATE POLICY tenant ON campaigns.executions TO chimera_app, chimera_worker USIN
 
 CREATE POLICY tenant ON campaigns.flushes TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON campaigns.model_tallies TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON campaigns.overrides TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.run_money TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
@@ -2426,21 +3549,43 @@ CREATE POLICY bootstrap ON identity.organisations FOR INSERT TO chimera_owner WI
 
 CREATE POLICY bootstrap ON identity.users FOR INSERT TO chimera_owner WITH CHECK (true);
 
+CREATE POLICY change ON identity.organisations FOR UPDATE TO chimera_app USING ((id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE identity.devices ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY found ON identity.organisations FOR INSERT TO chimera_app WITH CHECK ((id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 ALTER TABLE identity.grants ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.invitations ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.linked_identities ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY lookup ON identity.api_keys FOR SELECT TO chimera_lookup USING (true);
 
+CREATE POLICY lookup ON identity.devices FOR SELECT TO chimera_lookup USING (true);
+
 CREATE POLICY lookup ON identity.grants FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY lookup ON identity.invitations FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY lookup ON identity.linked_identities FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY lookup ON identity.memberships FOR SELECT TO chimera_lookup USING (true);
 
+CREATE POLICY lookup ON identity.one_time_tokens FOR SELECT TO chimera_lookup USING (true);
+
 CREATE POLICY lookup ON identity.organisations FOR SELECT TO chimera_lookup USING (true);
 
+CREATE POLICY lookup ON identity.password_history FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY lookup ON identity.recovery_codes FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY lookup ON identity.redemptions FOR SELECT TO chimera_lookup USING (true);
+
 CREATE POLICY lookup ON identity.refresh_tokens FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY lookup ON identity.registrations FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY lookup ON identity.roles FOR SELECT TO chimera_lookup USING (true);
 
@@ -2456,9 +3601,37 @@ CREATE POLICY lookup ON identity.users FOR SELECT TO chimera_lookup USING (true)
 
 CREATE POLICY machinery ON identity.api_keys TO chimera_worker USING (true);
 
+CREATE POLICY machinery ON identity.devices TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON identity.invitations TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON identity.one_time_tokens TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON identity.organisations FOR SELECT TO chimera_worker USING (true);
+
+CREATE POLICY machinery ON identity.password_history TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON identity.recovery_codes TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON identity.redemptions TO chimera_worker USING (true) WITH CHECK (true);
+
 CREATE POLICY machinery ON identity.refresh_tokens TO chimera_worker USING (true);
 
+CREATE POLICY machinery ON identity.registrations TO chimera_worker USING (true) WITH CHECK (true);
+
 CREATE POLICY machinery ON identity.sessions TO chimera_worker USING (true);
+
+CREATE POLICY machinery ON identity.team_members TO chimera_worker USING (true);
+
+CREATE POLICY machinery ON identity.users TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY managed ON identity.recovery_codes FOR DELETE TO chimera_app USING ((EXISTS ( SELECT
+   FROM identity.users u
+  WHERE ((u.id = recovery_codes.user_id) AND (u.home_org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))))));
+
+CREATE POLICY managed_read ON identity.recovery_codes FOR SELECT TO chimera_app USING ((EXISTS ( SELECT
+   FROM identity.users u
+  WHERE ((u.id = recovery_codes.user_id) AND (u.home_org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))))));
 
 CREATE POLICY member_add ON identity.users FOR INSERT TO chimera_app WITH CHECK (((( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif") IS NOT NULL) AND (NOT is_superuser)));
 
@@ -2472,9 +3645,31 @@ CREATE POLICY member_read ON identity.users FOR SELECT TO chimera_app USING ((EX
 
 ALTER TABLE identity.memberships ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE identity.one_time_tokens ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY operators_change ON identity.users FOR UPDATE TO chimera_owner USING (true);
+
+CREATE POLICY operators_read ON identity.users FOR SELECT TO chimera_owner USING (true);
+
 ALTER TABLE identity.organisations ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY own ON identity.devices TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own ON identity.password_history TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own ON identity.recovery_codes TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own ON identity.sessions TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE identity.password_history ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.recovery_codes ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.redemptions ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE identity.refresh_tokens ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.registrations ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.roles ENABLE ROW LEVEL SECURITY;
 
@@ -2496,13 +3691,21 @@ CREATE POLICY tenant ON identity.api_keys TO chimera_app USING ((org_id = ( SELE
 
 CREATE POLICY tenant ON identity.grants TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON identity.invitations TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON identity.linked_identities TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON identity.memberships TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON identity.one_time_tokens TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON identity.organisations FOR SELECT TO chimera_app USING ((id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON identity.redemptions TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON identity.refresh_tokens TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON identity.registrations TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON identity.roles TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -2515,6 +3718,8 @@ CREATE POLICY tenant ON identity.team_members TO chimera_app USING ((org_id = ( 
 CREATE POLICY tenant ON identity.teams TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE identity.users ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY before_tenant ON ops.outbox FOR INSERT TO chimera_app WITH CHECK (((org_id IS NULL) AND (task = 'send_mail'::text) AND (( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif") IS NULL)));
 
 ALTER TABLE ops.idempotency ENABLE ROW LEVEL SECURITY;
 
@@ -2544,11 +3749,21 @@ ALTER TABLE providers.allowed_targets ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.circuits ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE providers.health_points ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE providers.ledger ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.ledger_default ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY lookup ON providers.provider_keys FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY machinery ON providers.health_points TO chimera_worker USING (true) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY machinery ON providers.probe_results TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON providers.probes TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON providers.providers FOR SELECT TO chimera_worker USING (true);
 
 ALTER TABLE providers.model_aliases ENABLE ROW LEVEL SECURITY;
 
@@ -2560,13 +3775,21 @@ CREATE POLICY operator ON providers.models TO chimera_app USING ((( SELECT curre
 
 CREATE POLICY operator ON providers.price_versions TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
+CREATE POLICY operator ON providers.probes TO chimera_app USING (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text))) WITH CHECK (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)));
+
 CREATE POLICY operator ON providers.providers TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
 ALTER TABLE providers.price_versions ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE providers.probe_results ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.probes ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE providers.provider_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.providers ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.rate_limits ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY readable ON providers.model_aliases FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
 
@@ -2574,11 +3797,21 @@ CREATE POLICY readable ON providers.models FOR SELECT TO chimera_app, chimera_wo
 
 CREATE POLICY readable ON providers.price_versions FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
 
+CREATE POLICY readable ON providers.probe_results FOR SELECT TO chimera_app USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
+
+CREATE POLICY readable ON providers.probes FOR SELECT TO chimera_app USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
+
 CREATE POLICY readable ON providers.providers FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
+
+ALTER TABLE providers.route_versions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.routes ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON providers.allowed_targets TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.circuits TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.health_points TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.ledger TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -2588,9 +3821,17 @@ CREATE POLICY tenant ON providers.models TO chimera_app USING ((org_id = ( SELEC
 
 CREATE POLICY tenant ON providers.price_versions TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON providers.probes TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON providers.provider_keys TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.providers TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.rate_limits TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.route_versions TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.routes TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE telemetry.batches ENABLE ROW LEVEL SECURITY;
 
@@ -2650,6 +3891,8 @@ GRANT USAGE ON SCHEMA audit TO chimera_app;
 GRANT USAGE ON SCHEMA audit TO chimera_worker;
 GRANT USAGE ON SCHEMA audit TO chimera_sealer;
 GRANT USAGE ON SCHEMA audit TO chimera_auditor;
+GRANT USAGE ON SCHEMA audit TO chimera_upkeep;
+GRANT USAGE ON SCHEMA audit TO chimera_lookup;
 
 GRANT USAGE ON SCHEMA campaigns TO chimera_app;
 GRANT USAGE ON SCHEMA campaigns TO chimera_worker;
@@ -2666,6 +3909,7 @@ GRANT USAGE ON SCHEMA ops TO chimera_worker;
 GRANT USAGE ON SCHEMA ops TO chimera_sealer;
 GRANT USAGE ON SCHEMA ops TO chimera_auditor;
 GRANT USAGE ON SCHEMA ops TO chimera_lookup;
+GRANT USAGE ON SCHEMA ops TO chimera_upkeep;
 
 GRANT USAGE ON SCHEMA providers TO chimera_app;
 GRANT USAGE ON SCHEMA providers TO chimera_worker;
@@ -2679,11 +3923,39 @@ GRANT USAGE ON SCHEMA templates TO chimera_app;
 GRANT USAGE ON SCHEMA templates TO chimera_worker;
 GRANT USAGE ON SCHEMA templates TO chimera_summary;
 
+REVOKE ALL ON FUNCTION audit.check_leaves(low bigint, high bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.check_leaves(low bigint, high bigint) TO chimera_app;
+
+REVOKE ALL ON FUNCTION audit.drop_partition(child regclass, default_days integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.drop_partition(child regclass, default_days integer) TO chimera_upkeep;
+
+REVOKE ALL ON FUNCTION audit.erase_events(subject uuid, batch integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.erase_events(subject uuid, batch integer) TO chimera_worker;
+
+GRANT SELECT ON TABLE audit.events TO chimera_app;
+GRANT SELECT ON TABLE audit.events TO chimera_auditor;
+GRANT SELECT,INSERT ON TABLE audit.events TO chimera_sealer;
+GRANT SELECT ON TABLE audit.events TO chimera_lookup;
+GRANT SELECT ON TABLE audit.events TO chimera_worker;
+GRANT SELECT ON TABLE audit.events TO chimera_upkeep;
+
+REVOKE ALL ON FUNCTION audit.find_events(words text, after_id uuid, of_action text, of_entity text, of_entity_id text, of_actor uuid, of_kind text, of_severity text, of_outcome text, of_ip text, of_session text, since timestamp with time zone, until timestamp with time zone, size integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.find_events(words text, after_id uuid, of_action text, of_entity text, of_entity_id text, of_actor uuid, of_kind text, of_severity text, of_outcome text, of_ip text, of_session text, since timestamp with time zone, until timestamp with time zone, size integer) TO chimera_app;
+
+REVOKE ALL ON FUNCTION audit.keep_until(child regclass, default_days integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.keep_until(child regclass, default_days integer) TO chimera_upkeep;
+
+REVOKE ALL ON FUNCTION identity.find_account(login text, device_hash bytea, org uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_account(login text, device_hash bytea, org uuid) TO chimera_app;
+
 REVOKE ALL ON FUNCTION identity.find_api_key(public_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_api_key(public_id text) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.find_grants(org_id uuid, user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_grants(org_id uuid, user_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_invitation(code_hash bytea) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_invitation(code_hash bytea) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.find_key(public_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_key(public_id text) TO chimera_app;
@@ -2694,8 +3966,17 @@ GRANT ALL ON FUNCTION identity.find_linked_identity(provider_org_id uuid, issuer
 REVOKE ALL ON FUNCTION identity.find_login(login text) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_login(login text) TO chimera_app;
 
+REVOKE ALL ON FUNCTION identity.find_one_time_token(token_hash bytea, purpose text) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_one_time_token(token_hash bytea, purpose text) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_person(email text) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_person(email text) TO chimera_worker;
+
 REVOKE ALL ON FUNCTION identity.find_refresh_token(token_hash bytea) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_refresh_token(token_hash bytea) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_registration(token_hash bytea) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_registration(token_hash bytea) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.find_session(session_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_session(session_id uuid) TO chimera_app;
@@ -2709,9 +3990,30 @@ GRANT ALL ON FUNCTION identity.find_thing(kind text, thing_id uuid) TO chimera_a
 REVOKE ALL ON FUNCTION identity.list_sign_in_providers(org_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.list_sign_in_providers(org_id uuid) TO chimera_app;
 
+REVOKE ALL ON FUNCTION identity.organisation_rules(org_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.organisation_rules(org_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.organisations_of(user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.organisations_of(user_id uuid) TO chimera_worker;
+
+REVOKE ALL ON FUNCTION identity.own_organisations() FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.own_organisations() TO chimera_app;
+
 REVOKE ALL ON FUNCTION identity.own_teams() FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.own_teams() TO chimera_app;
 GRANT ALL ON FUNCTION identity.own_teams() TO chimera_worker;
+
+REVOKE ALL ON FUNCTION identity.password_rules(user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.password_rules(user_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.session_state(session_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.session_state(session_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.set_superuser(target uuid, value boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.set_superuser(target uuid, value boolean) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.sole_admin_of() FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.sole_admin_of() TO chimera_app;
 
 REVOKE ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) TO chimera_worker;
@@ -2760,7 +4062,7 @@ GRANT SELECT,UPDATE ON TABLE identity.api_keys TO chimera_worker;
 GRANT SELECT ON TABLE identity.api_keys TO chimera_summary;
 
 GRANT SELECT ON TABLE identity.memberships TO chimera_lookup;
-GRANT SELECT,INSERT,UPDATE ON TABLE identity.memberships TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.memberships TO chimera_app;
 GRANT SELECT ON TABLE identity.memberships TO chimera_summary;
 
 GRANT SELECT ON TABLE identity.sessions TO chimera_lookup;
@@ -2781,33 +4083,76 @@ GRANT SELECT,INSERT ON TABLE audit.checkpoints TO chimera_sealer;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_app;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_auditor;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_worker;
+GRANT SELECT ON TABLE audit.checkpoints TO chimera_upkeep;
 
-GRANT SELECT ON TABLE audit.events TO chimera_app;
-GRANT SELECT ON TABLE audit.events TO chimera_auditor;
-GRANT SELECT,INSERT ON TABLE audit.events TO chimera_sealer;
+GRANT SELECT ON TABLE audit.configuration TO chimera_upkeep;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.configuration TO chimera_app;
+GRANT SELECT ON TABLE audit.configuration TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.configuration_changes TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE audit.configuration_changes TO chimera_worker;
+
+GRANT SELECT,INSERT ON TABLE audit.cosignatures TO chimera_sealer;
+GRANT SELECT ON TABLE audit.cosignatures TO chimera_app;
+GRANT SELECT ON TABLE audit.cosignatures TO chimera_auditor;
+GRANT SELECT ON TABLE audit.cosignatures TO chimera_worker;
+GRANT SELECT ON TABLE audit.cosignatures TO chimera_upkeep;
+
+GRANT SELECT ON TABLE audit.daily TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.daily TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.drops TO chimera_worker;
+GRANT SELECT ON TABLE audit.drops TO chimera_app;
+GRANT SELECT ON TABLE audit.drops TO chimera_upkeep;
+
+GRANT INSERT ON TABLE audit.erasures TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.erasures TO chimera_worker;
+
+GRANT SELECT,UPDATE ON TABLE audit.findings TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.findings TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.key_networks TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE audit.leaves TO chimera_sealer;
 GRANT SELECT ON TABLE audit.leaves TO chimera_app;
 GRANT SELECT ON TABLE audit.leaves TO chimera_auditor;
 GRANT SELECT ON TABLE audit.leaves TO chimera_worker;
+GRANT SELECT ON TABLE audit.leaves TO chimera_lookup;
+GRANT SELECT ON TABLE audit.leaves TO chimera_upkeep;
+
+GRANT SELECT ON TABLE audit.legal_holds TO chimera_upkeep;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.legal_holds TO chimera_app;
+GRANT SELECT ON TABLE audit.legal_holds TO chimera_worker;
 
 GRANT SELECT,UPDATE ON TABLE audit.log_head TO chimera_sealer;
 GRANT SELECT ON TABLE audit.log_head TO chimera_app;
 GRANT SELECT ON TABLE audit.log_head TO chimera_auditor;
 GRANT SELECT ON TABLE audit.log_head TO chimera_worker;
+GRANT SELECT ON TABLE audit.log_head TO chimera_upkeep;
 
 GRANT SELECT,INSERT ON TABLE audit.nodes TO chimera_sealer;
 GRANT SELECT ON TABLE audit.nodes TO chimera_app;
 GRANT SELECT ON TABLE audit.nodes TO chimera_auditor;
 GRANT SELECT ON TABLE audit.nodes TO chimera_worker;
+GRANT SELECT ON TABLE audit.nodes TO chimera_upkeep;
 
 GRANT SELECT,INSERT ON TABLE audit.pending TO chimera_app;
 GRANT INSERT ON TABLE audit.pending TO chimera_worker;
-GRANT SELECT,DELETE ON TABLE audit.pending TO chimera_sealer;
+GRANT SELECT,INSERT,DELETE ON TABLE audit.pending TO chimera_sealer;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.restores TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE audit.restores TO chimera_sealer;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE audit.rule_counts TO chimera_worker;
+
+GRANT SELECT ON TABLE audit.statistics TO chimera_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.watermarks TO chimera_worker;
+GRANT SELECT ON TABLE audit.watermarks TO chimera_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE audit.writers TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE audit.writers TO chimera_worker;
-GRANT SELECT ON TABLE audit.writers TO chimera_sealer;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.writers TO chimera_sealer;
 GRANT SELECT ON TABLE audit.writers TO chimera_auditor;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.analysed TO chimera_worker;
@@ -2820,6 +4165,9 @@ GRANT SELECT,INSERT ON TABLE campaigns.executions TO chimera_worker;
 
 GRANT SELECT ON TABLE campaigns.flushes TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.flushes TO chimera_worker;
+
+GRANT SELECT ON TABLE campaigns.model_tallies TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.model_tallies TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE campaigns.overrides TO chimera_app;
 GRANT SELECT ON TABLE campaigns.overrides TO chimera_worker;
@@ -2844,18 +4192,63 @@ GRANT SELECT,INSERT ON TABLE campaigns.verdicts TO chimera_worker;
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.windows TO chimera_worker;
 GRANT SELECT ON TABLE campaigns.windows TO chimera_app;
 
+GRANT SELECT ON TABLE identity.devices TO chimera_lookup;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.devices TO chimera_app;
+GRANT SELECT,DELETE ON TABLE identity.devices TO chimera_worker;
+
 GRANT SELECT ON TABLE identity.grants TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.grants TO chimera_app;
+
+GRANT SELECT ON TABLE identity.invitations TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.invitations TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.invitations TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.linked_identities TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.linked_identities TO chimera_app;
 
+GRANT SELECT ON TABLE identity.one_time_tokens TO chimera_lookup;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.one_time_tokens TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.one_time_tokens TO chimera_worker;
+
 GRANT SELECT ON TABLE identity.organisations TO chimera_lookup;
-GRANT SELECT ON TABLE identity.organisations TO chimera_app;
+GRANT SELECT,INSERT ON TABLE identity.organisations TO chimera_app;
+GRANT SELECT ON TABLE identity.organisations TO chimera_worker;
+
+GRANT UPDATE(name) ON TABLE identity.organisations TO chimera_app;
+
+GRANT UPDATE(updated_at) ON TABLE identity.organisations TO chimera_app;
+
+GRANT UPDATE(metadata) ON TABLE identity.organisations TO chimera_app;
+
+GRANT UPDATE(password_characters_min) ON TABLE identity.organisations TO chimera_app;
+
+GRANT UPDATE(password_classes_min) ON TABLE identity.organisations TO chimera_app;
+
+GRANT UPDATE(password_history) ON TABLE identity.organisations TO chimera_app;
+
+GRANT UPDATE(password_age_days_max) ON TABLE identity.organisations TO chimera_app;
+
+GRANT UPDATE(requires_second_factor) ON TABLE identity.organisations TO chimera_app;
+
+GRANT SELECT ON TABLE identity.password_history TO chimera_lookup;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.password_history TO chimera_app;
+GRANT SELECT,DELETE ON TABLE identity.password_history TO chimera_worker;
+
+GRANT SELECT ON TABLE identity.recovery_codes TO chimera_lookup;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.recovery_codes TO chimera_app;
+GRANT SELECT,DELETE ON TABLE identity.recovery_codes TO chimera_worker;
+
+GRANT SELECT ON TABLE identity.redemptions TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.redemptions TO chimera_app;
+GRANT SELECT,DELETE ON TABLE identity.redemptions TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.refresh_tokens TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.refresh_tokens TO chimera_app;
 GRANT SELECT,DELETE ON TABLE identity.refresh_tokens TO chimera_worker;
+
+GRANT SELECT ON TABLE identity.registrations TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.registrations TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.registrations TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.roles TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.roles TO chimera_app;
@@ -2871,12 +4264,14 @@ GRANT SELECT,INSERT,UPDATE ON TABLE identity.signing_keys TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.team_members TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.team_members TO chimera_app;
+GRANT SELECT,DELETE ON TABLE identity.team_members TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.teams TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.teams TO chimera_app;
 
 GRANT SELECT ON TABLE identity.users TO chimera_lookup;
 GRANT SELECT,INSERT ON TABLE identity.users TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE identity.users TO chimera_worker;
 
 GRANT UPDATE(email) ON TABLE identity.users TO chimera_app;
 
@@ -2907,6 +4302,18 @@ GRANT UPDATE(authz_epoch) ON TABLE identity.users TO chimera_app;
 GRANT UPDATE(updated_at) ON TABLE identity.users TO chimera_app;
 
 GRANT UPDATE(deleted_at) ON TABLE identity.users TO chimera_app;
+
+GRANT UPDATE(email_verified_at) ON TABLE identity.users TO chimera_app;
+
+GRANT UPDATE(totp_sealed) ON TABLE identity.users TO chimera_app;
+
+GRANT UPDATE(totp_version) ON TABLE identity.users TO chimera_app;
+
+GRANT UPDATE(totp_confirmed_at) ON TABLE identity.users TO chimera_app;
+
+GRANT UPDATE(totp_step) ON TABLE identity.users TO chimera_app;
+
+GRANT UPDATE(erase_at) ON TABLE identity.users TO chimera_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.idempotency TO chimera_app;
 GRANT SELECT,DELETE ON TABLE ops.idempotency TO chimera_worker;
@@ -2942,8 +4349,11 @@ GRANT UPDATE(sealed) ON TABLE ops.secrets TO chimera_worker;
 GRANT SELECT,INSERT,DELETE ON TABLE providers.allowed_targets TO chimera_app;
 GRANT SELECT ON TABLE providers.allowed_targets TO chimera_worker;
 
-GRANT SELECT ON TABLE providers.circuits TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuits TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuits TO chimera_worker;
+
+GRANT SELECT ON TABLE providers.health_points TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.health_points TO chimera_worker;
 
 GRANT SELECT ON TABLE providers.ledger TO chimera_app;
 GRANT SELECT,INSERT ON TABLE providers.ledger TO chimera_worker;
@@ -2959,11 +4369,19 @@ GRANT SELECT ON TABLE providers.price_versions TO chimera_worker;
 
 GRANT UPDATE(valid_until) ON TABLE providers.price_versions TO chimera_app;
 
+GRANT SELECT ON TABLE providers.probe_results TO chimera_app;
+GRANT SELECT,INSERT,DELETE ON TABLE providers.probe_results TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.probes TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.probes TO chimera_worker;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.provider_keys TO chimera_app;
 GRANT SELECT ON TABLE providers.provider_keys TO chimera_worker;
 GRANT SELECT ON TABLE providers.provider_keys TO chimera_lookup;
 
 GRANT UPDATE(sealed) ON TABLE providers.provider_keys TO chimera_worker;
+
+GRANT UPDATE(is_active) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT UPDATE(usage_count) ON TABLE providers.provider_keys TO chimera_worker;
 
@@ -2973,6 +4391,15 @@ GRANT UPDATE(reminded_at) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE providers.providers TO chimera_app;
 GRANT SELECT ON TABLE providers.providers TO chimera_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.rate_limits TO chimera_app;
+GRANT SELECT ON TABLE providers.rate_limits TO chimera_worker;
+
+GRANT SELECT,INSERT ON TABLE providers.route_versions TO chimera_app;
+GRANT SELECT ON TABLE providers.route_versions TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.routes TO chimera_app;
+GRANT SELECT ON TABLE providers.routes TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE telemetry.batches TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.batches TO chimera_worker;

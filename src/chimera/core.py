@@ -6,7 +6,8 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -37,6 +38,8 @@ class Core:
     master: MasterKeys
     clickhouse: ClickHouse
     analytics: ClickHouse
+    # One object a process that several services of a context use, by its type.
+    shared: dict[type, Any] = field(default_factory=dict)
 
 
 def settle_memory() -> None:

@@ -194,3 +194,24 @@ def _opened(master: MasterKeys, name: str, rows: list[dict[str, Any]]) -> list[b
         unseal(master, sealed_from_json(row["sealed"]), secret_context(name, row["version"]))
         for row in rows
     ]
+
+
+def seal_field(
+    master: MasterKeys, secret: bytes, table: str, row_id: str, field: str, version: int
+) -> str:
+    """A secret of a person, sealed for its place, as JSON text for a jsonb column. May block."""
+    context = SealContext(UUID(NOBODY), table, UUID(row_id), field, version)
+    return orjson.dumps(sealed_json(seal(master, secret, context))).decode()
+
+
+def open_field(
+    master: MasterKeys,
+    stored: dict[str, object],
+    table: str,
+    row_id: str,
+    field: str,
+    version: int,
+) -> bytes:
+    """The inverse of `seal_field`. May block. Raises VaultError."""
+    context = SealContext(UUID(NOBODY), table, UUID(row_id), field, version)
+    return unseal(master, sealed_from_json(stored), context)

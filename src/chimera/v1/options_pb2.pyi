@@ -13,11 +13,17 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_USER_READ: _ClassVar[Permission]
     PERMISSION_USER_MANAGE: _ClassVar[Permission]
     PERMISSION_API_KEY_MANAGE: _ClassVar[Permission]
+    PERMISSION_ORGANISATION_MANAGE: _ClassVar[Permission]
+    PERMISSION_MEMBER_MANAGE: _ClassVar[Permission]
+    PERMISSION_INVITATION_MANAGE: _ClassVar[Permission]
     PERMISSION_TEMPLATE_READ: _ClassVar[Permission]
     PERMISSION_TEMPLATE_WRITE: _ClassVar[Permission]
     PERMISSION_PROVIDER_READ: _ClassVar[Permission]
     PERMISSION_PROVIDER_MANAGE: _ClassVar[Permission]
     PERMISSION_PROVIDER_KEY_MANAGE: _ClassVar[Permission]
+    PERMISSION_ROUTE_MANAGE: _ClassVar[Permission]
+    PERMISSION_CIRCUIT_FORCE: _ClassVar[Permission]
+    PERMISSION_RATE_LIMIT_MANAGE: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_READ: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_WRITE: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_RUN: _ClassVar[Permission]
@@ -28,6 +34,10 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_TELEMETRY_MANAGE: _ClassVar[Permission]
     PERMISSION_AUDIT_READ: _ClassVar[Permission]
     PERMISSION_AUDIT_EXPORT: _ClassVar[Permission]
+    PERMISSION_CONFIGURATION_CHANGE: _ClassVar[Permission]
+    PERMISSION_CONFIGURATION_APPROVE: _ClassVar[Permission]
+    PERMISSION_FINDING_MANAGE: _ClassVar[Permission]
+    PERMISSION_LEGAL_HOLD: _ClassVar[Permission]
     PERMISSION_KILL_SWITCH: _ClassVar[Permission]
     PERMISSION_OPERATE: _ClassVar[Permission]
     PERMISSION_ROLE_READ: _ClassVar[Permission]
@@ -49,11 +59,17 @@ PERMISSION_UNSPECIFIED: Permission
 PERMISSION_USER_READ: Permission
 PERMISSION_USER_MANAGE: Permission
 PERMISSION_API_KEY_MANAGE: Permission
+PERMISSION_ORGANISATION_MANAGE: Permission
+PERMISSION_MEMBER_MANAGE: Permission
+PERMISSION_INVITATION_MANAGE: Permission
 PERMISSION_TEMPLATE_READ: Permission
 PERMISSION_TEMPLATE_WRITE: Permission
 PERMISSION_PROVIDER_READ: Permission
 PERMISSION_PROVIDER_MANAGE: Permission
 PERMISSION_PROVIDER_KEY_MANAGE: Permission
+PERMISSION_ROUTE_MANAGE: Permission
+PERMISSION_CIRCUIT_FORCE: Permission
+PERMISSION_RATE_LIMIT_MANAGE: Permission
 PERMISSION_CAMPAIGN_READ: Permission
 PERMISSION_CAMPAIGN_WRITE: Permission
 PERMISSION_CAMPAIGN_RUN: Permission
@@ -64,6 +80,10 @@ PERMISSION_TELEMETRY_READ_OWN: Permission
 PERMISSION_TELEMETRY_MANAGE: Permission
 PERMISSION_AUDIT_READ: Permission
 PERMISSION_AUDIT_EXPORT: Permission
+PERMISSION_CONFIGURATION_CHANGE: Permission
+PERMISSION_CONFIGURATION_APPROVE: Permission
+PERMISSION_FINDING_MANAGE: Permission
+PERMISSION_LEGAL_HOLD: Permission
 PERMISSION_KILL_SWITCH: Permission
 PERMISSION_OPERATE: Permission
 PERMISSION_ROLE_READ: Permission
@@ -82,7 +102,7 @@ ACCESS_FIELD_NUMBER: _ClassVar[int]
 access: _descriptor.FieldDescriptor
 
 class Access(_message.Message):
-    __slots__ = ("permission", "authenticated", "public", "audit", "rate", "idempotent", "deadline_ms")
+    __slots__ = ("permission", "authenticated", "public", "audit", "rate", "idempotent", "deadline_ms", "step_up", "session_only")
     PERMISSION_FIELD_NUMBER: _ClassVar[int]
     AUTHENTICATED_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +110,8 @@ class Access(_message.Message):
     RATE_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENT_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    STEP_UP_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ONLY_FIELD_NUMBER: _ClassVar[int]
     permission: Permission
     authenticated: bool
     public: bool
@@ -97,4 +119,6 @@ class Access(_message.Message):
     rate: RateClass
     idempotent: bool
     deadline_ms: int
-    def __init__(self, permission: _Optional[_Union[Permission, str]] = ..., authenticated: _Optional[bool] = ..., public: _Optional[bool] = ..., audit: _Optional[str] = ..., rate: _Optional[_Union[RateClass, str]] = ..., idempotent: _Optional[bool] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
+    step_up: bool
+    session_only: bool
+    def __init__(self, permission: _Optional[_Union[Permission, str]] = ..., authenticated: _Optional[bool] = ..., public: _Optional[bool] = ..., audit: _Optional[str] = ..., rate: _Optional[_Union[RateClass, str]] = ..., idempotent: _Optional[bool] = ..., deadline_ms: _Optional[int] = ..., step_up: _Optional[bool] = ..., session_only: _Optional[bool] = ...) -> None: ...
