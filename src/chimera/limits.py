@@ -76,6 +76,7 @@ class CallLimits:
             RateClass.RATE_CLASS_READ: _per_minute(settings.reads_per_org_minute),
             RateClass.RATE_CLASS_WATCH: _per_minute(settings.reads_per_org_minute),
             RateClass.RATE_CLASS_WRITE: _per_minute(settings.writes_per_org_minute),
+            RateClass.RATE_CLASS_INGEST: _per_minute(settings.writes_per_org_minute),
         }
         self.watches_max = settings.watchers_max
         self.watches_per_caller_max = settings.watchers_per_caller_max
