@@ -26,6 +26,13 @@ CREATE SCHEMA templates;
 
 ALTER SCHEMA templates OWNER TO chimera_owner;
 
+CREATE TYPE providers.uuid_range AS RANGE (
+    subtype = uuid,
+    multirange_type_name = providers.uuid_multirange
+);
+
+ALTER TYPE providers.uuid_range OWNER TO chimera_owner;
+
 CREATE FUNCTION audit.check_leaves(low bigint, high bigint) RETURNS TABLE(log_index bigint, leaf_hash bytea, previous_hash bytea, is_there boolean, is_right boolean, drop_range text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -228,6 +235,30 @@ $_$;
 
 ALTER FUNCTION audit.words(fields jsonb) OWNER TO chimera_owner;
 
+CREATE FUNCTION identity.find_account(login text, device_hash bytea, org uuid) RETURNS TABLE(user_id uuid, org_id uuid, role text, password_hash text, state text, is_superuser boolean, locked_until timestamp with time zone, authz_epoch bigint, has_second_factor boolean, device_id uuid, restriction text, password_changed_at timestamp with time zone)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT u.id, m.org_id, m.role, u.password_hash, u.state, u.is_superuser, u.locked_until, u.authz_epoch,
+           u.totp_confirmed_at IS NOT NULL,
+           (SELECT d.id FROM identity.devices d
+             WHERE d.token_hash = find_account.device_hash AND d.user_id = u.id AND d.expires_at > now()),
+           CASE WHEN o.requires_second_factor AND u.totp_confirmed_at IS NULL THEN 'second_factor'
+                WHEN o.password_age_days_max > 0
+                     AND u.password_changed_at < now() - make_interval(days => o.password_age_days_max)
+                THEN 'password_expired' ELSE '' END,
+           u.password_changed_at
+      FROM identity.users u
+      JOIN identity.memberships m ON m.user_id = u.id
+      JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
+     WHERE u.deleted_at IS NULL AND (lower(u.email) = lower(login) OR lower(u.username) = lower(login))
+       AND (find_account.org IS NULL OR m.org_id = find_account.org)
+     ORDER BY lower(u.email) = lower(login) DESC, m.created_at, m.org_id
+     LIMIT 1
+$$;
+
+ALTER FUNCTION identity.find_account(login text, device_hash bytea, org uuid) OWNER TO chimera_lookup;
+
 CREATE FUNCTION identity.find_api_key(public_id text) RETURNS TABLE(api_key_id uuid, user_id uuid, org_id uuid, role text, secret_hash bytea, scopes text[], is_active boolean, expires_at timestamp with time zone, state text, is_superuser boolean)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -262,6 +293,18 @@ CREATE FUNCTION identity.find_grants(org_id uuid, user_id uuid) RETURNS jsonb
 $$;
 
 ALTER FUNCTION identity.find_grants(org_id uuid, user_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_invitation(code_hash bytea) RETURNS TABLE(id uuid, org_id uuid, role text, email text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT i.id, i.org_id, i.role, i.email
+      FROM identity.invitations i JOIN identity.organisations o ON o.id = i.org_id AND o.deleted_at IS NULL
+     WHERE i.code_hash = find_invitation.code_hash AND i.revoked_at IS NULL AND i.expires_at > now()
+       AND i.uses < i.uses_max
+$$;
+
+ALTER FUNCTION identity.find_invitation(code_hash bytea) OWNER TO chimera_lookup;
 
 CREATE FUNCTION identity.find_key(public_id text) RETURNS TABLE(api_key_id uuid, user_id uuid, org_id uuid, role text, secret_hash bytea, scopes text[], source_networks text[], is_active boolean, expires_at timestamp with time zone, state text, is_superuser boolean)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -301,16 +344,39 @@ CREATE FUNCTION identity.find_login(login text) RETURNS TABLE(user_id uuid, org_
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT u.id, m.org_id, m.role, u.password_hash, u.state, u.is_superuser, u.locked_until, u.authz_epoch
-      FROM identity.users u
-      JOIN identity.memberships m ON m.user_id = u.id
-      JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
-     WHERE u.deleted_at IS NULL AND (lower(u.email) = lower(login) OR lower(u.username) = lower(login))
-     ORDER BY lower(u.email) = lower(login) DESC, m.created_at
-     LIMIT 1
+    SELECT a.user_id, a.org_id, a.role, a.password_hash, a.state, a.is_superuser, a.locked_until, a.authz_epoch
+      FROM identity.find_account(login, NULL, NULL) a WHERE NOT a.has_second_factor
 $$;
 
 ALTER FUNCTION identity.find_login(login text) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_one_time_token(token_hash bytea, purpose text) RETURNS TABLE(user_id uuid, org_id uuid, role text, email text, username text, new_email text, facts jsonb)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT t.user_id, t.org_id, coalesce(m.role, ''), u.email, u.username, t.email, t.facts
+      FROM identity.one_time_tokens t
+      JOIN identity.users u ON u.id = t.user_id AND u.deleted_at IS NULL
+      LEFT JOIN identity.memberships m ON m.user_id = t.user_id AND m.org_id = t.org_id
+     WHERE t.token_hash = find_one_time_token.token_hash AND t.purpose = find_one_time_token.purpose
+       AND t.used_at IS NULL AND t.expires_at > now()
+$$;
+
+ALTER FUNCTION identity.find_one_time_token(token_hash bytea, purpose text) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_person(email text) RETURNS TABLE(user_id uuid, org_id uuid, has_password boolean, is_verified boolean, is_disabled boolean)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT u.id, m.org_id, u.password_hash IS NOT NULL, u.email_verified_at IS NOT NULL, u.state = 'disabled'
+      FROM identity.users u
+      JOIN identity.memberships m ON m.user_id = u.id
+      JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
+     WHERE u.deleted_at IS NULL AND lower(u.email) = lower(find_person.email)
+     ORDER BY m.org_id = u.home_org_id DESC, m.created_at LIMIT 1
+$$;
+
+ALTER FUNCTION identity.find_person(email text) OWNER TO chimera_lookup;
 
 CREATE FUNCTION identity.find_refresh_token(token_hash bytea) RETURNS TABLE(session_id uuid, user_id uuid, org_id uuid)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -321,6 +387,18 @@ CREATE FUNCTION identity.find_refresh_token(token_hash bytea) RETURNS TABLE(sess
 $$;
 
 ALTER FUNCTION identity.find_refresh_token(token_hash bytea) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_registration(token_hash bytea) RETURNS TABLE(id uuid, org_id uuid, email text, username text, display_name text, organisation_name text, invitation_id uuid, role text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT r.id, r.org_id, r.email, r.username, r.display_name, r.organisation_name, r.invitation_id,
+           coalesce(i.role, 'admin')
+      FROM identity.registrations r LEFT JOIN identity.invitations i ON i.id = r.invitation_id
+     WHERE r.token_hash = find_registration.token_hash AND r.confirmed_at IS NULL AND r.expires_at > now()
+$$;
+
+ALTER FUNCTION identity.find_registration(token_hash bytea) OWNER TO chimera_lookup;
 
 CREATE FUNCTION identity.find_session(session_id uuid) RETURNS TABLE(user_id uuid, org_id uuid, role text, is_active boolean, state text, is_superuser boolean, authz_epoch bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -386,6 +464,38 @@ $$;
 
 ALTER FUNCTION identity.list_sign_in_providers(org_id uuid) OWNER TO chimera_lookup;
 
+CREATE FUNCTION identity.organisation_rules(org_id uuid) RETURNS TABLE(characters_min integer, classes_min integer)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT o.password_characters_min, o.password_classes_min FROM identity.organisations o
+     WHERE o.id = organisation_rules.org_id
+$$;
+
+ALTER FUNCTION identity.organisation_rules(org_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.organisations_of(user_id uuid) RETURNS uuid[]
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(array_agg(m.org_id ORDER BY m.org_id), '{}') FROM identity.memberships m
+     WHERE m.user_id = organisations_of.user_id
+$$;
+
+ALTER FUNCTION identity.organisations_of(user_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.own_organisations() RETURNS TABLE(id uuid, name text, role text, created_at timestamp with time zone, joined_at timestamp with time zone)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT o.id, o.name, m.role, o.created_at, m.created_at
+      FROM identity.memberships m JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
+     WHERE m.user_id = NULLIF(current_setting('app.user_id', true), '')::uuid
+     ORDER BY m.created_at, o.id
+$$;
+
+ALTER FUNCTION identity.own_organisations() OWNER TO chimera_lookup;
+
 CREATE FUNCTION identity.own_teams() RETURNS uuid[]
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -398,6 +508,104 @@ CREATE FUNCTION identity.own_teams() RETURNS uuid[]
     $$;
 
 ALTER FUNCTION identity.own_teams() OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.password_rules(user_id uuid) RETURNS TABLE(characters_min integer, classes_min integer, history integer, has_second_factor boolean, password_hash text, old_hashes text[])
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(r.characters_min, 8), coalesce(r.classes_min, 0), coalesce(r.history, 0),
+           u.totp_confirmed_at IS NOT NULL, u.password_hash,
+           ARRAY(SELECT h.password_hash FROM identity.password_history h WHERE h.user_id = u.id
+                  ORDER BY h.replaced_at DESC LIMIT greatest(coalesce(r.history, 0) - 1, 0))
+      FROM identity.users u
+      CROSS JOIN LATERAL (
+          SELECT max(o.password_characters_min) AS characters_min, max(o.password_classes_min) AS classes_min,
+                 max(o.password_history) AS history
+            FROM identity.memberships m JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
+           WHERE m.user_id = u.id) r
+     WHERE u.id = password_rules.user_id
+$$;
+
+ALTER FUNCTION identity.password_rules(user_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.session_state(session_id uuid) RETURNS TABLE(user_id uuid, org_id uuid, role text, is_active boolean, state text, is_superuser boolean, authz_epoch bigint, auth_time timestamp with time zone, second_factor_at timestamp with time zone, restriction text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT s.user_id, s.org_id, m.role, s.is_active AND s.absolute_expires_at > now(),
+           CASE WHEN u.deleted_at IS NULL THEN u.state ELSE 'disabled' END, u.is_superuser, u.authz_epoch,
+           s.auth_time, s.second_factor_at,
+           CASE WHEN o.requires_second_factor AND s.second_factor_at IS NULL THEN 'second_factor'
+                WHEN o.password_age_days_max > 0 AND u.password_hash IS NOT NULL
+                     AND u.password_changed_at < now() - make_interval(days => o.password_age_days_max)
+                THEN 'password_expired' ELSE '' END
+      FROM identity.sessions s
+      JOIN identity.users u ON u.id = s.user_id
+      JOIN identity.memberships m ON m.user_id = s.user_id AND m.org_id = s.org_id
+      JOIN identity.organisations o ON o.id = s.org_id AND o.deleted_at IS NULL
+     WHERE s.id = session_state.session_id
+$$;
+
+ALTER FUNCTION identity.session_state(session_id uuid) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.set_superuser(target uuid, value boolean) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    -- Of two operators that take it from each other, one stays.
+    PERFORM pg_advisory_xact_lock(hashtext('identity.set_superuser'));
+    UPDATE identity.users u SET is_superuser = value, authz_epoch = u.authz_epoch + 1
+     WHERE u.id = target AND u.deleted_at IS NULL
+       AND EXISTS (SELECT FROM identity.users a
+                    WHERE a.id = NULLIF(current_setting('app.user_id', true), '')::uuid
+                      AND a.is_superuser AND a.state = 'active' AND a.deleted_at IS NULL)
+       AND (value OR EXISTS (SELECT FROM identity.users o
+                              WHERE o.id <> target AND o.is_superuser AND o.state = 'active'
+                                AND o.deleted_at IS NULL));
+    RETURN FOUND;
+END $$;
+
+ALTER FUNCTION identity.set_superuser(target uuid, value boolean) OWNER TO chimera_owner;
+
+CREATE FUNCTION identity.sole_admin_of() RETURNS text[]
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(array_agg(o.name ORDER BY o.name), '{}')
+      FROM identity.memberships m JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
+     WHERE m.user_id = NULLIF(current_setting('app.user_id', true), '')::uuid AND m.role = 'admin'
+       AND EXISTS (SELECT FROM identity.memberships x JOIN identity.users u ON u.id = x.user_id
+                    WHERE x.org_id = m.org_id AND x.user_id <> m.user_id
+                      AND u.deleted_at IS NULL AND u.state = 'active')
+       AND NOT EXISTS (SELECT FROM identity.memberships x JOIN identity.users u ON u.id = x.user_id
+                        WHERE x.org_id = m.org_id AND x.user_id <> m.user_id AND x.role = 'admin'
+                          AND u.deleted_at IS NULL AND u.state = 'active')
+$$;
+
+ALTER FUNCTION identity.sole_admin_of() OWNER TO chimera_lookup;
+
+CREATE FUNCTION ops.hold_key_version() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    wanted int;
+    stored jsonb := to_jsonb(NEW);
+BEGIN
+    FOR i IN 0 .. TG_NARGS - 1 LOOP
+        wanted := (stored->TG_ARGV[i]->>'kek_version')::int;
+        CONTINUE WHEN wanted IS NULL;
+        PERFORM pg_advisory_xact_lock_shared(hashtext('ops.master_keys'), wanted);
+        IF EXISTS (SELECT FROM ops.master_keys WHERE version = wanted AND state IN ('disabled', 'destroyed')) THEN
+            RAISE EXCEPTION 'master key version % is retired', wanted USING ERRCODE = 'check_violation',
+                CONSTRAINT = 'master_key_retired';
+        END IF;
+    END LOOP;
+    RETURN NEW;
+END $$;
+
+ALTER FUNCTION ops.hold_key_version() OWNER TO chimera_owner;
 
 CREATE FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) RETURNS record
     LANGUAGE plpgsql SECURITY DEFINER
@@ -460,6 +668,79 @@ CREATE FUNCTION ops.uuid_floor(at timestamp with time zone) RETURNS uuid
 $$;
 
 ALTER FUNCTION ops.uuid_floor(at timestamp with time zone) OWNER TO chimera_owner;
+
+CREATE FUNCTION providers.count_sealed_keys() RETURNS TABLE(kek_version integer, count bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT (k.sealed->>'kek_version')::int, count(*) FROM providers.provider_keys k
+     WHERE k.sealed ? 'kek_version' GROUP BY 1
+    $$;
+
+ALTER FUNCTION providers.count_sealed_keys() OWNER TO chimera_lookup;
+
+CREATE FUNCTION providers.find_keys_due(size integer) RETURNS TABLE(id uuid, org_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT k.id, k.org_id FROM providers.provider_keys k
+     WHERE k.is_active AND k.rotate_at <= now() AND k.reminded_at IS NULL
+     ORDER BY k.rotate_at LIMIT size
+    $$;
+
+ALTER FUNCTION providers.find_keys_due(size integer) OWNER TO chimera_lookup;
+
+CREATE FUNCTION providers.find_sealed_keys(newest integer, after_id uuid, size integer) RETURNS TABLE(id uuid, org_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT k.id, k.org_id FROM providers.provider_keys k
+     WHERE k.sealed ? 'kek_version' AND (k.sealed->>'kek_version')::int <> newest AND k.id > after_id
+     ORDER BY k.id LIMIT size
+    $$;
+
+ALTER FUNCTION providers.find_sealed_keys(newest integer, after_id uuid, size integer) OWNER TO chimera_lookup;
+
+CREATE FUNCTION providers.fit_price() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    NEW.valid_until := (SELECT min(p.valid_from) FROM providers.price_versions p
+                         WHERE p.model_id = NEW.model_id AND p.valid_from > NEW.valid_from
+                           AND NOT isempty(tstzrange(p.valid_from, p.valid_until)));
+    UPDATE providers.price_versions p SET valid_until = NEW.valid_from
+     WHERE p.model_id = NEW.model_id AND tstzrange(p.valid_from, p.valid_until) @> NEW.valid_from;
+    RETURN NEW;
+END $$;
+
+ALTER FUNCTION providers.fit_price() OWNER TO chimera_owner;
+
+CREATE FUNCTION providers.keep_price() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF OLD.valid_until <= transaction_timestamp() OR NEW.valid_until IS NULL
+       OR NEW.valid_until < transaction_timestamp() THEN
+        RAISE EXCEPTION 'the price of a past time cannot be changed' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'price_versions_past';
+    END IF;
+    RETURN NEW;
+END $$;
+
+ALTER FUNCTION providers.keep_price() OWNER TO chimera_owner;
+
+CREATE FUNCTION providers.owner_of_key(key_id uuid) RETURNS TABLE(email text, display_name text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT u.email, u.display_name FROM providers.provider_keys k JOIN identity.users u ON u.id = k.user_id
+     WHERE k.id = key_id AND u.deleted_at IS NULL
+       AND k.org_id = NULLIF(current_setting('app.org_id', true), '')::uuid
+    $$;
+
+ALTER FUNCTION providers.owner_of_key(key_id uuid) OWNER TO chimera_lookup;
 
 CREATE FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) RETURNS record
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -634,7 +915,11 @@ CREATE TABLE identity.sessions (
     ended_reason text DEFAULT ''::text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     last_used_at timestamp with time zone DEFAULT now() NOT NULL,
-    absolute_expires_at timestamp with time zone NOT NULL
+    absolute_expires_at timestamp with time zone NOT NULL,
+    auth_time timestamp with time zone DEFAULT now() NOT NULL,
+    second_factor_at timestamp with time zone,
+    device_id uuid,
+    ended_at timestamp with time zone
 );
 
 ALTER TABLE ONLY identity.sessions FORCE ROW LEVEL SECURITY;
@@ -1330,6 +1615,20 @@ ALTER TABLE ONLY campaigns.windows FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.windows OWNER TO chimera_owner;
 
+CREATE TABLE identity.devices (
+    id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    token_hash bytea NOT NULL,
+    user_agent text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_used_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE ONLY identity.devices FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.devices OWNER TO chimera_owner;
+
 CREATE TABLE identity.grants (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -1350,6 +1649,27 @@ ALTER TABLE ONLY identity.grants FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.grants OWNER TO chimera_owner;
 
+CREATE TABLE identity.invitations (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    role text NOT NULL,
+    email text DEFAULT ''::text NOT NULL,
+    code_hash bytea,
+    uses integer DEFAULT 0 NOT NULL,
+    uses_max integer NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    revoked_at timestamp with time zone,
+    CONSTRAINT invitations_role_check CHECK ((role = ANY (ARRAY['auditor'::text, 'admin'::text, 'user'::text, 'viewer'::text]))),
+    CONSTRAINT invitations_uses CHECK (((uses >= 0) AND (uses <= uses_max))),
+    CONSTRAINT invitations_uses_max_check CHECK (((uses_max >= 1) AND (uses_max <= 10000)))
+);
+
+ALTER TABLE ONLY identity.invitations FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.invitations OWNER TO chimera_owner;
+
 CREATE TABLE identity.linked_identities (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -1369,6 +1689,25 @@ ALTER TABLE ONLY identity.linked_identities FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.linked_identities OWNER TO chimera_owner;
 
+CREATE TABLE identity.one_time_tokens (
+    token_hash bytea NOT NULL,
+    purpose text NOT NULL,
+    org_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    email text DEFAULT ''::text NOT NULL,
+    facts jsonb DEFAULT '{}'::jsonb NOT NULL,
+    mail_id text DEFAULT ''::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    used_at timestamp with time zone,
+    CONSTRAINT one_time_tokens_purpose_check CHECK ((purpose = ANY (ARRAY['email_verification'::text, 'email_change'::text, 'password_reset'::text, 'login'::text])))
+);
+
+ALTER TABLE ONLY identity.one_time_tokens FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.one_time_tokens OWNER TO chimera_owner;
+
 CREATE TABLE identity.organisations (
     id uuid NOT NULL,
     name text NOT NULL,
@@ -1376,12 +1715,54 @@ CREATE TABLE identity.organisations (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     deleted_at timestamp with time zone,
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    CONSTRAINT organisations_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200)))
+    password_characters_min integer DEFAULT 8 NOT NULL,
+    password_classes_min integer DEFAULT 0 NOT NULL,
+    password_history integer DEFAULT 0 NOT NULL,
+    password_age_days_max integer DEFAULT 0 NOT NULL,
+    requires_second_factor boolean DEFAULT false NOT NULL,
+    CONSTRAINT organisations_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+    CONSTRAINT organisations_password_age_days_max_check CHECK (((password_age_days_max >= 0) AND (password_age_days_max <= 3650))),
+    CONSTRAINT organisations_password_characters_min_check CHECK (((password_characters_min >= 8) AND (password_characters_min <= 128))),
+    CONSTRAINT organisations_password_classes_min_check CHECK (((password_classes_min >= 0) AND (password_classes_min <= 4))),
+    CONSTRAINT organisations_password_history_check CHECK (((password_history >= 0) AND (password_history <= 10)))
 );
 
 ALTER TABLE ONLY identity.organisations FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.organisations OWNER TO chimera_owner;
+
+CREATE TABLE identity.password_history (
+    id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    password_hash text NOT NULL,
+    replaced_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY identity.password_history FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.password_history OWNER TO chimera_owner;
+
+CREATE TABLE identity.recovery_codes (
+    user_id uuid NOT NULL,
+    code_hash bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    used_at timestamp with time zone
+);
+
+ALTER TABLE ONLY identity.recovery_codes FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.recovery_codes OWNER TO chimera_owner;
+
+CREATE TABLE identity.redemptions (
+    org_id uuid NOT NULL,
+    invitation_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY identity.redemptions FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.redemptions OWNER TO chimera_owner;
 
 CREATE TABLE identity.refresh_tokens (
     token_hash bytea NOT NULL,
@@ -1398,6 +1779,24 @@ CREATE TABLE identity.refresh_tokens (
 ALTER TABLE ONLY identity.refresh_tokens FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.refresh_tokens OWNER TO chimera_owner;
+
+CREATE TABLE identity.registrations (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    token_hash bytea,
+    email text NOT NULL,
+    username text NOT NULL,
+    display_name text DEFAULT ''::text NOT NULL,
+    organisation_name text DEFAULT ''::text NOT NULL,
+    invitation_id uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    confirmed_at timestamp with time zone
+);
+
+ALTER TABLE ONLY identity.registrations FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.registrations OWNER TO chimera_owner;
 
 CREATE TABLE identity.roles (
     id uuid NOT NULL,
@@ -1513,6 +1912,14 @@ CREATE TABLE identity.users (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     deleted_at timestamp with time zone,
+    home_org_id uuid DEFAULT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid,
+    email_verified_at timestamp with time zone,
+    totp_sealed jsonb,
+    totp_version integer DEFAULT 0 NOT NULL,
+    totp_confirmed_at timestamp with time zone,
+    totp_step bigint DEFAULT 0 NOT NULL,
+    erase_at timestamp with time zone,
+    erased_at timestamp with time zone,
     CONSTRAINT users_state_check CHECK ((state = ANY (ARRAY['unverified'::text, 'active'::text, 'disabled'::text])))
 );
 
@@ -1534,6 +1941,23 @@ ALTER TABLE ONLY ops.idempotency FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE ops.idempotency OWNER TO chimera_owner;
 
+CREATE TABLE ops.key_rotations (
+    id uuid NOT NULL,
+    to_version integer NOT NULL,
+    state text NOT NULL,
+    values_total bigint NOT NULL,
+    values_done bigint DEFAULT 0 NOT NULL,
+    values_unreadable bigint DEFAULT 0 NOT NULL,
+    last_error text DEFAULT ''::text NOT NULL,
+    requested_by uuid,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    completed_at timestamp with time zone,
+    CONSTRAINT key_rotations_state_check CHECK ((state = ANY (ARRAY['running'::text, 'completed'::text])))
+);
+
+ALTER TABLE ops.key_rotations OWNER TO chimera_owner;
+
 CREATE TABLE ops.kill_switches (
     org_id uuid,
     sending_stopped boolean NOT NULL,
@@ -1554,6 +1978,20 @@ CREATE TABLE ops.leases (
 );
 
 ALTER TABLE ops.leases OWNER TO chimera_owner;
+
+CREATE TABLE ops.master_keys (
+    version integer NOT NULL,
+    kind text NOT NULL,
+    key_ref text DEFAULT ''::text NOT NULL,
+    state text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    retired_at timestamp with time zone,
+    CONSTRAINT master_keys_kind_check CHECK ((kind = ANY (ARRAY['local_file'::text, 'aws_kms'::text]))),
+    CONSTRAINT master_keys_state_check CHECK ((state = ANY (ARRAY['enabled'::text, 'decrypt_only'::text, 'disabled'::text, 'destroyed'::text]))),
+    CONSTRAINT master_keys_version_check CHECK ((version > 0))
+);
+
+ALTER TABLE ops.master_keys OWNER TO chimera_owner;
 
 CREATE TABLE ops.outbox (
     id uuid NOT NULL,
@@ -1665,6 +2103,18 @@ ALTER TABLE ONLY providers.ledger_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.ledger_default OWNER TO chimera_owner;
 
+CREATE TABLE providers.model_aliases (
+    provider_id uuid NOT NULL,
+    alias text NOT NULL,
+    org_id uuid,
+    model_id uuid NOT NULL,
+    CONSTRAINT model_aliases_alias_check CHECK (((length(alias) >= 1) AND (length(alias) <= 200)))
+);
+
+ALTER TABLE ONLY providers.model_aliases FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.model_aliases OWNER TO chimera_owner;
+
 CREATE TABLE providers.models (
     id uuid NOT NULL,
     org_id uuid,
@@ -1677,7 +2127,15 @@ CREATE TABLE providers.models (
     is_available boolean DEFAULT true NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    deleted_at timestamp with time zone
+    deleted_at timestamp with time zone,
+    capabilities text[] DEFAULT '{}'::text[] NOT NULL,
+    available_from timestamp with time zone,
+    available_until timestamp with time zone,
+    deprecated_at timestamp with time zone,
+    replaced_by uuid,
+    source text DEFAULT ''::text NOT NULL,
+    CONSTRAINT models_capabilities_check CHECK ((capabilities <@ ARRAY['chat'::text, 'streaming'::text, 'embeddings'::text, 'vision'::text, 'audio'::text, 'reasoning'::text, 'json_mode'::text, 'structured_output'::text, 'tools'::text, 'prompt_caching'::text])),
+    CONSTRAINT models_window CHECK ((available_from < available_until))
 );
 
 ALTER TABLE ONLY providers.models FORCE ROW LEVEL SECURITY;
@@ -1694,11 +2152,20 @@ CREATE TABLE providers.price_versions (
     cached_input_per_million numeric(20,12) NOT NULL,
     reasoning_per_million numeric(20,12) NOT NULL,
     per_request numeric(20,12) NOT NULL,
-    valid_from timestamp with time zone DEFAULT now() NOT NULL,
+    valid_from timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     created_by uuid,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    cache_write_per_million numeric(20,12),
+    long_from_tokens integer DEFAULT 0 NOT NULL,
+    long_prices jsonb,
+    valid_until timestamp with time zone,
+    source text DEFAULT ''::text NOT NULL,
+    CONSTRAINT price_versions_cache_write_per_million_check CHECK ((cache_write_per_million >= (0)::numeric)),
     CONSTRAINT price_versions_cached_input_per_million_check CHECK ((cached_input_per_million >= (0)::numeric)),
     CONSTRAINT price_versions_input_per_million_check CHECK ((input_per_million >= (0)::numeric)),
+    CONSTRAINT price_versions_interval CHECK ((valid_from <= valid_until)),
+    CONSTRAINT price_versions_long CHECK (((long_from_tokens > 0) = (long_prices IS NOT NULL))),
+    CONSTRAINT price_versions_long_from_tokens_check CHECK ((long_from_tokens >= 0)),
     CONSTRAINT price_versions_output_per_million_check CHECK ((output_per_million >= (0)::numeric)),
     CONSTRAINT price_versions_per_request_check CHECK ((per_request >= (0)::numeric)),
     CONSTRAINT price_versions_reasoning_per_million_check CHECK ((reasoning_per_million >= (0)::numeric))
@@ -1724,7 +2191,10 @@ CREATE TABLE providers.provider_keys (
     last_used_at timestamp with time zone,
     rotate_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    secret_changed_at timestamp with time zone DEFAULT now() NOT NULL,
+    revoked_at timestamp with time zone,
+    reminded_at timestamp with time zone
 );
 
 ALTER TABLE ONLY providers.provider_keys FORCE ROW LEVEL SECURITY;
@@ -1747,6 +2217,8 @@ CREATE TABLE providers.providers (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     deleted_at timestamp with time zone,
+    source text DEFAULT ''::text NOT NULL,
+    CONSTRAINT providers_default_config CHECK ((jsonb_typeof(default_config) = 'object'::text)),
     CONSTRAINT providers_provider_type_check CHECK ((provider_type = ANY (ARRAY['openai'::text, 'anthropic'::text, 'huggingface'::text, 'local'::text, 'custom'::text]))),
     CONSTRAINT providers_requests_per_minute_check CHECK ((requests_per_minute >= 0)),
     CONSTRAINT providers_timeout_s_check CHECK (((timeout_s >= 1) AND (timeout_s <= 600))),
@@ -2052,8 +2524,23 @@ ALTER TABLE ONLY identity.api_keys
 ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_public_id_key UNIQUE (public_id);
 
+ALTER TABLE ONLY identity.devices
+    ADD CONSTRAINT devices_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.devices
+    ADD CONSTRAINT devices_token_hash_key UNIQUE (token_hash);
+
 ALTER TABLE ONLY identity.grants
     ADD CONSTRAINT grants_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.invitations
+    ADD CONSTRAINT invitations_code_hash_key UNIQUE (code_hash);
+
+ALTER TABLE ONLY identity.invitations
+    ADD CONSTRAINT invitations_org_id_id_key UNIQUE (org_id, id);
+
+ALTER TABLE ONLY identity.invitations
+    ADD CONSTRAINT invitations_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY identity.linked_identities
     ADD CONSTRAINT linked_identities_pkey PRIMARY KEY (id);
@@ -2064,14 +2551,32 @@ ALTER TABLE ONLY identity.linked_identities
 ALTER TABLE ONLY identity.memberships
     ADD CONSTRAINT memberships_pkey PRIMARY KEY (org_id, user_id);
 
+ALTER TABLE ONLY identity.one_time_tokens
+    ADD CONSTRAINT one_time_tokens_pkey PRIMARY KEY (token_hash);
+
 ALTER TABLE ONLY identity.organisations
     ADD CONSTRAINT organisations_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.password_history
+    ADD CONSTRAINT password_history_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.recovery_codes
+    ADD CONSTRAINT recovery_codes_pkey PRIMARY KEY (user_id, code_hash);
+
+ALTER TABLE ONLY identity.redemptions
+    ADD CONSTRAINT redemptions_pkey PRIMARY KEY (invitation_id, user_id);
 
 ALTER TABLE ONLY identity.refresh_tokens
     ADD CONSTRAINT refresh_tokens_pkey PRIMARY KEY (token_hash);
 
 ALTER TABLE ONLY identity.refresh_tokens
     ADD CONSTRAINT refresh_tokens_session_id_generation_key UNIQUE (session_id, generation);
+
+ALTER TABLE ONLY identity.registrations
+    ADD CONSTRAINT registrations_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY identity.registrations
+    ADD CONSTRAINT registrations_token_hash_key UNIQUE (token_hash);
 
 ALTER TABLE ONLY identity.roles
     ADD CONSTRAINT roles_org_id_id_key UNIQUE (org_id, id);
@@ -2109,11 +2614,17 @@ ALTER TABLE ONLY identity.users
 ALTER TABLE ONLY ops.idempotency
     ADD CONSTRAINT idempotency_pkey PRIMARY KEY (org_id, principal_id, method, request_id);
 
+ALTER TABLE ONLY ops.key_rotations
+    ADD CONSTRAINT key_rotations_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY ops.kill_switches
     ADD CONSTRAINT kill_switches_org_id_key UNIQUE NULLS NOT DISTINCT (org_id);
 
 ALTER TABLE ONLY ops.leases
     ADD CONSTRAINT leases_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY ops.master_keys
+    ADD CONSTRAINT master_keys_pkey PRIMARY KEY (version);
 
 ALTER TABLE ONLY ops.outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (id);
@@ -2136,11 +2647,17 @@ ALTER TABLE ONLY providers.ledger
 ALTER TABLE ONLY providers.ledger_default
     ADD CONSTRAINT ledger_default_pkey PRIMARY KEY (run_id, cell_no, attempt_no, entry_no);
 
+ALTER TABLE ONLY providers.model_aliases
+    ADD CONSTRAINT model_aliases_pkey PRIMARY KEY (provider_id, alias);
+
 ALTER TABLE ONLY providers.models
     ADD CONSTRAINT models_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_model_id_version_number_key UNIQUE (model_id, version_number);
+
+ALTER TABLE ONLY providers.price_versions
+    ADD CONSTRAINT price_versions_one_at_a_time EXCLUDE USING gist (providers.uuid_range(model_id, model_id, '[]'::text) WITH &&, tstzrange(valid_from, valid_until) WITH &&);
 
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_pkey PRIMARY KEY (id);
@@ -2267,21 +2784,37 @@ CREATE UNIQUE INDEX api_keys_name ON identity.api_keys USING btree (org_id, user
 
 CREATE INDEX api_keys_user ON identity.api_keys USING btree (org_id, user_id, id);
 
+CREATE INDEX devices_user ON identity.devices USING btree (user_id);
+
 CREATE INDEX grants_role ON identity.grants USING btree (org_id, role_id) WHERE (revoked_at IS NULL);
 
 CREATE INDEX grants_team ON identity.grants USING btree (org_id, team_id) WHERE ((revoked_at IS NULL) AND (team_id IS NOT NULL));
 
 CREATE INDEX grants_user ON identity.grants USING btree (org_id, user_id) WHERE ((revoked_at IS NULL) AND (user_id IS NOT NULL));
 
+CREATE INDEX invitations_newest ON identity.invitations USING btree (org_id, id DESC);
+
 CREATE INDEX linked_identities_user ON identity.linked_identities USING btree (org_id, user_id);
 
 CREATE INDEX memberships_user ON identity.memberships USING btree (user_id);
 
+CREATE INDEX one_time_tokens_expiry ON identity.one_time_tokens USING btree (expires_at);
+
+CREATE INDEX one_time_tokens_user ON identity.one_time_tokens USING btree (user_id, purpose);
+
 CREATE UNIQUE INDEX organisations_name ON identity.organisations USING btree (lower(name)) WHERE (deleted_at IS NULL);
+
+CREATE INDEX password_history_user ON identity.password_history USING btree (user_id, replaced_at DESC);
+
+CREATE INDEX registrations_email ON identity.registrations USING btree (lower(email), created_at DESC);
+
+CREATE INDEX registrations_expiry ON identity.registrations USING btree (expires_at);
 
 CREATE UNIQUE INDEX roles_name ON identity.roles USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
 
 CREATE INDEX sessions_expiry ON identity.sessions USING btree (absolute_expires_at);
+
+CREATE INDEX sessions_org ON identity.sessions USING btree (org_id, user_id);
 
 CREATE INDEX sessions_user ON identity.sessions USING btree (user_id, created_at);
 
@@ -2295,17 +2828,33 @@ CREATE UNIQUE INDEX teams_name ON identity.teams USING btree (org_id, lower(name
 
 CREATE UNIQUE INDEX users_email ON identity.users USING btree (lower(email)) WHERE (deleted_at IS NULL);
 
+CREATE INDEX users_erasure ON identity.users USING btree (erase_at) WHERE ((erase_at IS NOT NULL) AND (erased_at IS NULL));
+
+CREATE INDEX users_home ON identity.users USING btree (home_org_id);
+
 CREATE UNIQUE INDEX users_username ON identity.users USING btree (lower(username)) WHERE (deleted_at IS NULL);
 
 CREATE INDEX idempotency_age ON ops.idempotency USING btree (created_at);
 
+CREATE UNIQUE INDEX key_rotations_running ON ops.key_rotations USING btree ((true)) WHERE (state = 'running'::text);
+
 CREATE INDEX outbox_due ON ops.outbox USING btree (due_at) WHERE (state <> 'dead'::text);
+
+CREATE INDEX model_aliases_model ON providers.model_aliases USING btree (model_id);
 
 CREATE UNIQUE INDEX models_name ON providers.models USING btree (provider_id, name, version) WHERE (deleted_at IS NULL);
 
+CREATE INDEX models_replaced_by ON providers.models USING btree (replaced_by) WHERE (replaced_by IS NOT NULL);
+
+CREATE INDEX price_versions_valid ON providers.price_versions USING btree (model_id, valid_from DESC);
+
 CREATE UNIQUE INDEX provider_keys_default ON providers.provider_keys USING btree (user_id, provider_id) WHERE (is_default AND is_active);
 
+CREATE INDEX provider_keys_due ON providers.provider_keys USING btree (rotate_at) WHERE (is_active AND (rotate_at IS NOT NULL) AND (reminded_at IS NULL));
+
 CREATE UNIQUE INDEX provider_keys_name ON providers.provider_keys USING btree (user_id, provider_id, name) WHERE is_active;
+
+CREATE INDEX provider_keys_sealed ON providers.provider_keys USING btree ((((sealed ->> 'kek_version'::text))::integer), id) WHERE (sealed ? 'kek_version'::text);
 
 CREATE UNIQUE INDEX providers_name ON providers.providers USING btree (org_id, name) NULLS NOT DISTINCT WHERE (deleted_at IS NULL);
 
@@ -2419,6 +2968,8 @@ ALTER TABLE audit.nodes ENABLE ALWAYS TRIGGER no_truncate;
 
 CREATE TRIGGER touch BEFORE UPDATE ON campaigns.campaigns FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
+CREATE TRIGGER touch BEFORE UPDATE ON identity.organisations FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
 CREATE TRIGGER touch BEFORE UPDATE ON identity.roles FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON identity.sign_in_providers FOR EACH ROW EXECUTE FUNCTION ops.touch();
@@ -2426,6 +2977,16 @@ CREATE TRIGGER touch BEFORE UPDATE ON identity.sign_in_providers FOR EACH ROW EX
 CREATE TRIGGER touch BEFORE UPDATE ON identity.teams FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON identity.users FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON ops.secrets FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed');
+
+CREATE TRIGGER touch BEFORE UPDATE ON ops.key_rotations FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER fit BEFORE INSERT ON providers.price_versions FOR EACH ROW EXECUTE FUNCTION providers.fit_price();
+
+CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON providers.provider_keys FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed');
+
+CREATE TRIGGER keep BEFORE UPDATE ON providers.price_versions FOR EACH ROW EXECUTE FUNCTION providers.keep_price();
 
 CREATE TRIGGER touch BEFORE UPDATE ON providers.models FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
@@ -2477,6 +3038,9 @@ ALTER TABLE ONLY identity.api_keys
 ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY identity.devices
+    ADD CONSTRAINT devices_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY identity.grants
     ADD CONSTRAINT grants_granted_by_fkey FOREIGN KEY (granted_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
@@ -2492,6 +3056,12 @@ ALTER TABLE ONLY identity.grants
 ALTER TABLE ONLY identity.grants
     ADD CONSTRAINT grants_org_id_user_id_fkey FOREIGN KEY (org_id, user_id) REFERENCES identity.memberships(org_id, user_id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY identity.invitations
+    ADD CONSTRAINT invitations_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.invitations
+    ADD CONSTRAINT invitations_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY identity.linked_identities
     ADD CONSTRAINT linked_identities_org_id_user_id_fkey FOREIGN KEY (org_id, user_id) REFERENCES identity.memberships(org_id, user_id) ON DELETE CASCADE;
 
@@ -2501,8 +3071,29 @@ ALTER TABLE ONLY identity.memberships
 ALTER TABLE ONLY identity.memberships
     ADD CONSTRAINT memberships_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY identity.one_time_tokens
+    ADD CONSTRAINT one_time_tokens_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.one_time_tokens
+    ADD CONSTRAINT one_time_tokens_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.password_history
+    ADD CONSTRAINT password_history_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.recovery_codes
+    ADD CONSTRAINT recovery_codes_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY identity.redemptions
+    ADD CONSTRAINT redemptions_org_id_invitation_id_fkey FOREIGN KEY (org_id, invitation_id) REFERENCES identity.invitations(org_id, id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY identity.redemptions
+    ADD CONSTRAINT redemptions_user_id_fkey FOREIGN KEY (user_id) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY identity.refresh_tokens
     ADD CONSTRAINT refresh_tokens_session_id_fkey FOREIGN KEY (session_id) REFERENCES identity.sessions(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY identity.registrations
+    ADD CONSTRAINT registrations_invitation_id_fkey FOREIGN KEY (invitation_id) REFERENCES identity.invitations(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY identity.roles
     ADD CONSTRAINT roles_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
@@ -2537,6 +3128,9 @@ ALTER TABLE ONLY identity.teams
 ALTER TABLE ONLY identity.teams
     ADD CONSTRAINT teams_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY identity.users
+    ADD CONSTRAINT users_home_org_id_fkey FOREIGN KEY (home_org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY providers.allowed_targets
     ADD CONSTRAINT allowed_targets_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
 
@@ -2546,8 +3140,17 @@ ALTER TABLE ONLY providers.allowed_targets
 ALTER TABLE ONLY providers.circuits
     ADD CONSTRAINT circuits_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY providers.model_aliases
+    ADD CONSTRAINT model_aliases_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.model_aliases
+    ADD CONSTRAINT model_aliases_provider_id_fkey FOREIGN KEY (provider_id) REFERENCES providers.providers(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY providers.models
     ADD CONSTRAINT models_provider_id_fkey FOREIGN KEY (provider_id) REFERENCES providers.providers(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.models
+    ADD CONSTRAINT models_replaced_by_fkey FOREIGN KEY (replaced_by) REFERENCES providers.models(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
@@ -2759,21 +3362,43 @@ CREATE POLICY bootstrap ON identity.organisations FOR INSERT TO chimera_owner WI
 
 CREATE POLICY bootstrap ON identity.users FOR INSERT TO chimera_owner WITH CHECK (true);
 
+CREATE POLICY change ON identity.organisations FOR UPDATE TO chimera_app USING ((id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE identity.devices ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY found ON identity.organisations FOR INSERT TO chimera_app WITH CHECK ((id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 ALTER TABLE identity.grants ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.invitations ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.linked_identities ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY lookup ON identity.api_keys FOR SELECT TO chimera_lookup USING (true);
 
+CREATE POLICY lookup ON identity.devices FOR SELECT TO chimera_lookup USING (true);
+
 CREATE POLICY lookup ON identity.grants FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY lookup ON identity.invitations FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY lookup ON identity.linked_identities FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY lookup ON identity.memberships FOR SELECT TO chimera_lookup USING (true);
 
+CREATE POLICY lookup ON identity.one_time_tokens FOR SELECT TO chimera_lookup USING (true);
+
 CREATE POLICY lookup ON identity.organisations FOR SELECT TO chimera_lookup USING (true);
 
+CREATE POLICY lookup ON identity.password_history FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY lookup ON identity.recovery_codes FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY lookup ON identity.redemptions FOR SELECT TO chimera_lookup USING (true);
+
 CREATE POLICY lookup ON identity.refresh_tokens FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY lookup ON identity.registrations FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY lookup ON identity.roles FOR SELECT TO chimera_lookup USING (true);
 
@@ -2789,9 +3414,37 @@ CREATE POLICY lookup ON identity.users FOR SELECT TO chimera_lookup USING (true)
 
 CREATE POLICY machinery ON identity.api_keys TO chimera_worker USING (true);
 
+CREATE POLICY machinery ON identity.devices TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON identity.invitations TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON identity.one_time_tokens TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON identity.organisations FOR SELECT TO chimera_worker USING (true);
+
+CREATE POLICY machinery ON identity.password_history TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON identity.recovery_codes TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON identity.redemptions TO chimera_worker USING (true) WITH CHECK (true);
+
 CREATE POLICY machinery ON identity.refresh_tokens TO chimera_worker USING (true);
 
+CREATE POLICY machinery ON identity.registrations TO chimera_worker USING (true) WITH CHECK (true);
+
 CREATE POLICY machinery ON identity.sessions TO chimera_worker USING (true);
+
+CREATE POLICY machinery ON identity.team_members TO chimera_worker USING (true);
+
+CREATE POLICY machinery ON identity.users TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY managed ON identity.recovery_codes FOR DELETE TO chimera_app USING ((EXISTS ( SELECT
+   FROM identity.users u
+  WHERE ((u.id = recovery_codes.user_id) AND (u.home_org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))))));
+
+CREATE POLICY managed_read ON identity.recovery_codes FOR SELECT TO chimera_app USING ((EXISTS ( SELECT
+   FROM identity.users u
+  WHERE ((u.id = recovery_codes.user_id) AND (u.home_org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))))));
 
 CREATE POLICY member_add ON identity.users FOR INSERT TO chimera_app WITH CHECK (((( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif") IS NOT NULL) AND (NOT is_superuser)));
 
@@ -2805,9 +3458,31 @@ CREATE POLICY member_read ON identity.users FOR SELECT TO chimera_app USING ((EX
 
 ALTER TABLE identity.memberships ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE identity.one_time_tokens ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY operators_change ON identity.users FOR UPDATE TO chimera_owner USING (true);
+
+CREATE POLICY operators_read ON identity.users FOR SELECT TO chimera_owner USING (true);
+
 ALTER TABLE identity.organisations ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY own ON identity.devices TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own ON identity.password_history TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own ON identity.recovery_codes TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own ON identity.sessions TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE identity.password_history ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.recovery_codes ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.redemptions ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE identity.refresh_tokens ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.registrations ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.roles ENABLE ROW LEVEL SECURITY;
 
@@ -2829,13 +3504,21 @@ CREATE POLICY tenant ON identity.api_keys TO chimera_app USING ((org_id = ( SELE
 
 CREATE POLICY tenant ON identity.grants TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON identity.invitations TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON identity.linked_identities TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON identity.memberships TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON identity.one_time_tokens TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON identity.organisations FOR SELECT TO chimera_app USING ((id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON identity.redemptions TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON identity.refresh_tokens TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON identity.registrations TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON identity.roles TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -2848,6 +3531,8 @@ CREATE POLICY tenant ON identity.team_members TO chimera_app USING ((org_id = ( 
 CREATE POLICY tenant ON identity.teams TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE identity.users ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY before_tenant ON ops.outbox FOR INSERT TO chimera_app WITH CHECK (((org_id IS NULL) AND (task = 'send_mail'::text) AND (( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif") IS NULL)));
 
 ALTER TABLE ops.idempotency ENABLE ROW LEVEL SECURITY;
 
@@ -2881,7 +3566,13 @@ ALTER TABLE providers.ledger ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.ledger_default ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY lookup ON providers.provider_keys FOR SELECT TO chimera_lookup USING (true);
+
+ALTER TABLE providers.model_aliases ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE providers.models ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY operator ON providers.model_aliases TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
 CREATE POLICY operator ON providers.models TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
@@ -2895,6 +3586,8 @@ ALTER TABLE providers.provider_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.providers ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY readable ON providers.model_aliases FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
+
 CREATE POLICY readable ON providers.models FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
 
 CREATE POLICY readable ON providers.price_versions FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
@@ -2906,6 +3599,8 @@ CREATE POLICY tenant ON providers.allowed_targets TO chimera_app, chimera_worker
 CREATE POLICY tenant ON providers.circuits TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.ledger TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.model_aliases TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.models TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -2995,6 +3690,7 @@ GRANT USAGE ON SCHEMA ops TO chimera_upkeep;
 
 GRANT USAGE ON SCHEMA providers TO chimera_app;
 GRANT USAGE ON SCHEMA providers TO chimera_worker;
+GRANT USAGE ON SCHEMA providers TO chimera_lookup;
 
 GRANT USAGE ON SCHEMA telemetry TO chimera_app;
 GRANT USAGE ON SCHEMA telemetry TO chimera_worker;
@@ -3026,11 +3722,17 @@ GRANT ALL ON FUNCTION audit.find_events(words text, after_id uuid, of_action tex
 REVOKE ALL ON FUNCTION audit.keep_until(child regclass, default_days integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION audit.keep_until(child regclass, default_days integer) TO chimera_upkeep;
 
+REVOKE ALL ON FUNCTION identity.find_account(login text, device_hash bytea, org uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_account(login text, device_hash bytea, org uuid) TO chimera_app;
+
 REVOKE ALL ON FUNCTION identity.find_api_key(public_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_api_key(public_id text) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.find_grants(org_id uuid, user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_grants(org_id uuid, user_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_invitation(code_hash bytea) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_invitation(code_hash bytea) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.find_key(public_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_key(public_id text) TO chimera_app;
@@ -3041,8 +3743,17 @@ GRANT ALL ON FUNCTION identity.find_linked_identity(provider_org_id uuid, issuer
 REVOKE ALL ON FUNCTION identity.find_login(login text) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_login(login text) TO chimera_app;
 
+REVOKE ALL ON FUNCTION identity.find_one_time_token(token_hash bytea, purpose text) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_one_time_token(token_hash bytea, purpose text) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_person(email text) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_person(email text) TO chimera_worker;
+
 REVOKE ALL ON FUNCTION identity.find_refresh_token(token_hash bytea) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_refresh_token(token_hash bytea) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_registration(token_hash bytea) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_registration(token_hash bytea) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.find_session(session_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_session(session_id uuid) TO chimera_app;
@@ -3056,12 +3767,46 @@ GRANT ALL ON FUNCTION identity.find_thing(kind text, thing_id uuid) TO chimera_a
 REVOKE ALL ON FUNCTION identity.list_sign_in_providers(org_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.list_sign_in_providers(org_id uuid) TO chimera_app;
 
+REVOKE ALL ON FUNCTION identity.organisation_rules(org_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.organisation_rules(org_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.organisations_of(user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.organisations_of(user_id uuid) TO chimera_worker;
+
+REVOKE ALL ON FUNCTION identity.own_organisations() FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.own_organisations() TO chimera_app;
+
 REVOKE ALL ON FUNCTION identity.own_teams() FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.own_teams() TO chimera_app;
 GRANT ALL ON FUNCTION identity.own_teams() TO chimera_worker;
 
+REVOKE ALL ON FUNCTION identity.password_rules(user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.password_rules(user_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.session_state(session_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.session_state(session_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.set_superuser(target uuid, value boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.set_superuser(target uuid, value boolean) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.sole_admin_of() FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.sole_admin_of() TO chimera_app;
+
 REVOKE ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) TO chimera_worker;
+
+REVOKE ALL ON FUNCTION providers.count_sealed_keys() FROM PUBLIC;
+GRANT ALL ON FUNCTION providers.count_sealed_keys() TO chimera_app;
+GRANT ALL ON FUNCTION providers.count_sealed_keys() TO chimera_worker;
+
+REVOKE ALL ON FUNCTION providers.find_keys_due(size integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION providers.find_keys_due(size integer) TO chimera_worker;
+
+REVOKE ALL ON FUNCTION providers.find_sealed_keys(newest integer, after_id uuid, size integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION providers.find_sealed_keys(newest integer, after_id uuid, size integer) TO chimera_worker;
+
+REVOKE ALL ON FUNCTION providers.owner_of_key(key_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION providers.owner_of_key(key_id uuid) TO chimera_worker;
 
 REVOKE ALL ON FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) TO chimera_app;
@@ -3094,7 +3839,7 @@ GRANT SELECT,UPDATE ON TABLE identity.api_keys TO chimera_worker;
 GRANT SELECT ON TABLE identity.api_keys TO chimera_summary;
 
 GRANT SELECT ON TABLE identity.memberships TO chimera_lookup;
-GRANT SELECT,INSERT,UPDATE ON TABLE identity.memberships TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.memberships TO chimera_app;
 GRANT SELECT ON TABLE identity.memberships TO chimera_summary;
 
 GRANT SELECT ON TABLE identity.sessions TO chimera_lookup;
@@ -3221,18 +3966,63 @@ GRANT SELECT,INSERT ON TABLE campaigns.verdicts TO chimera_worker;
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.windows TO chimera_worker;
 GRANT SELECT ON TABLE campaigns.windows TO chimera_app;
 
+GRANT SELECT ON TABLE identity.devices TO chimera_lookup;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.devices TO chimera_app;
+GRANT SELECT,DELETE ON TABLE identity.devices TO chimera_worker;
+
 GRANT SELECT ON TABLE identity.grants TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.grants TO chimera_app;
+
+GRANT SELECT ON TABLE identity.invitations TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.invitations TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.invitations TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.linked_identities TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.linked_identities TO chimera_app;
 
+GRANT SELECT ON TABLE identity.one_time_tokens TO chimera_lookup;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.one_time_tokens TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.one_time_tokens TO chimera_worker;
+
 GRANT SELECT ON TABLE identity.organisations TO chimera_lookup;
-GRANT SELECT ON TABLE identity.organisations TO chimera_app;
+GRANT SELECT,INSERT ON TABLE identity.organisations TO chimera_app;
+GRANT SELECT ON TABLE identity.organisations TO chimera_worker;
+
+GRANT UPDATE(name) ON TABLE identity.organisations TO chimera_app;
+
+GRANT UPDATE(updated_at) ON TABLE identity.organisations TO chimera_app;
+
+GRANT UPDATE(metadata) ON TABLE identity.organisations TO chimera_app;
+
+GRANT UPDATE(password_characters_min) ON TABLE identity.organisations TO chimera_app;
+
+GRANT UPDATE(password_classes_min) ON TABLE identity.organisations TO chimera_app;
+
+GRANT UPDATE(password_history) ON TABLE identity.organisations TO chimera_app;
+
+GRANT UPDATE(password_age_days_max) ON TABLE identity.organisations TO chimera_app;
+
+GRANT UPDATE(requires_second_factor) ON TABLE identity.organisations TO chimera_app;
+
+GRANT SELECT ON TABLE identity.password_history TO chimera_lookup;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.password_history TO chimera_app;
+GRANT SELECT,DELETE ON TABLE identity.password_history TO chimera_worker;
+
+GRANT SELECT ON TABLE identity.recovery_codes TO chimera_lookup;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.recovery_codes TO chimera_app;
+GRANT SELECT,DELETE ON TABLE identity.recovery_codes TO chimera_worker;
+
+GRANT SELECT ON TABLE identity.redemptions TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.redemptions TO chimera_app;
+GRANT SELECT,DELETE ON TABLE identity.redemptions TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.refresh_tokens TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.refresh_tokens TO chimera_app;
 GRANT SELECT,DELETE ON TABLE identity.refresh_tokens TO chimera_worker;
+
+GRANT SELECT ON TABLE identity.registrations TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.registrations TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.registrations TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.roles TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.roles TO chimera_app;
@@ -3248,12 +4038,14 @@ GRANT SELECT,INSERT,UPDATE ON TABLE identity.signing_keys TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.team_members TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.team_members TO chimera_app;
+GRANT SELECT,DELETE ON TABLE identity.team_members TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.teams TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.teams TO chimera_app;
 
 GRANT SELECT ON TABLE identity.users TO chimera_lookup;
 GRANT SELECT,INSERT ON TABLE identity.users TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE identity.users TO chimera_worker;
 
 GRANT UPDATE(email) ON TABLE identity.users TO chimera_app;
 
@@ -3285,14 +4077,37 @@ GRANT UPDATE(updated_at) ON TABLE identity.users TO chimera_app;
 
 GRANT UPDATE(deleted_at) ON TABLE identity.users TO chimera_app;
 
+GRANT UPDATE(email_verified_at) ON TABLE identity.users TO chimera_app;
+
+GRANT UPDATE(totp_sealed) ON TABLE identity.users TO chimera_app;
+
+GRANT UPDATE(totp_version) ON TABLE identity.users TO chimera_app;
+
+GRANT UPDATE(totp_confirmed_at) ON TABLE identity.users TO chimera_app;
+
+GRANT UPDATE(totp_step) ON TABLE identity.users TO chimera_app;
+
+GRANT UPDATE(erase_at) ON TABLE identity.users TO chimera_app;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.idempotency TO chimera_app;
 GRANT SELECT,DELETE ON TABLE ops.idempotency TO chimera_worker;
+
+GRANT SELECT,INSERT ON TABLE ops.key_rotations TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE ops.key_rotations TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.kill_switches TO chimera_app;
 GRANT SELECT ON TABLE ops.kill_switches TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.leases TO chimera_worker;
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.leases TO chimera_sealer;
+
+GRANT SELECT,INSERT ON TABLE ops.master_keys TO chimera_app;
+GRANT SELECT,INSERT ON TABLE ops.master_keys TO chimera_worker;
+GRANT SELECT,INSERT ON TABLE ops.master_keys TO chimera_sealer;
+
+GRANT UPDATE(state) ON TABLE ops.master_keys TO chimera_app;
+
+GRANT UPDATE(retired_at) ON TABLE ops.master_keys TO chimera_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.outbox TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE ops.outbox TO chimera_worker;
@@ -3303,6 +4118,8 @@ GRANT SELECT,INSERT ON TABLE ops.secrets TO chimera_app;
 GRANT SELECT,INSERT,DELETE ON TABLE ops.secrets TO chimera_worker;
 GRANT SELECT,INSERT ON TABLE ops.secrets TO chimera_sealer;
 
+GRANT UPDATE(sealed) ON TABLE ops.secrets TO chimera_worker;
+
 GRANT SELECT,INSERT,DELETE ON TABLE providers.allowed_targets TO chimera_app;
 GRANT SELECT ON TABLE providers.allowed_targets TO chimera_worker;
 
@@ -3312,18 +4129,30 @@ GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuits TO chimera_worker;
 GRANT SELECT ON TABLE providers.ledger TO chimera_app;
 GRANT SELECT,INSERT ON TABLE providers.ledger TO chimera_worker;
 
+GRANT SELECT,INSERT,DELETE ON TABLE providers.model_aliases TO chimera_app;
+GRANT SELECT ON TABLE providers.model_aliases TO chimera_worker;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE providers.models TO chimera_app;
 GRANT SELECT ON TABLE providers.models TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE providers.price_versions TO chimera_app;
 GRANT SELECT ON TABLE providers.price_versions TO chimera_worker;
 
+GRANT UPDATE(valid_until) ON TABLE providers.price_versions TO chimera_app;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.provider_keys TO chimera_app;
 GRANT SELECT ON TABLE providers.provider_keys TO chimera_worker;
+GRANT SELECT ON TABLE providers.provider_keys TO chimera_lookup;
+
+GRANT UPDATE(sealed) ON TABLE providers.provider_keys TO chimera_worker;
+
+GRANT UPDATE(is_active) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT UPDATE(usage_count) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT UPDATE(last_used_at) ON TABLE providers.provider_keys TO chimera_worker;
+
+GRANT UPDATE(reminded_at) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE providers.providers TO chimera_app;
 GRANT SELECT ON TABLE providers.providers TO chimera_worker;

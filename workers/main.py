@@ -36,6 +36,7 @@ from workers.loops import hold, pause
 from workers.schedule import cron_jobs
 from workers.tasks.campaigns import drive_runs, judge_again, settle_run, sweep_runs, take_turns
 from workers.tasks.mail import send_mail
+from workers.tasks.providers import rewrap_secrets
 from workers.tasks.upkeep import keep_partitions
 
 log = structlog.get_logger("chimera.worker")
@@ -74,7 +75,9 @@ class WorkerProcess:
             bell = await stack.enter_async_context(Doorbell.opened(core))
             core.db.ring = bell.ring
             session = open_session(
-                allow_loopback=self.settings.loopback_allowed, connections_max=2000
+                allow_loopback=self.settings.loopback_allowed,
+                connections_max=2000,
+                private_networks=self.settings.private_target_networks,
             )
             stack.push_async_callback(session.close)
             ctx = {
@@ -94,7 +97,12 @@ class WorkerProcess:
                 self._serve_queue(
                     ctx,
                     UPKEEP_QUEUE,
-                    [_function(settle_run), _function(judge_again), _function(send_mail)],
+                    [
+                        _function(settle_run),
+                        _function(judge_again),
+                        _function(send_mail),
+                        _function(rewrap_secrets),
+                    ],
                 ),
             ]
             try:

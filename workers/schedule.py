@@ -11,7 +11,7 @@ from typing import Any
 from arq import cron
 from arq.cron import CronJob
 
-from workers.tasks import audit, telemetry, upkeep
+from workers.tasks import audit, identity, providers, telemetry, upkeep
 
 
 def cron_jobs() -> list[CronJob]:
@@ -40,4 +40,9 @@ def cron_jobs() -> list[CronJob]:
         cron(upkeep.rotate_signing_key, minute=41, second=10, keep_result=0),
         # A day's answers to request ids.
         cron(upkeep.purge_expired, minute=23, second=15, keep_result=0),
+        cron(identity.purge_accounts, minute=31, second=15, keep_result=0),
+        # The time of grace is in days, so an hour more or less is nothing.
+        cron(identity.erase_people, minute=41, second=15, keep_result=0),
+        # Dates on which people want to replace a key of theirs: to the day is enough.
+        cron(providers.remind_of_keys, minute=41, second=20, keep_result=0),
     ]

@@ -34,6 +34,10 @@ class Caller:
     role: str = ""
     permissions: frozenset[int] = frozenset()
     is_operator: bool = False
+    # Of a session: when the person last proved who they are (Unix seconds), and what must be done
+    # before it may do more than that: second_factor, password_expired, or nothing.
+    auth_time: float = 0.0
+    restriction: str = ""
     # Those of the permissions that hang on a condition. They may be used, not handed on.
     conditional: frozenset[int] = frozenset()
     held: Any = field(default=None, repr=False, compare=False)

@@ -293,6 +293,7 @@ def _rpcs() -> dict[str, _Rpc]:
 
     from chimera.v1 import (
         access_pb2,
+        accounts_pb2,
         analytics_pb2,
         audit_pb2,
         campaigns_pb2,
@@ -301,13 +302,17 @@ def _rpcs() -> dict[str, _Rpc]:
         identity_pb2,
         operations_pb2,
         options_pb2,
+        organisations_pb2,
+        privacy_pb2,
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
+        vault_pb2,
     )
 
     found = {}
     for module in (
+        accounts_pb2,
         access_pb2,
         analytics_pb2,
         audit_pb2,
@@ -316,9 +321,12 @@ def _rpcs() -> dict[str, _Rpc]:
         federation_pb2,
         identity_pb2,
         operations_pb2,
+        organisations_pb2,
+        privacy_pb2,
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
+        vault_pb2,
     ):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:

@@ -30,9 +30,11 @@ from chimera import metrics
 from chimera.call import ANONYMOUS, Call, Caller
 from chimera.db import Replay
 from chimera.faults import (
+    Denied,
     Exhausted,
     Fault,
     Invalid,
+    NotReady,
     TimedOut,
     Unauthenticated,
     Violation,
@@ -280,10 +282,28 @@ class _Visit:
                     "CREDENTIALS_MISSING",
                     "Send an access token or an API key as `authorization: Bearer ...`.",
                 )
+            if who == "permission" and call.caller.restriction:
+                raise _restricted(call.caller.restriction)
             about = None if hasattr(request, "__aiter__") else request
             await gate.authorize(call, method.access.permission, about)
+            self._check_session()
         await gate.limits.admit(call)
         return call
+
+    def _check_session(self) -> None:
+        """Calls that are a person's own matter, and those that need a fresh proof of who it is."""
+        caller, access = self.call.caller, self.method.access
+        if access.session_only and caller.kind != "user":
+            raise Denied(
+                "SESSION_REQUIRED", "An API key may not call this; sign in and use a session."
+            )
+        limit_s = self.gate.settings.step_up_s
+        if access.step_up and caller.kind == "user" and time.time() - caller.auth_time > limit_s:
+            raise NotReady(
+                "STEP_UP_REQUIRED",
+                "Prove again who you are with AccountService.StepUp, then repeat this call.",
+                facts={"max_age_s": str(limit_s)},
+            )
 
     def checked(self, request: Any) -> Any:
         """The request, validated; of a stream, each message when it is read."""
@@ -357,6 +377,18 @@ class _Visit:
         if caller.user_id:
             facts |= {"org_id": caller.org_id, "user_id": caller.user_id}
         return facts
+
+
+def _restricted(restriction: str) -> Denied:
+    if restriction == "second_factor":
+        return Denied(
+            "SECOND_FACTOR_REQUIRED",
+            "This organisation asks for a second factor: AccountService.EnrollTotp, ConfirmTotp.",
+        )
+    return Denied(
+        "PASSWORD_EXPIRED",
+        "The password is too old: choose another, AccountService.ChangePassword.",
+    )
 
 
 def _correlation_id(metadata: dict[str, str]) -> str:

@@ -42,14 +42,20 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.campaigns.evaluation.service import EvaluationService
     from chimera.campaigns.service import CampaignService
     from chimera.federation.service import SignInService
+    from chimera.identity.account_service import AccountService
+    from chimera.identity.organisation_service import OrganisationService
     from chimera.identity.service import IdentityService
     from chimera.operations.service import OperationsService
+    from chimera.privacy.service import PrivacyService
     from chimera.providers.service import ProviderService
+    from chimera.providers.vault_service import VaultService
     from chimera.telemetry.service import TelemetryService
     from chimera.templates.service import TemplateService
     from chimera.v1 import (
         access_pb2,
         access_pb2_grpc,
+        accounts_pb2,
+        accounts_pb2_grpc,
         analytics_pb2,
         analytics_pb2_grpc,
         audit_pb2,
@@ -64,16 +70,29 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         identity_pb2_grpc,
         operations_pb2,
         operations_pb2_grpc,
+        organisations_pb2,
+        organisations_pb2_grpc,
+        privacy_pb2,
+        privacy_pb2_grpc,
         providers_pb2,
         providers_pb2_grpc,
         telemetry_pb2,
         telemetry_pb2_grpc,
         templates_pb2,
         templates_pb2_grpc,
+        vault_pb2,
+        vault_pb2_grpc,
     )
 
     return [
         (identity_pb2, identity_pb2_grpc.add_IdentityServiceServicer_to_server, IdentityService),
+        (accounts_pb2, accounts_pb2_grpc.add_AccountServiceServicer_to_server, AccountService),
+        (
+            organisations_pb2,
+            organisations_pb2_grpc.add_OrganisationServiceServicer_to_server,
+            OrganisationService,
+        ),
+        (privacy_pb2, privacy_pb2_grpc.add_PrivacyServiceServicer_to_server, PrivacyService),
         (access_pb2, access_pb2_grpc.add_AccessServiceServicer_to_server, AccessService),
         (access_pb2, access_pb2_grpc.add_TeamServiceServicer_to_server, TeamService),
         (access_pb2, access_pb2_grpc.add_SigningKeyServiceServicer_to_server, SigningKeyService),
@@ -102,6 +121,7 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
             operations_pb2_grpc.add_OperationsServiceServicer_to_server,
             OperationsService,
         ),
+        (vault_pb2, vault_pb2_grpc.add_VaultServiceServicer_to_server, VaultService),
     ]
 
 

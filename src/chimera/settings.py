@@ -6,10 +6,11 @@ The three URLs are all that an installation must give; everything else has a def
 from __future__ import annotations
 
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -52,9 +53,16 @@ class Settings(BaseSettings):
     home: Path = Path(".chimera")
     # production: refuses a local master key file and loopback targets.
     environment: str = Field("development", pattern="^(development|production)$")
+    # Empty: a local key file. aws-kms://<region>/<key id, ARN or alias/name>[?endpoint=URL]: a key
+    # service; credentials come from where the AWS libraries look for them.
+    master_key: str = ""
     master_key_file: Path | None = None  # default: <home>/keys/master.json
     allow_local_master_key: bool = False  # in production
     allow_loopback_targets: bool = True  # forced off in production
+
+    # Networks of this installation's own in which models may be called, such as 10.20.0.0/16. Private
+    # addresses are refused otherwise; those of cloud metadata services always are.
+    private_target_networks: tuple[str, ...] = ()
 
     # Server.
     listen: str = "127.0.0.1:8400"
@@ -93,6 +101,11 @@ class Settings(BaseSettings):
     argon2_memory_kib: int = Field(19456, ge=19456, le=262144)
     argon2_passes: int = Field(2, ge=2, le=10)
     argon2_queue: int = 128
+    # Who may make an account: anybody, who was invited, or nobody but through administrators.
+    registration: str = Field("invitation", pattern="^(open|invitation|closed)$")
+    step_up_s: int = 900  # how old the proof of who is there may be for sensitive calls
+    erasure_grace_days: int = Field(30, ge=0, le=365)
+    device_days: int = 180  # how long a device stays known without a login
     # Keys that sign access tokens: how old one gets, and how long its successor is published (RPC
     # and /.well-known/jwks.json) before it signs, so that everyone who verifies has it by then.
     signing_key_days: float = Field(30.0, gt=0)
@@ -148,6 +161,13 @@ class Settings(BaseSettings):
     @property
     def loopback_allowed(self) -> bool:
         return self.allow_loopback_targets and not self.is_production
+
+    @field_validator("private_target_networks")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ip_network(network)  # ValueError says which
+        return networks
 
     @property
     def key_file(self) -> Path:

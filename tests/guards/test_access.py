@@ -52,13 +52,13 @@ SAMPLES: dict[str, Any] = {
     "version_number": 1,
     "name": "probe",
     "display_name": "probe",
+    "role": Role.ROLE_VIEWER,
     "secret": "sk-probe-0123456789",
     "concurrency": 1,
     "price": Price(input_per_million_usd="1", output_per_million_usd="1"),
     "messages": [PromptMessage(role=MessageRole.MESSAGE_ROLE_USER, text="Hello")],
     "size": 1,
     "redirect_uri": "https://acme.example/signed-in",
-    "role": Role.ROLE_VIEWER,
     "permission": Permission.PERMISSION_TEAM_READ,
     "permissions": [Permission.PERMISSION_TEAM_READ],
     "format": 1,
@@ -79,6 +79,7 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
     provider = (await admin.providers.ListProviders()).providers[0]
     key = (await admin.providers.ListProviderKeys()).provider_keys[0]
     api_key = await admin.identity.CreateApiKey(name="theirs")
+    invited = await admin.organisations.CreateInvitation(role=Role.ROLE_VIEWER)
     role = await admin.access.CreateRole(
         name="theirs", permissions=[Permission.PERMISSION_TEAM_READ]
     )
@@ -104,6 +105,7 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
         "run_id": run.id,
         "user_id": admin.user_id,
         "api_key_id": api_key.api_key.id,
+        "invitation_id": invited.invitation.id,
         "role_id": role.role.id,
         "team_id": team.team.id,
         "grant_id": grant.grant.id,
@@ -124,7 +126,9 @@ def about(method: Method, things: dict[str, str]) -> tuple[Any, bool]:
         elif f"{field.name}_id" in things and field.message_type is not None:  # UpdateTemplate
             getattr(request, field.name).id = things[f"{field.name}_id"]
             known = field.message_type.fields_by_name
-            text = next(name for name in ("description", "display_name") if name in known)
+            text = next(
+                name for name in ("description", "display_name", "rotate_at") if name in known
+            )
             request.update_mask.paths.append(text)
             names_one = True
         elif field.name in SAMPLES:

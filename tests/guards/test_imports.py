@@ -27,18 +27,26 @@ ARROWS: dict[str, set[str]] = {
     "providers": {"audit"},
     "telemetry": {"audit"},
     "operations": {"audit"},
+    "privacy": {"audit", "campaigns", "identity", "providers", "templates"},
     "campaigns": {"audit", "operations", "providers", "telemetry", "templates"},
 }
 # The ground stands on nothing above it, but for these modules.
 GROUND_ARROWS: dict[str, set[str]] = {
-    "chimera.keyring": {"chimera.providers.local_keys", "chimera.providers.vault"},
+    "chimera.keyring": {
+        "chimera.providers.kms_keys",
+        "chimera.providers.local_keys",
+        "chimera.providers.vault",
+    },
     "chimera.core": {"chimera.audit.recording", "chimera.providers.vault"},
     "chimera.server": {
         *(f"chimera.{context}.service" for context in ARROWS),
+        "chimera.providers.vault_service",
         "chimera.audit.recording",
+        "chimera.identity.account_service",
         "chimera.campaigns.analytics.service",
         "chimera.campaigns.evaluation.service",
         "chimera.identity.authentication",
+        "chimera.identity.organisation_service",
     },
 }
 # Only these speak gRPC on the server's side; everybody else raises faults and yields messages.

@@ -16,6 +16,8 @@ from chimera.settings import Settings
 from chimera.v1 import (
     access_pb2,
     access_pb2_grpc,
+    accounts_pb2,
+    accounts_pb2_grpc,
     analytics_pb2,
     analytics_pb2_grpc,
     audit_pb2,
@@ -30,12 +32,18 @@ from chimera.v1 import (
     identity_pb2_grpc,
     operations_pb2,
     operations_pb2_grpc,
+    organisations_pb2,
+    organisations_pb2_grpc,
+    privacy_pb2,
+    privacy_pb2_grpc,
     providers_pb2,
     providers_pb2_grpc,
     telemetry_pb2,
     telemetry_pb2_grpc,
     templates_pb2,
     templates_pb2_grpc,
+    vault_pb2,
+    vault_pb2_grpc,
 )
 
 __all__ = ["Organisation", "Person", "Refused", "World", "world"]
@@ -48,6 +56,13 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "teams": (access_pb2, access_pb2_grpc.TeamServiceStub, "TeamService"),
     "signing_keys": (access_pb2, access_pb2_grpc.SigningKeyServiceStub, "SigningKeyService"),
     "identity": (identity_pb2, identity_pb2_grpc.IdentityServiceStub, "IdentityService"),
+    "account": (accounts_pb2, accounts_pb2_grpc.AccountServiceStub, "AccountService"),
+    "organisations": (
+        organisations_pb2,
+        organisations_pb2_grpc.OrganisationServiceStub,
+        "OrganisationService",
+    ),
+    "privacy": (privacy_pb2, privacy_pb2_grpc.PrivacyServiceStub, "PrivacyService"),
     "templates": (templates_pb2, templates_pb2_grpc.TemplateServiceStub, "TemplateService"),
     "providers": (providers_pb2, providers_pb2_grpc.ProviderServiceStub, "ProviderService"),
     "campaigns": (campaigns_pb2, campaigns_pb2_grpc.CampaignServiceStub, "CampaignService"),
@@ -56,6 +71,7 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "telemetry": (telemetry_pb2, telemetry_pb2_grpc.TelemetryServiceStub, "TelemetryService"),
     "audit": (audit_pb2, audit_pb2_grpc.AuditServiceStub, "AuditService"),
     "operations": (operations_pb2, operations_pb2_grpc.OperationsServiceStub, "OperationsService"),
+    "vault": (vault_pb2, vault_pb2_grpc.VaultServiceStub, "VaultService"),
 }
 
 
@@ -128,6 +144,9 @@ class Person:
     sign_in: Stub
     signing_keys: Stub
     identity: Stub
+    account: Stub
+    organisations: Stub
+    privacy: Stub
     templates: Stub
     providers: Stub
     campaigns: Stub
@@ -136,6 +155,7 @@ class Person:
     telemetry: Stub
     audit: Stub
     operations: Stub
+    vault: Stub
 
     def __init__(self, channel: grpc.aio.Channel, name: str = "", credential: str = "") -> None:
         self.channel, self.name, self.credential = channel, name, credential

@@ -11,7 +11,9 @@ from chimera import mail
 from chimera.audit.monitor import write_finding
 from chimera.core import Core
 from chimera.faults import Invalid
+from chimera.identity import letters
 from workers.tasks import task
+from workers.tasks.providers import write_key_due
 
 log = structlog.get_logger("chimera.mail")
 
@@ -21,6 +23,8 @@ log = structlog.get_logger("chimera.mail")
 Writer = Callable[[Core, str | None, dict[str, Any]], Awaitable[mail.Mail | None]]
 
 WRITERS: Mapping[str, Writer] = {
+    **letters.WRITERS,
+    "provider_key_due": write_key_due,
     "security_finding": write_finding,
 }
 

@@ -19,8 +19,9 @@ from chimera.campaigns.techniques import TECHNIQUES, TechniqueError
 from chimera.db import Tx
 from chimera.faults import Invalid, NotReady, Violation
 from chimera.providers.keys import find_default_key, get_key
+from chimera.providers.pricing import prices_json
 from chimera.providers.targets import get_target
-from chimera.rows import decimal_text, enum_text, struct_dict
+from chimera.rows import enum_text, struct_dict
 from chimera.settings import Settings
 from chimera.templates.content import declared
 from chimera.templates.values import RenderError
@@ -185,13 +186,8 @@ async def _target_facts(tx: Tx, model_id: str, key_id: str, plan: CampaignPlan) 
         "base_url": target.base_url,
         "provider_key_id": key.id,
         "price_version_id": target.price_version_id,
-        "prices": {
-            "input_per_million": decimal_text(target.prices.input_per_million),
-            "output_per_million": decimal_text(target.prices.output_per_million),
-            "cached_input_per_million": decimal_text(target.prices.cached_input_per_million),
-            "reasoning_per_million": decimal_text(target.prices.reasoning_per_million),
-            "per_request": decimal_text(target.prices.per_request),
-        },
+        "prices": prices_json(target.prices),
+        "provider_config": target.default_config,
         "timeout_s": target.timeout_s,
         "requests_per_minute": target.requests_per_minute,
         "tokens_per_minute": target.tokens_per_minute,

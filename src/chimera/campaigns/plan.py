@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
 from itertools import accumulate
@@ -22,7 +22,7 @@ import orjson
 from chimera.campaigns.scorers import Judge, compile_scorer
 from chimera.campaigns.techniques import Chain, Step, compile_chain
 from chimera.providers.adapters import ChatRequest, Message
-from chimera.providers.pricing import Prices, upper_bound_tokens, worst_cost
+from chimera.providers.pricing import Prices, prices_from_json, upper_bound_tokens, worst_cost
 from chimera.templates.rendering import Template, compile_template
 from chimera.templates.values import Variable
 
@@ -79,6 +79,7 @@ class Target:
     timeout_s: float
     requests_per_minute: int
     tokens_per_minute: int
+    provider_config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -185,5 +186,4 @@ def _template(source: Mapping[str, Any]) -> Template:
 
 
 def _target(facts: Mapping[str, Any]) -> Target:
-    prices = Prices(**{name: Decimal(value) for name, value in facts["prices"].items()})
-    return Target(**{**facts, "prices": prices})
+    return Target(**{**facts, "prices": prices_from_json(facts["prices"])})

@@ -25,9 +25,11 @@ from chimera.cli import (
     migrations,
     ops,
     people,
+    prices,
     running,
     statements,
     telemetry,
+    vault,
 )
 from chimera.cli.demo import demo as demonstrate
 from chimera.cli.failure import reported
@@ -49,8 +51,11 @@ app.command("sql")(statements.sql)
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(audit.app, name="audit")
 app.add_typer(ops.app, name="ops")
+app.add_typer(people.app, name="user")
 app.add_typer(telemetry.app, name="telemetry")
 app.add_typer(access.app, name="access")
+app.add_typer(prices.app, name="prices")
+app.add_typer(vault.app, name="vault")
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import typer
 
 from chimera.cli.connection import ApiKey, Server, connected
 from chimera.cli.failure import WRONG_USE, Failure
-from chimera.cli.ops import _show, _when
+from chimera.cli.tables import show, when
 
 app = typer.Typer(
     help="Why somebody may do something; signing keys.",
@@ -56,7 +56,7 @@ def explain(
     for barrier in found.barriers:
         typer.echo(f"barred by {barrier}")
     if found.verdicts:
-        _show(
+        show(
             ("from", "role", "grant", "team", "does not hold"),
             (_row(verdict) for verdict in found.verdicts),
             "",
@@ -83,14 +83,14 @@ def signing_keys(server: Server = "", api_key: ApiKey = "") -> None:
 
     with connected(server, api_key) as client:
         found = client.call(ListSigningKeysRequest(), ListSigningKeysResponse)
-    _show(
+    show(
         ("key id", "made", "signs from", "verifies until", "now"),
         (
             (
                 key.kid,
-                _when(key.created_at),
-                _when(key.signs_from),
-                _when(key.verifies_until),
+                when(key.created_at),
+                when(key.signs_from),
+                when(key.verifies_until),
                 "signs" if key.is_signing else "published" if key.is_published else "retired",
             )
             for key in found.signing_keys
@@ -114,4 +114,4 @@ def rotate_signing_key(
     request = RotateSigningKeyRequest(withdraw_others=withdraw_others)
     with connected(server, api_key) as client:
         made = client.call(request, RotateSigningKeyResponse).signing_key
-    typer.echo(f"key {made.kid} signs from {_when(made.signs_from)}")
+    typer.echo(f"key {made.kid} signs from {when(made.signs_from)}")

@@ -54,6 +54,9 @@ class SessionState:
     state: str
     is_superuser: bool
     authz_epoch: int
+    auth_time: datetime
+    second_factor_at: datetime | None
+    restriction: str
     grants: list[dict[str, Any]]
 
 
@@ -79,7 +82,7 @@ FIND_SESSION = sql(
     SessionState,
     """
     SELECT s.*, identity.find_grants(s.org_id, s.user_id) AS grants
-      FROM identity.find_session(%(session_id)s) s
+      FROM identity.session_state(%(session_id)s) s
     """,
 )
 FIND_API_KEY = sql(
@@ -250,11 +253,15 @@ class Authenticator:
             user_id=session.user_id,
             session_id=claims.session_id,
             role=session.role,
-            permissions=held.lasting,
-            is_operator=session.is_superuser,
+            permissions=frozenset() if session.restriction else held.lasting,
+            is_operator=session.is_superuser and not session.restriction,
+            auth_time=session.auth_time.timestamp(),
+            restriction=session.restriction,
             held=held,
         )
-        return _with_conditional(caller, address) if held.is_conditional else caller
+        if session.restriction or not held.is_conditional:
+            return caller
+        return _with_conditional(caller, address)
 
     def _claims_of(self, token: str) -> Claims:
         name = hash_of(token)

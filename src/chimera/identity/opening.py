@@ -7,8 +7,7 @@ from datetime import datetime
 
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Unauthenticated
-from chimera.identity.sessions import INSERT_REFRESH_TOKEN, INSERT_SESSION, NOTE_LOGIN
-from chimera.identity.tokens import hash_of, new_refresh_token
+from chimera.identity import sessions
 from chimera.identity.users import INSERT_MEMBERSHIP, normal_login
 from chimera.settings import Settings
 
@@ -27,28 +26,14 @@ FIND_EPOCH = sql(int, "SELECT authz_epoch FROM identity.users WHERE id = %(user_
 async def open_session(tx: Tx, settings: Settings) -> tuple[str, datetime, int]:
     """A session for the caller, whose session_id is new: its first refresh token, when that ends,
     and the caller's epoch. Raises Unauthenticated(ACCOUNT_DISABLED)."""
-    call, caller = tx.call, tx.call.caller
+    caller = tx.call.caller
     epoch = await tx.one(FIND_EPOCH, user_id=caller.user_id) or 0
-    if not await tx.run(NOTE_LOGIN, user_id=caller.user_id, authz_epoch=epoch):
+    session = await sessions.open_session(
+        tx, settings, session_id=caller.session_id, authz_epoch=epoch, device=sessions.Device()
+    )
+    if session is None:
         raise Unauthenticated("ACCOUNT_DISABLED", "This account is not active.")
-    await tx.run(
-        INSERT_SESSION,
-        id=caller.session_id,
-        org_id=caller.org_id,
-        user_id=caller.user_id,
-        ip_address=call.ip_address or None,
-        user_agent=call.user_agent,
-        absolute_s=settings.refresh_absolute_s,
-    )
-    refresh_token = new_refresh_token()
-    expires_at = await tx.one(
-        INSERT_REFRESH_TOKEN,
-        token_hash=hash_of(refresh_token),
-        session_id=caller.session_id,
-        idle_s=settings.refresh_idle_s,
-    )
-    assert expires_at is not None
-    return refresh_token, expires_at, epoch
+    return session.refresh_token, session.refresh_expires_at, epoch
 
 
 async def add_user_without_password(

@@ -13,6 +13,9 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_USER_READ: _ClassVar[Permission]
     PERMISSION_USER_MANAGE: _ClassVar[Permission]
     PERMISSION_API_KEY_MANAGE: _ClassVar[Permission]
+    PERMISSION_ORGANISATION_MANAGE: _ClassVar[Permission]
+    PERMISSION_MEMBER_MANAGE: _ClassVar[Permission]
+    PERMISSION_INVITATION_MANAGE: _ClassVar[Permission]
     PERMISSION_TEMPLATE_READ: _ClassVar[Permission]
     PERMISSION_TEMPLATE_WRITE: _ClassVar[Permission]
     PERMISSION_PROVIDER_READ: _ClassVar[Permission]
@@ -53,6 +56,9 @@ PERMISSION_UNSPECIFIED: Permission
 PERMISSION_USER_READ: Permission
 PERMISSION_USER_MANAGE: Permission
 PERMISSION_API_KEY_MANAGE: Permission
+PERMISSION_ORGANISATION_MANAGE: Permission
+PERMISSION_MEMBER_MANAGE: Permission
+PERMISSION_INVITATION_MANAGE: Permission
 PERMISSION_TEMPLATE_READ: Permission
 PERMISSION_TEMPLATE_WRITE: Permission
 PERMISSION_PROVIDER_READ: Permission
@@ -90,7 +96,7 @@ ACCESS_FIELD_NUMBER: _ClassVar[int]
 access: _descriptor.FieldDescriptor
 
 class Access(_message.Message):
-    __slots__ = ("permission", "authenticated", "public", "audit", "rate", "idempotent", "deadline_ms")
+    __slots__ = ("permission", "authenticated", "public", "audit", "rate", "idempotent", "deadline_ms", "step_up", "session_only")
     PERMISSION_FIELD_NUMBER: _ClassVar[int]
     AUTHENTICATED_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +104,8 @@ class Access(_message.Message):
     RATE_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENT_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    STEP_UP_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ONLY_FIELD_NUMBER: _ClassVar[int]
     permission: Permission
     authenticated: bool
     public: bool
@@ -105,4 +113,6 @@ class Access(_message.Message):
     rate: RateClass
     idempotent: bool
     deadline_ms: int
-    def __init__(self, permission: _Optional[_Union[Permission, str]] = ..., authenticated: _Optional[bool] = ..., public: _Optional[bool] = ..., audit: _Optional[str] = ..., rate: _Optional[_Union[RateClass, str]] = ..., idempotent: _Optional[bool] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
+    step_up: bool
+    session_only: bool
+    def __init__(self, permission: _Optional[_Union[Permission, str]] = ..., authenticated: _Optional[bool] = ..., public: _Optional[bool] = ..., audit: _Optional[str] = ..., rate: _Optional[_Union[RateClass, str]] = ..., idempotent: _Optional[bool] = ..., deadline_ms: _Optional[int] = ..., step_up: _Optional[bool] = ..., session_only: _Optional[bool] = ...) -> None: ...

@@ -58,6 +58,8 @@ async def make_call(
     outcome.http_status = failure.http_status
     if failure.may_have_cost:
         outcome.cost = send.prepared.worst_cost
+        if failure.partial is not None:  # a stream that broke off may have stated its usage
+            _book(lane, send, outcome, failure.partial)
     return outcome, failure
 
 

@@ -22,7 +22,7 @@ from chimera.core import Core
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotReady
 from chimera.providers.adapters import ChatAdapter, open_adapter
-from chimera.providers.keys import open_key
+from chimera.providers.keys import take_key, unsealed
 from chimera.providers.vault import VaultError
 
 log = structlog.get_logger("chimera.drive")
@@ -121,9 +121,8 @@ async def _adapter(
 ) -> ChatAdapter | None:
     try:
         async with core.db.begin(Call.by_worker("open_key", lease.org_id, seconds=30)) as tx:
-            key = await open_key(
-                tx, core.master, target.provider_key_id, purpose=f"run {lease.run_id}"
-            )
+            stored = await take_key(tx, target.provider_key_id, purpose=f"run {lease.run_id}")
+        key = await unsealed(core.master, stored)
     except (NotReady, VaultError) as error:  # any other fault passes, and the run waits
         log.error("drive.key_unusable", run_id=lease.run_id, error=type(error).__name__)
         return None
@@ -133,6 +132,7 @@ async def _adapter(
         base_url=target.base_url,
         api_key=key,
         response_bytes_max=4 * core.settings.response_bytes_max,
+        config=target.provider_config,
     )
 
 
