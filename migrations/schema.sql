@@ -33,15 +33,207 @@ CREATE TYPE providers.uuid_range AS RANGE (
 
 ALTER TYPE providers.uuid_range OWNER TO chimera_owner;
 
+CREATE FUNCTION audit.check_leaves(low bigint, high bigint) RETURNS TABLE(log_index bigint, leaf_hash bytea, previous_hash bytea, is_there boolean, is_right boolean, drop_range text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF current_setting('app.role', true) IS DISTINCT FROM 'operator' THEN
+        RAISE EXCEPTION 'only operators verify the whole log' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN QUERY
+    SELECT l.log_index, l.leaf_hash, e.previous_hash, e.id IS NOT NULL,
+           e.leaf_hash = l.leaf_hash AND e.log_index = l.log_index
+               AND sha256('\x00'::bytea || e.previous_hash || sha256(e.leaf)) = l.leaf_hash,
+           CASE WHEN e.action = 'audit.payloads.drop' AND e.entity = 'audit.leaves' AND e.outcome = 'success'
+                THEN e.entity_id END
+      FROM audit.leaves l LEFT JOIN audit.events e ON e.id = l.event_id
+     WHERE l.log_index >= low AND l.log_index < high
+     ORDER BY l.log_index;
+END $$;
+
+ALTER FUNCTION audit.check_leaves(low bigint, high bigint) OWNER TO chimera_lookup;
+
+CREATE FUNCTION audit.drop_partition(child regclass, default_days integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '2s'
+    AS $$
+DECLARE
+    its record;
+BEGIN
+    SELECT d.*, l.log_index AS drop_index INTO its
+      FROM audit.drops d JOIN audit.leaves l ON l.event_id = d.event_id
+     WHERE d.partition_name = child::text AND d.state = 'recorded';
+    IF its IS NULL OR its.drop_index >= COALESCE((SELECT max(size) FROM audit.checkpoints), 0) THEN
+        RAISE EXCEPTION 'the drop of % is not sealed and signed yet', child USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF audit.keep_until(child, default_days) > now() THEN
+        RAISE EXCEPTION '% has to be kept', child USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF EXISTS (SELECT FROM audit.events e WHERE e.tableoid = child AND e.log_index > its.last_index) THEN
+        RAISE EXCEPTION '% holds events its drop does not name', child USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    EXECUTE format('DROP TABLE %s', child);
+END $$;
+
+ALTER FUNCTION audit.drop_partition(child regclass, default_days integer) OWNER TO chimera_owner;
+
+CREATE FUNCTION audit.erase_events(subject uuid, batch integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    erased int;
+    waiting int;
+BEGIN
+    IF NOT EXISTS (SELECT FROM audit.erasures WHERE subject_id = subject AND state = 'open') THEN
+        RAISE EXCEPTION 'nobody asked to erase %', subject USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    WITH found AS (
+        SELECT id FROM audit.events
+         WHERE (actor_id = subject OR (entity = 'user' AND entity_id = subject::text))
+           AND fields @? '$[*].value'
+         ORDER BY id LIMIT batch
+    )
+    UPDATE audit.events e
+       SET fields = (SELECT COALESCE(jsonb_agg(jsonb_build_object('name', f->'name') ORDER BY at), '[]')
+                       FROM jsonb_array_elements(e.fields) WITH ORDINALITY AS x (f, at))
+      FROM found WHERE e.id = found.id;
+    GET DIAGNOSTICS erased = ROW_COUNT;
+    UPDATE audit.pending p
+       SET fields = (SELECT COALESCE(jsonb_agg(jsonb_build_object('name', f->'name') ORDER BY at), '[]')
+                       FROM jsonb_array_elements(p.fields) WITH ORDINALITY AS x (f, at))
+     WHERE (p.facts->>'actor_id' = subject::text
+            OR (p.facts->>'entity' = 'user' AND p.facts->>'entity_id' = subject::text))
+       AND p.fields @? '$[*].value';
+    GET DIAGNOSTICS waiting = ROW_COUNT;
+    RETURN erased + waiting;
+END $_$;
+
+ALTER FUNCTION audit.erase_events(subject uuid, batch integer) OWNER TO chimera_owner;
+
+CREATE TABLE audit.events (
+    id uuid NOT NULL,
+    log_index bigint NOT NULL,
+    org_id uuid,
+    occurred_at timestamp with time zone NOT NULL,
+    actor_kind text NOT NULL,
+    actor_id uuid,
+    action text NOT NULL,
+    entity text NOT NULL,
+    entity_id text NOT NULL,
+    outcome text NOT NULL,
+    severity text NOT NULL,
+    facts jsonb NOT NULL,
+    fields jsonb NOT NULL,
+    leaf bytea NOT NULL,
+    leaf_hash bytea NOT NULL,
+    previous_hash bytea NOT NULL
+)
+PARTITION BY RANGE (id);
+
+ALTER TABLE ONLY audit.events FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.events OWNER TO chimera_owner;
+
+CREATE FUNCTION audit.find_events(words text, after_id uuid, of_action text, of_entity text, of_entity_id text, of_actor uuid, of_kind text, of_severity text, of_outcome text, of_ip text, of_session text, since timestamp with time zone, until timestamp with time zone, size integer) RETURNS SETOF audit.events
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+DECLARE
+    mine uuid := NULLIF(current_setting('app.org_id', true), '')::uuid;
+    wanted tsquery := websearch_to_tsquery('simple', words);
+    address tsquery := plainto_tsquery('simple', of_ip);
+BEGIN
+    RETURN QUERY
+    SELECT e.* FROM audit.events e
+     WHERE e.org_id = mine
+       AND (after_id IS NULL OR e.id < after_id)
+       AND (since IS NULL OR (e.id >= ops.uuid_floor(since) AND e.occurred_at >= since))
+       AND (until IS NULL OR (e.id < ops.uuid_floor(until + interval '1 ms') AND e.occurred_at < until))
+       AND (of_action IS NULL OR e.action = of_action)
+       AND (of_entity IS NULL OR e.entity = of_entity)
+       AND (of_entity_id IS NULL OR e.entity_id = of_entity_id)
+       AND (of_actor IS NULL OR e.actor_id = of_actor)
+       AND (of_severity IS NULL OR e.severity = of_severity)
+       AND (of_outcome IS NULL OR e.outcome = of_outcome)
+       AND (of_kind IS NULL OR e.facts->>'kind' = of_kind)
+       AND (of_session IS NULL OR e.facts->>'session_id' = of_session)
+       AND (words IS NULL OR audit.words(e.fields) @@ wanted)
+       AND (of_ip IS NULL OR (audit.words(e.fields) @@ address
+            AND e.fields @> jsonb_build_array(jsonb_build_object('name', 'ip', 'value', of_ip))))
+     ORDER BY e.id DESC
+     LIMIT size;
+END $$;
+
+ALTER FUNCTION audit.find_events(words text, after_id uuid, of_action text, of_entity text, of_entity_id text, of_actor uuid, of_kind text, of_severity text, of_outcome text, of_ip text, of_session text, since timestamp with time zone, until timestamp with time zone, size integer) OWNER TO chimera_lookup;
+
+CREATE FUNCTION audit.is_erased(before jsonb, after jsonb) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    SELECT jsonb_array_length(before) = jsonb_array_length(after)
+       AND (SELECT bool_and(a.item = b.item OR a.item = jsonb_build_object('name', b.item->'name'))
+              FROM jsonb_array_elements(before) WITH ORDINALITY AS b (item, at)
+              JOIN jsonb_array_elements(after) WITH ORDINALITY AS a (item, at) USING (at))
+$$;
+
+ALTER FUNCTION audit.is_erased(before jsonb, after jsonb) OWNER TO chimera_owner;
+
+CREATE FUNCTION audit.keep_until(child regclass, default_days integer) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    start uuid;
+    stop uuid;
+    until timestamptz;
+    days int;
+BEGIN
+    SELECT substring(b.bound FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid,
+           substring(b.bound FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid INTO start, stop
+      FROM (SELECT pg_get_expr(c.relpartbound, c.oid) AS bound
+              FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+             WHERE i.inhparent = 'audit.events'::regclass AND c.oid = child) b;
+    IF stop IS NULL THEN
+        RETURN 'infinity';
+    END IF;
+    until := to_timestamp(('x' || lpad(left(replace(stop::text, '-', ''), 12), 16, '0'))::bit(64)::bigint / 1000.0);
+    IF EXISTS (SELECT FROM audit.legal_holds h WHERE h.released_at IS NULL AND (h.org_id IS NULL OR EXISTS (
+                   SELECT FROM audit.events e WHERE e.id >= start AND e.id < stop AND e.org_id = h.org_id))) THEN
+        RETURN 'infinity';
+    END IF;
+    SELECT max(COALESCE((c.value #>> '{}')::int, default_days)) INTO days
+      FROM (SELECT DISTINCT e.org_id FROM audit.events e WHERE e.id >= start AND e.id < stop) o
+      LEFT JOIN audit.configuration c ON c.org_id = o.org_id AND c.key = 'audit_retention_days';
+    RETURN until + make_interval(days => COALESCE(days, default_days));
+END $$;
+
+ALTER FUNCTION audit.keep_until(child regclass, default_days integer) OWNER TO chimera_owner;
+
 CREATE FUNCTION audit.refuse() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
+    IF TG_OP = 'UPDATE' AND current_user = 'chimera_owner' AND to_jsonb(OLD) ? 'fields' THEN
+        IF to_jsonb(NEW) - 'fields' = to_jsonb(OLD) - 'fields' AND audit.is_erased(OLD.fields, NEW.fields) THEN
+            RETURN NEW;
+        END IF;
+    END IF;
     RAISE EXCEPTION '% on audit.% is refused: the log is append-only', TG_OP, TG_TABLE_NAME
         USING ERRCODE = 'insufficient_privilege';
 END $$;
 
 ALTER FUNCTION audit.refuse() OWNER TO chimera_owner;
+
+CREATE FUNCTION audit.words(fields jsonb) RETURNS tsvector
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $_$
+    SELECT jsonb_to_tsvector('simple'::regconfig, jsonb_path_query_array(fields, '$[*].value'), '["string"]')
+$_$;
+
+ALTER FUNCTION audit.words(fields jsonb) OWNER TO chimera_owner;
 
 CREATE FUNCTION identity.find_account(login text, device_hash bytea, org uuid) RETURNS TABLE(user_id uuid, org_id uuid, role text, password_hash text, state text, is_superuser boolean, locked_until timestamp with time zone, authz_epoch bigint, has_second_factor boolean, device_id uuid, restriction text, password_changed_at timestamp with time zone)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -705,7 +897,7 @@ CREATE TABLE identity.memberships (
     user_id uuid NOT NULL,
     role text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT memberships_role_check CHECK ((role = ANY (ARRAY['admin'::text, 'user'::text, 'viewer'::text])))
+    CONSTRAINT memberships_role_check CHECK ((role = ANY (ARRAY['auditor'::text, 'admin'::text, 'user'::text, 'viewer'::text])))
 );
 
 ALTER TABLE ONLY identity.memberships FORCE ROW LEVEL SECURITY;
@@ -856,29 +1048,97 @@ CREATE TABLE audit.checkpoints (
 
 ALTER TABLE audit.checkpoints OWNER TO chimera_owner;
 
-CREATE TABLE audit.events (
+CREATE TABLE audit.configuration (
+    org_id uuid NOT NULL,
+    key text NOT NULL,
+    value jsonb NOT NULL,
+    version bigint NOT NULL,
+    change_id uuid NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY audit.configuration FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.configuration OWNER TO chimera_owner;
+
+CREATE TABLE audit.configuration_changes (
     id uuid NOT NULL,
-    log_index bigint NOT NULL,
+    org_id uuid NOT NULL,
+    key text NOT NULL,
+    old_value jsonb,
+    new_value jsonb NOT NULL,
+    base_version bigint NOT NULL,
+    reason text NOT NULL,
+    requires_approval boolean NOT NULL,
+    state text NOT NULL,
+    changed_by uuid NOT NULL,
+    decided_by uuid,
+    decision_reason text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    decided_at timestamp with time zone,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT changes_four_eyes CHECK (((NOT requires_approval) OR (state <> ALL (ARRAY['applied'::text, 'rejected'::text])) OR (decided_by <> changed_by))),
+    CONSTRAINT configuration_changes_reason_check CHECK ((reason <> ''::text)),
+    CONSTRAINT configuration_changes_state_check CHECK ((state = ANY (ARRAY['proposed'::text, 'applied'::text, 'rejected'::text, 'withdrawn'::text, 'expired'::text])))
+);
+
+ALTER TABLE ONLY audit.configuration_changes FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.configuration_changes OWNER TO chimera_owner;
+
+CREATE TABLE audit.cosignatures (
+    size bigint NOT NULL,
+    verifier_key text NOT NULL,
+    line text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE audit.cosignatures OWNER TO chimera_owner;
+
+CREATE TABLE audit.daily (
     org_id uuid,
-    occurred_at timestamp with time zone NOT NULL,
-    actor_kind text NOT NULL,
-    actor_id uuid,
+    day date NOT NULL,
     action text NOT NULL,
-    entity text NOT NULL,
-    entity_id text NOT NULL,
-    outcome text NOT NULL,
     severity text NOT NULL,
-    facts jsonb NOT NULL,
-    fields jsonb NOT NULL,
-    leaf bytea NOT NULL,
-    leaf_hash bytea NOT NULL,
-    previous_hash bytea NOT NULL
+    outcome text NOT NULL,
+    actor_id uuid,
+    events bigint NOT NULL
 )
-PARTITION BY RANGE (id);
+WITH (fillfactor='70');
 
-ALTER TABLE ONLY audit.events FORCE ROW LEVEL SECURITY;
+ALTER TABLE ONLY audit.daily FORCE ROW LEVEL SECURITY;
 
-ALTER TABLE audit.events OWNER TO chimera_owner;
+ALTER TABLE audit.daily OWNER TO chimera_owner;
+
+CREATE TABLE audit.drops (
+    partition_name text NOT NULL,
+    first_index bigint NOT NULL,
+    last_index bigint NOT NULL,
+    events bigint NOT NULL,
+    state text NOT NULL,
+    archive_first bigint NOT NULL,
+    archive_size bigint NOT NULL,
+    archive_file text NOT NULL,
+    archive_sha256 bytea NOT NULL,
+    event_id uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    dropped_at timestamp with time zone,
+    CONSTRAINT drops_state_check CHECK ((state = ANY (ARRAY['archived'::text, 'recorded'::text, 'dropped'::text])))
+);
+
+ALTER TABLE audit.drops OWNER TO chimera_owner;
+
+CREATE TABLE audit.erasures (
+    id uuid NOT NULL,
+    subject_id uuid NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    events bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    done_at timestamp with time zone,
+    CONSTRAINT erasures_state_check CHECK ((state = ANY (ARRAY['open'::text, 'done'::text])))
+);
+
+ALTER TABLE audit.erasures OWNER TO chimera_owner;
 
 CREATE TABLE audit.events_default (
     id uuid CONSTRAINT events_id_not_null NOT NULL,
@@ -903,6 +1163,41 @@ ALTER TABLE ONLY audit.events_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE audit.events_default OWNER TO chimera_owner;
 
+CREATE TABLE audit.findings (
+    id uuid NOT NULL,
+    org_id uuid,
+    rule text NOT NULL,
+    severity text NOT NULL,
+    subject text NOT NULL,
+    summary text NOT NULL,
+    events bigint NOT NULL,
+    event_id uuid NOT NULL,
+    log_index bigint NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    note text DEFAULT ''::text NOT NULL,
+    acknowledged_by uuid,
+    acknowledged_at timestamp with time zone,
+    occurred_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT findings_severity_check CHECK ((severity = ANY (ARRAY['debug'::text, 'info'::text, 'notice'::text, 'warning'::text, 'error'::text, 'critical'::text]))),
+    CONSTRAINT findings_state_check CHECK ((state = ANY (ARRAY['open'::text, 'acknowledged'::text])))
+);
+
+ALTER TABLE ONLY audit.findings FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.findings OWNER TO chimera_owner;
+
+CREATE TABLE audit.key_networks (
+    org_id uuid NOT NULL,
+    api_key_id uuid NOT NULL,
+    network text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY audit.key_networks FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.key_networks OWNER TO chimera_owner;
+
 CREATE TABLE audit.leaves (
     log_index bigint NOT NULL,
     event_id uuid NOT NULL,
@@ -911,6 +1206,23 @@ CREATE TABLE audit.leaves (
 );
 
 ALTER TABLE audit.leaves OWNER TO chimera_owner;
+
+CREATE TABLE audit.legal_holds (
+    id uuid NOT NULL,
+    org_id uuid,
+    name text NOT NULL,
+    reason text NOT NULL,
+    placed_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    released_by uuid,
+    released_at timestamp with time zone,
+    release_reason text DEFAULT ''::text NOT NULL,
+    CONSTRAINT legal_holds_name_check CHECK ((name <> ''::text))
+);
+
+ALTER TABLE ONLY audit.legal_holds FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.legal_holds OWNER TO chimera_owner;
 
 CREATE TABLE audit.log_head (
     the_one boolean DEFAULT true NOT NULL,
@@ -945,6 +1257,63 @@ CREATE TABLE audit.pending (
 ALTER TABLE ONLY audit.pending FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE audit.pending OWNER TO chimera_owner;
+
+CREATE TABLE audit.restores (
+    id uuid NOT NULL,
+    state text NOT NULL,
+    reason text NOT NULL,
+    approvals_needed integer NOT NULL,
+    proposed_by uuid NOT NULL,
+    approved_by uuid,
+    names text[] NOT NULL,
+    statement text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    done_at timestamp with time zone,
+    CONSTRAINT restores_approvals_needed_check CHECK (((approvals_needed >= 1) AND (approvals_needed <= 2))),
+    CONSTRAINT restores_check CHECK ((approved_by <> proposed_by)),
+    CONSTRAINT restores_check1 CHECK (((state = 'proposed'::text) OR (approvals_needed = 1) OR (approved_by IS NOT NULL))),
+    CONSTRAINT restores_state_check CHECK ((state = ANY (ARRAY['proposed'::text, 'approved'::text, 'done'::text])))
+);
+
+ALTER TABLE ONLY audit.restores FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.restores OWNER TO chimera_owner;
+
+CREATE TABLE audit.rule_counts (
+    org_id uuid,
+    rule text NOT NULL,
+    subject text NOT NULL,
+    bucket timestamp with time zone NOT NULL,
+    events bigint NOT NULL
+)
+WITH (fillfactor='70');
+
+ALTER TABLE ONLY audit.rule_counts FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.rule_counts OWNER TO chimera_owner;
+
+CREATE VIEW audit.statistics WITH (security_invoker='true') AS
+ SELECT org_id,
+    day,
+    action,
+    severity,
+    outcome,
+    actor_id,
+    events,
+        CASE
+            WHEN (outcome = 'success'::text) THEN (0)::bigint
+            ELSE events
+        END AS failures
+   FROM audit.daily;
+
+ALTER VIEW audit.statistics OWNER TO chimera_owner;
+
+CREATE TABLE audit.watermarks (
+    name text NOT NULL,
+    log_index bigint NOT NULL
+);
+
+ALTER TABLE audit.watermarks OWNER TO chimera_owner;
 
 CREATE TABLE audit.writers (
     writer_id uuid NOT NULL,
@@ -1271,7 +1640,7 @@ CREATE TABLE identity.grants (
     granted_by uuid NOT NULL,
     granted_at timestamp with time zone DEFAULT now() NOT NULL,
     revoked_at timestamp with time zone,
-    CONSTRAINT grants_built_in_role_check CHECK ((built_in_role = ANY (ARRAY['admin'::text, 'user'::text, 'viewer'::text]))),
+    CONSTRAINT grants_built_in_role_check CHECK ((built_in_role = ANY (ARRAY['auditor'::text, 'admin'::text, 'user'::text, 'viewer'::text]))),
     CONSTRAINT grants_one_grantee CHECK ((num_nonnulls(user_id, team_id) = 1)),
     CONSTRAINT grants_one_role CHECK ((num_nonnulls(role_id, built_in_role) = 1))
 );
@@ -1292,7 +1661,7 @@ CREATE TABLE identity.invitations (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     expires_at timestamp with time zone NOT NULL,
     revoked_at timestamp with time zone,
-    CONSTRAINT invitations_role_check CHECK ((role = ANY (ARRAY['admin'::text, 'user'::text, 'viewer'::text]))),
+    CONSTRAINT invitations_role_check CHECK ((role = ANY (ARRAY['auditor'::text, 'admin'::text, 'user'::text, 'viewer'::text]))),
     CONSTRAINT invitations_uses CHECK (((uses >= 0) AND (uses <= uses_max))),
     CONSTRAINT invitations_uses_max_check CHECK (((uses_max >= 1) AND (uses_max <= 10000)))
 );
@@ -2026,17 +2395,47 @@ ALTER TABLE ONLY telemetry.batches ATTACH PARTITION telemetry.batches_default DE
 ALTER TABLE ONLY audit.checkpoints
     ADD CONSTRAINT checkpoints_pkey PRIMARY KEY (size);
 
+ALTER TABLE ONLY audit.configuration_changes
+    ADD CONSTRAINT configuration_changes_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY audit.configuration
+    ADD CONSTRAINT configuration_pkey PRIMARY KEY (org_id, key);
+
+ALTER TABLE ONLY audit.cosignatures
+    ADD CONSTRAINT cosignatures_pkey PRIMARY KEY (size, verifier_key);
+
+ALTER TABLE ONLY audit.daily
+    ADD CONSTRAINT daily_org_id_day_action_severity_outcome_actor_id_key UNIQUE NULLS NOT DISTINCT (org_id, day, action, severity, outcome, actor_id);
+
+ALTER TABLE ONLY audit.drops
+    ADD CONSTRAINT drops_pkey PRIMARY KEY (partition_name);
+
+ALTER TABLE ONLY audit.erasures
+    ADD CONSTRAINT erasures_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY audit.events
     ADD CONSTRAINT events_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY audit.events_default
     ADD CONSTRAINT events_default_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY audit.findings
+    ADD CONSTRAINT findings_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY audit.findings
+    ADD CONSTRAINT findings_rule_subject_log_index_key UNIQUE (rule, subject, log_index);
+
+ALTER TABLE ONLY audit.key_networks
+    ADD CONSTRAINT key_networks_pkey PRIMARY KEY (api_key_id, network);
+
 ALTER TABLE ONLY audit.leaves
     ADD CONSTRAINT leaves_event_id_key UNIQUE (event_id);
 
 ALTER TABLE ONLY audit.leaves
     ADD CONSTRAINT leaves_pkey PRIMARY KEY (log_index);
+
+ALTER TABLE ONLY audit.legal_holds
+    ADD CONSTRAINT legal_holds_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY audit.log_head
     ADD CONSTRAINT log_head_pkey PRIMARY KEY (the_one);
@@ -2046,6 +2445,15 @@ ALTER TABLE ONLY audit.nodes
 
 ALTER TABLE ONLY audit.pending
     ADD CONSTRAINT pending_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY audit.restores
+    ADD CONSTRAINT restores_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY audit.rule_counts
+    ADD CONSTRAINT rule_counts_org_id_rule_subject_bucket_key UNIQUE NULLS NOT DISTINCT (org_id, rule, subject, bucket);
+
+ALTER TABLE ONLY audit.watermarks
+    ADD CONSTRAINT watermarks_pkey PRIMARY KEY (name);
 
 ALTER TABLE ONLY audit.writers
     ADD CONSTRAINT writers_pkey PRIMARY KEY (writer_id);
@@ -2296,9 +2704,27 @@ ALTER TABLE ONLY templates.versions
 ALTER TABLE ONLY templates.versions
     ADD CONSTRAINT versions_pkey PRIMARY KEY (id);
 
+CREATE INDEX changes_open ON audit.configuration_changes USING btree (expires_at) WHERE (state = 'proposed'::text);
+
+CREATE INDEX changes_org ON audit.configuration_changes USING btree (org_id, id DESC);
+
+CREATE INDEX erasures_open ON audit.erasures USING btree (id) WHERE (state = 'open'::text);
+
+CREATE INDEX events_about ON ONLY audit.events USING btree (entity_id) WHERE (entity = 'user'::text);
+
+CREATE INDEX events_action ON ONLY audit.events USING btree (org_id, action, id DESC);
+
+CREATE INDEX events_actor ON ONLY audit.events USING btree (actor_id, org_id, id DESC);
+
+CREATE INDEX events_default_actor_id_org_id_id_idx ON audit.events_default USING btree (actor_id, org_id, id DESC);
+
+CREATE INDEX events_default_entity_id_idx ON audit.events_default USING btree (entity_id) WHERE (entity = 'user'::text);
+
 CREATE INDEX events_index ON ONLY audit.events USING btree (log_index);
 
 CREATE INDEX events_default_log_index_idx ON audit.events_default USING btree (log_index);
+
+CREATE INDEX events_default_org_id_action_id_idx ON audit.events_default USING btree (org_id, action, id DESC);
 
 CREATE INDEX events_entity ON ONLY audit.events USING btree (org_id, entity, entity_id, id DESC);
 
@@ -2308,7 +2734,29 @@ CREATE INDEX events_org ON ONLY audit.events USING btree (org_id, id DESC);
 
 CREATE INDEX events_default_org_id_id_idx ON audit.events_default USING btree (org_id, id DESC);
 
+CREATE INDEX events_log ON ONLY audit.events USING btree (org_id, log_index);
+
+CREATE INDEX events_default_org_id_log_index_idx ON audit.events_default USING btree (org_id, log_index);
+
+CREATE INDEX events_severity ON ONLY audit.events USING btree (org_id, severity, id DESC) WHERE (severity = ANY (ARRAY['warning'::text, 'error'::text, 'critical'::text]));
+
+CREATE INDEX events_default_org_id_severity_id_idx ON audit.events_default USING btree (org_id, severity, id DESC) WHERE (severity = ANY (ARRAY['warning'::text, 'error'::text, 'critical'::text]));
+
+CREATE INDEX events_words ON ONLY audit.events USING gin (audit.words(fields));
+
+CREATE INDEX events_default_words_idx ON audit.events_default USING gin (audit.words(fields));
+
+CREATE INDEX findings_org ON audit.findings USING btree (org_id, id DESC);
+
+CREATE INDEX findings_recent ON audit.findings USING btree (rule, subject, occurred_at DESC);
+
+CREATE INDEX legal_holds_org ON audit.legal_holds USING btree (org_id, id DESC);
+
 CREATE INDEX pending_order ON audit.pending USING btree (xid);
+
+CREATE UNIQUE INDEX restores_open ON audit.restores USING btree ((true)) WHERE (state <> 'done'::text);
+
+CREATE INDEX rule_counts_age ON audit.rule_counts USING btree (bucket);
 
 CREATE INDEX attempts_unknown ON ONLY campaigns.attempts USING btree (run_id DESC, cell_no DESC, attempt_no DESC) WHERE (state = 'unknown'::text);
 
@@ -2432,13 +2880,25 @@ CREATE INDEX receipts_age ON telemetry.receipts USING brin (created_at);
 
 CREATE UNIQUE INDEX user_summaries_key ON telemetry.user_summaries USING btree (org_id, user_id);
 
+ALTER INDEX audit.events_actor ATTACH PARTITION audit.events_default_actor_id_org_id_id_idx;
+
+ALTER INDEX audit.events_about ATTACH PARTITION audit.events_default_entity_id_idx;
+
 ALTER INDEX audit.events_index ATTACH PARTITION audit.events_default_log_index_idx;
+
+ALTER INDEX audit.events_action ATTACH PARTITION audit.events_default_org_id_action_id_idx;
 
 ALTER INDEX audit.events_entity ATTACH PARTITION audit.events_default_org_id_entity_entity_id_id_idx;
 
 ALTER INDEX audit.events_org ATTACH PARTITION audit.events_default_org_id_id_idx;
 
+ALTER INDEX audit.events_log ATTACH PARTITION audit.events_default_org_id_log_index_idx;
+
+ALTER INDEX audit.events_severity ATTACH PARTITION audit.events_default_org_id_severity_id_idx;
+
 ALTER INDEX audit.events_pkey ATTACH PARTITION audit.events_default_pkey;
+
+ALTER INDEX audit.events_words ATTACH PARTITION audit.events_default_words_idx;
 
 ALTER INDEX campaigns.attempts_pkey ATTACH PARTITION campaigns.attempts_default_pkey;
 
@@ -2466,6 +2926,10 @@ CREATE TRIGGER no_change BEFORE DELETE OR UPDATE ON audit.checkpoints FOR EACH R
 
 ALTER TABLE audit.checkpoints ENABLE ALWAYS TRIGGER no_change;
 
+CREATE TRIGGER no_change BEFORE DELETE OR UPDATE ON audit.cosignatures FOR EACH ROW EXECUTE FUNCTION audit.refuse();
+
+ALTER TABLE audit.cosignatures ENABLE ALWAYS TRIGGER no_change;
+
 CREATE TRIGGER no_change BEFORE DELETE OR UPDATE ON audit.events FOR EACH ROW EXECUTE FUNCTION audit.refuse();
 
 ALTER TABLE audit.events ENABLE ALWAYS TRIGGER no_change;
@@ -2481,6 +2945,10 @@ ALTER TABLE audit.nodes ENABLE ALWAYS TRIGGER no_change;
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.checkpoints FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
 
 ALTER TABLE audit.checkpoints ENABLE ALWAYS TRIGGER no_truncate;
+
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.cosignatures FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
+
+ALTER TABLE audit.cosignatures ENABLE ALWAYS TRIGGER no_truncate;
 
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.events FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
 
@@ -2527,6 +2995,9 @@ CREATE TRIGGER touch BEFORE UPDATE ON providers.provider_keys FOR EACH ROW EXECU
 CREATE TRIGGER touch BEFORE UPDATE ON providers.providers FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON templates.templates FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+ALTER TABLE ONLY audit.cosignatures
+    ADD CONSTRAINT cosignatures_size_fkey FOREIGN KEY (size) REFERENCES audit.checkpoints(size) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY campaigns.analysed
     ADD CONSTRAINT analysed_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
@@ -2713,19 +3184,91 @@ ALTER TABLE ONLY templates.versions
 
 CREATE POLICY capture ON audit.pending FOR INSERT TO chimera_app, chimera_worker WITH CHECK (true);
 
+ALTER TABLE audit.configuration ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.configuration_changes ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.daily ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY dropping ON audit.configuration FOR SELECT TO chimera_owner USING (true);
+
+CREATE POLICY dropping ON audit.events FOR SELECT TO chimera_owner USING (true);
+
+CREATE POLICY dropping ON audit.legal_holds FOR SELECT TO chimera_owner USING (true);
+
+CREATE POLICY erasing ON audit.events FOR UPDATE TO chimera_owner USING (true);
+
+CREATE POLICY erasing ON audit.pending FOR UPDATE TO chimera_owner USING (true);
+
+CREATE POLICY erasing_sees ON audit.pending FOR SELECT TO chimera_owner USING (true);
+
 ALTER TABLE audit.events ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE audit.events_default ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE audit.findings ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.key_networks ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.legal_holds ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY lookup ON audit.events FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY machinery ON audit.configuration TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.configuration_changes TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.daily TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.events FOR SELECT TO chimera_worker, chimera_upkeep USING (true);
+
+CREATE POLICY machinery ON audit.findings TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.key_networks TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.legal_holds TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.rule_counts TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY operator ON audit.findings TO chimera_app USING (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text))) WITH CHECK (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)));
+
+CREATE POLICY operator ON audit.legal_holds TO chimera_app USING (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text))) WITH CHECK (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)));
+
+CREATE POLICY operator ON audit.restores TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
+
 ALTER TABLE audit.pending ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.restores ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.rule_counts ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY sealer ON audit.events TO chimera_sealer USING (true) WITH CHECK (true);
 
 CREATE POLICY sealer ON audit.pending TO chimera_sealer USING (true);
 
+CREATE POLICY sealer ON audit.restores TO chimera_sealer USING (true) WITH CHECK (true);
+
+CREATE POLICY tenant ON audit.configuration TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.configuration_changes TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.daily TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.findings TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.key_networks TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.legal_holds TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.rule_counts TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant_read ON audit.events FOR SELECT TO chimera_app, chimera_auditor USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_read ON audit.pending FOR SELECT TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY upkeep ON audit.configuration FOR SELECT TO chimera_upkeep USING (true);
+
+CREATE POLICY upkeep ON audit.legal_holds FOR SELECT TO chimera_upkeep USING (true);
 
 ALTER TABLE campaigns.analysed ENABLE ROW LEVEL SECURITY;
 
@@ -3125,6 +3668,8 @@ GRANT USAGE ON SCHEMA audit TO chimera_app;
 GRANT USAGE ON SCHEMA audit TO chimera_worker;
 GRANT USAGE ON SCHEMA audit TO chimera_sealer;
 GRANT USAGE ON SCHEMA audit TO chimera_auditor;
+GRANT USAGE ON SCHEMA audit TO chimera_upkeep;
+GRANT USAGE ON SCHEMA audit TO chimera_lookup;
 
 GRANT USAGE ON SCHEMA campaigns TO chimera_app;
 GRANT USAGE ON SCHEMA campaigns TO chimera_worker;
@@ -3141,6 +3686,7 @@ GRANT USAGE ON SCHEMA ops TO chimera_worker;
 GRANT USAGE ON SCHEMA ops TO chimera_sealer;
 GRANT USAGE ON SCHEMA ops TO chimera_auditor;
 GRANT USAGE ON SCHEMA ops TO chimera_lookup;
+GRANT USAGE ON SCHEMA ops TO chimera_upkeep;
 
 GRANT USAGE ON SCHEMA providers TO chimera_app;
 GRANT USAGE ON SCHEMA providers TO chimera_worker;
@@ -3153,6 +3699,28 @@ GRANT USAGE ON SCHEMA telemetry TO chimera_summary;
 GRANT USAGE ON SCHEMA templates TO chimera_app;
 GRANT USAGE ON SCHEMA templates TO chimera_worker;
 GRANT USAGE ON SCHEMA templates TO chimera_summary;
+
+REVOKE ALL ON FUNCTION audit.check_leaves(low bigint, high bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.check_leaves(low bigint, high bigint) TO chimera_app;
+
+REVOKE ALL ON FUNCTION audit.drop_partition(child regclass, default_days integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.drop_partition(child regclass, default_days integer) TO chimera_upkeep;
+
+REVOKE ALL ON FUNCTION audit.erase_events(subject uuid, batch integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.erase_events(subject uuid, batch integer) TO chimera_worker;
+
+GRANT SELECT ON TABLE audit.events TO chimera_app;
+GRANT SELECT ON TABLE audit.events TO chimera_auditor;
+GRANT SELECT,INSERT ON TABLE audit.events TO chimera_sealer;
+GRANT SELECT ON TABLE audit.events TO chimera_lookup;
+GRANT SELECT ON TABLE audit.events TO chimera_worker;
+GRANT SELECT ON TABLE audit.events TO chimera_upkeep;
+
+REVOKE ALL ON FUNCTION audit.find_events(words text, after_id uuid, of_action text, of_entity text, of_entity_id text, of_actor uuid, of_kind text, of_severity text, of_outcome text, of_ip text, of_session text, since timestamp with time zone, until timestamp with time zone, size integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.find_events(words text, after_id uuid, of_action text, of_entity text, of_entity_id text, of_actor uuid, of_kind text, of_severity text, of_outcome text, of_ip text, of_session text, since timestamp with time zone, until timestamp with time zone, size integer) TO chimera_app;
+
+REVOKE ALL ON FUNCTION audit.keep_until(child regclass, default_days integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.keep_until(child regclass, default_days integer) TO chimera_upkeep;
 
 REVOKE ALL ON FUNCTION identity.find_account(login text, device_hash bytea, org uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_account(login text, device_hash bytea, org uuid) TO chimera_app;
@@ -3292,33 +3860,76 @@ GRANT SELECT,INSERT ON TABLE audit.checkpoints TO chimera_sealer;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_app;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_auditor;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_worker;
+GRANT SELECT ON TABLE audit.checkpoints TO chimera_upkeep;
 
-GRANT SELECT ON TABLE audit.events TO chimera_app;
-GRANT SELECT ON TABLE audit.events TO chimera_auditor;
-GRANT SELECT,INSERT ON TABLE audit.events TO chimera_sealer;
+GRANT SELECT ON TABLE audit.configuration TO chimera_upkeep;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.configuration TO chimera_app;
+GRANT SELECT ON TABLE audit.configuration TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.configuration_changes TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE audit.configuration_changes TO chimera_worker;
+
+GRANT SELECT,INSERT ON TABLE audit.cosignatures TO chimera_sealer;
+GRANT SELECT ON TABLE audit.cosignatures TO chimera_app;
+GRANT SELECT ON TABLE audit.cosignatures TO chimera_auditor;
+GRANT SELECT ON TABLE audit.cosignatures TO chimera_worker;
+GRANT SELECT ON TABLE audit.cosignatures TO chimera_upkeep;
+
+GRANT SELECT ON TABLE audit.daily TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.daily TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.drops TO chimera_worker;
+GRANT SELECT ON TABLE audit.drops TO chimera_app;
+GRANT SELECT ON TABLE audit.drops TO chimera_upkeep;
+
+GRANT INSERT ON TABLE audit.erasures TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.erasures TO chimera_worker;
+
+GRANT SELECT,UPDATE ON TABLE audit.findings TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.findings TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.key_networks TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE audit.leaves TO chimera_sealer;
 GRANT SELECT ON TABLE audit.leaves TO chimera_app;
 GRANT SELECT ON TABLE audit.leaves TO chimera_auditor;
 GRANT SELECT ON TABLE audit.leaves TO chimera_worker;
+GRANT SELECT ON TABLE audit.leaves TO chimera_lookup;
+GRANT SELECT ON TABLE audit.leaves TO chimera_upkeep;
+
+GRANT SELECT ON TABLE audit.legal_holds TO chimera_upkeep;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.legal_holds TO chimera_app;
+GRANT SELECT ON TABLE audit.legal_holds TO chimera_worker;
 
 GRANT SELECT,UPDATE ON TABLE audit.log_head TO chimera_sealer;
 GRANT SELECT ON TABLE audit.log_head TO chimera_app;
 GRANT SELECT ON TABLE audit.log_head TO chimera_auditor;
 GRANT SELECT ON TABLE audit.log_head TO chimera_worker;
+GRANT SELECT ON TABLE audit.log_head TO chimera_upkeep;
 
 GRANT SELECT,INSERT ON TABLE audit.nodes TO chimera_sealer;
 GRANT SELECT ON TABLE audit.nodes TO chimera_app;
 GRANT SELECT ON TABLE audit.nodes TO chimera_auditor;
 GRANT SELECT ON TABLE audit.nodes TO chimera_worker;
+GRANT SELECT ON TABLE audit.nodes TO chimera_upkeep;
 
 GRANT SELECT,INSERT ON TABLE audit.pending TO chimera_app;
 GRANT INSERT ON TABLE audit.pending TO chimera_worker;
-GRANT SELECT,DELETE ON TABLE audit.pending TO chimera_sealer;
+GRANT SELECT,INSERT,DELETE ON TABLE audit.pending TO chimera_sealer;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.restores TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE audit.restores TO chimera_sealer;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE audit.rule_counts TO chimera_worker;
+
+GRANT SELECT ON TABLE audit.statistics TO chimera_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.watermarks TO chimera_worker;
+GRANT SELECT ON TABLE audit.watermarks TO chimera_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE audit.writers TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE audit.writers TO chimera_worker;
-GRANT SELECT ON TABLE audit.writers TO chimera_sealer;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.writers TO chimera_sealer;
 GRANT SELECT ON TABLE audit.writers TO chimera_auditor;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.analysed TO chimera_worker;

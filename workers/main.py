@@ -19,6 +19,8 @@ import structlog
 from arq.worker import Function, Worker, func
 from redis.exceptions import RedisError
 
+from chimera.audit.monitor import BATCH as MONITOR_BATCH
+from chimera.audit.monitor import watch_over
 from chimera.audit.sealer import Sealer
 from chimera.background import cancelled
 from chimera.core import Core, open_core, settle_memory
@@ -42,6 +44,7 @@ log = structlog.get_logger("chimera.worker")
 RELAY_EVERY_S = 1.0
 STOP_WITHIN_S = 10.0  # after the drives have drained
 SWEEP_EVERY_S = 2.0
+MONITOR_EVERY_S = 2.0
 TURNS_EVERY_S = 1.0
 # A drive's job lives as long as its campaign. arq hides a crashed job for this long, which harms
 # nothing: the sweep rings anew for whatever it was driving.
@@ -88,6 +91,7 @@ class WorkerProcess:
                 self._sweep(core),
                 self._take_turns(core),
                 self._seal(sealing),
+                self._watch_over(core),
                 self._drain(core),
                 self._serve_queue(ctx, CAMPAIGN_QUEUE, [_function(drive_runs)]),
                 self._serve_queue(
@@ -184,7 +188,16 @@ class WorkerProcess:
         async def body(fence: int) -> bool:
             return await sealer.run_once(fence) >= 1000
 
-        await self._hold(core, "sealer", self.settings.seal_every_s, body)
+        try:
+            await self._hold(core, "sealer", self.settings.seal_every_s, body)
+        finally:
+            await sealer.witnesses.close()
+
+    async def _watch_over(self, core: Core) -> None:
+        async def body(_fence: int) -> bool:
+            return await watch_over(core) >= MONITOR_BATCH
+
+        await self._hold(core, "monitor", MONITOR_EVERY_S, body)
 
     async def _drain(self, core: Core) -> None:
         compared_at = time.monotonic()

@@ -72,6 +72,7 @@ class CallLimits:
             RateClass.RATE_CLASS_AUTH: _per_minute(settings.logins_per_minute),
             RateClass.RATE_CLASS_INGEST: _per_minute(settings.telemetry_batches_per_minute),
         }
+        # Telemetry is bounded by its backlog instead.
         self.by_org = {
             RateClass.RATE_CLASS_READ: _per_minute(settings.reads_per_org_minute),
             RateClass.RATE_CLASS_WATCH: _per_minute(settings.reads_per_org_minute),
@@ -92,8 +93,9 @@ class CallLimits:
         if rate != RateClass.RATE_CLASS_AUTH:
             # The caller's own comes first: who is over it takes nothing from the others.
             self._refuse(buckets.wait_s(_key(call.caller)), "caller")
-            if call.caller.org_id:
-                self._refuse(self.by_org[rate].wait_s(call.caller.org_id), "organisation")
+            shared = self.by_org.get(rate)
+            if shared and call.caller.org_id:
+                self._refuse(shared.wait_s(call.caller.org_id), "organisation")
             return
         wait_s = 0.0
         if self.take is not None:

@@ -50,7 +50,10 @@ GROUND_ARROWS: dict[str, set[str]] = {
     },
 }
 # Only these speak gRPC on the server's side; everybody else raises faults and yields messages.
-GRPC = {"chimera.gate", "chimera.server", "chimera.certificates"}
+GRPC = {
+    "chimera.gate", "chimera.server", "chimera.certificates",
+    "chimera.audit.witness_rpc",  # a program of its own, and how the sealer asks it
+}  # fmt: skip
 # Only these open connections or read rows; operations may catch errors.
 PSYCOPG = {"chimera.db", "chimera.rows"}
 # Programs of their own beside server and workers: they use the public API or start things.

@@ -39,6 +39,8 @@ ROLES: dict[str, frozenset[int]] = {
     "viewer": frozenset(_VIEWER),
     "user": frozenset(_USER),
     "admin": ALL_PERMISSIONS,
+    # Reads and proves the organisation's audit log, and nothing else.
+    "auditor": frozenset({P.PERMISSION_AUDIT_READ, P.PERMISSION_AUDIT_EXPORT}),
 }
 
 

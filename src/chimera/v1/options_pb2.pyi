@@ -31,6 +31,10 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_TELEMETRY_MANAGE: _ClassVar[Permission]
     PERMISSION_AUDIT_READ: _ClassVar[Permission]
     PERMISSION_AUDIT_EXPORT: _ClassVar[Permission]
+    PERMISSION_CONFIGURATION_CHANGE: _ClassVar[Permission]
+    PERMISSION_CONFIGURATION_APPROVE: _ClassVar[Permission]
+    PERMISSION_FINDING_MANAGE: _ClassVar[Permission]
+    PERMISSION_LEGAL_HOLD: _ClassVar[Permission]
     PERMISSION_KILL_SWITCH: _ClassVar[Permission]
     PERMISSION_OPERATE: _ClassVar[Permission]
     PERMISSION_ROLE_READ: _ClassVar[Permission]
@@ -70,6 +74,10 @@ PERMISSION_TELEMETRY_READ_OWN: Permission
 PERMISSION_TELEMETRY_MANAGE: Permission
 PERMISSION_AUDIT_READ: Permission
 PERMISSION_AUDIT_EXPORT: Permission
+PERMISSION_CONFIGURATION_CHANGE: Permission
+PERMISSION_CONFIGURATION_APPROVE: Permission
+PERMISSION_FINDING_MANAGE: Permission
+PERMISSION_LEGAL_HOLD: Permission
 PERMISSION_KILL_SWITCH: Permission
 PERMISSION_OPERATE: Permission
 PERMISSION_ROLE_READ: Permission
