@@ -1,11 +1,11 @@
-"""python -m bench [campaign|launch|login|rpc|telemetry] [options]: prints figures, judges nothing."""
+"""python -m bench [audit|campaign|launch|login|rpc|telemetry] [options]: prints figures, judges nothing."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-BENCHES = ("campaign", "launch", "login", "rpc", "telemetry")
+BENCHES = ("audit", "campaign", "launch", "login", "rpc", "telemetry")
 
 
 def main() -> int:

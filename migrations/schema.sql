@@ -33,15 +33,207 @@ CREATE TYPE providers.uuid_range AS RANGE (
 
 ALTER TYPE providers.uuid_range OWNER TO chimera_owner;
 
+CREATE FUNCTION audit.check_leaves(low bigint, high bigint) RETURNS TABLE(log_index bigint, leaf_hash bytea, previous_hash bytea, is_there boolean, is_right boolean, drop_range text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF current_setting('app.role', true) IS DISTINCT FROM 'operator' THEN
+        RAISE EXCEPTION 'only operators verify the whole log' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN QUERY
+    SELECT l.log_index, l.leaf_hash, e.previous_hash, e.id IS NOT NULL,
+           e.leaf_hash = l.leaf_hash AND e.log_index = l.log_index
+               AND sha256('\x00'::bytea || e.previous_hash || sha256(e.leaf)) = l.leaf_hash,
+           CASE WHEN e.action = 'audit.payloads.drop' AND e.entity = 'audit.leaves' AND e.outcome = 'success'
+                THEN e.entity_id END
+      FROM audit.leaves l LEFT JOIN audit.events e ON e.id = l.event_id
+     WHERE l.log_index >= low AND l.log_index < high
+     ORDER BY l.log_index;
+END $$;
+
+ALTER FUNCTION audit.check_leaves(low bigint, high bigint) OWNER TO chimera_lookup;
+
+CREATE FUNCTION audit.drop_partition(child regclass, default_days integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '2s'
+    AS $$
+DECLARE
+    its record;
+BEGIN
+    SELECT d.*, l.log_index AS drop_index INTO its
+      FROM audit.drops d JOIN audit.leaves l ON l.event_id = d.event_id
+     WHERE d.partition_name = child::text AND d.state = 'recorded';
+    IF its IS NULL OR its.drop_index >= COALESCE((SELECT max(size) FROM audit.checkpoints), 0) THEN
+        RAISE EXCEPTION 'the drop of % is not sealed and signed yet', child USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF audit.keep_until(child, default_days) > now() THEN
+        RAISE EXCEPTION '% has to be kept', child USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF EXISTS (SELECT FROM audit.events e WHERE e.tableoid = child AND e.log_index > its.last_index) THEN
+        RAISE EXCEPTION '% holds events its drop does not name', child USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    EXECUTE format('DROP TABLE %s', child);
+END $$;
+
+ALTER FUNCTION audit.drop_partition(child regclass, default_days integer) OWNER TO chimera_owner;
+
+CREATE FUNCTION audit.erase_events(subject uuid, batch integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    erased int;
+    waiting int;
+BEGIN
+    IF NOT EXISTS (SELECT FROM audit.erasures WHERE subject_id = subject AND state = 'open') THEN
+        RAISE EXCEPTION 'nobody asked to erase %', subject USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    WITH found AS (
+        SELECT id FROM audit.events
+         WHERE (actor_id = subject OR (entity = 'user' AND entity_id = subject::text))
+           AND fields @? '$[*].value'
+         ORDER BY id LIMIT batch
+    )
+    UPDATE audit.events e
+       SET fields = (SELECT COALESCE(jsonb_agg(jsonb_build_object('name', f->'name') ORDER BY at), '[]')
+                       FROM jsonb_array_elements(e.fields) WITH ORDINALITY AS x (f, at))
+      FROM found WHERE e.id = found.id;
+    GET DIAGNOSTICS erased = ROW_COUNT;
+    UPDATE audit.pending p
+       SET fields = (SELECT COALESCE(jsonb_agg(jsonb_build_object('name', f->'name') ORDER BY at), '[]')
+                       FROM jsonb_array_elements(p.fields) WITH ORDINALITY AS x (f, at))
+     WHERE (p.facts->>'actor_id' = subject::text
+            OR (p.facts->>'entity' = 'user' AND p.facts->>'entity_id' = subject::text))
+       AND p.fields @? '$[*].value';
+    GET DIAGNOSTICS waiting = ROW_COUNT;
+    RETURN erased + waiting;
+END $_$;
+
+ALTER FUNCTION audit.erase_events(subject uuid, batch integer) OWNER TO chimera_owner;
+
+CREATE TABLE audit.events (
+    id uuid NOT NULL,
+    log_index bigint NOT NULL,
+    org_id uuid,
+    occurred_at timestamp with time zone NOT NULL,
+    actor_kind text NOT NULL,
+    actor_id uuid,
+    action text NOT NULL,
+    entity text NOT NULL,
+    entity_id text NOT NULL,
+    outcome text NOT NULL,
+    severity text NOT NULL,
+    facts jsonb NOT NULL,
+    fields jsonb NOT NULL,
+    leaf bytea NOT NULL,
+    leaf_hash bytea NOT NULL,
+    previous_hash bytea NOT NULL
+)
+PARTITION BY RANGE (id);
+
+ALTER TABLE ONLY audit.events FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.events OWNER TO chimera_owner;
+
+CREATE FUNCTION audit.find_events(words text, after_id uuid, of_action text, of_entity text, of_entity_id text, of_actor uuid, of_kind text, of_severity text, of_outcome text, of_ip text, of_session text, since timestamp with time zone, until timestamp with time zone, size integer) RETURNS SETOF audit.events
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+DECLARE
+    mine uuid := NULLIF(current_setting('app.org_id', true), '')::uuid;
+    wanted tsquery := websearch_to_tsquery('simple', words);
+    address tsquery := plainto_tsquery('simple', of_ip);
+BEGIN
+    RETURN QUERY
+    SELECT e.* FROM audit.events e
+     WHERE e.org_id = mine
+       AND (after_id IS NULL OR e.id < after_id)
+       AND (since IS NULL OR (e.id >= ops.uuid_floor(since) AND e.occurred_at >= since))
+       AND (until IS NULL OR (e.id < ops.uuid_floor(until + interval '1 ms') AND e.occurred_at < until))
+       AND (of_action IS NULL OR e.action = of_action)
+       AND (of_entity IS NULL OR e.entity = of_entity)
+       AND (of_entity_id IS NULL OR e.entity_id = of_entity_id)
+       AND (of_actor IS NULL OR e.actor_id = of_actor)
+       AND (of_severity IS NULL OR e.severity = of_severity)
+       AND (of_outcome IS NULL OR e.outcome = of_outcome)
+       AND (of_kind IS NULL OR e.facts->>'kind' = of_kind)
+       AND (of_session IS NULL OR e.facts->>'session_id' = of_session)
+       AND (words IS NULL OR audit.words(e.fields) @@ wanted)
+       AND (of_ip IS NULL OR (audit.words(e.fields) @@ address
+            AND e.fields @> jsonb_build_array(jsonb_build_object('name', 'ip', 'value', of_ip))))
+     ORDER BY e.id DESC
+     LIMIT size;
+END $$;
+
+ALTER FUNCTION audit.find_events(words text, after_id uuid, of_action text, of_entity text, of_entity_id text, of_actor uuid, of_kind text, of_severity text, of_outcome text, of_ip text, of_session text, since timestamp with time zone, until timestamp with time zone, size integer) OWNER TO chimera_lookup;
+
+CREATE FUNCTION audit.is_erased(before jsonb, after jsonb) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    SELECT jsonb_array_length(before) = jsonb_array_length(after)
+       AND (SELECT bool_and(a.item = b.item OR a.item = jsonb_build_object('name', b.item->'name'))
+              FROM jsonb_array_elements(before) WITH ORDINALITY AS b (item, at)
+              JOIN jsonb_array_elements(after) WITH ORDINALITY AS a (item, at) USING (at))
+$$;
+
+ALTER FUNCTION audit.is_erased(before jsonb, after jsonb) OWNER TO chimera_owner;
+
+CREATE FUNCTION audit.keep_until(child regclass, default_days integer) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    start uuid;
+    stop uuid;
+    until timestamptz;
+    days int;
+BEGIN
+    SELECT substring(b.bound FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid,
+           substring(b.bound FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid INTO start, stop
+      FROM (SELECT pg_get_expr(c.relpartbound, c.oid) AS bound
+              FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+             WHERE i.inhparent = 'audit.events'::regclass AND c.oid = child) b;
+    IF stop IS NULL THEN
+        RETURN 'infinity';
+    END IF;
+    until := to_timestamp(('x' || lpad(left(replace(stop::text, '-', ''), 12), 16, '0'))::bit(64)::bigint / 1000.0);
+    IF EXISTS (SELECT FROM audit.legal_holds h WHERE h.released_at IS NULL AND (h.org_id IS NULL OR EXISTS (
+                   SELECT FROM audit.events e WHERE e.id >= start AND e.id < stop AND e.org_id = h.org_id))) THEN
+        RETURN 'infinity';
+    END IF;
+    SELECT max(COALESCE((c.value #>> '{}')::int, default_days)) INTO days
+      FROM (SELECT DISTINCT e.org_id FROM audit.events e WHERE e.id >= start AND e.id < stop) o
+      LEFT JOIN audit.configuration c ON c.org_id = o.org_id AND c.key = 'audit_retention_days';
+    RETURN until + make_interval(days => COALESCE(days, default_days));
+END $$;
+
+ALTER FUNCTION audit.keep_until(child regclass, default_days integer) OWNER TO chimera_owner;
+
 CREATE FUNCTION audit.refuse() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
+    IF TG_OP = 'UPDATE' AND current_user = 'chimera_owner' AND to_jsonb(OLD) ? 'fields' THEN
+        IF to_jsonb(NEW) - 'fields' = to_jsonb(OLD) - 'fields' AND audit.is_erased(OLD.fields, NEW.fields) THEN
+            RETURN NEW;
+        END IF;
+    END IF;
     RAISE EXCEPTION '% on audit.% is refused: the log is append-only', TG_OP, TG_TABLE_NAME
         USING ERRCODE = 'insufficient_privilege';
 END $$;
 
 ALTER FUNCTION audit.refuse() OWNER TO chimera_owner;
+
+CREATE FUNCTION audit.words(fields jsonb) RETURNS tsvector
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $_$
+    SELECT jsonb_to_tsvector('simple'::regconfig, jsonb_path_query_array(fields, '$[*].value'), '["string"]')
+$_$;
+
+ALTER FUNCTION audit.words(fields jsonb) OWNER TO chimera_owner;
 
 CREATE FUNCTION identity.count_sealed_sign_in() RETURNS TABLE(kek_version integer, count bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -736,7 +928,7 @@ CREATE TABLE identity.memberships (
     user_id uuid NOT NULL,
     role text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT memberships_role_check CHECK ((role = ANY (ARRAY['admin'::text, 'user'::text, 'viewer'::text])))
+    CONSTRAINT memberships_role_check CHECK ((role = ANY (ARRAY['auditor'::text, 'admin'::text, 'user'::text, 'viewer'::text])))
 );
 
 ALTER TABLE ONLY identity.memberships FORCE ROW LEVEL SECURITY;
@@ -887,29 +1079,97 @@ CREATE TABLE audit.checkpoints (
 
 ALTER TABLE audit.checkpoints OWNER TO chimera_owner;
 
-CREATE TABLE audit.events (
+CREATE TABLE audit.configuration (
+    org_id uuid NOT NULL,
+    key text NOT NULL,
+    value jsonb NOT NULL,
+    version bigint NOT NULL,
+    change_id uuid NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY audit.configuration FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.configuration OWNER TO chimera_owner;
+
+CREATE TABLE audit.configuration_changes (
     id uuid NOT NULL,
-    log_index bigint NOT NULL,
+    org_id uuid NOT NULL,
+    key text NOT NULL,
+    old_value jsonb,
+    new_value jsonb NOT NULL,
+    base_version bigint NOT NULL,
+    reason text NOT NULL,
+    requires_approval boolean NOT NULL,
+    state text NOT NULL,
+    changed_by uuid NOT NULL,
+    decided_by uuid,
+    decision_reason text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    decided_at timestamp with time zone,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT changes_four_eyes CHECK (((NOT requires_approval) OR (state <> ALL (ARRAY['applied'::text, 'rejected'::text])) OR (decided_by <> changed_by))),
+    CONSTRAINT configuration_changes_reason_check CHECK ((reason <> ''::text)),
+    CONSTRAINT configuration_changes_state_check CHECK ((state = ANY (ARRAY['proposed'::text, 'applied'::text, 'rejected'::text, 'withdrawn'::text, 'expired'::text])))
+);
+
+ALTER TABLE ONLY audit.configuration_changes FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.configuration_changes OWNER TO chimera_owner;
+
+CREATE TABLE audit.cosignatures (
+    size bigint NOT NULL,
+    verifier_key text NOT NULL,
+    line text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE audit.cosignatures OWNER TO chimera_owner;
+
+CREATE TABLE audit.daily (
     org_id uuid,
-    occurred_at timestamp with time zone NOT NULL,
-    actor_kind text NOT NULL,
-    actor_id uuid,
+    day date NOT NULL,
     action text NOT NULL,
-    entity text NOT NULL,
-    entity_id text NOT NULL,
-    outcome text NOT NULL,
     severity text NOT NULL,
-    facts jsonb NOT NULL,
-    fields jsonb NOT NULL,
-    leaf bytea NOT NULL,
-    leaf_hash bytea NOT NULL,
-    previous_hash bytea NOT NULL
+    outcome text NOT NULL,
+    actor_id uuid,
+    events bigint NOT NULL
 )
-PARTITION BY RANGE (id);
+WITH (fillfactor='70');
 
-ALTER TABLE ONLY audit.events FORCE ROW LEVEL SECURITY;
+ALTER TABLE ONLY audit.daily FORCE ROW LEVEL SECURITY;
 
-ALTER TABLE audit.events OWNER TO chimera_owner;
+ALTER TABLE audit.daily OWNER TO chimera_owner;
+
+CREATE TABLE audit.drops (
+    partition_name text NOT NULL,
+    first_index bigint NOT NULL,
+    last_index bigint NOT NULL,
+    events bigint NOT NULL,
+    state text NOT NULL,
+    archive_first bigint NOT NULL,
+    archive_size bigint NOT NULL,
+    archive_file text NOT NULL,
+    archive_sha256 bytea NOT NULL,
+    event_id uuid,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    dropped_at timestamp with time zone,
+    CONSTRAINT drops_state_check CHECK ((state = ANY (ARRAY['archived'::text, 'recorded'::text, 'dropped'::text])))
+);
+
+ALTER TABLE audit.drops OWNER TO chimera_owner;
+
+CREATE TABLE audit.erasures (
+    id uuid NOT NULL,
+    subject_id uuid NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    events bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    done_at timestamp with time zone,
+    CONSTRAINT erasures_state_check CHECK ((state = ANY (ARRAY['open'::text, 'done'::text])))
+);
+
+ALTER TABLE audit.erasures OWNER TO chimera_owner;
 
 CREATE TABLE audit.events_default (
     id uuid CONSTRAINT events_id_not_null NOT NULL,
@@ -934,6 +1194,41 @@ ALTER TABLE ONLY audit.events_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE audit.events_default OWNER TO chimera_owner;
 
+CREATE TABLE audit.findings (
+    id uuid NOT NULL,
+    org_id uuid,
+    rule text NOT NULL,
+    severity text NOT NULL,
+    subject text NOT NULL,
+    summary text NOT NULL,
+    events bigint NOT NULL,
+    event_id uuid NOT NULL,
+    log_index bigint NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    note text DEFAULT ''::text NOT NULL,
+    acknowledged_by uuid,
+    acknowledged_at timestamp with time zone,
+    occurred_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT findings_severity_check CHECK ((severity = ANY (ARRAY['debug'::text, 'info'::text, 'notice'::text, 'warning'::text, 'error'::text, 'critical'::text]))),
+    CONSTRAINT findings_state_check CHECK ((state = ANY (ARRAY['open'::text, 'acknowledged'::text])))
+);
+
+ALTER TABLE ONLY audit.findings FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.findings OWNER TO chimera_owner;
+
+CREATE TABLE audit.key_networks (
+    org_id uuid NOT NULL,
+    api_key_id uuid NOT NULL,
+    network text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY audit.key_networks FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.key_networks OWNER TO chimera_owner;
+
 CREATE TABLE audit.leaves (
     log_index bigint NOT NULL,
     event_id uuid NOT NULL,
@@ -942,6 +1237,23 @@ CREATE TABLE audit.leaves (
 );
 
 ALTER TABLE audit.leaves OWNER TO chimera_owner;
+
+CREATE TABLE audit.legal_holds (
+    id uuid NOT NULL,
+    org_id uuid,
+    name text NOT NULL,
+    reason text NOT NULL,
+    placed_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    released_by uuid,
+    released_at timestamp with time zone,
+    release_reason text DEFAULT ''::text NOT NULL,
+    CONSTRAINT legal_holds_name_check CHECK ((name <> ''::text))
+);
+
+ALTER TABLE ONLY audit.legal_holds FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.legal_holds OWNER TO chimera_owner;
 
 CREATE TABLE audit.log_head (
     the_one boolean DEFAULT true NOT NULL,
@@ -976,6 +1288,63 @@ CREATE TABLE audit.pending (
 ALTER TABLE ONLY audit.pending FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE audit.pending OWNER TO chimera_owner;
+
+CREATE TABLE audit.restores (
+    id uuid NOT NULL,
+    state text NOT NULL,
+    reason text NOT NULL,
+    approvals_needed integer NOT NULL,
+    proposed_by uuid NOT NULL,
+    approved_by uuid,
+    names text[] NOT NULL,
+    statement text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    done_at timestamp with time zone,
+    CONSTRAINT restores_approvals_needed_check CHECK (((approvals_needed >= 1) AND (approvals_needed <= 2))),
+    CONSTRAINT restores_check CHECK ((approved_by <> proposed_by)),
+    CONSTRAINT restores_check1 CHECK (((state = 'proposed'::text) OR (approvals_needed = 1) OR (approved_by IS NOT NULL))),
+    CONSTRAINT restores_state_check CHECK ((state = ANY (ARRAY['proposed'::text, 'approved'::text, 'done'::text])))
+);
+
+ALTER TABLE ONLY audit.restores FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.restores OWNER TO chimera_owner;
+
+CREATE TABLE audit.rule_counts (
+    org_id uuid,
+    rule text NOT NULL,
+    subject text NOT NULL,
+    bucket timestamp with time zone NOT NULL,
+    events bigint NOT NULL
+)
+WITH (fillfactor='70');
+
+ALTER TABLE ONLY audit.rule_counts FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.rule_counts OWNER TO chimera_owner;
+
+CREATE VIEW audit.statistics WITH (security_invoker='true') AS
+ SELECT org_id,
+    day,
+    action,
+    severity,
+    outcome,
+    actor_id,
+    events,
+        CASE
+            WHEN (outcome = 'success'::text) THEN (0)::bigint
+            ELSE events
+        END AS failures
+   FROM audit.daily;
+
+ALTER VIEW audit.statistics OWNER TO chimera_owner;
+
+CREATE TABLE audit.watermarks (
+    name text NOT NULL,
+    log_index bigint NOT NULL
+);
+
+ALTER TABLE audit.watermarks OWNER TO chimera_owner;
 
 CREATE TABLE audit.writers (
     writer_id uuid NOT NULL,
@@ -1012,6 +1381,8 @@ CREATE TABLE campaigns.attempts (
     latency_ms integer,
     sent_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     settled_at timestamp with time zone,
+    model_no integer,
+    reserve numeric(20,12) DEFAULT 0 NOT NULL,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -1036,6 +1407,8 @@ CREATE TABLE campaigns.attempts_default (
     latency_ms integer,
     sent_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT attempts_sent_at_not_null NOT NULL,
     settled_at timestamp with time zone,
+    model_no integer,
+    reserve numeric(20,12) DEFAULT 0 CONSTRAINT attempts_reserve_not_null NOT NULL,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 );
 
@@ -1067,6 +1440,7 @@ CREATE TABLE campaigns.executions (
     cost numeric(20,12) NOT NULL,
     started_at timestamp with time zone NOT NULL,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    model_no integer,
     CONSTRAINT executions_state_check CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'parked'::text, 'skipped'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -1099,6 +1473,7 @@ CREATE TABLE campaigns.executions_default (
     cost numeric(20,12) CONSTRAINT executions_cost_not_null NOT NULL,
     started_at timestamp with time zone CONSTRAINT executions_started_at_not_null NOT NULL,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT executions_recorded_at_not_null NOT NULL,
+    model_no integer,
     CONSTRAINT executions_state_check CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'parked'::text, 'skipped'::text])))
 );
 
@@ -1134,6 +1509,25 @@ CREATE TABLE campaigns.flushes_default (
 ALTER TABLE ONLY campaigns.flushes_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.flushes_default OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.model_tallies (
+    run_id uuid NOT NULL,
+    slot smallint NOT NULL,
+    model_no integer NOT NULL,
+    org_id uuid NOT NULL,
+    scored bigint NOT NULL,
+    successes bigint NOT NULL,
+    failed bigint NOT NULL,
+    latency_ms_sum bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cost numeric(20,12) NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
+
+ALTER TABLE ONLY campaigns.model_tallies FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.model_tallies OWNER TO chimera_owner;
 
 CREATE TABLE campaigns.overrides (
     id uuid NOT NULL,
@@ -1174,7 +1568,9 @@ CREATE TABLE campaigns.run_plans (
     prompt_count bigint NOT NULL,
     technique_names text[] NOT NULL,
     target_names text[] NOT NULL,
-    repetitions integer NOT NULL
+    repetitions integer NOT NULL,
+    model_ids uuid[] DEFAULT '{}'::uuid[] NOT NULL,
+    model_names text[] DEFAULT '{}'::text[] NOT NULL
 );
 
 ALTER TABLE ONLY campaigns.run_plans FORCE ROW LEVEL SECURITY;
@@ -1302,7 +1698,7 @@ CREATE TABLE identity.grants (
     granted_by uuid NOT NULL,
     granted_at timestamp with time zone DEFAULT now() NOT NULL,
     revoked_at timestamp with time zone,
-    CONSTRAINT grants_built_in_role_check CHECK ((built_in_role = ANY (ARRAY['admin'::text, 'user'::text, 'viewer'::text]))),
+    CONSTRAINT grants_built_in_role_check CHECK ((built_in_role = ANY (ARRAY['auditor'::text, 'admin'::text, 'user'::text, 'viewer'::text]))),
     CONSTRAINT grants_one_grantee CHECK ((num_nonnulls(user_id, team_id) = 1)),
     CONSTRAINT grants_one_role CHECK ((num_nonnulls(role_id, built_in_role) = 1))
 );
@@ -1323,7 +1719,7 @@ CREATE TABLE identity.invitations (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     expires_at timestamp with time zone NOT NULL,
     revoked_at timestamp with time zone,
-    CONSTRAINT invitations_role_check CHECK ((role = ANY (ARRAY['admin'::text, 'user'::text, 'viewer'::text]))),
+    CONSTRAINT invitations_role_check CHECK ((role = ANY (ARRAY['auditor'::text, 'admin'::text, 'user'::text, 'viewer'::text]))),
     CONSTRAINT invitations_uses CHECK (((uses >= 0) AND (uses <= uses_max))),
     CONSTRAINT invitations_uses_max_check CHECK (((uses_max >= 1) AND (uses_max <= 10000)))
 );
@@ -1711,12 +2107,44 @@ CREATE TABLE providers.circuits (
     open_until timestamp with time zone,
     opened_count integer DEFAULT 0 NOT NULL,
     changed_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT circuits_state_check CHECK ((state = ANY (ARRAY['closed'::text, 'open'::text])))
-);
+    forced text DEFAULT ''::text NOT NULL,
+    forced_by uuid,
+    forced_reason text DEFAULT ''::text NOT NULL,
+    openings integer DEFAULT 0 NOT NULL,
+    opened_at timestamp with time zone,
+    probe_no bigint DEFAULT 0 NOT NULL,
+    probe_until timestamp with time zone,
+    consecutive_failures integer DEFAULT 0 NOT NULL,
+    response_time_ms double precision,
+    last_error_kind text DEFAULT ''::text NOT NULL,
+    last_ok_at timestamp with time zone,
+    last_failed_at timestamp with time zone,
+    last_checked_at timestamp with time zone,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT circuits_forced_check CHECK ((forced = ANY (ARRAY[''::text, 'open'::text, 'closed'::text]))),
+    CONSTRAINT circuits_state_check CHECK ((state = ANY (ARRAY['closed'::text, 'open'::text, 'half_open'::text])))
+)
+WITH (fillfactor='50');
 
 ALTER TABLE ONLY providers.circuits FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.circuits OWNER TO chimera_owner;
+
+CREATE TABLE providers.health_points (
+    org_id uuid NOT NULL,
+    model_id uuid NOT NULL,
+    at timestamp with time zone NOT NULL,
+    calls integer NOT NULL,
+    failures integer NOT NULL,
+    rate_limited integer NOT NULL,
+    latency_ms_sum bigint NOT NULL,
+    latency_ms_max integer NOT NULL
+)
+WITH (fillfactor='70');
+
+ALTER TABLE ONLY providers.health_points FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.health_points OWNER TO chimera_owner;
 
 CREATE TABLE providers.ledger (
     run_id uuid NOT NULL,
@@ -1837,6 +2265,40 @@ ALTER TABLE ONLY providers.price_versions FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.price_versions OWNER TO chimera_owner;
 
+CREATE TABLE providers.probe_results (
+    provider_id uuid NOT NULL,
+    org_id uuid,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    is_ok boolean NOT NULL,
+    response_time_ms double precision NOT NULL,
+    error_kind text DEFAULT ''::text NOT NULL
+);
+
+ALTER TABLE ONLY providers.probe_results FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.probe_results OWNER TO chimera_owner;
+
+CREATE TABLE providers.probes (
+    provider_id uuid NOT NULL,
+    org_id uuid,
+    is_enabled boolean DEFAULT true NOT NULL,
+    interval_s integer DEFAULT 60 NOT NULL,
+    provider_key_id uuid,
+    due_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    is_ok boolean,
+    consecutive_failures integer DEFAULT 0 NOT NULL,
+    response_time_ms double precision,
+    last_error_kind text DEFAULT ''::text NOT NULL,
+    last_ok_at timestamp with time zone,
+    last_checked_at timestamp with time zone,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT probes_interval_s_check CHECK (((interval_s >= 10) AND (interval_s <= 86400)))
+);
+
+ALTER TABLE ONLY providers.probes FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.probes OWNER TO chimera_owner;
+
 CREATE TABLE providers.provider_keys (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -1890,6 +2352,52 @@ CREATE TABLE providers.providers (
 ALTER TABLE ONLY providers.providers FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.providers OWNER TO chimera_owner;
+
+CREATE TABLE providers.rate_limits (
+    provider_key_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    requests_per_minute integer NOT NULL,
+    tokens_per_minute integer NOT NULL,
+    set_by uuid NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT rate_limits_requests_per_minute_check CHECK ((requests_per_minute >= 0)),
+    CONSTRAINT rate_limits_tokens_per_minute_check CHECK ((tokens_per_minute >= 0))
+);
+
+ALTER TABLE ONLY providers.rate_limits FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.rate_limits OWNER TO chimera_owner;
+
+CREATE TABLE providers.route_versions (
+    route_id uuid NOT NULL,
+    version_number integer NOT NULL,
+    org_id uuid NOT NULL,
+    strategy text NOT NULL,
+    steps jsonb NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT route_versions_strategy_check CHECK ((strategy = ANY (ARRAY['ordered'::text, 'weighted'::text])))
+);
+
+ALTER TABLE ONLY providers.route_versions FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.route_versions OWNER TO chimera_owner;
+
+CREATE TABLE providers.routes (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    version_number integer DEFAULT 1 NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone
+);
+
+ALTER TABLE ONLY providers.routes FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.routes OWNER TO chimera_owner;
 
 CREATE TABLE telemetry.batches (
     batch_id uuid NOT NULL,
@@ -2057,17 +2565,47 @@ ALTER TABLE ONLY telemetry.batches ATTACH PARTITION telemetry.batches_default DE
 ALTER TABLE ONLY audit.checkpoints
     ADD CONSTRAINT checkpoints_pkey PRIMARY KEY (size);
 
+ALTER TABLE ONLY audit.configuration_changes
+    ADD CONSTRAINT configuration_changes_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY audit.configuration
+    ADD CONSTRAINT configuration_pkey PRIMARY KEY (org_id, key);
+
+ALTER TABLE ONLY audit.cosignatures
+    ADD CONSTRAINT cosignatures_pkey PRIMARY KEY (size, verifier_key);
+
+ALTER TABLE ONLY audit.daily
+    ADD CONSTRAINT daily_org_id_day_action_severity_outcome_actor_id_key UNIQUE NULLS NOT DISTINCT (org_id, day, action, severity, outcome, actor_id);
+
+ALTER TABLE ONLY audit.drops
+    ADD CONSTRAINT drops_pkey PRIMARY KEY (partition_name);
+
+ALTER TABLE ONLY audit.erasures
+    ADD CONSTRAINT erasures_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY audit.events
     ADD CONSTRAINT events_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY audit.events_default
     ADD CONSTRAINT events_default_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY audit.findings
+    ADD CONSTRAINT findings_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY audit.findings
+    ADD CONSTRAINT findings_rule_subject_log_index_key UNIQUE (rule, subject, log_index);
+
+ALTER TABLE ONLY audit.key_networks
+    ADD CONSTRAINT key_networks_pkey PRIMARY KEY (api_key_id, network);
+
 ALTER TABLE ONLY audit.leaves
     ADD CONSTRAINT leaves_event_id_key UNIQUE (event_id);
 
 ALTER TABLE ONLY audit.leaves
     ADD CONSTRAINT leaves_pkey PRIMARY KEY (log_index);
+
+ALTER TABLE ONLY audit.legal_holds
+    ADD CONSTRAINT legal_holds_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY audit.log_head
     ADD CONSTRAINT log_head_pkey PRIMARY KEY (the_one);
@@ -2077,6 +2615,15 @@ ALTER TABLE ONLY audit.nodes
 
 ALTER TABLE ONLY audit.pending
     ADD CONSTRAINT pending_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY audit.restores
+    ADD CONSTRAINT restores_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY audit.rule_counts
+    ADD CONSTRAINT rule_counts_org_id_rule_subject_bucket_key UNIQUE NULLS NOT DISTINCT (org_id, rule, subject, bucket);
+
+ALTER TABLE ONLY audit.watermarks
+    ADD CONSTRAINT watermarks_pkey PRIMARY KEY (name);
 
 ALTER TABLE ONLY audit.writers
     ADD CONSTRAINT writers_pkey PRIMARY KEY (writer_id);
@@ -2107,6 +2654,9 @@ ALTER TABLE ONLY campaigns.flushes
 
 ALTER TABLE ONLY campaigns.flushes_default
     ADD CONSTRAINT flushes_default_pkey PRIMARY KEY (run_id, xid, id);
+
+ALTER TABLE ONLY campaigns.model_tallies
+    ADD CONSTRAINT model_tallies_pkey PRIMARY KEY (run_id, slot, model_no);
 
 ALTER TABLE ONLY campaigns.overrides
     ADD CONSTRAINT overrides_pkey PRIMARY KEY (id);
@@ -2264,6 +2814,9 @@ ALTER TABLE ONLY providers.allowed_targets
 ALTER TABLE ONLY providers.circuits
     ADD CONSTRAINT circuits_pkey PRIMARY KEY (org_id, model_id);
 
+ALTER TABLE ONLY providers.health_points
+    ADD CONSTRAINT health_points_pkey PRIMARY KEY (org_id, model_id, at);
+
 ALTER TABLE ONLY providers.ledger
     ADD CONSTRAINT ledger_pkey PRIMARY KEY (run_id, cell_no, attempt_no, entry_no);
 
@@ -2285,11 +2838,26 @@ ALTER TABLE ONLY providers.price_versions
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY providers.probe_results
+    ADD CONSTRAINT probe_results_pkey PRIMARY KEY (provider_id, at);
+
+ALTER TABLE ONLY providers.probes
+    ADD CONSTRAINT probes_pkey PRIMARY KEY (provider_id);
+
 ALTER TABLE ONLY providers.provider_keys
     ADD CONSTRAINT provider_keys_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY providers.providers
     ADD CONSTRAINT providers_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY providers.rate_limits
+    ADD CONSTRAINT rate_limits_pkey PRIMARY KEY (provider_key_id);
+
+ALTER TABLE ONLY providers.route_versions
+    ADD CONSTRAINT route_versions_pkey PRIMARY KEY (route_id, version_number);
+
+ALTER TABLE ONLY providers.routes
+    ADD CONSTRAINT routes_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY telemetry.batches
     ADD CONSTRAINT batches_pkey PRIMARY KEY (batch_id);
@@ -2327,9 +2895,27 @@ ALTER TABLE ONLY templates.versions
 ALTER TABLE ONLY templates.versions
     ADD CONSTRAINT versions_pkey PRIMARY KEY (id);
 
+CREATE INDEX changes_open ON audit.configuration_changes USING btree (expires_at) WHERE (state = 'proposed'::text);
+
+CREATE INDEX changes_org ON audit.configuration_changes USING btree (org_id, id DESC);
+
+CREATE INDEX erasures_open ON audit.erasures USING btree (id) WHERE (state = 'open'::text);
+
+CREATE INDEX events_about ON ONLY audit.events USING btree (entity_id) WHERE (entity = 'user'::text);
+
+CREATE INDEX events_action ON ONLY audit.events USING btree (org_id, action, id DESC);
+
+CREATE INDEX events_actor ON ONLY audit.events USING btree (actor_id, org_id, id DESC);
+
+CREATE INDEX events_default_actor_id_org_id_id_idx ON audit.events_default USING btree (actor_id, org_id, id DESC);
+
+CREATE INDEX events_default_entity_id_idx ON audit.events_default USING btree (entity_id) WHERE (entity = 'user'::text);
+
 CREATE INDEX events_index ON ONLY audit.events USING btree (log_index);
 
 CREATE INDEX events_default_log_index_idx ON audit.events_default USING btree (log_index);
+
+CREATE INDEX events_default_org_id_action_id_idx ON audit.events_default USING btree (org_id, action, id DESC);
 
 CREATE INDEX events_entity ON ONLY audit.events USING btree (org_id, entity, entity_id, id DESC);
 
@@ -2339,7 +2925,29 @@ CREATE INDEX events_org ON ONLY audit.events USING btree (org_id, id DESC);
 
 CREATE INDEX events_default_org_id_id_idx ON audit.events_default USING btree (org_id, id DESC);
 
+CREATE INDEX events_log ON ONLY audit.events USING btree (org_id, log_index);
+
+CREATE INDEX events_default_org_id_log_index_idx ON audit.events_default USING btree (org_id, log_index);
+
+CREATE INDEX events_severity ON ONLY audit.events USING btree (org_id, severity, id DESC) WHERE (severity = ANY (ARRAY['warning'::text, 'error'::text, 'critical'::text]));
+
+CREATE INDEX events_default_org_id_severity_id_idx ON audit.events_default USING btree (org_id, severity, id DESC) WHERE (severity = ANY (ARRAY['warning'::text, 'error'::text, 'critical'::text]));
+
+CREATE INDEX events_words ON ONLY audit.events USING gin (audit.words(fields));
+
+CREATE INDEX events_default_words_idx ON audit.events_default USING gin (audit.words(fields));
+
+CREATE INDEX findings_org ON audit.findings USING btree (org_id, id DESC);
+
+CREATE INDEX findings_recent ON audit.findings USING btree (rule, subject, occurred_at DESC);
+
+CREATE INDEX legal_holds_org ON audit.legal_holds USING btree (org_id, id DESC);
+
 CREATE INDEX pending_order ON audit.pending USING btree (xid);
+
+CREATE UNIQUE INDEX restores_open ON audit.restores USING btree ((true)) WHERE (state <> 'done'::text);
+
+CREATE INDEX rule_counts_age ON audit.rule_counts USING btree (bucket);
 
 CREATE INDEX attempts_unknown ON ONLY campaigns.attempts USING btree (run_id DESC, cell_no DESC, attempt_no DESC) WHERE (state = 'unknown'::text);
 
@@ -2423,6 +3031,8 @@ CREATE UNIQUE INDEX key_rotations_running ON ops.key_rotations USING btree ((tru
 
 CREATE INDEX outbox_due ON ops.outbox USING btree (due_at) WHERE (state <> 'dead'::text);
 
+CREATE INDEX health_points_at ON providers.health_points USING brin (at);
+
 CREATE INDEX model_aliases_model ON providers.model_aliases USING btree (model_id);
 
 CREATE UNIQUE INDEX models_name ON providers.models USING btree (provider_id, name, version) WHERE (deleted_at IS NULL);
@@ -2440,6 +3050,8 @@ CREATE UNIQUE INDEX provider_keys_name ON providers.provider_keys USING btree (u
 CREATE INDEX provider_keys_sealed ON providers.provider_keys USING btree ((((sealed ->> 'kek_version'::text))::integer), id) WHERE (sealed ? 'kek_version'::text);
 
 CREATE UNIQUE INDEX providers_name ON providers.providers USING btree (org_id, name) NULLS NOT DISTINCT WHERE (deleted_at IS NULL);
+
+CREATE UNIQUE INDEX routes_name ON providers.routes USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
 
 CREATE INDEX batches_waiting ON ONLY telemetry.batches USING btree (batch_id) WHERE (state = 'waiting'::text);
 
@@ -2463,13 +3075,25 @@ CREATE INDEX receipts_age ON telemetry.receipts USING brin (created_at);
 
 CREATE UNIQUE INDEX user_summaries_key ON telemetry.user_summaries USING btree (org_id, user_id);
 
+ALTER INDEX audit.events_actor ATTACH PARTITION audit.events_default_actor_id_org_id_id_idx;
+
+ALTER INDEX audit.events_about ATTACH PARTITION audit.events_default_entity_id_idx;
+
 ALTER INDEX audit.events_index ATTACH PARTITION audit.events_default_log_index_idx;
+
+ALTER INDEX audit.events_action ATTACH PARTITION audit.events_default_org_id_action_id_idx;
 
 ALTER INDEX audit.events_entity ATTACH PARTITION audit.events_default_org_id_entity_entity_id_id_idx;
 
 ALTER INDEX audit.events_org ATTACH PARTITION audit.events_default_org_id_id_idx;
 
+ALTER INDEX audit.events_log ATTACH PARTITION audit.events_default_org_id_log_index_idx;
+
+ALTER INDEX audit.events_severity ATTACH PARTITION audit.events_default_org_id_severity_id_idx;
+
 ALTER INDEX audit.events_pkey ATTACH PARTITION audit.events_default_pkey;
+
+ALTER INDEX audit.events_words ATTACH PARTITION audit.events_default_words_idx;
 
 ALTER INDEX campaigns.attempts_pkey ATTACH PARTITION campaigns.attempts_default_pkey;
 
@@ -2497,6 +3121,10 @@ CREATE TRIGGER no_change BEFORE DELETE OR UPDATE ON audit.checkpoints FOR EACH R
 
 ALTER TABLE audit.checkpoints ENABLE ALWAYS TRIGGER no_change;
 
+CREATE TRIGGER no_change BEFORE DELETE OR UPDATE ON audit.cosignatures FOR EACH ROW EXECUTE FUNCTION audit.refuse();
+
+ALTER TABLE audit.cosignatures ENABLE ALWAYS TRIGGER no_change;
+
 CREATE TRIGGER no_change BEFORE DELETE OR UPDATE ON audit.events FOR EACH ROW EXECUTE FUNCTION audit.refuse();
 
 ALTER TABLE audit.events ENABLE ALWAYS TRIGGER no_change;
@@ -2512,6 +3140,10 @@ ALTER TABLE audit.nodes ENABLE ALWAYS TRIGGER no_change;
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.checkpoints FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
 
 ALTER TABLE audit.checkpoints ENABLE ALWAYS TRIGGER no_truncate;
+
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.cosignatures FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
+
+ALTER TABLE audit.cosignatures ENABLE ALWAYS TRIGGER no_truncate;
 
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.events FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
 
@@ -2561,7 +3193,14 @@ CREATE TRIGGER touch BEFORE UPDATE ON providers.provider_keys FOR EACH ROW EXECU
 
 CREATE TRIGGER touch BEFORE UPDATE ON providers.providers FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
+CREATE TRIGGER touch BEFORE UPDATE ON providers.rate_limits FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON providers.routes FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
 CREATE TRIGGER touch BEFORE UPDATE ON templates.templates FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+ALTER TABLE ONLY audit.cosignatures
+    ADD CONSTRAINT cosignatures_size_fkey FOREIGN KEY (size) REFERENCES audit.checkpoints(size) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY campaigns.analysed
     ADD CONSTRAINT analysed_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
@@ -2719,6 +3358,9 @@ ALTER TABLE ONLY providers.models
 ALTER TABLE ONLY providers.price_versions
     ADD CONSTRAINT price_versions_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY providers.probes
+    ADD CONSTRAINT probes_provider_id_fkey FOREIGN KEY (provider_id) REFERENCES providers.providers(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY providers.provider_keys
     ADD CONSTRAINT provider_keys_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
@@ -2730,6 +3372,18 @@ ALTER TABLE ONLY providers.provider_keys
 
 ALTER TABLE ONLY providers.providers
     ADD CONSTRAINT providers_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.rate_limits
+    ADD CONSTRAINT rate_limits_provider_key_id_fkey FOREIGN KEY (provider_key_id) REFERENCES providers.provider_keys(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY providers.route_versions
+    ADD CONSTRAINT route_versions_route_id_fkey FOREIGN KEY (route_id) REFERENCES providers.routes(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.routes
+    ADD CONSTRAINT routes_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.routes
+    ADD CONSTRAINT routes_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY templates.templates
     ADD CONSTRAINT templates_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
@@ -2748,19 +3402,91 @@ ALTER TABLE ONLY templates.versions
 
 CREATE POLICY capture ON audit.pending FOR INSERT TO chimera_app, chimera_worker WITH CHECK (true);
 
+ALTER TABLE audit.configuration ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.configuration_changes ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.daily ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY dropping ON audit.configuration FOR SELECT TO chimera_owner USING (true);
+
+CREATE POLICY dropping ON audit.events FOR SELECT TO chimera_owner USING (true);
+
+CREATE POLICY dropping ON audit.legal_holds FOR SELECT TO chimera_owner USING (true);
+
+CREATE POLICY erasing ON audit.events FOR UPDATE TO chimera_owner USING (true);
+
+CREATE POLICY erasing ON audit.pending FOR UPDATE TO chimera_owner USING (true);
+
+CREATE POLICY erasing_sees ON audit.pending FOR SELECT TO chimera_owner USING (true);
+
 ALTER TABLE audit.events ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE audit.events_default ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE audit.findings ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.key_networks ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.legal_holds ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY lookup ON audit.events FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY machinery ON audit.configuration TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.configuration_changes TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.daily TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.events FOR SELECT TO chimera_worker, chimera_upkeep USING (true);
+
+CREATE POLICY machinery ON audit.findings TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.key_networks TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.legal_holds TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON audit.rule_counts TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY operator ON audit.findings TO chimera_app USING (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text))) WITH CHECK (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)));
+
+CREATE POLICY operator ON audit.legal_holds TO chimera_app USING (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text))) WITH CHECK (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)));
+
+CREATE POLICY operator ON audit.restores TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
+
 ALTER TABLE audit.pending ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.restores ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE audit.rule_counts ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY sealer ON audit.events TO chimera_sealer USING (true) WITH CHECK (true);
 
 CREATE POLICY sealer ON audit.pending TO chimera_sealer USING (true);
 
+CREATE POLICY sealer ON audit.restores TO chimera_sealer USING (true) WITH CHECK (true);
+
+CREATE POLICY tenant ON audit.configuration TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.configuration_changes TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.daily TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.findings TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.key_networks TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.legal_holds TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON audit.rule_counts TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant_read ON audit.events FOR SELECT TO chimera_app, chimera_auditor USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant_read ON audit.pending FOR SELECT TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY upkeep ON audit.configuration FOR SELECT TO chimera_upkeep USING (true);
+
+CREATE POLICY upkeep ON audit.legal_holds FOR SELECT TO chimera_upkeep USING (true);
 
 ALTER TABLE campaigns.analysed ENABLE ROW LEVEL SECURITY;
 
@@ -2783,6 +3509,8 @@ CREATE POLICY machinery ON campaigns.analysed FOR SELECT TO chimera_worker USING
 CREATE POLICY machinery ON campaigns.runs TO chimera_worker USING (true) WITH CHECK (true);
 
 CREATE POLICY machinery ON campaigns.shards TO chimera_worker USING (true) WITH CHECK (true);
+
+ALTER TABLE campaigns.model_tallies ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY operator ON campaigns.attempts FOR SELECT TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
@@ -2819,6 +3547,8 @@ CREATE POLICY tenant ON campaigns.campaigns TO chimera_app USING (((org_id = ( S
 CREATE POLICY tenant ON campaigns.executions TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.flushes TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON campaigns.model_tallies TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.overrides TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -3056,11 +3786,21 @@ ALTER TABLE providers.allowed_targets ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.circuits ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE providers.health_points ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE providers.ledger ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.ledger_default ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY lookup ON providers.provider_keys FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY machinery ON providers.health_points TO chimera_worker USING (true) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY machinery ON providers.probe_results TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON providers.probes TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON providers.providers FOR SELECT TO chimera_worker USING (true);
 
 ALTER TABLE providers.model_aliases ENABLE ROW LEVEL SECURITY;
 
@@ -3072,13 +3812,21 @@ CREATE POLICY operator ON providers.models TO chimera_app USING ((( SELECT curre
 
 CREATE POLICY operator ON providers.price_versions TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
+CREATE POLICY operator ON providers.probes TO chimera_app USING (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text))) WITH CHECK (((org_id IS NULL) AND (( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)));
+
 CREATE POLICY operator ON providers.providers TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
 ALTER TABLE providers.price_versions ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE providers.probe_results ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.probes ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE providers.provider_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.providers ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.rate_limits ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY readable ON providers.model_aliases FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
 
@@ -3086,11 +3834,21 @@ CREATE POLICY readable ON providers.models FOR SELECT TO chimera_app, chimera_wo
 
 CREATE POLICY readable ON providers.price_versions FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
 
+CREATE POLICY readable ON providers.probe_results FOR SELECT TO chimera_app USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
+
+CREATE POLICY readable ON providers.probes FOR SELECT TO chimera_app USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
+
 CREATE POLICY readable ON providers.providers FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
+
+ALTER TABLE providers.route_versions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.routes ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON providers.allowed_targets TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.circuits TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.health_points TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.ledger TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -3100,9 +3858,17 @@ CREATE POLICY tenant ON providers.models TO chimera_app USING ((org_id = ( SELEC
 
 CREATE POLICY tenant ON providers.price_versions TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON providers.probes TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON providers.provider_keys TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.providers TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.rate_limits TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.route_versions TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON providers.routes TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE telemetry.batches ENABLE ROW LEVEL SECURITY;
 
@@ -3162,6 +3928,8 @@ GRANT USAGE ON SCHEMA audit TO chimera_app;
 GRANT USAGE ON SCHEMA audit TO chimera_worker;
 GRANT USAGE ON SCHEMA audit TO chimera_sealer;
 GRANT USAGE ON SCHEMA audit TO chimera_auditor;
+GRANT USAGE ON SCHEMA audit TO chimera_upkeep;
+GRANT USAGE ON SCHEMA audit TO chimera_lookup;
 
 GRANT USAGE ON SCHEMA campaigns TO chimera_app;
 GRANT USAGE ON SCHEMA campaigns TO chimera_worker;
@@ -3178,6 +3946,7 @@ GRANT USAGE ON SCHEMA ops TO chimera_worker;
 GRANT USAGE ON SCHEMA ops TO chimera_sealer;
 GRANT USAGE ON SCHEMA ops TO chimera_auditor;
 GRANT USAGE ON SCHEMA ops TO chimera_lookup;
+GRANT USAGE ON SCHEMA ops TO chimera_upkeep;
 
 GRANT USAGE ON SCHEMA providers TO chimera_app;
 GRANT USAGE ON SCHEMA providers TO chimera_worker;
@@ -3190,6 +3959,28 @@ GRANT USAGE ON SCHEMA telemetry TO chimera_summary;
 GRANT USAGE ON SCHEMA templates TO chimera_app;
 GRANT USAGE ON SCHEMA templates TO chimera_worker;
 GRANT USAGE ON SCHEMA templates TO chimera_summary;
+
+REVOKE ALL ON FUNCTION audit.check_leaves(low bigint, high bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.check_leaves(low bigint, high bigint) TO chimera_app;
+
+REVOKE ALL ON FUNCTION audit.drop_partition(child regclass, default_days integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.drop_partition(child regclass, default_days integer) TO chimera_upkeep;
+
+REVOKE ALL ON FUNCTION audit.erase_events(subject uuid, batch integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.erase_events(subject uuid, batch integer) TO chimera_worker;
+
+GRANT SELECT ON TABLE audit.events TO chimera_app;
+GRANT SELECT ON TABLE audit.events TO chimera_auditor;
+GRANT SELECT,INSERT ON TABLE audit.events TO chimera_sealer;
+GRANT SELECT ON TABLE audit.events TO chimera_lookup;
+GRANT SELECT ON TABLE audit.events TO chimera_worker;
+GRANT SELECT ON TABLE audit.events TO chimera_upkeep;
+
+REVOKE ALL ON FUNCTION audit.find_events(words text, after_id uuid, of_action text, of_entity text, of_entity_id text, of_actor uuid, of_kind text, of_severity text, of_outcome text, of_ip text, of_session text, since timestamp with time zone, until timestamp with time zone, size integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.find_events(words text, after_id uuid, of_action text, of_entity text, of_entity_id text, of_actor uuid, of_kind text, of_severity text, of_outcome text, of_ip text, of_session text, since timestamp with time zone, until timestamp with time zone, size integer) TO chimera_app;
+
+REVOKE ALL ON FUNCTION audit.keep_until(child regclass, default_days integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION audit.keep_until(child regclass, default_days integer) TO chimera_upkeep;
 
 REVOKE ALL ON FUNCTION identity.count_sealed_sign_in() FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.count_sealed_sign_in() TO chimera_app;
@@ -3340,33 +4131,76 @@ GRANT SELECT,INSERT ON TABLE audit.checkpoints TO chimera_sealer;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_app;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_auditor;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_worker;
+GRANT SELECT ON TABLE audit.checkpoints TO chimera_upkeep;
 
-GRANT SELECT ON TABLE audit.events TO chimera_app;
-GRANT SELECT ON TABLE audit.events TO chimera_auditor;
-GRANT SELECT,INSERT ON TABLE audit.events TO chimera_sealer;
+GRANT SELECT ON TABLE audit.configuration TO chimera_upkeep;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.configuration TO chimera_app;
+GRANT SELECT ON TABLE audit.configuration TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.configuration_changes TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE audit.configuration_changes TO chimera_worker;
+
+GRANT SELECT,INSERT ON TABLE audit.cosignatures TO chimera_sealer;
+GRANT SELECT ON TABLE audit.cosignatures TO chimera_app;
+GRANT SELECT ON TABLE audit.cosignatures TO chimera_auditor;
+GRANT SELECT ON TABLE audit.cosignatures TO chimera_worker;
+GRANT SELECT ON TABLE audit.cosignatures TO chimera_upkeep;
+
+GRANT SELECT ON TABLE audit.daily TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.daily TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.drops TO chimera_worker;
+GRANT SELECT ON TABLE audit.drops TO chimera_app;
+GRANT SELECT ON TABLE audit.drops TO chimera_upkeep;
+
+GRANT INSERT ON TABLE audit.erasures TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.erasures TO chimera_worker;
+
+GRANT SELECT,UPDATE ON TABLE audit.findings TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.findings TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.key_networks TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE audit.leaves TO chimera_sealer;
 GRANT SELECT ON TABLE audit.leaves TO chimera_app;
 GRANT SELECT ON TABLE audit.leaves TO chimera_auditor;
 GRANT SELECT ON TABLE audit.leaves TO chimera_worker;
+GRANT SELECT ON TABLE audit.leaves TO chimera_lookup;
+GRANT SELECT ON TABLE audit.leaves TO chimera_upkeep;
+
+GRANT SELECT ON TABLE audit.legal_holds TO chimera_upkeep;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.legal_holds TO chimera_app;
+GRANT SELECT ON TABLE audit.legal_holds TO chimera_worker;
 
 GRANT SELECT,UPDATE ON TABLE audit.log_head TO chimera_sealer;
 GRANT SELECT ON TABLE audit.log_head TO chimera_app;
 GRANT SELECT ON TABLE audit.log_head TO chimera_auditor;
 GRANT SELECT ON TABLE audit.log_head TO chimera_worker;
+GRANT SELECT ON TABLE audit.log_head TO chimera_upkeep;
 
 GRANT SELECT,INSERT ON TABLE audit.nodes TO chimera_sealer;
 GRANT SELECT ON TABLE audit.nodes TO chimera_app;
 GRANT SELECT ON TABLE audit.nodes TO chimera_auditor;
 GRANT SELECT ON TABLE audit.nodes TO chimera_worker;
+GRANT SELECT ON TABLE audit.nodes TO chimera_upkeep;
 
 GRANT SELECT,INSERT ON TABLE audit.pending TO chimera_app;
 GRANT INSERT ON TABLE audit.pending TO chimera_worker;
-GRANT SELECT,DELETE ON TABLE audit.pending TO chimera_sealer;
+GRANT SELECT,INSERT,DELETE ON TABLE audit.pending TO chimera_sealer;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.restores TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE audit.restores TO chimera_sealer;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE audit.rule_counts TO chimera_worker;
+
+GRANT SELECT ON TABLE audit.statistics TO chimera_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.watermarks TO chimera_worker;
+GRANT SELECT ON TABLE audit.watermarks TO chimera_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE audit.writers TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE audit.writers TO chimera_worker;
-GRANT SELECT ON TABLE audit.writers TO chimera_sealer;
+GRANT SELECT,INSERT,UPDATE ON TABLE audit.writers TO chimera_sealer;
 GRANT SELECT ON TABLE audit.writers TO chimera_auditor;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.analysed TO chimera_worker;
@@ -3379,6 +4213,9 @@ GRANT SELECT,INSERT ON TABLE campaigns.executions TO chimera_worker;
 
 GRANT SELECT ON TABLE campaigns.flushes TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.flushes TO chimera_worker;
+
+GRANT SELECT ON TABLE campaigns.model_tallies TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.model_tallies TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE campaigns.overrides TO chimera_app;
 GRANT SELECT ON TABLE campaigns.overrides TO chimera_worker;
@@ -3563,8 +4400,11 @@ GRANT UPDATE(sealed) ON TABLE ops.secrets TO chimera_worker;
 GRANT SELECT,INSERT,DELETE ON TABLE providers.allowed_targets TO chimera_app;
 GRANT SELECT ON TABLE providers.allowed_targets TO chimera_worker;
 
-GRANT SELECT ON TABLE providers.circuits TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuits TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuits TO chimera_worker;
+
+GRANT SELECT ON TABLE providers.health_points TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.health_points TO chimera_worker;
 
 GRANT SELECT ON TABLE providers.ledger TO chimera_app;
 GRANT SELECT,INSERT ON TABLE providers.ledger TO chimera_worker;
@@ -3579,6 +4419,12 @@ GRANT SELECT,INSERT ON TABLE providers.price_versions TO chimera_app;
 GRANT SELECT ON TABLE providers.price_versions TO chimera_worker;
 
 GRANT UPDATE(valid_until) ON TABLE providers.price_versions TO chimera_app;
+
+GRANT SELECT ON TABLE providers.probe_results TO chimera_app;
+GRANT SELECT,INSERT,DELETE ON TABLE providers.probe_results TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.probes TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.probes TO chimera_worker;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.provider_keys TO chimera_app;
 GRANT SELECT ON TABLE providers.provider_keys TO chimera_worker;
@@ -3596,6 +4442,15 @@ GRANT UPDATE(reminded_at) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE providers.providers TO chimera_app;
 GRANT SELECT ON TABLE providers.providers TO chimera_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.rate_limits TO chimera_app;
+GRANT SELECT ON TABLE providers.rate_limits TO chimera_worker;
+
+GRANT SELECT,INSERT ON TABLE providers.route_versions TO chimera_app;
+GRANT SELECT ON TABLE providers.route_versions TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.routes TO chimera_app;
+GRANT SELECT ON TABLE providers.routes TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE telemetry.batches TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.batches TO chimera_worker;

@@ -47,6 +47,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.identity.service import IdentityService
     from chimera.operations.service import OperationsService
     from chimera.privacy.service import PrivacyService
+    from chimera.providers.health_service import HealthService
+    from chimera.providers.route_service import RouteService
     from chimera.providers.service import ProviderService
     from chimera.providers.vault_service import VaultService
     from chimera.telemetry.service import TelemetryService
@@ -66,6 +68,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         evaluation_pb2_grpc,
         federation_pb2,
         federation_pb2_grpc,
+        health_pb2,
+        health_pb2_grpc,
         identity_pb2,
         identity_pb2_grpc,
         operations_pb2,
@@ -76,6 +80,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         privacy_pb2_grpc,
         providers_pb2,
         providers_pb2_grpc,
+        routes_pb2,
+        routes_pb2_grpc,
         telemetry_pb2,
         telemetry_pb2_grpc,
         templates_pb2,
@@ -122,6 +128,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
             OperationsService,
         ),
         (vault_pb2, vault_pb2_grpc.add_VaultServiceServicer_to_server, VaultService),
+        (health_pb2, health_pb2_grpc.add_HealthServiceServicer_to_server, HealthService),
+        (routes_pb2, routes_pb2_grpc.add_RouteServiceServicer_to_server, RouteService),
     ]
 
 

@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     app_database_url: SecretStr = SecretStr("")
     worker_database_url: SecretStr = SecretStr("")
     sealer_database_url: SecretStr = SecretStr("")
+    upkeep_database_url: SecretStr = SecretStr("")
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     clickhouse_url: SecretStr = SecretStr("")
 
@@ -129,6 +130,9 @@ class Settings(BaseSettings):
     turn_s: float = 30.0  # a run keeps its place so long while others wait for one
     cells_max: int = 10_000_000
     response_bytes_max: int = 200_000
+    # How long a run waits for a model from which nothing comes back before its cells count as failed.
+    circuit_patience_s: float = 900.0
+    probe_every_s: int = 60  # how often providers are asked whether they are there; 0: never
     telemetry_flush_s: float = 1.0
     telemetry_reconcile_s: float = 60.0  # how often the store is compared with the buffer
     # The buffer before the column store; beyond, senders are refused.
@@ -144,6 +148,12 @@ class Settings(BaseSettings):
     telemetry_query_rows_max: int = 200_000_000  # read
     telemetry_query_bytes_max: int = 1_000_000_000  # of memory
     seal_every_s: float = 1.0
+
+    # Audit log.
+    audit_witness_policy: Path | None = None  # c2sp.org/tlog-policy file with the witnesses' URLs
+    audit_restore_operators: int = Field(1, ge=1, le=2)  # who answer for a restored backup
+    audit_retention_days: int = Field(730, ge=1)  # where an organisation asks for nothing else
+    audit_archive: Path | None = None  # of dropped months; default: <home>/audit-archive
     log_level: str = "info"
     log_json: bool = True
 

@@ -22,7 +22,7 @@ from tests.support.campaigns import (
 from tests.support.world import World
 
 SCHEMAS = ("ops", "identity", "templates", "providers", "campaigns", "telemetry", "audit")
-LOGINS = ("chimera_app", "chimera_worker", "chimera_sealer", "chimera_auditor")
+LOGINS = ("chimera_app", "chimera_worker", "chimera_sealer", "chimera_auditor", "chimera_upkeep")
 # What compares with the caller's organisation; evaluated once a query, and NULL when nobody is set.
 MINE = "NULLIF(current_setting('app.org_id'::text, true), ''::text)"
 OPERATOR = "current_setting('app.role'::text, true)"
@@ -71,6 +71,11 @@ DEFINERS = {
     "providers.find_sealed_keys": "chimera_lookup",
     "providers.owner_of_key": "chimera_lookup",
     "telemetry.drop_partitions": "chimera_owner",
+    "audit.keep_until": "chimera_owner",
+    "audit.drop_partition": "chimera_owner",
+    "audit.erase_events": "chimera_owner",
+    "audit.find_events": "chimera_lookup",
+    "audit.check_leaves": "chimera_lookup",
     "telemetry.backlog": "chimera_owner",
     "telemetry.list_user_summaries": "chimera_summary",
     "telemetry.refresh_user_summaries": "chimera_summary",
@@ -217,10 +222,14 @@ def test_functions_that_lift_the_policies_are_few_and_fenced(database_url: str) 
         assert not for_everyone, f"{name}: REVOKE ALL ON FUNCTION ... FROM PUBLIC"
     views = ask(
         database_url,
-        "SELECT schemaname || '.' || viewname FROM pg_views WHERE schemaname = ANY(%s)",
+        """
+        SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind = 'v' AND n.nspname = ANY(%s)
+           AND NOT COALESCE(c.reloptions, '{}') @> '{security_invoker=true}'
+        """,
         list(SCHEMAS),
     )
-    assert not views, f"a view runs as its owner: make it security_invoker and allow it: {views}"
+    assert not views, f"a view runs as its owner: make it security_invoker: {views}"
 
 
 @pytest.fixture

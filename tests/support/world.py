@@ -28,6 +28,8 @@ from chimera.v1 import (
     evaluation_pb2_grpc,
     federation_pb2,
     federation_pb2_grpc,
+    health_pb2,
+    health_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
     operations_pb2,
@@ -38,6 +40,8 @@ from chimera.v1 import (
     privacy_pb2_grpc,
     providers_pb2,
     providers_pb2_grpc,
+    routes_pb2,
+    routes_pb2_grpc,
     telemetry_pb2,
     telemetry_pb2_grpc,
     templates_pb2,
@@ -72,6 +76,8 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "audit": (audit_pb2, audit_pb2_grpc.AuditServiceStub, "AuditService"),
     "operations": (operations_pb2, operations_pb2_grpc.OperationsServiceStub, "OperationsService"),
     "vault": (vault_pb2, vault_pb2_grpc.VaultServiceStub, "VaultService"),
+    "health": (health_pb2, health_pb2_grpc.HealthServiceStub, "HealthService"),
+    "routes": (routes_pb2, routes_pb2_grpc.RouteServiceStub, "RouteService"),
 }
 
 
@@ -156,6 +162,8 @@ class Person:
     audit: Stub
     operations: Stub
     vault: Stub
+    health: Stub
+    routes: Stub
 
     def __init__(self, channel: grpc.aio.Channel, name: str = "", credential: str = "") -> None:
         self.channel, self.name, self.credential = channel, name, credential

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from chimera import mail
+from chimera.audit.monitor import write_finding
 from chimera.core import Core
 from chimera.faults import Invalid
 from chimera.identity import letters
@@ -21,7 +22,11 @@ log = structlog.get_logger("chimera.mail")
 # is not.
 Writer = Callable[[Core, str | None, dict[str, Any]], Awaitable[mail.Mail | None]]
 
-WRITERS: Mapping[str, Writer] = {**letters.WRITERS, "provider_key_due": write_key_due}
+WRITERS: Mapping[str, Writer] = {
+    **letters.WRITERS,
+    "provider_key_due": write_key_due,
+    "security_finding": write_finding,
+}
 
 
 @task

@@ -14,6 +14,7 @@ from chimera.db import Nothing, sql
 from chimera.federation.flow import purge_sign_ins
 from chimera.identity.signing_keys import destroy_retired, rotate_when_due
 from chimera.identity.usage import flush_key_usage
+from chimera.providers.health import purge_health
 from chimera.telemetry.drain import upkeep as drop_telemetry_partitions
 
 log = structlog.get_logger("chimera.upkeep")
@@ -76,4 +77,5 @@ async def purge_expired(ctx: dict[str, Any]) -> None:
         await tx.run(PURGE_ANSWERS)
         await tx.run(PURGE_REFRESH_TOKENS)
         await tx.run(PURGE_SESSIONS)
+        await purge_health(tx)
     await purge_sign_ins(core)

@@ -20,13 +20,14 @@ from chimera.db import Tx
 from chimera.faults import Invalid, NotReady, Violation
 from chimera.providers.keys import find_default_key, get_key
 from chimera.providers.pricing import prices_json
+from chimera.providers.routes import fallback_causes, get_route
 from chimera.providers.targets import get_target
 from chimera.rows import enum_text, struct_dict
 from chimera.settings import Settings
 from chimera.templates.content import declared
 from chimera.templates.values import RenderError
 from chimera.templates.versions import get_version
-from chimera.v1.campaigns_pb2 import CampaignPlan, PromptSource
+from chimera.v1.campaigns_pb2 import CampaignPlan, PromptSource, Target
 from chimera.v1.templates_pb2 import TemplateVersion
 
 OUTPUT_TOKENS_DEFAULT = 256
@@ -60,7 +61,9 @@ async def freeze_plan(tx: Tx, plan: CampaignPlan, settings: Settings) -> Frozen:
         await get_version(tx, source.template_id, source.version_number) for source in plan.prompts
     ]
     targets = [
-        await _target_facts(tx, target.model_id, target.provider_key_id, plan)
+        await _route_facts(tx, target, plan)
+        if target.route_id
+        else await _target_facts(tx, target.model_id, target.provider_key_id, plan)
         for target in plan.targets
     ]
     return await asyncio.to_thread(_frozen, plan, versions, targets)
@@ -194,6 +197,24 @@ async def _target_facts(tx: Tx, model_id: str, key_id: str, plan: CampaignPlan) 
     }
 
 
+async def _route_facts(tx: Tx, target: Target, plan: CampaignPlan) -> dict[str, Any]:
+    """A version of a route; each of its models must be one the launch could send to directly."""
+    route = await get_route(tx, target.route_id, target.route_version)
+    steps = []
+    for step in route.steps:
+        facts = await _target_facts(tx, step.model_id, step.provider_key_id, plan)
+        if step.timeout_s:
+            facts["timeout_s"] = step.timeout_s
+        steps.append({"model": facts, "weight": step.weight, "fallback_on": fallback_causes(step)})
+    return {
+        "route_id": route.id,
+        "route": route.name,
+        "version_number": route.version_number,
+        "strategy": enum_text(route, "strategy", route.strategy),
+        "steps": steps,
+    }
+
+
 def _check_prompts(plan: RunPlan) -> None:
     """Renders every row once: a missing or ill-typed variable is refused before anything runs."""
     for source, rows in enumerate(plan.rows):
@@ -234,6 +255,7 @@ def worst_cost_of(plan: RunPlan) -> Decimal:
 
 def _worst_cost(plan: RunPlan, cell_no: int) -> Decimal:
     try:
-        return plan.prepare(cell_no).worst_cost
+        prepared = plan.prepare(cell_no)
+        return prepared.worst_cost + prepared.reserve
     except (TechniqueError, RenderError):
         return Decimal(0)  # its text cannot be made: it is recorded as failed and never sent

@@ -36,9 +36,10 @@ INSERT_PLAN = sql(
     Nothing,
     """
     INSERT INTO campaigns.run_plans
-        (run_id, org_id, plan, plan_hash, prompt_count, technique_names, target_names, repetitions)
+        (run_id, org_id, plan, plan_hash, prompt_count, technique_names, target_names, repetitions,
+         model_ids, model_names)
     VALUES (%(run_id)s, %(org_id)s, %(plan)s, %(plan_hash)s, %(prompts)s, %(techniques)s,
-            %(targets)s, %(repetitions)s)
+            %(targets)s, %(repetitions)s, %(model_ids)s, %(model_names)s)
     """,
 )
 
@@ -140,6 +141,8 @@ async def _insert_run(tx: Tx, run_id: str, campaign: Campaign, frozen: Frozen) -
         techniques=plan.technique_names,
         targets=[target.name for target in plan.targets],
         repetitions=plan.repetitions,
+        model_ids=[model.model_id for model in plan.models],
+        model_names=[model.name for model in plan.models],
     )
     cost_max = Decimal(limits.cost_usd_max) if limits.cost_usd_max else None
     await tx.run(INSERT_MONEY, run_id=run_id, org_id=org_id, cost_max=cost_max)

@@ -29,6 +29,7 @@ _USER = _VIEWER | {
     P.PERMISSION_API_KEY_MANAGE,
     P.PERMISSION_TEMPLATE_WRITE,
     P.PERMISSION_PROVIDER_KEY_MANAGE,
+    P.PERMISSION_ROUTE_MANAGE,
     P.PERMISSION_CAMPAIGN_WRITE,
     P.PERMISSION_CAMPAIGN_RUN,
     P.PERMISSION_TELEMETRY_WRITE,
@@ -39,6 +40,8 @@ ROLES: dict[str, frozenset[int]] = {
     "viewer": frozenset(_VIEWER),
     "user": frozenset(_USER),
     "admin": ALL_PERMISSIONS,
+    # Reads and proves the organisation's audit log, and nothing else.
+    "auditor": frozenset({P.PERMISSION_AUDIT_READ, P.PERMISSION_AUDIT_EXPORT}),
 }
 
 

@@ -21,6 +21,7 @@ class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROLE_ADMIN: _ClassVar[Role]
     ROLE_USER: _ClassVar[Role]
     ROLE_VIEWER: _ClassVar[Role]
+    ROLE_AUDITOR: _ClassVar[Role]
 
 class UserState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -38,6 +39,7 @@ ROLE_UNSPECIFIED: Role
 ROLE_ADMIN: Role
 ROLE_USER: Role
 ROLE_VIEWER: Role
+ROLE_AUDITOR: Role
 USER_STATE_UNSPECIFIED: UserState
 USER_STATE_UNVERIFIED: UserState
 USER_STATE_ACTIVE: UserState

@@ -21,6 +21,9 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_PROVIDER_READ: _ClassVar[Permission]
     PERMISSION_PROVIDER_MANAGE: _ClassVar[Permission]
     PERMISSION_PROVIDER_KEY_MANAGE: _ClassVar[Permission]
+    PERMISSION_ROUTE_MANAGE: _ClassVar[Permission]
+    PERMISSION_CIRCUIT_FORCE: _ClassVar[Permission]
+    PERMISSION_RATE_LIMIT_MANAGE: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_READ: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_WRITE: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_RUN: _ClassVar[Permission]
@@ -31,6 +34,10 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_TELEMETRY_MANAGE: _ClassVar[Permission]
     PERMISSION_AUDIT_READ: _ClassVar[Permission]
     PERMISSION_AUDIT_EXPORT: _ClassVar[Permission]
+    PERMISSION_CONFIGURATION_CHANGE: _ClassVar[Permission]
+    PERMISSION_CONFIGURATION_APPROVE: _ClassVar[Permission]
+    PERMISSION_FINDING_MANAGE: _ClassVar[Permission]
+    PERMISSION_LEGAL_HOLD: _ClassVar[Permission]
     PERMISSION_KILL_SWITCH: _ClassVar[Permission]
     PERMISSION_OPERATE: _ClassVar[Permission]
     PERMISSION_ROLE_READ: _ClassVar[Permission]
@@ -60,6 +67,9 @@ PERMISSION_TEMPLATE_WRITE: Permission
 PERMISSION_PROVIDER_READ: Permission
 PERMISSION_PROVIDER_MANAGE: Permission
 PERMISSION_PROVIDER_KEY_MANAGE: Permission
+PERMISSION_ROUTE_MANAGE: Permission
+PERMISSION_CIRCUIT_FORCE: Permission
+PERMISSION_RATE_LIMIT_MANAGE: Permission
 PERMISSION_CAMPAIGN_READ: Permission
 PERMISSION_CAMPAIGN_WRITE: Permission
 PERMISSION_CAMPAIGN_RUN: Permission
@@ -70,6 +80,10 @@ PERMISSION_TELEMETRY_READ_OWN: Permission
 PERMISSION_TELEMETRY_MANAGE: Permission
 PERMISSION_AUDIT_READ: Permission
 PERMISSION_AUDIT_EXPORT: Permission
+PERMISSION_CONFIGURATION_CHANGE: Permission
+PERMISSION_CONFIGURATION_APPROVE: Permission
+PERMISSION_FINDING_MANAGE: Permission
+PERMISSION_LEGAL_HOLD: Permission
 PERMISSION_KILL_SWITCH: Permission
 PERMISSION_OPERATE: Permission
 PERMISSION_ROLE_READ: Permission

@@ -27,6 +27,9 @@ class Past:
     errors: int = 0
     unknown: int = 0
     lost_alone: bool = False
+    step: int = 0  # of its order, for cells of a route
+    last_model_no: int | None = None
+    last_error: str = ""
 
     @property
     def poisonous(self) -> bool:
@@ -128,7 +131,7 @@ LOSE = sql(
        SET state = 'unknown', cost = a.worst_cost
       FROM lost
      WHERE a.run_id = %(run_id)s AND a.cell_no = lost.cell_no AND a.attempt_no = lost.attempt_no
-    RETURNING a.cell_no, a.attempt_no, a.worst_cost
+    RETURNING a.cell_no, a.attempt_no, a.worst_cost, a.reserve, a.model_no
     """,
 )
 
@@ -149,7 +152,7 @@ BOOK_WORST = sql(
 SETTLE_WORST = sql(
     Nothing,
     """
-    UPDATE campaigns.run_money SET settled = settled + %(cost)s::numeric, held = held - %(cost)s::numeric
+    UPDATE campaigns.run_money SET settled = settled + %(cost)s::numeric, held = held - %(cost)s::numeric - %(reserve)s::numeric
      WHERE run_id = %(run_id)s
     """,
 )
@@ -168,7 +171,11 @@ FIND_PAST = sql(
     SELECT cell_no, max(attempt_no) AS attempts,
            count(*) FILTER (WHERE state = 'settled' AND error_kind <> 'not_sent') AS errors,
            count(*) FILTER (WHERE state = 'unknown') AS unknown,
-           COALESCE(bool_or(alone AND state = 'unknown'), false) AS lost_alone
+           COALESCE(bool_or(alone AND state = 'unknown'), false) AS lost_alone,
+           (array_agg(model_no ORDER BY attempt_no DESC)
+                FILTER (WHERE error_kind IS DISTINCT FROM 'not_sent'))[1] AS last_model_no,
+           COALESCE((array_agg(error_kind ORDER BY attempt_no DESC)
+                FILTER (WHERE error_kind IS DISTINCT FROM 'not_sent'))[1], '') AS last_error
       FROM campaigns.attempts
      WHERE run_id = %(run_id)s AND cell_no >= %(first)s AND cell_no < %(end)s
      GROUP BY cell_no
@@ -217,26 +224,40 @@ async def take_over(tx: Tx, lease: Lease, plan: Any, user_id: str) -> None:
     lost = await tx.all(LOSE, **span)
     charged = [row for row in lost if row["worst_cost"]]
     if charged:
-        targets = [plan.targets[plan.cell(row["cell_no"]).target_no] for row in charged]
-        await tx.run(
-            BOOK_WORST,
-            run_id=lease.run_id,
-            org_id=lease.org_id,
-            user_id=user_id,
-            cells=[row["cell_no"] for row in charged],
-            attempts=[row["attempt_no"] for row in charged],
-            models=[target.model_id for target in targets],
-            prices=[target.price_version_id for target in targets],
-            costs=[row["worst_cost"] for row in charged],
-        )
-        cost = sum(row["worst_cost"] for row in charged)
-        await tx.run(SETTLE_WORST, run_id=lease.run_id, cost=cost)
+        await _book_worst(tx, lease, plan, user_id, charged)
+    if lost:
+        cost = sum(row["worst_cost"] for row in lost)
+        reserve = sum(row["reserve"] for row in lost)
+        await tx.run(SETTLE_WORST, run_id=lease.run_id, cost=cost, reserve=reserve)
     recorded: list[int] = await tx.all(FIND_RECORDED, **span)
     lease.todo -= set(recorded)
     for row in await tx.all(FIND_PAST, **span):
         cell_no = row.pop("cell_no")
         if cell_no in lease.todo:
             lease.past[cell_no] = Past(**row)
+
+
+async def _book_worst(
+    tx: Tx, lease: Lease, plan: Any, user_id: str, charged: Sequence[dict[str, Any]]
+) -> None:
+    models = [plan.models[_model_no(plan, row)] for row in charged]
+    await tx.run(
+        BOOK_WORST,
+        run_id=lease.run_id,
+        org_id=lease.org_id,
+        user_id=user_id,
+        cells=[row["cell_no"] for row in charged],
+        attempts=[row["attempt_no"] for row in charged],
+        models=[model.model_id for model in models],
+        prices=[model.price_version_id for model in models],
+        costs=[row["worst_cost"] for row in charged],
+    )
+
+
+def _model_no(plan: Any, attempt: dict[str, Any]) -> int:
+    """Where an attempt went; of runs from before there were routes that was not written down."""
+    model_no: int | None = attempt["model_no"]
+    return plan.order(attempt["cell_no"])[0] if model_no is None else model_no
 
 
 async def settle_abandoned(tx: Tx, run_id: str, plan: Any, user_id: str) -> int:

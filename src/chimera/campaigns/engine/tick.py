@@ -1,6 +1,6 @@
 """One tick: the transaction that settles what came back and commits what goes out next.
 
-Order of locks: shards, attempts, executions, tallies, run_money (migrations/README.md). Rows of a
+Order of locks: shards, attempts, executions, tallies, run_money, circuits (migrations/README.md). Rows of a
 batch are sorted by key, or two workers deadlock. Every statement is safe to repeat: a tick whose
 COMMIT was lost from sight is simply run again.
 """
@@ -16,6 +16,10 @@ from chimera.campaigns.engine.leasing import Lease
 from chimera.campaigns.engine.settlement import Outcome, TickContext, settle
 from chimera.campaigns.plan import Prepared
 from chimera.db import Nothing, Tx, sql
+from chimera.providers import circuits
+from chimera.providers.circuits import Signs, Stand
+
+PROBE_GRACE_S = 5.0  # beyond its time limit, after which a probe is somebody else's
 
 
 @dataclass(slots=True)
@@ -26,6 +30,19 @@ class Send:
     attempt_no: int
     fence: int
     alone: bool = False
+    # Of a call that goes out through an open circuit: -1 until the right to it was given.
+    probe_no: int = 0
+
+
+@dataclass(slots=True)
+class Report:
+    """What the calls of a drive have said of their models since the last report.
+
+    probes: (model_id, probe_no, failure) of those that ended, see circuits.end_probe.
+    """
+
+    signs: list[Signs]
+    probes: list[tuple[str, int, str | None]]
 
 
 @dataclass(slots=True)
@@ -41,6 +58,9 @@ class Control:
     allowed: set[str]
     out_of_money: bool = False  # the limit let not one of them pass
     admitted: list[Send] = field(default_factory=list)
+    # By model_no, after a report.
+    stands: list[Stand] = field(default_factory=list)
+    drives: int = 1  # of the organisation, then
 
 
 RENEW = sql(
@@ -94,12 +114,14 @@ SEND = sql(
     """
     WITH n AS MATERIALIZED (
         SELECT * FROM unnest(%(cells)s::bigint[], %(attempts)s::int[], %(fences)s::bigint[],
-                             %(alone)s::boolean[], %(worst)s::numeric[])
-                   AS n (cell_no, attempt_no, fence, alone, worst_cost)
+                             %(alone)s::boolean[], %(worst)s::numeric[], %(reserves)s::numeric[],
+                             %(models)s::int[])
+                   AS n (cell_no, attempt_no, fence, alone, worst_cost, reserve, model_no)
     ), sent AS (
         INSERT INTO campaigns.attempts
-            (run_id, cell_no, attempt_no, org_id, fence, alone, worst_cost)
-        SELECT %(run_id)s::uuid, cell_no, attempt_no, %(org_id)s::uuid, fence, alone, worst_cost
+            (run_id, cell_no, attempt_no, org_id, fence, alone, worst_cost, reserve, model_no)
+        SELECT %(run_id)s::uuid, cell_no, attempt_no, %(org_id)s::uuid, fence, alone, worst_cost,
+               reserve, model_no
           FROM n ORDER BY cell_no, attempt_no
             ON CONFLICT (run_id, cell_no, attempt_no) DO NOTHING
         RETURNING cell_no, attempt_no
@@ -113,6 +135,17 @@ SEND = sql(
 )
 
 
+COUNT_DRIVES = sql(
+    int,
+    """
+    SELECT count(DISTINCT s.owner)
+      FROM campaigns.runs r
+      JOIN campaigns.shards s ON s.run_id = r.id AND s.state = 'open'
+     WHERE r.state = 'running' AND r.org_id = %(org_id)s AND s.lease_until > clock_timestamp()
+    """,
+)
+
+
 async def run_tick(
     tx: Tx,
     context: TickContext,
@@ -120,11 +153,12 @@ async def run_tick(
     outcomes: Sequence[Outcome],
     wanted: Sequence[Send],
     complete: Sequence[Lease],
+    report: Report | None = None,
 ) -> Control:
     """Everything of one tick, inside one transaction; the answer says what may be sent now.
 
     leases: those held; outcomes: what came back; wanted: what should go out next, in order;
-    complete: leases whose cells are all decided with these outcomes.
+    complete: leases whose cells are all decided with these outcomes; report: about once a second.
     """
     row = await tx.one(
         RENEW,
@@ -156,8 +190,13 @@ async def run_tick(
         money = await tx.one(MOVE_MONEY, run_id=context.run_id, spent=spent, released=released)
         control.admitted = _affordable(sends, money["money_left"] if money else None)
         control.out_of_money = bool(sends) and not control.admitted
-        if control.admitted:
-            await _commit_sends(tx, context, control)
+    if report is not None:
+        control.stands = await _exchange(tx, context, report)
+        control.drives = await tx.one(COUNT_DRIVES, org_id=context.org_id) or 1
+    if control.admitted:
+        control.admitted = await _passed(tx, context, control)
+    if control.admitted:
+        await _commit_sends(tx, context, control)
     if complete:
         kept = [lease for lease in complete if lease.shard_no in control.leases]
         await finish_shards(tx, context.run_id, context.campaign_id, context.owner, kept)
@@ -188,11 +227,11 @@ def _admissible(
     pass."""
     if control.state != "running" or control.stopped:
         return []
-    targets = context.plan.targets
+    models = context.plan.models
     return [
         send
         for send in wanted
-        if targets[send.prepared.cell.target_no].model_id in control.allowed
+        if models[send.prepared.model_no].model_id in control.allowed
         and any(lease.holds(send.prepared.cell.cell_no) for lease in held)
     ]
 
@@ -202,10 +241,44 @@ def _affordable(sends: list[Send], money_left: Decimal | None) -> list[Send]:
     if money_left is None:
         return sends
     for count, send in enumerate(sends):
-        money_left -= send.prepared.worst_cost
+        money_left -= send.prepared.worst_cost + send.prepared.reserve
         if money_left < 0:
             return sends[:count]
     return sends
+
+
+async def _exchange(tx: Tx, context: TickContext, report: Report) -> list[Stand]:
+    """Tells the circuits what calls have said, and hears how they stand."""
+    for model_id, probe_no, failure in sorted(report.probes, key=lambda probe: probe[0]):
+        await circuits.end_probe(tx, model_id, probe_no, failure=failure)
+    if report.signs:
+        await circuits.note_signs(tx, report.signs)
+    models = context.plan.models
+    return await circuits.list_stands(
+        tx,
+        [model.model_id for model in models],
+        [model.provider_id for model in models],
+        [model.provider_key_id for model in models],
+        since=context.launched_at,
+    )
+
+
+async def _passed(tx: Tx, context: TickContext, control: Control) -> list[Send]:
+    """Of what may be sent, what the circuits let pass: through an open one, the probe alone."""
+    passed = []
+    for send in control.admitted:
+        model_no = send.prepared.model_no
+        if send.probe_no:
+            model = context.plan.models[model_no]
+            within_s = model.timeout_s + PROBE_GRACE_S
+            probe_no = await circuits.take_probe(tx, model.model_id, within_s=within_s)
+            if probe_no is None:
+                continue
+            send.probe_no = probe_no
+        elif control.stands and not control.stands[model_no].lets_pass:
+            continue
+        passed.append(send)
+    return passed
 
 
 async def _commit_sends(tx: Tx, context: TickContext, control: Control) -> None:
@@ -219,6 +292,8 @@ async def _commit_sends(tx: Tx, context: TickContext, control: Control) -> None:
         fences=[send.fence for send in sends],
         alone=[send.alone for send in sends],
         worst=[send.prepared.worst_cost for send in sends],
+        reserves=[send.prepared.reserve for send in sends],
+        models=[send.prepared.model_no for send in sends],
     )
     fresh = {(row["cell_no"], row["attempt_no"]): row["fresh"] for row in rows}
     control.admitted = [
@@ -226,7 +301,7 @@ async def _commit_sends(tx: Tx, context: TickContext, control: Control) -> None:
     ]
     hold = sum(
         (
-            send.prepared.worst_cost
+            send.prepared.worst_cost + send.prepared.reserve
             for send in control.admitted
             if fresh[send.prepared.cell.cell_no, send.attempt_no]
         ),

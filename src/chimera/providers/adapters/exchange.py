@@ -21,6 +21,7 @@ import orjson
 from yarl import URL
 
 from chimera.providers.adapters import ErrorKind, Obstacle, ProviderError
+from chimera.providers.adapters.limits import hear
 from chimera.providers.adapters.outbound import RefusedAddressError
 from chimera.providers.adapters.sse import Event, EventReader, TooLong
 
@@ -103,6 +104,7 @@ class Exchange:
                 timeout=self._timeout,
                 allow_redirects=False,
             ) as response:
+                hear(response.headers)
                 if response.status != 200:
                     raise await self._refusal(response)
                 payload = await self._read(response)
