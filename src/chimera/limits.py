@@ -72,7 +72,6 @@ class CallLimits:
             RateClass.RATE_CLASS_AUTH: _per_minute(settings.logins_per_minute),
             RateClass.RATE_CLASS_INGEST: _per_minute(settings.telemetry_batches_per_minute),
         }
-        # Telemetry is bounded by its backlog instead.
         self.by_org = {
             RateClass.RATE_CLASS_READ: _per_minute(settings.reads_per_org_minute),
             RateClass.RATE_CLASS_WATCH: _per_minute(settings.reads_per_org_minute),
