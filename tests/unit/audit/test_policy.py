@@ -71,6 +71,7 @@ def test_n_of_the_given_keys() -> None:
         f"witness X {W[0]} a b\nquorum X\n", "log nonsense\nquorum none\n", "trust me\nquorum none\n",
         f"witness X {W[0]}\ngroup G ١ X\nquorum G\n",
     ],
+    ids=range(20),  # the keys in the texts are new in every process
 )  # fmt: skip
 def test_what_is_no_policy_is_refused(text: str) -> None:
     """Names before they are defined, twice, of the wrong kind; thresholds nobody can meet."""
