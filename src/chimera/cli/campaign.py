@@ -110,6 +110,83 @@ def report(
 
 
 @app.command()
+def evidence(
+    run_id: RunId,
+    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False)] = Path("evidence.zip"),
+    server: Server = "",
+    api_key: ApiKey = "",
+) -> None:
+    """Write a run's evidence: one archive that an outsider verifies offline with
+    `chimera campaign verify`."""
+    with connected(server, api_key) as client:
+        size_bytes = write_evidence(client, run_id, output)
+    typer.echo(f"wrote {output} ({size_bytes / 1000:.0f} kB)")
+
+
+@app.command()
+def verify(
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", exists=True, dir_okay=False)],
+    key: Annotated[list[str], typer.Option(help="Public key of the log; may be repeated.")],
+) -> None:
+    """Verify a run's evidence offline. Exit codes as `chimera audit verify`: 0 verified, 1 tampered,
+    2 incomplete, 3 not an archive of evidence or not signed by a given key."""
+    from chimera.campaigns.evidence.verify import main as verify_main
+
+    raise typer.Exit(verify_main([str(archive), *(part for one in key for part in ("--key", one))]))
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="FIRST_RUN_ID")],
+    second: Annotated[str, typer.Argument(metavar="SECOND_RUN_ID")],
+    across_targets: Annotated[
+        bool, typer.Option("--across-targets", help="Each run has one target; compare those.")
+    ] = False,
+    server: Server = "",
+    api_key: ApiKey = "",
+) -> None:
+    """Compare two runs cell by cell: which verdicts flipped, and whether that is more than chance."""
+    from chimera.v1.evaluation_pb2 import CompareRunsRequest, CompareRunsResponse, Pairing
+
+    pairing = Pairing(first_run_id=first, second_run_id=second, across_targets=across_targets)
+    with connected(server, api_key) as client:
+        compared = client.call(CompareRunsRequest(pairing=pairing), CompareRunsResponse)
+    from rich.table import Table
+
+    table = Table("technique", "both", "only first", "only second", "neither", "difference", "p")
+    rows = [(part.technique, part.test) for part in compared.by_technique]
+    for name, test in [*rows, ("all", compared.test)]:
+        counts = test.counts
+        difference = f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
+        table.add_row(
+            name,
+            *(str(n) for n in (counts.both, counts.only_first, counts.only_second, counts.neither)),
+            difference if test.HasField("p_value") else "",
+            f"{test.p_value:.4f}" if test.HasField("p_value") else "",
+        )
+    _console().print(table)
+    if compared.first_unpaired or compared.second_unpaired:
+        typer.echo(
+            f"without a scored partner: {compared.first_unpaired} of the first, "
+            f"{compared.second_unpaired} of the second"
+        )
+
+
+def write_evidence(client: Client, run_id: str, path: Path) -> int:
+    """Streams a run's evidence into a file; its size in bytes. Raises ApiError, Failure."""
+    from chimera.v1.evaluation_pb2 import ExportEvidenceRequest, ExportEvidenceResponse
+
+    size_bytes = 0
+    try:
+        with path.open("wb") as file:
+            for part in client.stream(ExportEvidenceRequest(run_id=run_id), ExportEvidenceResponse):
+                size_bytes += file.write(part.data)
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from None
+    return size_bytes
+
+
+@app.command()
 def techniques(server: Server = "", api_key: ApiKey = "") -> None:
     """List the built-in techniques with their parameters."""
     from chimera.v1.campaigns_pb2 import ListTechniquesRequest, ListTechniquesResponse

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # Sealing and telemetry run once a second.
 SETTLE_S = 30.0
 # Kept when everything held; the data is not.
-KEPT = ("report.html", "audit.jsonl", "logs")
+KEPT = ("report.html", "audit.jsonl", "evidence.zip", "logs")
 
 
 def demo() -> None:
@@ -72,6 +72,7 @@ def demo() -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     console.print(f"\nReport: {home / 'report.html'}", soft_wrap=True)
     console.print(f"Audit log: {home / 'audit.jsonl'}", soft_wrap=True)
+    console.print(f"Evidence: {home / 'evidence.zip'}", soft_wrap=True)
     console.print(
         f"Everything held, in {time.monotonic() - started_s:.1f} s. Nothing runs any more."
     )
@@ -149,6 +150,7 @@ def _show(installation: Any, steps: _Steps, console: Console) -> list[Check]:
             return [
                 _counted(summary),
                 _audited(client, run, installation.home / "audit.jsonl", steps),
+                _proven(client, run, installation.home / "evidence.zip", steps),
                 _measured(client, run, steps),
                 _reported(client, run, installation.home / "report.html", steps),
             ]
@@ -205,6 +207,24 @@ def _audited(client: Client, run: Run, bundle: Path, steps: _Steps) -> Check:
         f"signed by {', '.join(report.signed_by)}"
     )
     return "audit log", ended and bool(report.signed_by), facts
+
+
+def _proven(client: Client, run: Run, archive: Path, steps: _Steps) -> Check:
+    """An outsider with the archive and the log's key can check every result of the run."""
+    from chimera.audit.report import Verdict
+    from chimera.campaigns.evidence.verify import verify_evidence
+    from chimera.cli.campaign import write_evidence
+    from chimera.v1.audit_pb2 import GetCheckpointRequest, GetCheckpointResponse
+
+    with steps.step("evidence of the run exported and verified offline"):
+        size_bytes = write_evidence(client, run.id, archive)
+        key = client.call(GetCheckpointRequest(), GetCheckpointResponse).verifier_key
+        report = verify_evidence(archive, [key])
+    held = report.verdict is Verdict.VERIFIED and report.results == run.cells_total
+    if not held:
+        return "evidence", False, report.reason
+    facts = f"verified, {report.results} results in {report.batches} batches, {size_bytes / 1000:.0f} kB"
+    return "evidence", held, facts
 
 
 def _is_sealed(client: Client, run: Run) -> bool:
