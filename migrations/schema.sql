@@ -1,3 +1,7 @@
+CREATE SCHEMA accounting;
+
+ALTER SCHEMA accounting OWNER TO chimera_owner;
+
 CREATE SCHEMA audit;
 
 ALTER SCHEMA audit OWNER TO chimera_owner;
@@ -198,6 +202,185 @@ END $$;
 
 ALTER FUNCTION telemetry.drop_partitions() OWNER TO chimera_owner;
 
+CREATE TABLE accounting.alerts (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    budget_id uuid NOT NULL,
+    scope_kind text NOT NULL,
+    scope_id uuid NOT NULL,
+    period text NOT NULL,
+    window_start date NOT NULL,
+    alert_type text NOT NULL,
+    threshold_percentage integer NOT NULL,
+    user_id uuid,
+    requests_settled bigint NOT NULL,
+    requests_max bigint,
+    cost_settled numeric(20,12) NOT NULL,
+    cost_max numeric(20,12),
+    triggered_at timestamp with time zone DEFAULT now() NOT NULL,
+    announced_at timestamp with time zone,
+    acknowledged boolean DEFAULT false NOT NULL,
+    acknowledged_at timestamp with time zone,
+    acknowledged_by uuid,
+    note text DEFAULT ''::text NOT NULL,
+    CONSTRAINT alerts_alert_type_check CHECK ((alert_type = ANY (ARRAY['daily_80'::text, 'daily_90'::text, 'daily_100'::text, 'monthly_80'::text, 'monthly_90'::text, 'monthly_100'::text])))
+);
+
+ALTER TABLE ONLY accounting.alerts FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.alerts OWNER TO chimera_owner;
+
+CREATE TABLE accounting.budgets (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    scope_kind text NOT NULL,
+    scope_id uuid NOT NULL,
+    period text NOT NULL,
+    requests_max bigint,
+    cost_max numeric(20,12),
+    own_requests_max bigint,
+    own_cost_max numeric(20,12),
+    owner_id uuid,
+    set_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT budgets_check CHECK ((num_nonnulls(requests_max, cost_max, own_requests_max, own_cost_max) > 0)),
+    CONSTRAINT budgets_cost_max_check CHECK ((cost_max >= (0)::numeric)),
+    CONSTRAINT budgets_own_cost_max_check CHECK ((own_cost_max >= (0)::numeric)),
+    CONSTRAINT budgets_own_requests_max_check CHECK ((own_requests_max >= 0)),
+    CONSTRAINT budgets_period_check CHECK ((period = ANY (ARRAY['daily'::text, 'monthly'::text]))),
+    CONSTRAINT budgets_requests_max_check CHECK ((requests_max >= 0)),
+    CONSTRAINT budgets_scope_kind_check CHECK ((scope_kind = ANY (ARRAY['organisation'::text, 'user'::text, 'api_key'::text, 'provider_key'::text, 'campaign'::text])))
+);
+
+ALTER TABLE ONLY accounting.budgets FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.budgets OWNER TO chimera_owner;
+
+CREATE TABLE accounting.deliveries (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    webhook_id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    event_type text NOT NULL,
+    body text NOT NULL,
+    state text DEFAULT 'waiting'::text NOT NULL,
+    tries integer DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT deliveries_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'delivered'::text, 'failed'::text])))
+);
+
+ALTER TABLE ONLY accounting.deliveries FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.deliveries OWNER TO chimera_owner;
+
+CREATE TABLE accounting.delivery_tries (
+    delivery_id uuid NOT NULL,
+    try_no integer NOT NULL,
+    org_id uuid NOT NULL,
+    response_class text NOT NULL,
+    http_status integer,
+    latency_ms integer NOT NULL,
+    tried_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT delivery_tries_response_class_check CHECK ((response_class = ANY (ARRAY['success'::text, 'redirect'::text, 'client_error'::text, 'server_error'::text, 'timeout'::text, 'unreachable'::text, 'refused_address'::text])))
+);
+
+ALTER TABLE ONLY accounting.delivery_tries FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.delivery_tries OWNER TO chimera_owner;
+
+CREATE TABLE accounting.usage_daily (
+    org_id uuid NOT NULL,
+    day date NOT NULL,
+    run_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    model_id uuid NOT NULL,
+    provider_key_id uuid NOT NULL,
+    technique_no integer NOT NULL,
+    requests bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cost numeric(20,12) NOT NULL,
+    discarded_cost numeric(20,12) NOT NULL
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.05');
+
+ALTER TABLE ONLY accounting.usage_daily FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.usage_daily OWNER TO chimera_owner;
+
+CREATE TABLE accounting.usage_mark (
+    id boolean DEFAULT true NOT NULL,
+    upto xid8 NOT NULL,
+    moved_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT usage_mark_id_check CHECK (id)
+);
+
+ALTER TABLE accounting.usage_mark OWNER TO chimera_owner;
+
+CREATE TABLE accounting.waits (
+    run_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    campaign_id uuid NOT NULL,
+    scope_kind text NOT NULL,
+    scope_id uuid NOT NULL,
+    period text NOT NULL,
+    window_start date NOT NULL,
+    cost numeric(20,12) NOT NULL,
+    until timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY accounting.waits FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.waits OWNER TO chimera_owner;
+
+CREATE TABLE accounting.webhooks (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    url text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    event_types text[] DEFAULT '{}'::text[] NOT NULL,
+    sealed jsonb NOT NULL,
+    row_version integer DEFAULT 1 NOT NULL,
+    previous_sealed jsonb,
+    previous_row_version integer,
+    previous_expires_at timestamp with time zone,
+    is_active boolean DEFAULT true NOT NULL,
+    disabled_reason text DEFAULT ''::text NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    failing_since timestamp with time zone,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone
+);
+
+ALTER TABLE ONLY accounting.webhooks FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.webhooks OWNER TO chimera_owner;
+
+CREATE TABLE accounting.windows (
+    scope_kind text NOT NULL,
+    scope_id uuid NOT NULL,
+    period text NOT NULL,
+    window_start date NOT NULL,
+    org_id uuid NOT NULL,
+    requests_max bigint,
+    cost_max numeric(20,12),
+    requests_settled bigint DEFAULT 0 NOT NULL,
+    requests_held bigint DEFAULT 0 NOT NULL,
+    cost_settled numeric(20,12) DEFAULT 0 NOT NULL,
+    cost_held numeric(20,12) DEFAULT 0 NOT NULL,
+    alerted smallint DEFAULT 0 NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
+
+ALTER TABLE ONLY accounting.windows FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.windows OWNER TO chimera_owner;
+
 CREATE TABLE audit.checkpoints (
     size bigint NOT NULL,
     root bytea NOT NULL,
@@ -323,6 +506,7 @@ CREATE TABLE campaigns.attempts (
     latency_ms integer,
     sent_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     settled_at timestamp with time zone,
+    provider_key_id uuid,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -347,6 +531,7 @@ CREATE TABLE campaigns.attempts_default (
     latency_ms integer,
     sent_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT attempts_sent_at_not_null NOT NULL,
     settled_at timestamp with time zone,
+    provider_key_id uuid,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 );
 
@@ -475,7 +660,8 @@ CREATE TABLE campaigns.run_money (
     org_id uuid NOT NULL,
     cost_max numeric(20,12),
     settled numeric(20,12) DEFAULT 0 NOT NULL,
-    held numeric(20,12) DEFAULT 0 NOT NULL
+    held numeric(20,12) DEFAULT 0 NOT NULL,
+    budgeted boolean DEFAULT false NOT NULL
 )
 WITH (fillfactor='50');
 
@@ -514,6 +700,7 @@ CREATE TABLE campaigns.runs (
     launched_by uuid NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     finished_at timestamp with time zone,
+    api_key_id uuid,
     CONSTRAINT runs_attempts_max_check CHECK ((attempts_max > 0)),
     CONSTRAINT runs_cells_total_check CHECK ((cells_total > 0)),
     CONSTRAINT runs_check CHECK ((shards_done <= shards_total)),
@@ -818,6 +1005,9 @@ CREATE TABLE providers.ledger (
     output_tokens integer NOT NULL,
     cost numeric(20,12) NOT NULL,
     booked_at timestamp with time zone DEFAULT now() NOT NULL,
+    sent_on date,
+    provider_key_id uuid,
+    technique_no integer,
     CONSTRAINT ledger_kind_check CHECK ((kind = ANY (ARRAY['charge'::text, 'worst'::text, 'correction'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -842,6 +1032,9 @@ CREATE TABLE providers.ledger_default (
     output_tokens integer CONSTRAINT ledger_output_tokens_not_null NOT NULL,
     cost numeric(20,12) CONSTRAINT ledger_cost_not_null NOT NULL,
     booked_at timestamp with time zone DEFAULT now() CONSTRAINT ledger_booked_at_not_null NOT NULL,
+    sent_on date,
+    provider_key_id uuid,
+    technique_no integer,
     CONSTRAINT ledger_kind_check CHECK ((kind = ANY (ARRAY['charge'::text, 'worst'::text, 'correction'::text])))
 );
 
@@ -1052,6 +1245,42 @@ ALTER TABLE ONLY providers.ledger ATTACH PARTITION providers.ledger_default DEFA
 
 ALTER TABLE ONLY telemetry.batches ATTACH PARTITION telemetry.batches_default DEFAULT;
 
+ALTER TABLE ONLY accounting.alerts
+    ADD CONSTRAINT alerts_budget_id_window_start_alert_type_key UNIQUE (budget_id, window_start, alert_type);
+
+ALTER TABLE ONLY accounting.alerts
+    ADD CONSTRAINT alerts_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY accounting.budgets
+    ADD CONSTRAINT budgets_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY accounting.budgets
+    ADD CONSTRAINT budgets_scope_kind_scope_id_period_key UNIQUE (scope_kind, scope_id, period);
+
+ALTER TABLE ONLY accounting.deliveries
+    ADD CONSTRAINT deliveries_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY accounting.deliveries
+    ADD CONSTRAINT deliveries_webhook_id_event_id_key UNIQUE (webhook_id, event_id);
+
+ALTER TABLE ONLY accounting.delivery_tries
+    ADD CONSTRAINT delivery_tries_pkey PRIMARY KEY (delivery_id, try_no);
+
+ALTER TABLE ONLY accounting.usage_daily
+    ADD CONSTRAINT usage_daily_pkey PRIMARY KEY (org_id, day, run_id, user_id, model_id, provider_key_id, technique_no);
+
+ALTER TABLE ONLY accounting.usage_mark
+    ADD CONSTRAINT usage_mark_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY accounting.waits
+    ADD CONSTRAINT waits_pkey PRIMARY KEY (run_id);
+
+ALTER TABLE ONLY accounting.webhooks
+    ADD CONSTRAINT webhooks_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY accounting.windows
+    ADD CONSTRAINT windows_pkey PRIMARY KEY (scope_kind, scope_id, period, window_start);
+
 ALTER TABLE ONLY audit.checkpoints
     ADD CONSTRAINT checkpoints_pkey PRIMARY KEY (size);
 
@@ -1217,6 +1446,18 @@ ALTER TABLE ONLY templates.versions
 ALTER TABLE ONLY templates.versions
     ADD CONSTRAINT versions_pkey PRIMARY KEY (id);
 
+CREATE INDEX alerts_org ON accounting.alerts USING btree (org_id, id DESC);
+
+CREATE INDEX alerts_user ON accounting.alerts USING btree (org_id, user_id, id DESC);
+
+CREATE INDEX budgets_org ON accounting.budgets USING btree (org_id, id DESC);
+
+CREATE INDEX deliveries_org ON accounting.deliveries USING btree (org_id, id DESC);
+
+CREATE INDEX webhooks_org ON accounting.webhooks USING btree (org_id, id DESC);
+
+CREATE INDEX windows_org ON accounting.windows USING btree (org_id, window_start);
+
 CREATE INDEX events_index ON ONLY audit.events USING btree (log_index);
 
 CREATE INDEX events_default_log_index_idx ON audit.events_default USING btree (log_index);
@@ -1267,6 +1508,10 @@ CREATE INDEX idempotency_age ON ops.idempotency USING btree (created_at);
 
 CREATE INDEX outbox_due ON ops.outbox USING btree (due_at) WHERE (state <> 'dead'::text);
 
+CREATE INDEX ledger_xid ON ONLY providers.ledger USING btree (xid);
+
+CREATE INDEX ledger_default_xid_idx ON providers.ledger_default USING btree (xid);
+
 CREATE UNIQUE INDEX models_name ON providers.models USING btree (provider_id, name, version) WHERE (deleted_at IS NULL);
 
 CREATE UNIQUE INDEX provider_keys_default ON providers.provider_keys USING btree (user_id, provider_id) WHERE (is_default AND is_active);
@@ -1305,6 +1550,8 @@ ALTER INDEX campaigns.flushes_pkey ATTACH PARTITION campaigns.flushes_default_pk
 
 ALTER INDEX providers.ledger_pkey ATTACH PARTITION providers.ledger_default_pkey;
 
+ALTER INDEX providers.ledger_xid ATTACH PARTITION providers.ledger_default_xid_idx;
+
 ALTER INDEX telemetry.batches_waiting ATTACH PARTITION telemetry.batches_default_batch_id_idx;
 
 ALTER INDEX telemetry.batches_new ATTACH PARTITION telemetry.batches_default_batch_id_idx1;
@@ -1312,6 +1559,10 @@ ALTER INDEX telemetry.batches_new ATTACH PARTITION telemetry.batches_default_bat
 ALTER INDEX telemetry.batches_open ATTACH PARTITION telemetry.batches_default_group_id_idx;
 
 ALTER INDEX telemetry.batches_pkey ATTACH PARTITION telemetry.batches_default_pkey;
+
+CREATE TRIGGER touch BEFORE UPDATE ON accounting.budgets FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON accounting.webhooks FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER no_change BEFORE DELETE OR UPDATE ON audit.checkpoints FOR EACH ROW EXECUTE FUNCTION audit.refuse();
 
@@ -1362,6 +1613,18 @@ CREATE TRIGGER touch BEFORE UPDATE ON providers.provider_keys FOR EACH ROW EXECU
 CREATE TRIGGER touch BEFORE UPDATE ON providers.providers FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON templates.templates FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+ALTER TABLE ONLY accounting.budgets
+    ADD CONSTRAINT budgets_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY accounting.deliveries
+    ADD CONSTRAINT deliveries_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES accounting.webhooks(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY accounting.delivery_tries
+    ADD CONSTRAINT delivery_tries_delivery_id_fkey FOREIGN KEY (delivery_id) REFERENCES accounting.deliveries(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY accounting.webhooks
+    ADD CONSTRAINT webhooks_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY campaigns.campaigns
     ADD CONSTRAINT campaigns_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
@@ -1450,6 +1713,44 @@ ALTER TABLE ONLY templates.versions
 ALTER TABLE ONLY templates.versions
     ADD CONSTRAINT versions_org_id_template_id_parent_version_number_fkey FOREIGN KEY (org_id, template_id, parent_version_number) REFERENCES templates.versions(org_id, template_id, version_number) ON DELETE RESTRICT;
 
+ALTER TABLE accounting.alerts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.budgets ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.deliveries ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.delivery_tries ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY machinery ON accounting.usage_daily TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON accounting.waits FOR SELECT TO chimera_worker USING (true);
+
+CREATE POLICY machinery ON accounting.windows FOR SELECT TO chimera_worker USING (true);
+
+CREATE POLICY tenant ON accounting.alerts TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON accounting.budgets TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON accounting.deliveries TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON accounting.delivery_tries TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON accounting.usage_daily TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON accounting.waits TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON accounting.webhooks TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON accounting.windows TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE accounting.usage_daily ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.waits ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.webhooks ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.windows ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY capture ON audit.pending FOR INSERT TO chimera_app, chimera_worker WITH CHECK (true);
 
 ALTER TABLE audit.events ENABLE ROW LEVEL SECURITY;
@@ -1527,6 +1828,12 @@ CREATE POLICY bootstrap ON identity.memberships FOR INSERT TO chimera_owner WITH
 CREATE POLICY bootstrap ON identity.organisations FOR INSERT TO chimera_owner WITH CHECK (true);
 
 CREATE POLICY bootstrap ON identity.users FOR INSERT TO chimera_owner WITH CHECK (true);
+
+CREATE POLICY letters ON identity.memberships FOR SELECT TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY letters ON identity.users FOR SELECT TO chimera_worker USING ((EXISTS ( SELECT
+   FROM identity.memberships m
+  WHERE ((m.user_id = users.id) AND (m.org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))))));
 
 CREATE POLICY lookup ON identity.api_keys FOR SELECT TO chimera_lookup USING (true);
 
@@ -1620,6 +1927,8 @@ ALTER TABLE providers.ledger ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.ledger_default ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY machinery ON providers.ledger FOR SELECT TO chimera_worker USING (true);
+
 ALTER TABLE providers.models ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY operator ON providers.models TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
@@ -1682,6 +1991,9 @@ CREATE POLICY tenant ON templates.versions TO chimera_app USING (((org_id = ( SE
 
 ALTER TABLE templates.versions ENABLE ROW LEVEL SECURITY;
 
+GRANT USAGE ON SCHEMA accounting TO chimera_app;
+GRANT USAGE ON SCHEMA accounting TO chimera_worker;
+
 GRANT USAGE ON SCHEMA audit TO chimera_app;
 GRANT USAGE ON SCHEMA audit TO chimera_worker;
 GRANT USAGE ON SCHEMA audit TO chimera_sealer;
@@ -1731,6 +2043,33 @@ GRANT ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) 
 
 REVOKE ALL ON FUNCTION telemetry.drop_partitions() FROM PUBLIC;
 GRANT ALL ON FUNCTION telemetry.drop_partitions() TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE accounting.alerts TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE accounting.alerts TO chimera_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE accounting.budgets TO chimera_app;
+GRANT SELECT ON TABLE accounting.budgets TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE accounting.deliveries TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE accounting.deliveries TO chimera_worker;
+
+GRANT SELECT ON TABLE accounting.delivery_tries TO chimera_app;
+GRANT SELECT,INSERT ON TABLE accounting.delivery_tries TO chimera_worker;
+
+GRANT SELECT ON TABLE accounting.usage_daily TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE accounting.usage_daily TO chimera_worker;
+
+GRANT SELECT ON TABLE accounting.usage_mark TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE accounting.usage_mark TO chimera_worker;
+
+GRANT SELECT,DELETE ON TABLE accounting.waits TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE accounting.waits TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE accounting.webhooks TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE accounting.webhooks TO chimera_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE accounting.windows TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE accounting.windows TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE audit.checkpoints TO chimera_sealer;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_app;
@@ -1804,6 +2143,7 @@ GRANT SELECT,UPDATE ON TABLE identity.api_keys TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.memberships TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.memberships TO chimera_app;
+GRANT SELECT ON TABLE identity.memberships TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.organisations TO chimera_lookup;
 GRANT SELECT ON TABLE identity.organisations TO chimera_app;
@@ -1825,11 +2165,15 @@ GRANT SELECT,INSERT,UPDATE ON TABLE identity.teams TO chimera_app;
 GRANT SELECT ON TABLE identity.users TO chimera_lookup;
 GRANT SELECT,INSERT ON TABLE identity.users TO chimera_app;
 
+GRANT SELECT(id) ON TABLE identity.users TO chimera_worker;
+
 GRANT UPDATE(email) ON TABLE identity.users TO chimera_app;
+GRANT SELECT(email) ON TABLE identity.users TO chimera_worker;
 
 GRANT UPDATE(username) ON TABLE identity.users TO chimera_app;
 
 GRANT UPDATE(display_name) ON TABLE identity.users TO chimera_app;
+GRANT SELECT(display_name) ON TABLE identity.users TO chimera_worker;
 
 GRANT UPDATE(picture_url) ON TABLE identity.users TO chimera_app;
 
@@ -1854,6 +2198,7 @@ GRANT UPDATE(authz_epoch) ON TABLE identity.users TO chimera_app;
 GRANT UPDATE(updated_at) ON TABLE identity.users TO chimera_app;
 
 GRANT UPDATE(deleted_at) ON TABLE identity.users TO chimera_app;
+GRANT SELECT(deleted_at) ON TABLE identity.users TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE ops.idempotency TO chimera_app;
 GRANT SELECT,DELETE ON TABLE ops.idempotency TO chimera_worker;

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from chimera.audit.sealer import Sealer
 from chimera.background import cancelled
+from chimera.campaigns.engine.waiting import wake_runs
 from chimera.clickhouse import ClickHouse
 from chimera.core import Core, open_core, settle_memory
 from chimera.doorbell import CAMPAIGN_QUEUE, UPKEEP_QUEUE, Doorbell, pack_job, unpack_job
@@ -154,6 +155,7 @@ class WorkerProcess:
 
     async def _sweep(self, core: Core) -> None:
         async def body(_fence: int) -> bool:
+            await wake_runs(core)
             await sweep_runs(core)
             return False
 

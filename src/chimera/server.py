@@ -36,6 +36,7 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 
 def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]]]:
     """(descriptor module, registration, servicer) of every service of the product."""
+    from chimera.accounting.service import AlertService, BudgetService
     from chimera.audit.service import AuditService
     from chimera.campaigns.service import CampaignService
     from chimera.identity.service import IdentityService
@@ -46,6 +47,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.v1 import (
         audit_pb2,
         audit_pb2_grpc,
+        budgets_pb2,
+        budgets_pb2_grpc,
         campaigns_pb2,
         campaigns_pb2_grpc,
         identity_pb2,
@@ -76,15 +79,16 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
             operations_pb2_grpc.add_OperationsServiceServicer_to_server,
             OperationsService,
         ),
+        (budgets_pb2, budgets_pb2_grpc.add_BudgetServiceServicer_to_server, BudgetService),
+        (budgets_pb2, budgets_pb2_grpc.add_AlertServiceServicer_to_server, AlertService),
     ]
 
 
 def service_descriptors() -> list[Any]:
     """Descriptors of every service, for the gate, reflection and the guard tests."""
+    modules = dict.fromkeys(module for module, _add, _servicer in services())
     return [
-        service
-        for module, _add, _servicer in services()
-        for service in module.DESCRIPTOR.services_by_name.values()
+        service for module in modules for service in module.DESCRIPTOR.services_by_name.values()
     ]
 
 

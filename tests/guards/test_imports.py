@@ -21,11 +21,12 @@ ROOT = Path(__file__).resolve().parents[2]
 ARROWS: dict[str, set[str]] = {
     "audit": set(),
     "identity": {"audit"},
+    "accounting": {"audit", "providers"},
     "templates": {"audit"},
     "providers": {"audit"},
     "telemetry": set(),
     "operations": {"audit"},
-    "campaigns": {"audit", "operations", "providers", "telemetry", "templates"},
+    "campaigns": {"accounting", "audit", "operations", "providers", "telemetry", "templates"},
 }
 # The ground stands on nothing above it, but for these modules.
 GROUND_ARROWS: dict[str, set[str]] = {

@@ -21,7 +21,9 @@ from tests.support.campaigns import (
 )
 from tests.support.world import World
 
-SCHEMAS = ("ops", "identity", "templates", "providers", "campaigns", "telemetry", "audit")
+SCHEMAS = (
+    "ops", "identity", "templates", "providers", "campaigns", "telemetry", "audit", "accounting",
+)  # fmt: skip
 LOGINS = ("chimera_app", "chimera_worker", "chimera_sealer", "chimera_auditor")
 # What compares with the caller's organisation; evaluated once a query, and NULL when nobody is set.
 MINE = "NULLIF(current_setting('app.org_id'::text, true), ''::text)"

@@ -22,6 +22,7 @@ from chimera.db import STATEMENTS, Statement
 # names both roles; a statement must be allowed to one of them.
 ROLES = {
     "workers": ("chimera_worker",),
+    "chimera.accounting.windows": ("chimera_worker",),
     "chimera.audit.sealer": ("chimera_sealer",),
     "chimera.audit.inspection": ("chimera_auditor",),
     "chimera.audit.operations": ("chimera_app", "chimera_sealer"),

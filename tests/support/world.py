@@ -16,6 +16,8 @@ from chimera.settings import Settings
 from chimera.v1 import (
     audit_pb2,
     audit_pb2_grpc,
+    budgets_pb2,
+    budgets_pb2_grpc,
     campaigns_pb2,
     campaigns_pb2_grpc,
     identity_pb2,
@@ -42,6 +44,8 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "telemetry": (telemetry_pb2, telemetry_pb2_grpc.TelemetryServiceStub, "TelemetryService"),
     "audit": (audit_pb2, audit_pb2_grpc.AuditServiceStub, "AuditService"),
     "operations": (operations_pb2, operations_pb2_grpc.OperationsServiceStub, "OperationsService"),
+    "budgets": (budgets_pb2, budgets_pb2_grpc.BudgetServiceStub, "BudgetService"),
+    "alerts": (budgets_pb2, budgets_pb2_grpc.AlertServiceStub, "AlertService"),
 }
 
 
@@ -116,6 +120,8 @@ class Person:
     telemetry: Stub
     audit: Stub
     operations: Stub
+    budgets: Stub
+    alerts: Stub
 
     def __init__(self, channel: grpc.aio.Channel, name: str = "", credential: str = "") -> None:
         self.channel, self.name, self.credential = channel, name, credential

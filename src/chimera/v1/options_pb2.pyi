@@ -26,6 +26,11 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_AUDIT_EXPORT: _ClassVar[Permission]
     PERMISSION_KILL_SWITCH: _ClassVar[Permission]
     PERMISSION_OPERATE: _ClassVar[Permission]
+    PERMISSION_BUDGET_READ: _ClassVar[Permission]
+    PERMISSION_BUDGET_WRITE: _ClassVar[Permission]
+    PERMISSION_BUDGET_MANAGE: _ClassVar[Permission]
+    PERMISSION_USAGE_READ: _ClassVar[Permission]
+    PERMISSION_WEBHOOK_MANAGE: _ClassVar[Permission]
 
 class RateClass(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -51,6 +56,11 @@ PERMISSION_AUDIT_READ: Permission
 PERMISSION_AUDIT_EXPORT: Permission
 PERMISSION_KILL_SWITCH: Permission
 PERMISSION_OPERATE: Permission
+PERMISSION_BUDGET_READ: Permission
+PERMISSION_BUDGET_WRITE: Permission
+PERMISSION_BUDGET_MANAGE: Permission
+PERMISSION_USAGE_READ: Permission
+PERMISSION_WEBHOOK_MANAGE: Permission
 RATE_CLASS_UNSPECIFIED: RateClass
 RATE_CLASS_AUTH: RateClass
 RATE_CLASS_READ: RateClass

@@ -28,6 +28,7 @@ from chimera.campaigns.engine.leasing import Lease, Past
 from chimera.campaigns.engine.opening import Opened, open_run, pause_for_money, save_circuits
 from chimera.campaigns.engine.settlement import Outcome, Result, TickContext
 from chimera.campaigns.engine.tick import Control, Send, run_tick
+from chimera.campaigns.engine.waiting import wait_for_budget
 from chimera.campaigns.parameters import ParameterError
 from chimera.core import Core
 from chimera.faults import Fault, Invalid
@@ -70,7 +71,7 @@ class Drive:
         self.concurrency = 1
         self.attempts_max = 1
         self.ticked_at = self.claimed_at = 0.0
-        self.broke_until = 0.0  # monotonic; 0 while the cost limit lets something out
+        self.broke_until = 0.0  # monotonic; 0 while limit and budgets let something out
         self.leased_until = 0.0  # monotonic, by what the last tick committed
         self.started_at = time.monotonic()
         self.priority = 0
@@ -103,6 +104,7 @@ class Drive:
             slot=hash(self.owner) & 0x7FFF,
             lease_s=self.core.settings.lease_s,
             plan=self.plan,
+            api_key_id=opened.api_key_id,
         )
         await self._adopt(self.first)
         await self._tick()
@@ -290,7 +292,10 @@ class Drive:
         self._obey(control, decided, complete)
         self._sort_out(control, wanted, is_repeated)
         if control.out_of_money and not self.tasks:
-            await pause_for_money(self.core, self.run_id, self.opened.campaign_id, self.org_id)
+            if control.short is None:
+                await pause_for_money(self.core, self.run_id, self.opened.campaign_id, self.org_id)
+            elif control.short.is_spent:  # else others' calls may still give some of it back
+                await wait_for_budget(self.core, self.context, control.short)
 
     def _obey(self, control: Control, decided: set[int], complete: list[Lease]) -> None:
         for lease in self.leases.values():

@@ -30,7 +30,8 @@ log = structlog.get_logger("chimera.drive")
 GET_RUN = sql(
     dict,
     """
-    SELECT r.campaign_id, r.launched_by AS user_id, r.concurrency, r.priority, p.plan
+    SELECT r.campaign_id, r.launched_by AS user_id, COALESCE(r.api_key_id::text, '') AS api_key_id,
+           r.concurrency, r.priority, p.plan
       FROM campaigns.runs r JOIN campaigns.run_plans p ON p.run_id = r.id
      WHERE r.id = %(run_id)s
     """,
@@ -72,6 +73,7 @@ class Opened:
 
     campaign_id: str
     user_id: str
+    api_key_id: str
     priority: int
     plan: RunPlan
     lanes: list[Lane]
@@ -103,7 +105,9 @@ async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> 
         if adapter is None:
             lane.given_up = "bad_key"
         lanes.append(lane)
-    return Opened(row["campaign_id"], row["user_id"], row["priority"], plan, lanes)
+    return Opened(
+        row["campaign_id"], row["user_id"], row["api_key_id"], row["priority"], plan, lanes
+    )
 
 
 async def settle_abandoned(core: Core, org_id: str, run_id: str) -> int:

@@ -1,6 +1,6 @@
 """One tick: the transaction that settles what came back and commits what goes out next.
 
-Order of locks: shards, attempts, executions, tallies, run_money (migrations/README.md). Rows of a
+Order of locks: shards, attempts, executions, tallies, run_money, windows (migrations/README.md). Rows of a
 batch are sorted by key, or two workers deadlock. Every statement is safe to repeat: a tick whose
 COMMIT was lost from sight is simply run again.
 """
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 
+from chimera.accounting.windows import Settled, Short, Want, give_back, move
 from chimera.campaigns.engine.completion import finish_shards
 from chimera.campaigns.engine.leasing import Lease
 from chimera.campaigns.engine.settlement import Outcome, TickContext, settle
@@ -39,7 +41,8 @@ class Control:
     stopped: bool
     leases: set[int]
     allowed: set[str]
-    out_of_money: bool = False  # the limit let not one of them pass
+    out_of_money: bool = False  # the limit, or a budget, let not one of them pass
+    short: Short | None = None  # the budget that did it
     admitted: list[Send] = field(default_factory=list)
 
 
@@ -79,7 +82,7 @@ MOVE_MONEY = sql(
     UPDATE campaigns.run_money
        SET settled = settled + %(spent)s::numeric, held = held - %(released)s::numeric
      WHERE run_id = %(run_id)s
-    RETURNING cost_max - settled - held AS money_left
+    RETURNING cost_max - settled - held AS money_left, budgeted, clock_timestamp() AS at
     """,
 )
 
@@ -94,12 +97,13 @@ SEND = sql(
     """
     WITH n AS MATERIALIZED (
         SELECT * FROM unnest(%(cells)s::bigint[], %(attempts)s::int[], %(fences)s::bigint[],
-                             %(alone)s::boolean[], %(worst)s::numeric[])
-                   AS n (cell_no, attempt_no, fence, alone, worst_cost)
+                             %(alone)s::boolean[], %(worst)s::numeric[], %(keys)s::uuid[])
+                   AS n (cell_no, attempt_no, fence, alone, worst_cost, provider_key_id)
     ), sent AS (
         INSERT INTO campaigns.attempts
-            (run_id, cell_no, attempt_no, org_id, fence, alone, worst_cost)
-        SELECT %(run_id)s::uuid, cell_no, attempt_no, %(org_id)s::uuid, fence, alone, worst_cost
+            (run_id, cell_no, attempt_no, org_id, fence, alone, worst_cost, provider_key_id, sent_at)
+        SELECT %(run_id)s::uuid, cell_no, attempt_no, %(org_id)s::uuid, fence, alone, worst_cost,
+               provider_key_id, %(at)s::timestamptz
           FROM n ORDER BY cell_no, attempt_no
             ON CONFLICT (run_id, cell_no, attempt_no) DO NOTHING
         RETURNING cell_no, attempt_no
@@ -148,16 +152,10 @@ async def run_tick(
     )
     held = [lease for lease in leases if lease.shard_no in control.leases]
     _leave_undecided(outcomes, held)
-    released = spent = Decimal(0)
-    if outcomes:
-        released, spent = await settle(tx, context, outcomes)
+    settled = await settle(tx, context, outcomes) if outcomes else []
     sends = _admissible(control, context, held, wanted)
     if outcomes or sends:
-        money = await tx.one(MOVE_MONEY, run_id=context.run_id, spent=spent, released=released)
-        control.admitted = _affordable(sends, money["money_left"] if money else None)
-        control.out_of_money = bool(sends) and not control.admitted
-        if control.admitted:
-            await _commit_sends(tx, context, control)
+        await _move_money(tx, context, control, settled, sends)
     if complete:
         kept = [lease for lease in complete if lease.shard_no in control.leases]
         await finish_shards(tx, context.run_id, context.campaign_id, context.owner, kept)
@@ -208,29 +206,60 @@ def _affordable(sends: list[Send], money_left: Decimal | None) -> list[Send]:
     return sends
 
 
-async def _commit_sends(tx: Tx, context: TickContext, control: Control) -> None:
+async def _move_money(
+    tx: Tx, context: TickContext, control: Control, settled: Sequence[Settled], sends: list[Send]
+) -> None:
+    """Books what was settled, and commits of `sends` what the run's limit and the budgets allow."""
+    money = await tx.one(
+        MOVE_MONEY,
+        run_id=context.run_id,
+        spent=sum((group.cost for group in settled), Decimal(0)),
+        released=sum((group.cost_released for group in settled), Decimal(0)),
+    )
+    assert money is not None  # made with the run
+    control.admitted = _affordable(sends, money["money_left"])
+    if money["budgeted"]:
+        wants = [_want(context, send) for send in control.admitted]
+        verdict = await move(tx, context.purse, money["at"], settled, wants)
+        control.admitted = [control.admitted[place] for place in verdict.admitted]
+        control.short = verdict.short
+    control.out_of_money = bool(sends) and not control.admitted
+    if control.admitted:
+        await _commit_sends(tx, context, control, money["at"], budgeted=money["budgeted"])
+
+
+def _want(context: TickContext, send: Send) -> Want:
+    return Want(_key_of(context, send), send.prepared.worst_cost)
+
+
+def _key_of(context: TickContext, send: Send) -> str:
+    return context.plan.targets[send.prepared.cell.target_no].provider_key_id
+
+
+async def _commit_sends(
+    tx: Tx, context: TickContext, control: Control, at: datetime, *, budgeted: bool
+) -> None:
     sends = control.admitted
     rows = await tx.all(
         SEND,
         run_id=context.run_id,
         org_id=context.org_id,
+        at=at,
         cells=[send.prepared.cell.cell_no for send in sends],
         attempts=[send.attempt_no for send in sends],
         fences=[send.fence for send in sends],
         alone=[send.alone for send in sends],
         worst=[send.prepared.worst_cost for send in sends],
+        keys=[_key_of(context, send) or None for send in sends],
     )
     fresh = {(row["cell_no"], row["attempt_no"]): row["fresh"] for row in rows}
     control.admitted = [
         send for send in sends if (send.prepared.cell.cell_no, send.attempt_no) in fresh
     ]
-    hold = sum(
-        (
-            send.prepared.worst_cost
-            for send in control.admitted
-            if fresh[send.prepared.cell.cell_no, send.attempt_no]
-        ),
-        Decimal(0),
-    )
+    held = [send for send in sends if fresh.get((send.prepared.cell.cell_no, send.attempt_no))]
+    hold = sum((send.prepared.worst_cost for send in held), Decimal(0))
     # Also without a limit: one may be set while these are in flight.
     await tx.run(HOLD_MONEY, run_id=context.run_id, hold=hold)
+    if budgeted and len(held) < len(sends):
+        lost = [_want(context, send) for send in sends if send not in held]
+        await give_back(tx, context.purse, at, lost)
