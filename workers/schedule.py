@@ -11,7 +11,7 @@ from typing import Any
 from arq import cron
 from arq.cron import CronJob
 
-from workers.tasks import upkeep
+from workers.tasks import accounting, upkeep
 
 
 def cron_jobs() -> list[CronJob]:
@@ -22,6 +22,10 @@ def cron_jobs() -> list[CronJob]:
         cron(upkeep.flush_usage, **seconds),
         # Partitions are made two steps ahead; an hour's look is plenty and costs nothing.
         cron(upkeep.keep_partitions, minute=7, second=30, run_at_startup=True, keep_result=0),
+        # Reports add what came since, so this may be late.
+        cron(accounting.aggregate_usage, second=20, keep_result=0),
+        # Reads a month of the ledger.
+        cron(accounting.reconcile_usage, hour=3, minute=41, second=0, keep_result=0, timeout=3600),
         # A day's answers to request ids.
         cron(upkeep.purge_expired, minute=23, second=15, keep_result=0),
     ]

@@ -27,3 +27,8 @@ PARTITIONS_REFUSED = Gauge(
     "chimera_partitions_refused", "Partitions that rows in a default partition keep from being made"
 )
 PENDING_AGE = Gauge("chimera_pending_age_seconds", "Age of the oldest waiting row", ["queue"])
+USAGE_DISCREPANCIES = Gauge(
+    "chimera_usage_discrepancies",
+    "Sums that differ from what they sum up, at the last look",
+    ["check"],
+)

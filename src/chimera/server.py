@@ -36,7 +36,7 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 
 def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]]]:
     """(descriptor module, registration, servicer) of every service of the product."""
-    from chimera.accounting.service import AlertService, BudgetService
+    from chimera.accounting.service import AlertService, BudgetService, UsageService
     from chimera.audit.service import AuditService
     from chimera.campaigns.service import CampaignService
     from chimera.identity.service import IdentityService
@@ -61,6 +61,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         telemetry_pb2_grpc,
         templates_pb2,
         templates_pb2_grpc,
+        usage_pb2,
+        usage_pb2_grpc,
     )
 
     return [
@@ -81,6 +83,7 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         ),
         (budgets_pb2, budgets_pb2_grpc.add_BudgetServiceServicer_to_server, BudgetService),
         (budgets_pb2, budgets_pb2_grpc.add_AlertServiceServicer_to_server, AlertService),
+        (usage_pb2, usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageService),
     ]
 
 

@@ -22,6 +22,7 @@ from chimera.db import STATEMENTS, Statement
 # names both roles; a statement must be allowed to one of them.
 ROLES = {
     "workers": ("chimera_worker",),
+    "chimera.accounting.usage": ("chimera_worker",),
     "chimera.accounting.windows": ("chimera_worker",),
     "chimera.audit.sealer": ("chimera_sealer",),
     "chimera.audit.inspection": ("chimera_auditor",),
@@ -37,6 +38,7 @@ ROLES = {
 }
 # Run by more than one role, so every one of them must be allowed.
 SHARED = {
+    "chimera.accounting.reconciling": ("chimera_app", "chimera_worker"),
     "chimera.audit.recording": ("chimera_app", "chimera_worker"),
     "chimera.keyring": ("chimera_app", "chimera_worker", "chimera_sealer"),
 }

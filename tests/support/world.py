@@ -30,6 +30,8 @@ from chimera.v1 import (
     telemetry_pb2_grpc,
     templates_pb2,
     templates_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
 )
 
 __all__ = ["Organisation", "Person", "Refused", "World", "world"]
@@ -45,6 +47,8 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "audit": (audit_pb2, audit_pb2_grpc.AuditServiceStub, "AuditService"),
     "operations": (operations_pb2, operations_pb2_grpc.OperationsServiceStub, "OperationsService"),
     "budgets": (budgets_pb2, budgets_pb2_grpc.BudgetServiceStub, "BudgetService"),
+    "usage": (usage_pb2, usage_pb2_grpc.UsageServiceStub, "UsageService"),
+    "costs": (usage_pb2, usage_pb2_grpc.CostServiceStub, "CostService"),
     "alerts": (budgets_pb2, budgets_pb2_grpc.AlertServiceStub, "AlertService"),
 }
 
@@ -122,6 +126,8 @@ class Person:
     operations: Stub
     budgets: Stub
     alerts: Stub
+    usage: Stub
+    costs: Stub
 
     def __init__(self, channel: grpc.aio.Channel, name: str = "", credential: str = "") -> None:
         self.channel, self.name, self.credential = channel, name, credential

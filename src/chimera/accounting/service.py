@@ -1,11 +1,11 @@
-"""Budgets, alerts: one short method an RPC."""
+"""Budgets, alerts, usage: one short method an RPC."""
 
 from __future__ import annotations
 
-from chimera.accounting import alerts, budgets, remaining
+from chimera.accounting import alerts, budgets, reconciling, remaining, reports
 from chimera.call import Call
 from chimera.core import Core
-from chimera.v1 import budgets_pb2_grpc
+from chimera.v1 import budgets_pb2_grpc, usage_pb2_grpc
 from chimera.v1.budgets_pb2 import (
     AcknowledgeAlertRequest,
     AcknowledgeAlertResponse,
@@ -21,6 +21,12 @@ from chimera.v1.budgets_pb2 import (
     ListBudgetsResponse,
     SetBudgetRequest,
     SetBudgetResponse,
+)
+from chimera.v1.usage_pb2 import (
+    QueryUsageRequest,
+    QueryUsageResponse,
+    ReconcileUsageRequest,
+    ReconcileUsageResponse,
 )
 
 
@@ -71,3 +77,21 @@ class AlertService(budgets_pb2_grpc.AlertServiceServicer):
         async with self.db.begin(call) as tx:
             alert = await alerts.acknowledge_alert(tx, request.alert_id, request.note)
             return tx.answer(AcknowledgeAlertResponse(alert=alert))
+
+
+class UsageService(usage_pb2_grpc.UsageServiceServicer):
+    """What was used, and the proof of it."""
+
+    def __init__(self, core: Core) -> None:
+        self.db, self.pages = core.db, core.pages
+
+    async def QueryUsage(self, request: QueryUsageRequest, call: Call) -> QueryUsageResponse:
+        async with self.db.look(call) as tx:
+            return await reports.query_usage(tx, self.pages, request)
+
+    async def ReconcileUsage(
+        self, request: ReconcileUsageRequest, call: Call
+    ) -> ReconcileUsageResponse:
+        async with self.db.look(call) as tx:
+            found, compared = await reconciling.reconcile(tx, request.days)
+            return ReconcileUsageResponse(discrepancies=found, compared=compared)
