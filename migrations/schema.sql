@@ -266,6 +266,7 @@ CREATE TABLE accounting.deliveries (
     body text NOT NULL,
     state text DEFAULT 'waiting'::text NOT NULL,
     tries integer DEFAULT 0 NOT NULL,
+    tries_max integer DEFAULT 10 NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     finished_at timestamp with time zone,
     CONSTRAINT deliveries_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'delivered'::text, 'failed'::text])))
@@ -1452,7 +1453,7 @@ CREATE INDEX alerts_user ON accounting.alerts USING btree (org_id, user_id, id D
 
 CREATE INDEX budgets_org ON accounting.budgets USING btree (org_id, id DESC);
 
-CREATE INDEX deliveries_org ON accounting.deliveries USING btree (org_id, id DESC);
+CREATE INDEX deliveries_webhook ON accounting.deliveries USING btree (webhook_id, created_at DESC, id DESC);
 
 CREATE INDEX webhooks_org ON accounting.webhooks USING btree (org_id, id DESC);
 

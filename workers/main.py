@@ -32,6 +32,7 @@ from chimera.settings import Settings, load_settings
 from chimera.telemetry.drain import drain
 from workers.loops import hold, pause
 from workers.schedule import cron_jobs
+from workers.tasks.accounting import announce_alert, deliver_webhook
 from workers.tasks.campaigns import drive_runs, settle_run, sweep_runs, take_turns
 from workers.tasks.mail import send_mail
 from workers.tasks.upkeep import keep_partitions
@@ -89,7 +90,16 @@ class WorkerProcess:
                 self._seal(sealing),
                 self._drain(core, clickhouse),
                 self._serve_queue(ctx, CAMPAIGN_QUEUE, [_function(drive_runs)]),
-                self._serve_queue(ctx, UPKEEP_QUEUE, [_function(settle_run), _function(send_mail)]),
+                self._serve_queue(
+                    ctx,
+                    UPKEEP_QUEUE,
+                    [
+                        _function(settle_run),
+                        _function(send_mail),
+                        _function(announce_alert),
+                        _function(deliver_webhook),
+                    ],
+                ),
             ]
             try:
                 await keep_partitions(ctx)  # now, and not when Redis lets the cron run

@@ -160,11 +160,12 @@ CREATE TABLE accounting.deliveries (
     body text NOT NULL,
     state text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'delivered', 'failed')),
     tries int NOT NULL DEFAULT 0,
+    tries_max int NOT NULL DEFAULT 10,
     created_at timestamptz NOT NULL DEFAULT now(),
     finished_at timestamptz,
     UNIQUE (webhook_id, event_id)
 );
-CREATE INDEX deliveries_org ON accounting.deliveries (org_id, id DESC);
+CREATE INDEX deliveries_webhook ON accounting.deliveries (webhook_id, created_at DESC, id DESC);
 
 CREATE TABLE accounting.delivery_tries (
     delivery_id uuid NOT NULL REFERENCES accounting.deliveries ON DELETE RESTRICT,

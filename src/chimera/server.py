@@ -36,9 +36,14 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 
 def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]]]:
     """(descriptor module, registration, servicer) of every service of the product."""
-    from chimera.accounting.service import AlertService, BudgetService, UsageService
+    from chimera.accounting.service import (
+        AlertService,
+        BudgetService,
+        UsageService,
+        WebhookService,
+    )
     from chimera.audit.service import AuditService
-    from chimera.campaigns.service import CampaignService
+    from chimera.campaigns.service import CampaignService, CostService
     from chimera.identity.service import IdentityService
     from chimera.operations.service import OperationsService
     from chimera.providers.service import ProviderService
@@ -83,16 +88,20 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         ),
         (budgets_pb2, budgets_pb2_grpc.add_BudgetServiceServicer_to_server, BudgetService),
         (budgets_pb2, budgets_pb2_grpc.add_AlertServiceServicer_to_server, AlertService),
+        (budgets_pb2, budgets_pb2_grpc.add_WebhookServiceServicer_to_server, WebhookService),
         (usage_pb2, usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageService),
+        (usage_pb2, usage_pb2_grpc.add_CostServiceServicer_to_server, CostService),
     ]
 
 
 def service_descriptors() -> list[Any]:
     """Descriptors of every service, for the gate, reflection and the guard tests."""
-    modules = dict.fromkeys(module for module, _add, _servicer in services())
-    return [
-        service for module in modules for service in module.DESCRIPTOR.services_by_name.values()
-    ]
+    found = {
+        service.full_name: service
+        for module, _add, _servicer in services()
+        for service in module.DESCRIPTOR.services_by_name.values()
+    }
+    return list(found.values())
 
 
 class Server:

@@ -19,6 +19,7 @@ from chimera.embedded.stack import StackUrls
 from chimera.gate import Method, method_of
 from chimera.server import service_descriptors
 from chimera.settings import Settings
+from chimera.v1.budgets_pb2 import BudgetLimits, BudgetPeriod, BudgetScope, BudgetScopeKind
 from chimera.v1.options_pb2 import Permission
 from chimera.v1.providers_pb2 import Price
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage
@@ -67,6 +68,13 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
     provider = (await admin.providers.ListProviders()).providers[0]
     key = (await admin.providers.ListProviderKeys()).provider_keys[0]
     api_key = await admin.identity.CreateApiKey(name="theirs")
+    budget = await admin.budgets.SetBudget(
+        scope=BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_USER),
+        period=BudgetPeriod.BUDGET_PERIOD_DAILY,
+        limits=BudgetLimits(requests_max=0),
+    )
+    alert = (await admin.alerts.ListAlerts()).alerts[0]
+    webhook = await admin.webhooks.CreateWebhook(url="https://example.com/hook")
     async with open_core(world.settings, "sealer") as core:
         await Sealer(core).run_once(1)
     event = (await admin.audit.ListAuditEvents()).events[0]
@@ -80,6 +88,9 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
         "user_id": admin.user_id,
         "api_key_id": api_key.api_key.id,
         "event_id": event.id,
+        "budget_id": budget.budget.id,
+        "alert_id": alert.id,
+        "webhook_id": webhook.webhook.id,
     }
 
 

@@ -22,6 +22,8 @@ from chimera.db import STATEMENTS, Statement
 # names both roles; a statement must be allowed to one of them.
 ROLES = {
     "workers": ("chimera_worker",),
+    "chimera.accounting.deliveries": ("chimera_app", "chimera_worker"),
+    "chimera.accounting.letters": ("chimera_worker",),
     "chimera.accounting.usage": ("chimera_worker",),
     "chimera.accounting.windows": ("chimera_worker",),
     "chimera.audit.sealer": ("chimera_sealer",),

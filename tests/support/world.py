@@ -49,6 +49,7 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "budgets": (budgets_pb2, budgets_pb2_grpc.BudgetServiceStub, "BudgetService"),
     "usage": (usage_pb2, usage_pb2_grpc.UsageServiceStub, "UsageService"),
     "costs": (usage_pb2, usage_pb2_grpc.CostServiceStub, "CostService"),
+    "webhooks": (budgets_pb2, budgets_pb2_grpc.WebhookServiceStub, "WebhookService"),
     "alerts": (budgets_pb2, budgets_pb2_grpc.AlertServiceStub, "AlertService"),
 }
 
@@ -126,6 +127,7 @@ class Person:
     operations: Stub
     budgets: Stub
     alerts: Stub
+    webhooks: Stub
     usage: Stub
     costs: Stub
 

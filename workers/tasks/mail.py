@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from chimera import mail
+from chimera.accounting import letters
 from chimera.core import Core
 from chimera.faults import Invalid
 from workers.tasks import task
@@ -19,7 +20,9 @@ log = structlog.get_logger("chimera.mail")
 # is not.
 Writer = Callable[[Core, str | None, dict[str, Any]], Awaitable[mail.Mail | None]]
 
-WRITERS: Mapping[str, Writer] = {}
+WRITERS: Mapping[str, Writer] = {
+    "budget_alert": letters.write_alert,
+}
 
 
 @task

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from chimera.accounting import alerts, budgets, reconciling, remaining, reports
+from chimera.accounting import (
+    alerts,
+    budgets,
+    deliveries,
+    reconciling,
+    remaining,
+    reports,
+    webhooks,
+)
 from chimera.call import Call
 from chimera.core import Core
 from chimera.v1 import budgets_pb2_grpc, usage_pb2_grpc
 from chimera.v1.budgets_pb2 import (
     AcknowledgeAlertRequest,
     AcknowledgeAlertResponse,
+    CreateWebhookRequest,
+    CreateWebhookResponse,
     DeleteBudgetRequest,
     DeleteBudgetResponse,
+    DeleteWebhookRequest,
+    DeleteWebhookResponse,
     GetBudgetRequest,
     GetBudgetResponse,
     GetRemainingRequest,
@@ -19,8 +31,18 @@ from chimera.v1.budgets_pb2 import (
     ListAlertsResponse,
     ListBudgetsRequest,
     ListBudgetsResponse,
+    ListDeliveriesRequest,
+    ListDeliveriesResponse,
+    ListWebhooksRequest,
+    ListWebhooksResponse,
+    RedeliverEventRequest,
+    RedeliverEventResponse,
+    RotateWebhookSecretRequest,
+    RotateWebhookSecretResponse,
     SetBudgetRequest,
     SetBudgetResponse,
+    UpdateWebhookRequest,
+    UpdateWebhookResponse,
 )
 from chimera.v1.usage_pb2 import (
     QueryUsageRequest,
@@ -95,3 +117,75 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         async with self.db.look(call) as tx:
             found, compared = await reconciling.reconcile(tx, request.days)
             return ReconcileUsageResponse(discrepancies=found, compared=compared)
+
+
+class WebhookService(budgets_pb2_grpc.WebhookServiceServicer):
+    """Endpoints that are told of events."""
+
+    def __init__(self, core: Core) -> None:
+        self.db, self.pages, self.master = core.db, core.pages, core.master
+        self.loopback_allowed = core.settings.loopback_allowed
+
+    async def CreateWebhook(
+        self, request: CreateWebhookRequest, call: Call
+    ) -> CreateWebhookResponse:
+        webhook_id = webhooks.new_webhook_id()
+        secret = await webhooks.make_secret(self.master, call.caller.org_id, webhook_id, 1)
+        async with self.db.begin(call) as tx:
+            webhook = await webhooks.create_webhook(
+                tx, request, webhook_id, secret, loopback_allowed=self.loopback_allowed
+            )
+            return tx.answer(
+                CreateWebhookResponse(webhook=webhook, secret=secret.text),
+                keep=CreateWebhookResponse(webhook=webhook),
+            )
+
+    async def ListWebhooks(self, request: ListWebhooksRequest, call: Call) -> ListWebhooksResponse:
+        async with self.db.look(call) as tx:
+            found, token = await webhooks.list_webhooks(tx, self.pages, request)
+            return ListWebhooksResponse(webhooks=found, next_page_token=token)
+
+    async def UpdateWebhook(
+        self, request: UpdateWebhookRequest, call: Call
+    ) -> UpdateWebhookResponse:
+        async with self.db.begin(call) as tx:
+            webhook = await webhooks.update_webhook(
+                tx, request, loopback_allowed=self.loopback_allowed
+            )
+            return tx.answer(UpdateWebhookResponse(webhook=webhook))
+
+    async def DeleteWebhook(
+        self, request: DeleteWebhookRequest, call: Call
+    ) -> DeleteWebhookResponse:
+        async with self.db.begin(call) as tx:
+            await webhooks.delete_webhook(tx, request.webhook_id)
+            return tx.answer(DeleteWebhookResponse())
+
+    async def RotateWebhookSecret(
+        self, request: RotateWebhookSecretRequest, call: Call
+    ) -> RotateWebhookSecretResponse:
+        org_id, webhook_id = call.caller.org_id, request.webhook_id
+        async with self.db.look(call) as tx:
+            version = await webhooks.find_version(tx, webhook_id)
+        secret = await webhooks.make_secret(self.master, org_id, webhook_id, version + 1)
+        async with self.db.begin(call) as tx:
+            webhook = await webhooks.rotate_secret(tx, webhook_id, secret, version)
+            return tx.answer(
+                RotateWebhookSecretResponse(webhook=webhook, secret=secret.text),
+                keep=RotateWebhookSecretResponse(webhook=webhook),
+            )
+
+    async def ListDeliveries(
+        self, request: ListDeliveriesRequest, call: Call
+    ) -> ListDeliveriesResponse:
+        async with self.db.look(call) as tx:
+            await webhooks.get_webhook(tx, request.webhook_id)
+            found, token = await deliveries.list_deliveries(tx, self.pages, request)
+            return ListDeliveriesResponse(deliveries=found, next_page_token=token)
+
+    async def RedeliverEvent(
+        self, request: RedeliverEventRequest, call: Call
+    ) -> RedeliverEventResponse:
+        async with self.db.begin(call) as tx:
+            delivery = await deliveries.redeliver(tx, request.delivery_id)
+            return tx.answer(RedeliverEventResponse(delivery=delivery))
