@@ -1,0 +1,116 @@
+"""Many workers and campaigns against one small budget, while things break."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+
+import redis
+
+from chimera.v1.budgets_pb2 import BudgetPeriod, BudgetScope, BudgetScopeKind
+from tests.support.accounting import limit, recount, waiting
+from tests.support.workers import Stage, until
+
+ORGANISATION = BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_ORGANISATION)
+PERSON = BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_USER)
+DAILY, MONTHLY = BudgetPeriod.BUDGET_PERIOD_DAILY, BudgetPeriod.BUDGET_PERIOD_MONTHLY
+
+
+class Watchman:
+    """Looks at the windows again and again: none may ever be over its limit."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.looks = stage, 0
+        self.task = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            await recount(self.stage)
+            over = await self.stage.books.rows(
+                "SELECT * FROM accounting.windows WHERE requests_settled + requests_held > requests_max"
+                " OR cost_settled + cost_held > cost_max"
+            )
+            assert not over, over
+            self.looks += 1
+            await asyncio.sleep(0.01)
+
+    async def content(self) -> int:
+        """How often he looked and found nothing."""
+        if self.task.done():
+            self.task.result()
+        self.task.cancel()
+        return self.looks
+
+
+async def test_many_workers_share_one_small_budget(stage: Stage) -> None:
+    """Three workers, four campaigns, a budget of calls and one of money, and Redis flushed in the
+    middle: at no moment is more settled and held than allowed, and in the end exactly as many calls
+    have arrived as the budget has."""
+    plan = await stage.plan(rows=40, repetitions=2, concurrency=16)
+    await limit(stage.olivia, ORGANISATION, DAILY, requests=150)
+    await limit(stage.olivia, PERSON, MONTHLY, cost="100")
+    await stage.assistant.forget_stats()
+    runs = [await stage.launched(plan, f"campaign {number}") for number in range(4)]
+    watchman = Watchman(stage)
+    for _ in range(3):
+        stage.worker()
+    await stage.arrivals(runs[0].id, 10)
+    redis.Redis.from_url(stage.settings.redis_url.get_secret_value()).flushall()
+    for run in runs:
+        await waiting(stage, run.id)
+    assert await watchman.content() > 10
+    arrived = [(await stage.assistant.arrived(run.id)).total() for run in runs]
+    assert sum(arrived) == 150
+    rows = await stage.books.rows("SELECT * FROM accounting.windows WHERE period = 'daily'")
+    assert [(row["requests_settled"], row["requests_held"]) for row in rows] == [(150, 0)]
+    for run in runs:
+        await stage.books.check(run.id)
+    alerts = (await stage.olivia.alerts.ListAlerts()).alerts
+    assert sorted(alert.threshold_percentage for alert in alerts) == [80, 90, 100]
+
+
+async def test_a_killed_worker_leaves_no_phantom_holds(stage: Stage) -> None:
+    """kill -9 with calls in the air: their holds become what they may have cost, in the window of
+    their day, and nothing stays held; the budget is never exceeded by it."""
+    plan = await stage.plan(rows=20, repetitions=2, concurrency=8)
+    await limit(stage.olivia, ORGANISATION, DAILY, requests=60)
+    await limit(stage.olivia, ORGANISATION, MONTHLY, cost="0.02")
+    await stage.assistant.slow(80)
+    first = stage.worker()
+    run = await stage.launched(plan)
+    watchman = Watchman(stage)
+    await stage.results(run.id, 16)
+    await first.kill()
+    lost = await stage.books.attempts(run.id, "sent")
+    assert lost
+    held = await stage.books.value("SELECT sum(requests_held) FROM accounting.windows")
+    assert held == 2 * len(lost)
+
+    stage.worker()
+    await waiting(stage, run.id)
+    assert await watchman.content() > 10
+    unknown = await stage.books.attempts(run.id, "unknown")
+    assert len(unknown) == len(lost)
+    rows = await stage.books.rows("SELECT * FROM accounting.windows ORDER BY period")
+    assert [row["requests_held"] for row in rows] == [0, 0]
+    assert [row["cost_held"] for row in rows] == [Decimal(0), Decimal(0)]
+    assert rows[0]["requests_settled"] == 60 or rows[1]["cost_settled"] > Decimal("0.018")
+    await recount(stage)
+
+
+async def test_a_run_does_not_wait_for_a_lost_message(stage: Stage) -> None:
+    """The budget grows while no worker runs and Redis is empty: the run goes on all the same."""
+    plan = await stage.plan(rows=4, concurrency=4)
+    await limit(stage.olivia, ORGANISATION, DAILY, requests=2)
+    run = await stage.launched(plan)
+    worker = stage.worker()
+    await waiting(stage, run.id)
+    await worker.terminate()
+    await limit(stage.olivia, ORGANISATION, DAILY, requests=100)
+    redis.Redis.from_url(stage.settings.redis_url.get_secret_value()).flushall()
+    stage.worker()
+    await until(lambda: _over(stage, run.id), "the run ends")
+
+
+async def _over(stage: Stage, run_id: str) -> bool:
+    return len(await stage.books.recorded(run_id)) == 8
