@@ -293,6 +293,7 @@ def _rpcs() -> dict[str, _Rpc]:
 
     from chimera.v1 import (
         audit_pb2,
+        budgets_pb2,
         campaigns_pb2,
         identity_pb2,
         operations_pb2,
@@ -300,17 +301,20 @@ def _rpcs() -> dict[str, _Rpc]:
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
+        usage_pb2,
     )
 
     found = {}
     for module in (
         audit_pb2,
+        budgets_pb2,
         campaigns_pb2,
         identity_pb2,
         operations_pb2,
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
+        usage_pb2,
     ):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:

@@ -18,7 +18,7 @@ import sys
 
 import typer
 
-from chimera.cli import audit, campaign, migrations, ops, people, running, statements
+from chimera.cli import audit, budget, campaign, migrations, ops, people, running, statements
 from chimera.cli.demo import demo as demonstrate
 from chimera.cli.failure import reported
 
@@ -38,6 +38,8 @@ app.command("migrate", **migrations.PASSED_ON)(migrations.migrate)
 app.command("sql")(statements.sql)
 app.add_typer(campaign.app, name="campaign")
 app.add_typer(audit.app, name="audit")
+app.add_typer(budget.app, name="budget")
+app.add_typer(budget.usage_app, name="usage")
 app.add_typer(ops.app, name="ops")
 
 

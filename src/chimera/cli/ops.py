@@ -26,7 +26,7 @@ def shards(size: Size = 100, server: Server = "", api_key: ApiKey = "") -> None:
 
     with connected(server, api_key) as client:
         found = client.call(ListStuckShardsRequest(page_size=size), ListStuckShardsResponse)
-    _show(
+    show(
         ("run", "shard", "cells", "owner", "fence", "lease ended"),
         (
             (
@@ -71,7 +71,7 @@ def attempts(
     request = ListUnknownAttemptsRequest(page_size=size, run_id=run)
     with connected(server, api_key) as client:
         found = client.call(request, ListUnknownAttemptsResponse)
-    _show(
+    show(
         ("run", "cell", "attempt", "worst cost $", "sent"),
         (
             (a.run_id, a.cell_no, a.attempt_no, a.worst_cost_usd, _when(a.sent_at))
@@ -94,7 +94,7 @@ def outbox(
     state = OutboxState.OUTBOX_STATE_DEAD if dead else OutboxState.OUTBOX_STATE_UNSPECIFIED
     with connected(server, api_key) as client:
         found = client.call(ListOutboxRequest(page_size=size, state=state), ListOutboxResponse)
-    _show(
+    show(
         ("id", "task", "state", "rings", "asked for", "due", "last error"),
         (
             (
@@ -165,7 +165,8 @@ def kill_switch(
         typer.echo(f"{name}: {state}{since}")
 
 
-def _show(headings: tuple[str, ...], rows: Iterable[tuple[Any, ...]], nothing: str) -> None:
+def show(headings: tuple[str, ...], rows: Iterable[tuple[Any, ...]], nothing: str) -> None:
+    """A table, or a line when there are no rows."""
     from rich.console import Console
     from rich.table import Table
 
