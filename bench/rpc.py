@@ -3,8 +3,10 @@
     python -m bench rpc [--calls 3000]
 
 Floor: an empty RPC through the same gate, plus the raw row-level-security transaction with the same
-SQL (psycopg, tuples, as many connections as callers). Counted: the serving process and its
-PostgreSQL backends; the client is apart. Eight callers at a time, each with one call after another.
+SQL, as tuples. That one is taken twice: as psycopg's manual writes it (pool, `transaction()`), and
+bare: a connection per caller, BEGIN and the settings in one message, nothing else. Counted: the
+serving process and its PostgreSQL backends; the client is apart. Eight callers at a time, each with
+one call after another.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-import psycopg
+from psycopg_pool import AsyncConnectionPool
 
 from bench.installation import Installation, installation
 from bench.processes import usage
@@ -76,7 +78,7 @@ async def _run(chosen: argparse.Namespace) -> None:
             ),
         }
         raw_url = running.settings.role_url("app")
-        ratios: dict[str, list[float]] = {name: [] for name in statements}
+        ratios: dict[str, list[float]] = {}
         figures: dict[str, list[float]] = {}
         for _ in range(chosen.rounds):
             spent = {
@@ -84,20 +86,22 @@ async def _run(chosen: argparse.Namespace) -> None:
                 for name, call in calls.items()
             }
             for name, (statement, params) in statements.items():
-                raw = await asyncio.to_thread(
-                    _raw_cost, running, raw_url, me, statement.text, params, chosen.calls
-                )
-                ratios[name].append(spent[name] / (spent["empty"] + raw))
-                figures.setdefault(f"raw {name}", []).append(raw)
+                for kind in ("pooled", "bare"):
+                    raw = await asyncio.to_thread(
+                        _raw_cost, running, raw_url, me, kind, statement.text, params, chosen.calls
+                    )
+                    ratio = spent[name] / (spent["empty"] + raw)
+                    ratios.setdefault(f"{name} / {kind}", []).append(ratio)
+                    figures.setdefault(f"{kind} {name}", []).append(raw)
             for name, value in spent.items():
                 figures.setdefault(name, []).append(value)
         print(
             f"\nCPU per call in microseconds (server + PostgreSQL), {chosen.calls} calls x {chosen.rounds}"
         )
         for name, values in figures.items():
-            print(f"  {name:18} {_spread([value * 1e6 for value in values], '.0f')}")
+            print(f"  {name:22} {_spread([value * 1e6 for value in values], '.0f')}")
         for name, values in ratios.items():
-            print(f"  {name:18} {_spread(values, '.2f')} x (empty RPC + raw transaction)")
+            print(f"  {name:22} {_spread(values, '.2f')} x (empty RPC + raw transaction)")
         await channel.close()
         with_empty.stop()
 
@@ -205,16 +209,22 @@ async def _cost(
 
 
 def _raw_cost(
-    running: Installation, url: str, me: Any, text: str, params: dict[str, Any], calls: int
+    running: Installation,
+    url: str,
+    me: Any,
+    kind: str,
+    text: str,
+    params: dict[str, Any],
+    calls: int,
 ) -> float:
     """CPU-seconds per transaction, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     parent, child = context.Pipe()
-    begin = (
-        f"BEGIN; SELECT set_config('app.org_id','{me.organisation.id}',true),"
+    settings = (
+        f"SELECT set_config('app.org_id','{me.organisation.id}',true),"
         f"set_config('app.user_id','{me.user.id}',true)"
     )
-    process = context.Process(target=_raw, args=(url, begin, text, params, calls, child))
+    process = context.Process(target=_raw, args=(url, kind, settings, text, params, calls, child))
     process.start()
     parent.recv()
     before = usage(running.stack.pid("postgres")).cpu_s
@@ -226,23 +236,37 @@ def _raw_cost(
     return (own + after - before) / calls
 
 
-def _raw(url: str, begin: str, text: Any, params: dict[str, Any], calls: int, pipe: Any) -> None:
+def _raw(
+    url: str, kind: str, settings: str, text: Any, params: dict[str, Any], calls: int, pipe: Any
+) -> None:
     import uvloop
 
     async def run() -> None:
-        connections = [
-            await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=3)
-            for _ in range(PARALLEL)
-        ]
+        pool = AsyncConnectionPool(
+            url,
+            min_size=PARALLEL,
+            max_size=PARALLEL,
+            open=False,
+            kwargs={"autocommit": True, "prepare_threshold": 3},
+        )
+        await pool.open(wait=True)
+        idle = [await pool.getconn() for _ in range(PARALLEL)] if kind == "bare" else []
 
-        async def once() -> None:
-            connection = connections.pop()
-            await connection.execute(begin, prepare=False)  # type: ignore[arg-type]
+        async def bare() -> None:
+            connection = idle.pop()
+            await connection.execute(f"BEGIN; {settings}", prepare=False)  # type: ignore[arg-type]
             cursor = await connection.execute(text, params)
             await cursor.fetchall()
             await connection.commit()
-            connections.append(connection)
+            idle.append(connection)
 
+        async def pooled() -> None:
+            async with pool.connection() as connection, connection.transaction():
+                await connection.execute(settings)  # type: ignore[arg-type]
+                cursor = await connection.execute(text, params)
+                await cursor.fetchall()
+
+        once = bare if kind == "bare" else pooled
         await _together(once, 200)
         pipe.send("ready")
         pipe.recv()
@@ -251,7 +275,8 @@ def _raw(url: str, begin: str, text: Any, params: dict[str, Any], calls: int, pi
         after = resource.getrusage(resource.RUSAGE_SELF)
         pipe.send(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         pipe.recv()
-        for connection in connections:
-            await connection.close()
+        for connection in idle:
+            await pool.putconn(connection)
+        await pool.close()
 
     uvloop.run(run())

@@ -656,6 +656,24 @@ ALTER TABLE ONLY campaigns.flushes_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.flushes_default OWNER TO chimera_owner;
 
+CREATE TABLE campaigns.overrides (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    run_id uuid NOT NULL,
+    cell_no bigint NOT NULL,
+    is_successful boolean NOT NULL,
+    reason text NOT NULL,
+    recorded_is_successful boolean,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    withdrawn_at timestamp with time zone,
+    CONSTRAINT overrides_reason_check CHECK ((reason <> ''::text))
+);
+
+ALTER TABLE ONLY campaigns.overrides FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.overrides OWNER TO chimera_owner;
+
 CREATE TABLE campaigns.run_money (
     run_id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -715,6 +733,30 @@ ALTER TABLE ONLY campaigns.runs FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.runs OWNER TO chimera_owner;
 
+CREATE TABLE campaigns.scorings (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    run_id uuid NOT NULL,
+    name text DEFAULT ''::text NOT NULL,
+    state text DEFAULT 'running'::text NOT NULL,
+    scorer bytea NOT NULL,
+    fingerprint text NOT NULL,
+    "position" bigint DEFAULT '-1'::integer NOT NULL,
+    answers bigint DEFAULT 0 NOT NULL,
+    scored bigint DEFAULT 0 NOT NULL,
+    successes bigint DEFAULT 0 NOT NULL,
+    errored bigint DEFAULT 0 NOT NULL,
+    flipped bigint DEFAULT 0 NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT scorings_state_check CHECK ((state = ANY (ARRAY['running'::text, 'completed'::text])))
+);
+
+ALTER TABLE ONLY campaigns.scorings FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.scorings OWNER TO chimera_owner;
+
 CREATE TABLE campaigns.shards (
     run_id uuid NOT NULL,
     shard_no integer NOT NULL,
@@ -755,6 +797,35 @@ WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
 ALTER TABLE ONLY campaigns.tallies FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.tallies OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.verdicts (
+    scoring_id uuid NOT NULL,
+    cell_no bigint NOT NULL,
+    org_id uuid NOT NULL,
+    is_successful boolean,
+    success_score real,
+    reason text DEFAULT ''::text NOT NULL,
+    recorded_is_successful boolean
+)
+PARTITION BY RANGE (scoring_id);
+
+ALTER TABLE ONLY campaigns.verdicts FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.verdicts OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.verdicts_default (
+    scoring_id uuid CONSTRAINT verdicts_scoring_id_not_null NOT NULL,
+    cell_no bigint CONSTRAINT verdicts_cell_no_not_null NOT NULL,
+    org_id uuid CONSTRAINT verdicts_org_id_not_null NOT NULL,
+    is_successful boolean,
+    success_score real,
+    reason text DEFAULT ''::text CONSTRAINT verdicts_reason_not_null NOT NULL,
+    recorded_is_successful boolean
+);
+
+ALTER TABLE ONLY campaigns.verdicts_default FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.verdicts_default OWNER TO chimera_owner;
 
 CREATE TABLE identity.api_keys (
     id uuid NOT NULL,
@@ -1242,6 +1313,8 @@ ALTER TABLE ONLY campaigns.executions ATTACH PARTITION campaigns.executions_defa
 
 ALTER TABLE ONLY campaigns.flushes ATTACH PARTITION campaigns.flushes_default DEFAULT;
 
+ALTER TABLE ONLY campaigns.verdicts ATTACH PARTITION campaigns.verdicts_default DEFAULT;
+
 ALTER TABLE ONLY providers.ledger ATTACH PARTITION providers.ledger_default DEFAULT;
 
 ALTER TABLE ONLY telemetry.batches ATTACH PARTITION telemetry.batches_default DEFAULT;
@@ -1333,6 +1406,9 @@ ALTER TABLE ONLY campaigns.flushes
 ALTER TABLE ONLY campaigns.flushes_default
     ADD CONSTRAINT flushes_default_pkey PRIMARY KEY (run_id, xid, id);
 
+ALTER TABLE ONLY campaigns.overrides
+    ADD CONSTRAINT overrides_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY campaigns.run_money
     ADD CONSTRAINT run_money_pkey PRIMARY KEY (run_id);
 
@@ -1342,11 +1418,20 @@ ALTER TABLE ONLY campaigns.run_plans
 ALTER TABLE ONLY campaigns.runs
     ADD CONSTRAINT runs_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY campaigns.scorings
+    ADD CONSTRAINT scorings_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY campaigns.shards
     ADD CONSTRAINT shards_pkey PRIMARY KEY (run_id, shard_no);
 
 ALTER TABLE ONLY campaigns.tallies
     ADD CONSTRAINT tallies_pkey PRIMARY KEY (run_id, slot, technique_no, target_no);
+
+ALTER TABLE ONLY campaigns.verdicts
+    ADD CONSTRAINT verdicts_pkey PRIMARY KEY (scoring_id, cell_no);
+
+ALTER TABLE ONLY campaigns.verdicts_default
+    ADD CONSTRAINT verdicts_default_pkey PRIMARY KEY (scoring_id, cell_no);
 
 ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
@@ -1481,9 +1566,15 @@ CREATE UNIQUE INDEX campaigns_name ON campaigns.campaigns USING btree (org_id, l
 
 CREATE INDEX campaigns_newest ON campaigns.campaigns USING btree (org_id, id DESC);
 
+CREATE INDEX overrides_run ON campaigns.overrides USING btree (run_id, id DESC);
+
+CREATE UNIQUE INDEX overrides_standing ON campaigns.overrides USING btree (run_id, cell_no) WHERE (withdrawn_at IS NULL);
+
 CREATE INDEX runs_campaign ON campaigns.runs USING btree (org_id, campaign_id, id DESC);
 
 CREATE INDEX runs_live ON campaigns.runs USING btree (priority DESC, served_at) WHERE (state = 'running'::text);
+
+CREATE INDEX scorings_run ON campaigns.scorings USING btree (run_id, id DESC);
 
 CREATE INDEX shards_open ON campaigns.shards USING btree (run_id, shard_no) WHERE (state = 'open'::text);
 
@@ -1548,6 +1639,8 @@ ALTER INDEX campaigns.attempts_unknown ATTACH PARTITION campaigns.attempts_defau
 ALTER INDEX campaigns.executions_pkey ATTACH PARTITION campaigns.executions_default_pkey;
 
 ALTER INDEX campaigns.flushes_pkey ATTACH PARTITION campaigns.flushes_default_pkey;
+
+ALTER INDEX campaigns.verdicts_pkey ATTACH PARTITION campaigns.verdicts_default_pkey;
 
 ALTER INDEX providers.ledger_pkey ATTACH PARTITION providers.ledger_default_pkey;
 
@@ -1633,8 +1726,26 @@ ALTER TABLE ONLY campaigns.campaigns
 ALTER TABLE ONLY campaigns.campaigns
     ADD CONSTRAINT campaigns_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY campaigns.overrides
+    ADD CONSTRAINT overrides_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.overrides
+    ADD CONSTRAINT overrides_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.overrides
+    ADD CONSTRAINT overrides_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY campaigns.runs
     ADD CONSTRAINT runs_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.scorings
+    ADD CONSTRAINT scorings_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.scorings
+    ADD CONSTRAINT scorings_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.scorings
+    ADD CONSTRAINT scorings_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
@@ -1792,11 +1903,15 @@ CREATE POLICY operator ON campaigns.runs FOR SELECT TO chimera_app USING ((( SEL
 
 CREATE POLICY operator ON campaigns.shards TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
+ALTER TABLE campaigns.overrides ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE campaigns.run_money ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.run_plans ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.runs ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.scorings ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.shards ENABLE ROW LEVEL SECURITY;
 
@@ -1810,15 +1925,25 @@ CREATE POLICY tenant ON campaigns.executions TO chimera_app, chimera_worker USIN
 
 CREATE POLICY tenant ON campaigns.flushes TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON campaigns.overrides TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON campaigns.run_money TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.run_plans TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.runs TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON campaigns.scorings TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON campaigns.shards TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.tallies TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON campaigns.verdicts TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE campaigns.verdicts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.verdicts_default ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY worker ON campaigns.campaigns TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -2123,6 +2248,11 @@ GRANT SELECT,INSERT ON TABLE campaigns.executions TO chimera_worker;
 GRANT SELECT ON TABLE campaigns.flushes TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.flushes TO chimera_worker;
 
+GRANT SELECT,INSERT ON TABLE campaigns.overrides TO chimera_app;
+GRANT SELECT ON TABLE campaigns.overrides TO chimera_worker;
+
+GRANT UPDATE(withdrawn_at) ON TABLE campaigns.overrides TO chimera_app;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.run_money TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.run_money TO chimera_worker;
 
@@ -2132,11 +2262,17 @@ GRANT SELECT ON TABLE campaigns.run_plans TO chimera_worker;
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.runs TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.runs TO chimera_worker;
 
+GRANT SELECT,INSERT ON TABLE campaigns.scorings TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE campaigns.scorings TO chimera_worker;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.shards TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.shards TO chimera_worker;
 
 GRANT SELECT ON TABLE campaigns.tallies TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.tallies TO chimera_worker;
+
+GRANT SELECT ON TABLE campaigns.verdicts TO chimera_app;
+GRANT SELECT,INSERT ON TABLE campaigns.verdicts TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.api_keys TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.api_keys TO chimera_app;

@@ -33,7 +33,7 @@ from chimera.telemetry.drain import drain
 from workers.loops import hold, pause
 from workers.schedule import cron_jobs
 from workers.tasks.accounting import announce_alert, deliver_webhook
-from workers.tasks.campaigns import drive_runs, settle_run, sweep_runs, take_turns
+from workers.tasks.campaigns import drive_runs, judge_again, settle_run, sweep_runs, take_turns
 from workers.tasks.mail import send_mail
 from workers.tasks.upkeep import keep_partitions
 
@@ -95,6 +95,7 @@ class WorkerProcess:
                     UPKEEP_QUEUE,
                     [
                         _function(settle_run),
+                        _function(judge_again),
                         _function(send_mail),
                         _function(announce_alert),
                         _function(deliver_webhook),

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Generic, LiteralString, TypeVar
 
 import orjson
@@ -92,12 +94,14 @@ class Tx:
         # Unlocks on the way out: ran after COMMIT only.
         self.after_commit: list[Callable[[], None]] = []
 
-    async def _execute(self, statement: Statement[Row], params: dict[str, Any]) -> Any:
+    async def _execute(
+        self, statement: Statement[Row], params: dict[str, Any], make: Any = None
+    ) -> Any:
         if statement.names != params.keys():
             raise TypeError(
                 f"{statement.where}: given {sorted(params)}, statement names {sorted(statement.names)}"
             )
-        cursor = self.connection.cursor(row_factory=statement.make)
+        cursor = self.connection.cursor(row_factory=make or statement.make)
         # None lets psycopg prepare after a few uses.
         await cursor.execute(statement.text, params, prepare=None if statement.prepare else False)
         return cursor
@@ -112,6 +116,17 @@ class Tx:
         cursor = await self._execute(statement, params)
         rows: list[Row] = await cursor.fetchall()
         return rows
+
+    async def fill(self, field: Any, statement: Statement[Row], **params: Any) -> None:
+        """Appends the rows to a repeated field of an answer, where they are made: protobuf copies
+        a message into another by encoding and decoding it."""
+
+        def make(cursor: Any) -> Any:
+            maker: Any = statement.make(cursor)
+            return partial(maker, new=field.add)
+
+        cursor = await self._execute(statement, params, make)
+        await cursor.fetchall()
 
     async def run(self, statement: Statement[Any], **params: Any) -> int:
         """Runs a command; how many rows it touched."""
@@ -129,10 +144,12 @@ class Tx:
 class Look(Tx):
     """What `Database.look` hands out."""
 
-    async def _execute(self, statement: Statement[Row], params: dict[str, Any]) -> Any:
+    async def _execute(
+        self, statement: Statement[Row], params: dict[str, Any], make: Any = None
+    ) -> Any:
         async with self.connection.pipeline():
             await self.connection.execute(SET_CALLER, _caller_settings(self.call), prepare=True)
-            return await super()._execute(statement, params)
+            return await super()._execute(statement, params, make)
 
 
 CLAIM_REQUEST = sql(
@@ -204,9 +221,15 @@ async def settled(work: Coroutine[Any, Any, Row]) -> Row:
     """Awaits `work` to its end even when the waiting task is cancelled meanwhile; then cancels.
 
     A COMMIT that was cut off leaves nobody knowing whether it happened, and a connection that was
-    not given back is gone.
+    not given back is gone. What never has to wait cannot be cut off and needs no task: giving a
+    connection back is like that, once for every call.
     """
-    task = asyncio.ensure_future(work)
+    try:
+        waits_for = work.send(None)
+    except StopIteration as ended:
+        done: Row = ended.value
+        return done
+    task = asyncio.create_task(_rest(work, waits_for))
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -221,6 +244,27 @@ async def settled(work: Coroutine[Any, Any, Row]) -> Row:
         task.exception()  # seen, so that it is not reported as never retrieved
         raise cancelled
     return task.result()
+
+
+async def _rest(work: Coroutine[Any, Any, Row], waits_for: Any) -> Row:
+    return await _resumed(work, waits_for)
+
+
+@types.coroutine
+def _resumed(work: Coroutine[Any, Any, Row], waits_for: Any) -> Generator[Any, Any, Row]:
+    """The rest of a coroutine that has come as far as waiting for something."""
+    while True:
+        try:
+            value = yield waits_for
+        except BaseException as error:
+            step = partial(work.throw, error)
+        else:
+            step = partial(work.send, value)
+        try:
+            waits_for = step()
+        except StopIteration as ended:
+            done: Row = ended.value
+            return done
 
 
 class Database:

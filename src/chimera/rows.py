@@ -9,9 +9,8 @@ field to leak into.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import is_dataclass
-from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -61,12 +60,6 @@ def decimal_text(value: Decimal) -> str:
 NUMERIC_OID = 1700
 
 
-def _stamp(value: datetime) -> dict[str, int]:
-    """A Timestamp's fields; protobuf's own conversion of a datetime takes four times as long."""
-    # A float holds these seconds to a quarter of a microsecond, so the floor is never off.
-    return {"seconds": int(value.timestamp() // 1), "nanos": value.microsecond * 1000}
-
-
 def _converter(field: FieldDescriptor, oid: int) -> Convert | None:
     if field.type == FieldDescriptor.TYPE_ENUM:
         assert field.enum_type is not None
@@ -80,8 +73,6 @@ def _converter(field: FieldDescriptor, oid: int) -> Convert | None:
         assert field.message_type is not None
         if field.message_type.full_name == "google.protobuf.Struct":
             return None
-        if field.message_type.full_name == "google.protobuf.Timestamp":
-            return _stamp
         kind: type[Message] = GetMessageClass(field.message_type)
         if field.is_repeated:
             return lambda values: [_message(kind, value) for value in values]
@@ -96,25 +87,52 @@ def _message(kind: type[Message], value: Any) -> Message:
 
 
 def message_rows(kind: type[Message], cursor: AsyncCursor[Any]) -> RowMaker[Any]:
-    """How a result set becomes messages. Raises LookupError for a column without a field."""
+    """How a result set becomes messages. Raises LookupError for a column without a field.
+
+    The function is written out for these columns, one assignment a field: fifty listed campaigns
+    take 110 us that way, 160 us by a loop over the fields and 180 us by keyword arguments. It makes
+    its messages with `new`, which may also be the `add` of a repeated field.
+    """
     described = cursor.description or ()
-    columns = tuple(column.name for column in described)
     fields: Any = kind.DESCRIPTOR.fields_by_name  # one type to the checker, another at run time
-    unknown = [name for name in columns if name not in fields]
+    unknown = [column.name for column in described if column.name not in fields]
     if unknown:
         raise LookupError(f"{kind.DESCRIPTOR.full_name} has no field for column(s) {unknown}")
-    converters = [_converter(fields[column.name], column.type_code) for column in described]
-    special = [(place, convert) for place, convert in enumerate(converters) if convert is not None]
+    names: dict[str, Any] = {"kind": kind}
+    given, lines = [], []
+    for place, column in enumerate(described):
+        field, value = fields[column.name], f"v{place}"
+        converter = names[f"c{place}"] = _converter(field, column.type_code)
+        converted = f"c{place}({value})" if converter else value
+        if _is_timestamp(field):
+            # A float holds these seconds to a quarter of a microsecond: the floor is never off.
+            lines += [
+                f" if {value} is not None:",
+                f"  stamp = message.{column.name}",
+                f"  stamp.seconds = int({value}.timestamp() // 1)",
+                f"  stamp.nanos = {value}.microsecond * 1000",
+            ]
+        elif field.is_repeated or field.message_type:
+            given.append(f"{column.name}=None if {value} is None else {converted}")
+        else:
+            lines.append(f" if {value} is not None: message.{column.name} = {converted}")
+    places = "".join(f"v{place}, " for place in range(len(described)))
+    head = [
+        "def make(values, new=kind):",
+        f" {places}= values",
+        f" message = new({', '.join(given)})",
+    ]
+    # The names are those of fields, so nothing but our own protos and numbers is in this text.
+    exec("\n".join([*head, *lines, " return message"]), names)
+    maker: RowMaker[Any] = names["make"]
+    return maker
 
-    def make(values: Sequence[Any]) -> Message:
-        row = list(values)
-        for place, convert in special:
-            if row[place] is not None:
-                row[place] = convert(row[place])
-        # A field that is None stays unset.
-        return kind(**dict(zip(columns, row)))  # noqa: B905 - both come from one result; it is hot
 
-    return make
+def _is_timestamp(field: FieldDescriptor) -> bool:
+    kind = field.message_type
+    return (
+        kind is not None and kind.full_name == "google.protobuf.Timestamp" and not field.is_repeated
+    )
 
 
 def row_maker(kind: type[Any]) -> Callable[[AsyncCursor[Any]], RowMaker[Any]]:

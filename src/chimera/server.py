@@ -43,6 +43,7 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         WebhookService,
     )
     from chimera.audit.service import AuditService
+    from chimera.campaigns.evaluation.service import EvaluationService
     from chimera.campaigns.service import CampaignService, CostService
     from chimera.identity.service import IdentityService
     from chimera.operations.service import OperationsService
@@ -56,6 +57,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         budgets_pb2_grpc,
         campaigns_pb2,
         campaigns_pb2_grpc,
+        evaluation_pb2,
+        evaluation_pb2_grpc,
         identity_pb2,
         identity_pb2_grpc,
         operations_pb2,
@@ -75,6 +78,11 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         (templates_pb2, templates_pb2_grpc.add_TemplateServiceServicer_to_server, TemplateService),
         (providers_pb2, providers_pb2_grpc.add_ProviderServiceServicer_to_server, ProviderService),
         (campaigns_pb2, campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, CampaignService),
+        (
+            evaluation_pb2,
+            evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server,
+            EvaluationService,
+        ),
         (
             telemetry_pb2,
             telemetry_pb2_grpc.add_TelemetryServiceServicer_to_server,

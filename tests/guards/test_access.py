@@ -20,6 +20,7 @@ from chimera.gate import Method, method_of
 from chimera.server import service_descriptors
 from chimera.settings import Settings
 from chimera.v1.budgets_pb2 import BudgetLimits, BudgetPeriod, BudgetScope, BudgetScopeKind
+from chimera.v1.campaigns_pb2 import Scorer
 from chimera.v1.options_pb2 import Permission
 from chimera.v1.providers_pb2 import Price
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage
@@ -55,6 +56,9 @@ SAMPLES: dict[str, Any] = {
     "price": Price(input_per_million_usd="1", output_per_million_usd="1"),
     "messages": [PromptMessage(role=MessageRole.MESSAGE_ROLE_USER, text="Hello")],
     "size": 1,
+    "format": 1,
+    "reason": "probe",
+    "scorer": Scorer(kind="refusal"),
 }
 
 

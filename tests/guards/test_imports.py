@@ -35,6 +35,7 @@ GROUND_ARROWS: dict[str, set[str]] = {
     "chimera.server": {
         *(f"chimera.{context}.service" for context in ARROWS),
         "chimera.audit.recording",
+        "chimera.campaigns.evaluation.service",
         "chimera.identity.authentication",
     },
 }

@@ -31,6 +31,7 @@ ROLES = {
     "chimera.audit.operations": ("chimera_app", "chimera_sealer"),
     "chimera.audit.restore": ("chimera_sealer", "chimera_app"),
     "chimera.campaigns.engine": ("chimera_worker",),
+    "chimera.campaigns.evaluation.judging": ("chimera_worker",),
     "chimera.identity.bootstrap": ("chimera_owner",),
     "chimera.identity.usage": ("chimera_worker",),
     "chimera.outbox": ("chimera_app", "chimera_worker"),

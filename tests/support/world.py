@@ -20,6 +20,8 @@ from chimera.v1 import (
     budgets_pb2_grpc,
     campaigns_pb2,
     campaigns_pb2_grpc,
+    evaluation_pb2,
+    evaluation_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
     operations_pb2,
@@ -43,6 +45,7 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "templates": (templates_pb2, templates_pb2_grpc.TemplateServiceStub, "TemplateService"),
     "providers": (providers_pb2, providers_pb2_grpc.ProviderServiceStub, "ProviderService"),
     "campaigns": (campaigns_pb2, campaigns_pb2_grpc.CampaignServiceStub, "CampaignService"),
+    "evaluation": (evaluation_pb2, evaluation_pb2_grpc.EvaluationServiceStub, "EvaluationService"),
     "telemetry": (telemetry_pb2, telemetry_pb2_grpc.TelemetryServiceStub, "TelemetryService"),
     "audit": (audit_pb2, audit_pb2_grpc.AuditServiceStub, "AuditService"),
     "operations": (operations_pb2, operations_pb2_grpc.OperationsServiceStub, "OperationsService"),
@@ -122,6 +125,7 @@ class Person:
     templates: Stub
     providers: Stub
     campaigns: Stub
+    evaluation: Stub
     telemetry: Stub
     audit: Stub
     operations: Stub

@@ -12,6 +12,7 @@ from chimera.call import Call
 from chimera.campaigns.engine import leasing
 from chimera.campaigns.engine.drive import Drive
 from chimera.campaigns.engine.opening import settle_abandoned
+from chimera.campaigns.evaluation import judging
 from chimera.core import Core
 from chimera.db import sql
 from chimera.faults import Unavailable
@@ -93,6 +94,12 @@ async def settle_run(ctx: dict[str, Any], org_id: str | None, args: dict[str, An
     core: Core = ctx["core"]
     if await settle_abandoned(core, org_id or "", args["run_id"]):
         raise Unavailable("CONFLICT_TRY_AGAIN", "Workers still have calls of this run in flight.")
+
+
+@task
+async def judge_again(ctx: dict[str, Any], org_id: str | None, args: dict[str, Any]) -> None:
+    """Judges the answers of a finished run with another scorer."""
+    await judging.judge_again(ctx["core"], org_id or "", args["scoring_id"])
 
 
 async def take_turns(core: Core, drives: dict[str, Drive]) -> None:

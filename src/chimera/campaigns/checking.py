@@ -47,10 +47,17 @@ def check_plan(plan: CampaignPlan) -> None:
                 violations=[Violation(f"{path}.name", "must be unique in the plan")],
             )
     if plan.HasField("scorer"):
-        try:
-            check_scorer(scorer_spec(plan.scorer))
-        except ScorerError as error:
-            raise _invalid(error, "plan.scorer") from None
+        checked_scorer(plan.scorer, "plan.scorer")
+
+
+def checked_scorer(scorer: Scorer, path: str) -> dict[str, Any]:
+    """Its specification. Raises Invalid with SCORER_* and the path of what is wrong."""
+    spec = scorer_spec(scorer)
+    try:
+        check_scorer(spec)
+    except ScorerError as error:
+        raise _invalid(error, path) from None
+    return spec
 
 
 def _invalid(error: TechniqueError | ScorerError, path: str) -> Invalid:

@@ -142,10 +142,11 @@ async def get_campaign(tx: Tx, campaign_id: str) -> Campaign:
 
 
 async def list_campaigns(
-    tx: Tx, *, after: str | None, limit: int, state: str | None, show_deleted: bool
-) -> list[Campaign]:
-    """Newest first, without plans."""
-    return await tx.all(
+    tx: Tx, into: Any, *, after: str | None, limit: int, state: str | None, show_deleted: bool
+) -> None:
+    """Newest first, without plans; appended to the repeated field `into`."""
+    await tx.fill(
+        into,
         LIST_CAMPAIGNS,
         org_id=tx.call.caller.org_id,
         before=after or PAST_ALL_IDS,

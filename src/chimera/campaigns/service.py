@@ -83,16 +83,19 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
         self, request: ListCampaignsRequest, call: Call
     ) -> ListCampaignsResponse:
         size, position = self.pages.page(request)
+        answer = ListCampaignsResponse()
         async with self.db.look(call) as tx:
-            rows = await operations.list_campaigns(
+            await operations.list_campaigns(
                 tx,
+                answer.campaigns,
                 after=position[0] if position else None,
                 limit=size + 1,
                 state=enum_text(request, "state", request.state),
                 show_deleted=request.show_deleted,
             )
-        token = self.pages.next_token(request, rows, size, "id")
-        return ListCampaignsResponse(campaigns=rows[:size], next_page_token=token)
+        answer.next_page_token = self.pages.next_token(request, answer.campaigns, size, "id")
+        del answer.campaigns[size:]
+        return answer
 
     async def UpdateCampaign(
         self, request: UpdateCampaignRequest, call: Call

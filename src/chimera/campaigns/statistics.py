@@ -42,6 +42,77 @@ def wilson_interval(successes: int, trials: int, z: float = Z_95) -> Interval:
     return Interval(low, high)
 
 
+class Paired(NamedTuple):
+    """Pairs of verdicts: how many hold in both, in one alone, in neither."""
+
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+
+    @property
+    def pairs(self) -> int:
+        return sum(self)
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Two-sided p-value of the exact McNemar test: how likely so uneven a split of the pairs that
+    differ is, were both directions equally likely.
+
+    Source: McNemar, Psychometrika 12 (1947), 153; exact form by the binomial distribution.
+    """
+    differing, fewer = only_first + only_second, min(only_first, only_second)
+    if differing == 0:
+        return 1.0
+    half = differing * math.log(2)
+    tail = math.fsum(
+        math.exp(
+            math.lgamma(differing + 1)
+            - math.lgamma(count + 1)
+            - math.lgamma(differing - count + 1)
+            - half
+        )
+        for count in range(fewer + 1)
+    )
+    return min(1.0, 2 * tail)
+
+
+def paired_difference(pairs: Paired, z: float = Z_95) -> tuple[float, Interval]:
+    """Rate of the second minus rate of the first, with its interval.
+
+    The interval adds half a pair to each of the four counts, which keeps its coverage with few
+    pairs. Source: Agresti, Min, Statistics in Medicine 24 (2005), 729. ValueError without pairs.
+    """
+    if pairs.pairs == 0:
+        raise ValueError("there are no pairs")
+    difference = (pairs.only_second - pairs.only_first) / pairs.pairs
+    first, second, total = pairs.only_first + 0.5, pairs.only_second + 0.5, pairs.pairs + 2
+    centre = (second - first) / total
+    half = z * math.sqrt(first + second - (second - first) ** 2 / total) / total
+    return difference, Interval(max(-1.0, centre - half), min(1.0, centre + half))
+
+
+def cohen_kappa(pairs: Paired, z: float = Z_95) -> tuple[float, Interval] | None:
+    """Agreement of two judges beyond chance, with its interval; None when chance agreement is
+    certain, that is, when both always say the same one thing, and for no pairs.
+
+    Source: Cohen, Educational and Psychological Measurement 20 (1960), 37, with the standard error
+    given there.
+    """
+    total = pairs.pairs
+    if total == 0:
+        return None
+    first = (pairs.both + pairs.only_first) / total
+    second = (pairs.both + pairs.only_second) / total
+    agreed = (pairs.both + pairs.neither) / total
+    chance = first * second + (1 - first) * (1 - second)
+    if chance >= 1:
+        return None
+    kappa = (agreed - chance) / (1 - chance)
+    half = z * math.sqrt(agreed * (1 - agreed) / total) / (1 - chance)
+    return kappa, Interval(max(-1.0, kappa - half), min(1.0, kappa + half))
+
+
 def percentile(ordered: Sequence[float], share: float) -> float | None:
     """The value below which `share` (0 to 1) of an ascending sequence lies.
 

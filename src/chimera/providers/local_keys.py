@@ -12,6 +12,7 @@ import base64
 import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,8 +67,14 @@ class LocalKeyFile:
         if production and not allow_local:
             return cls(path, production=production, allow_local=allow_local)
         first = {1: _Version("enabled", os.urandom(KEY_BYTES))}
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        _write(handle, first)
+        # Written whole before it has its name: a process that starts at the same moment would read
+        # half a key. Linking, unlike renaming, replaces nothing.
+        handle, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+        try:
+            _write(handle, first)
+            os.link(draft, path)
+        finally:
+            os.unlink(draft)
         _sync_folder(path)
         return cls(path, production=production, allow_local=allow_local)
 

@@ -396,6 +396,18 @@ def test_every_scorer_survives_broken_text():
         scorer("pii_pattern"),
         scorer("json_schema", schema={}),
         scorer("refusal"),
+        scorer("contains_any", texts="b"),
+        scorer("number", value="1"),
+        scorer("choice_letter", letter="A"),
+        scorer("finish_reason"),
+        scorer("word_count"),
+        scorer("overlap", text="b"),
+        scorer("prompt_echo"),
+        scorer("repetition"),
+        scorer("foreign_link"),
+        scorer("active_markup"),
+        scorer("terminal_escape"),
+        scorer("invisible_text"),
     ):
         verdict(spec, "\ud800\x00")
     assert verdict(scorer("regex", pattern="b"), "\ud800ab").evidence == (Span(2, 3, "pattern"),)

@@ -30,7 +30,7 @@ def refusal_of(steps):
 
 def test_every_technique_explains_itself():
     """A newcomer can choose from the list: title, paragraph, source, described parameters."""
-    assert len(TECHNIQUES) >= 16
+    assert len(TECHNIQUES) >= 40
     for name, technique in TECHNIQUES.items():
         assert technique.name == name
         assert technique.title and len(technique.description) > 40 and technique.source
@@ -66,6 +66,25 @@ def test_every_technique_explains_itself():
         ("char_split", BARE | {"separator": "hyphen"}, "abc", "a-b-c"),
         ("pig_latin", BARE, "Hello apple fly", "Ellohay appleway flyay"),
         ("alternating_case", {}, "abc de", "AbC dE"),
+        ("fullwidth", {}, "a b~", "\uff41\u3000\uff42\uff5e"),
+        ("mathematical", {}, "Az9", "\U0001d400\U0001d433\U0001d7d7"),
+        ("mathematical", {"style": "bold_fraktur"}, "a9", "\U0001d5869"),
+        ("circled", {}, "Az01", "\u24b6\u24e9\u24ea\u2460"),
+        ("regional_indicators", {}, "fR", "\U0001f1eb\U0001f1f7"),
+        ("small_capitals", {}, "ab q", "\u1d00\u0299 q"),
+        ("upside_down", BARE, "Box?", "\u00bfxoq"),
+        ("braille", BARE, "Cab w", "\u2809\u2801\u2803 \u283a"),
+        ("bidi_override", {}, "abc", "\u202ecba\u202c"),
+        ("ascii85", BARE, "Man ", "9jqo^"),
+        ("ascii85", BARE | {"alphabet": "rfc1924"}, "Man ", "O<`^z"),
+        ("quoted_printable", BARE, "a=é\n", "a=3D=C3=A9=0A"),
+        ("html_entities", BARE, "a€", "&#97;&#8364;"),
+        ("html_entities", BARE | {"hexadecimal": True}, "a€", "&#x61;&#x20AC;"),
+        ("json_escapes", BARE, "a𝒳", "\\u0061\\ud835\\udcb3"),
+        ("vigenere", BARE, "Attack at dawn!", "Lxfopv ef rnhr!"),
+        ("rail_fence", BARE, "WEAREDISCOVERED", "WECRERDSOEEAIVD"),
+        ("scrambled_words", {"rate": 0}, "scrambled", "scrambled"),
+        ("dropped_vowels", {"rate": 1}, "A quiet Ode", " qt d"),
         ("role_play", {"persona": "Puck", "wording": 2}, "?", None),
     ],
 )
@@ -193,3 +212,18 @@ def test_no_framing_opens_like_another():
         for opening in openings:
             assert opening
             assert sum(other.startswith(opening) for other in openings) == 1
+
+
+def test_noise_keeps_what_it_promises():
+    """Scrambled words keep their ends and letters; a mistyped letter is beside the right one; a
+    perturbed character is next to it in the code."""
+    text = "scrambling Sentences leaves readers unimpressed"
+    scrambled = apply_chain([Step("scrambled_words", {"rate": 1})], text, 5)
+    assert scrambled != text
+    for before, after in zip(text.split(), scrambled.split(), strict=True):
+        assert (before[0], before[-1], sorted(before)) == (after[0], after[-1], sorted(after))
+    typed = apply_chain([Step("typing_errors", {"rate": 1})], "sS", 5)
+    assert typed[0] in "ad" and typed[1] in "AD"
+    noisy = apply_chain([Step("character_noise", {"rate": 1})], text, 5)
+    moved = {abs(ord(a) - ord(b)) for a, b in zip(text, noisy, strict=True) if a != " "}
+    assert moved == {1}

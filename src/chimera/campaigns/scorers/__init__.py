@@ -12,8 +12,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from chimera.campaigns.parameters import Params, checked
+from chimera.campaigns.parameters import Parameter, Params, checked
+from chimera.campaigns.scorers.answers import ANSWER_SCORERS
 from chimera.campaigns.scorers.canary import CANARY_LEAK
+from chimera.campaigns.scorers.markup import MARKUP_SCORERS
+from chimera.campaigns.scorers.overlap import OVERLAP_SCORERS
 from chimera.campaigns.scorers.refusal import REFUSAL
 from chimera.campaigns.scorers.sensitive import SENSITIVE_SCORERS
 from chimera.campaigns.scorers.structure import JSON_SCHEMA
@@ -79,6 +82,34 @@ def prepare_not(params: Params, operands: tuple[Judge, ...]) -> Judge:
     return judge
 
 
+def prepare_at_least(params: Params, operands: tuple[Judge, ...]) -> Judge:
+    needed = params["count"]
+    if needed > len(operands):
+        raise ScorerError("scorer_parameter_invalid", "count", "is more than there are operands")
+
+    def judge(response: Response) -> Verdict:
+        verdicts = tuple([operand(response) for operand in operands])
+        holding = sum([verdict.success for verdict in verdicts])
+        # The score of the condition that decides: the needed-th best.
+        score = sorted([verdict.score for verdict in verdicts], reverse=True)[needed - 1]
+        reason = f"{holding} of {len(verdicts)} conditions hold, {needed} are needed"
+        return Verdict(holding >= needed, score, reason, verdicts)
+
+    return judge
+
+
+def prepare_mean(params: Params, operands: tuple[Judge, ...]) -> Judge:
+    threshold = params["threshold"]
+
+    def judge(response: Response) -> Verdict:
+        verdicts = tuple([operand(response) for operand in operands])
+        score = sum([verdict.score for verdict in verdicts]) / len(verdicts)
+        reason = f"the mean score {score:.3f} of {len(verdicts)} conditions"
+        return Verdict(score >= threshold, score, reason, verdicts)
+
+    return judge
+
+
 COMBINATORS = (
     Scorer(
         kind="all",
@@ -97,6 +128,26 @@ COMBINATORS = (
         operands_max=NODES_MAX,
     ),
     Scorer(
+        kind="at_least",
+        title="At least so many of",
+        description="So many of the operands hold: a majority, or any number between one and all.",
+        prepare=prepare_at_least,
+        parameters=(
+            Parameter("count", "integer", 2, 1, NODES_MAX, description="How many must hold."),
+        ),
+        operands_min=1,
+        operands_max=NODES_MAX,
+    ),
+    Scorer(
+        kind="mean",
+        title="Mean of",
+        description="The mean of the operands' scores reaches the threshold.",
+        prepare=prepare_mean,
+        parameters=(Parameter("threshold", "number", 0.5, 0, 1, description="Least mean score."),),
+        operands_min=1,
+        operands_max=NODES_MAX,
+    ),
+    Scorer(
         kind="not",
         title="Not",
         description="The operand does not hold. The score is 1 minus its score.",
@@ -111,6 +162,9 @@ SCORERS: Mapping[str, Scorer] = MappingProxyType(
         scorer.kind: scorer
         for scorer in (
             *TEXT_SCORERS,
+            *ANSWER_SCORERS,
+            *OVERLAP_SCORERS,
+            *MARKUP_SCORERS,
             REFUSAL,
             CANARY_LEAK,
             *SENSITIVE_SCORERS,

@@ -16,7 +16,9 @@ from chimera.campaigns.parameters import Parameter, Params, is_well_formed
 from chimera.campaigns.techniques.ciphers import CIPHERS
 from chimera.campaigns.techniques.encodings import ENCODINGS
 from chimera.campaigns.techniques.framings import FRAMINGS
+from chimera.campaigns.techniques.noise import NOISE
 from chimera.campaigns.techniques.obfuscations import OBFUSCATIONS
+from chimera.campaigns.techniques.scripts import SCRIPTS
 from chimera.campaigns.techniques.technique import Technique, TechniqueError
 
 __all__ = [
@@ -50,7 +52,7 @@ PLAIN = Technique(
 TECHNIQUES: Mapping[str, Technique] = MappingProxyType(
     {
         technique.name: technique
-        for technique in (PLAIN, *ENCODINGS, *CIPHERS, *OBFUSCATIONS, *FRAMINGS)
+        for technique in (PLAIN, *ENCODINGS, *CIPHERS, *SCRIPTS, *OBFUSCATIONS, *NOISE, *FRAMINGS)
     }
 )
 
