@@ -32,3 +32,7 @@ USAGE_DISCREPANCIES = Gauge(
     "Sums that differ from what they sum up, at the last look",
     ["check"],
 )
+BUDGET_WAITS = Counter(
+    "chimera_budget_waits_total", "Runs paused because a budget is spent", ["scope_kind"]
+)
+WEBHOOK_TRIES = Counter("chimera_webhook_tries_total", "Deliveries tried", ["response_class"])

@@ -17,7 +17,7 @@ import aiohttp
 import orjson
 import structlog
 
-from chimera import mail, outbox
+from chimera import mail, metrics, outbox
 from chimera.accounting.signing import signed_headers
 from chimera.accounting.webhooks import secret_context
 from chimera.audit.leaf import Kind, Severity
@@ -152,6 +152,7 @@ async def deliver(
         return
     secrets = await _open_secrets(core, parcel)
     tried = await _post(session, parcel, secrets, core.settings.webhook_timeout_s)
+    metrics.WEBHOOK_TRIES.labels(tried.response_class).inc()
     async with core.db.begin(Call.by_worker("record_delivery", org_id, seconds=10)) as tx:
         await _record_try(tx, core, parcel, tried)
 

@@ -323,21 +323,30 @@ def _key(row: dict[str, Any]) -> Key:
 
 def _packed(moves: dict[Key, _Move]) -> str:
     """The moves in the order of locks, as JSON; money as text, for floats round."""
-    ordered = sorted(moves, key=lambda key: (SCOPE_KINDS.index(key[0]), *key[1:]))
+    ordered = sorted(moves.items(), key=_place)
     return orjson.dumps(
         [
             {
                 "place": place,
-                **key._asdict(),
-                **{
-                    name: str(value) if isinstance(value, Decimal) else value
-                    for name in _Move.__slots__
-                    for value in (getattr(moves[key], name),)
-                },
+                "scope_kind": key.scope_kind,
+                "scope_id": key.scope_id,
+                "period": key.period,
+                "window_start": key.window_start,
+                "requests_released": change.requests_released,
+                "cost_released": str(change.cost_released),
+                "requests": change.requests,
+                "cost": str(change.cost),
+                "requests_wanted": change.requests_wanted,
+                "cost_wanted": str(change.cost_wanted),
             }
-            for place, key in enumerate(ordered)
+            for place, (key, change) in enumerate(ordered)
         ]
     ).decode()
+
+
+def _place(item: tuple[Key, _Move]) -> tuple[int, str, str, date]:
+    kind, id_, period, start = item[0]
+    return SCOPE_KINDS.index(kind), id_, period, start
 
 
 def _changes(held: dict[Key, tuple[int, Decimal]]) -> str:

@@ -9,6 +9,7 @@ import pytest
 from chimera.v1.budgets_pb2 import BudgetPeriod, BudgetScope, BudgetScopeKind
 from chimera.v1.campaigns_pb2 import RunState
 from tests.support.accounting import limit, recount, remaining, waiting
+from tests.support.campaigns import assistant_models
 from tests.support.workers import Stage
 from tests.support.world import Refused, World
 
@@ -228,4 +229,25 @@ async def test_a_hold_of_yesterday_settles_there(stage: Stage) -> None:
     assert sum(row["requests_settled"] for row in rows) == 8
     assert rows[0]["requests_settled"] >= 4
     assert [row["requests_held"] for row in rows] == [0] * len(rows)
+    await recount(stage)
+
+
+async def test_a_spent_key_does_not_stop_the_others(stage: Stage) -> None:
+    """Two providers, one of whose keys may make three calls: the other target is finished, and only
+    then does the run wait for the key."""
+    plan = await stage.plan(rows=6, concurrency=4, techniques=["plain"])
+    key = (await stage.olivia.providers.ListProviderKeys()).provider_keys[0]
+    (other,) = await assistant_models(
+        stage.olivia, stage.stack.assistant_url, ["guard-keyword"], name="second"
+    )
+    plan.targets.add(model_id=other)
+    scope = BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_PROVIDER_KEY, id=key.id)
+    await limit(stage.olivia, scope, DAILY, requests=3)
+    run = await stage.launched(plan)
+    stage.worker()
+    waits = await waiting(stage, run.id)
+    assert "daily budget of the provider key is spent" in waits.state_reason
+    recorded = await stage.books.recorded(run.id)
+    assert len(recorded) == 9 == (await stage.assistant.arrived(run.id)).total()
+    assert {cell for cell in range(12) if cell % 2 == 1} <= set(recorded)
     await recount(stage)

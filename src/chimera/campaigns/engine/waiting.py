@@ -7,7 +7,9 @@ message that might get lost. Whoever pauses, resumes or cancels such a run by ha
 
 from __future__ import annotations
 
-from chimera import outbox
+import structlog
+
+from chimera import metrics, outbox
 from chimera.accounting.remaining import name_of
 from chimera.accounting.windows import Short, reach_limit
 from chimera.audit import recording
@@ -16,6 +18,9 @@ from chimera.campaigns.engine.completion import LOCK_CAMPAIGN
 from chimera.campaigns.engine.settlement import TickContext
 from chimera.core import Core
 from chimera.db import Nothing, sql
+from chimera.faults import Fault
+
+log = structlog.get_logger("chimera.drive")
 
 PAUSE_RUN = sql(
     dict,
@@ -46,7 +51,19 @@ INSERT_WAIT = sql(
 
 
 async def wait_for_budget(core: Core, context: TickContext, short: Short) -> None:
-    """Pauses a run whose budget lets not even one more call out, visibly, until there is room."""
+    """Pauses a run whose budget lets not even one more call out, visibly, until there is room.
+
+    What fails here is tried again: the drive asks its budgets every second as long as it runs.
+    """
+    try:
+        await _pause(core, context, short)
+    except Fault as fault:
+        log.warning("drive.not_paused", run_id=context.run_id, reason=fault.reason)
+    else:
+        metrics.BUDGET_WAITS.labels(short.key.scope_kind).inc()
+
+
+async def _pause(core: Core, context: TickContext, short: Short) -> None:
     name = name_of(short.key.scope_kind, short.key.period)
     reason = f"{name} is spent; goes on at {short.until:%Y-%m-%d %H:%M} UTC or when it is raised"
     call = Call.by_worker("wait_for_budget", context.org_id, seconds=10)
