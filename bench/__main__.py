@@ -1,11 +1,11 @@
-"""python -m bench [budgets|campaign|launch|rpc] [options]: prints figures, judges nothing."""
+"""python -m bench [budgets|campaign|launch|rpc|telemetry] [options]: prints figures, judges nothing."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-BENCHES = ("budgets", "campaign", "launch", "rpc")
+BENCHES = ("budgets", "campaign", "launch", "rpc", "telemetry")
 
 
 def main() -> int:

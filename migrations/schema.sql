@@ -168,6 +168,19 @@ $$;
 
 ALTER FUNCTION ops.uuid_floor(at timestamp with time zone) OWNER TO chimera_owner;
 
+CREATE FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) RETURNS record
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(sum(octet_length(body)), 0),
+           coalesce(sum(octet_length(body)) FILTER (
+               WHERE org_id = NULLIF(current_setting('app.org_id', true), '')::uuid), 0),
+           min(created_at)
+      FROM telemetry.batches WHERE state = 'waiting'
+    $$;
+
+ALTER FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) OWNER TO chimera_owner;
+
 CREATE FUNCTION telemetry.drop_partitions() RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -201,6 +214,244 @@ BEGIN
 END $$;
 
 ALTER FUNCTION telemetry.drop_partitions() OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.campaigns (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    objective text DEFAULT ''::text NOT NULL,
+    state text DEFAULT 'draft'::text NOT NULL,
+    visibility text DEFAULT 'organisation'::text NOT NULL,
+    plan bytea NOT NULL,
+    run_id uuid,
+    success_rate double precision,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT campaigns_state_check CHECK ((state = ANY (ARRAY['draft'::text, 'scheduled'::text, 'running'::text, 'paused'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'archived'::text]))),
+    CONSTRAINT campaigns_visibility_check CHECK ((visibility = ANY (ARRAY['private'::text, 'organisation'::text])))
+);
+
+ALTER TABLE ONLY campaigns.campaigns FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.campaigns OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.runs (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    campaign_id uuid NOT NULL,
+    state text DEFAULT 'running'::text NOT NULL,
+    state_reason text DEFAULT ''::text NOT NULL,
+    cells_total bigint NOT NULL,
+    shards_total integer NOT NULL,
+    shards_done integer DEFAULT 0 NOT NULL,
+    concurrency integer NOT NULL,
+    attempts_max integer NOT NULL,
+    priority integer DEFAULT 0 NOT NULL,
+    served_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    launched_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    api_key_id uuid,
+    CONSTRAINT runs_attempts_max_check CHECK ((attempts_max > 0)),
+    CONSTRAINT runs_cells_total_check CHECK ((cells_total > 0)),
+    CONSTRAINT runs_check CHECK ((shards_done <= shards_total)),
+    CONSTRAINT runs_concurrency_check CHECK ((concurrency > 0)),
+    CONSTRAINT runs_shards_total_check CHECK ((shards_total > 0)),
+    CONSTRAINT runs_state_check CHECK ((state = ANY (ARRAY['running'::text, 'paused'::text, 'completed'::text, 'failed'::text, 'cancelled'::text])))
+)
+WITH (fillfactor='70');
+
+ALTER TABLE ONLY campaigns.runs FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.runs OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.tallies (
+    run_id uuid NOT NULL,
+    slot smallint NOT NULL,
+    technique_no integer NOT NULL,
+    target_no integer NOT NULL,
+    org_id uuid NOT NULL,
+    scored bigint NOT NULL,
+    successes bigint NOT NULL,
+    failed bigint NOT NULL,
+    parked bigint NOT NULL,
+    skipped bigint NOT NULL,
+    latency_ms_sum bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cost numeric(20,12) NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
+
+ALTER TABLE ONLY campaigns.tallies FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.tallies OWNER TO chimera_owner;
+
+CREATE TABLE identity.api_keys (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    name text NOT NULL,
+    public_id text NOT NULL,
+    prefix text NOT NULL,
+    secret_hash bytea NOT NULL,
+    scopes text[] DEFAULT '{}'::text[] NOT NULL,
+    is_active boolean DEFAULT true NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    last_used_at timestamp with time zone,
+    usage_count bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL
+);
+
+ALTER TABLE ONLY identity.api_keys FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.api_keys OWNER TO chimera_owner;
+
+CREATE TABLE identity.memberships (
+    org_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    role text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT memberships_role_check CHECK ((role = ANY (ARRAY['admin'::text, 'user'::text, 'viewer'::text])))
+);
+
+ALTER TABLE ONLY identity.memberships FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.memberships OWNER TO chimera_owner;
+
+CREATE TABLE identity.sessions (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    device_info jsonb DEFAULT '{}'::jsonb NOT NULL,
+    ip_address inet,
+    user_agent text DEFAULT ''::text NOT NULL,
+    is_active boolean DEFAULT true NOT NULL,
+    ended_reason text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_used_at timestamp with time zone DEFAULT now() NOT NULL,
+    absolute_expires_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE ONLY identity.sessions FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE identity.sessions OWNER TO chimera_owner;
+
+CREATE TABLE templates.templates (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    title text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    technique_type text DEFAULT ''::text NOT NULL,
+    vulnerability_type text DEFAULT ''::text NOT NULL,
+    tags text[] DEFAULT '{}'::text[] NOT NULL,
+    state text DEFAULT 'draft'::text NOT NULL,
+    sharing_level text DEFAULT 'organisation'::text NOT NULL,
+    version_number integer DEFAULT 1 NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT templates_sharing_level_check CHECK ((sharing_level = ANY (ARRAY['private'::text, 'organisation'::text]))),
+    CONSTRAINT templates_state_check CHECK ((state = ANY (ARRAY['draft'::text, 'review'::text, 'published'::text, 'archived'::text])))
+);
+
+ALTER TABLE ONLY templates.templates FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE templates.templates OWNER TO chimera_owner;
+
+CREATE MATERIALIZED VIEW telemetry.user_summaries AS
+ SELECT m.org_id,
+    m.user_id,
+    COALESCE(c.campaigns, (0)::bigint) AS campaigns,
+    (COALESCE(e.executions, (0)::numeric))::bigint AS executions,
+    COALESCE(t.templates, (0)::bigint) AS templates,
+    (COALESCE(g.ratings, 0))::bigint AS ratings,
+    GREATEST(c.last_at, e.last_at, t.last_at, s.last_at, k.last_at) AS last_activity_at
+   FROM ((((((identity.memberships m
+     LEFT JOIN ( SELECT campaigns.org_id,
+            campaigns.created_by,
+            count(*) AS campaigns,
+            max(campaigns.created_at) AS last_at
+           FROM campaigns.campaigns
+          WHERE (campaigns.deleted_at IS NULL)
+          GROUP BY campaigns.org_id, campaigns.created_by) c ON (((c.org_id = m.org_id) AND (c.created_by = m.user_id))))
+     LEFT JOIN ( SELECT r.org_id,
+            r.launched_by,
+            sum(n.executions) AS executions,
+            max(r.created_at) AS last_at
+           FROM (campaigns.runs r
+             LEFT JOIN ( SELECT tallies.run_id,
+                    sum((((tallies.scored + tallies.failed) + tallies.parked) + tallies.skipped)) AS executions
+                   FROM campaigns.tallies
+                  GROUP BY tallies.run_id) n ON ((n.run_id = r.id)))
+          GROUP BY r.org_id, r.launched_by) e ON (((e.org_id = m.org_id) AND (e.launched_by = m.user_id))))
+     LEFT JOIN ( SELECT templates.org_id,
+            templates.created_by,
+            count(*) AS templates,
+            max(templates.created_at) AS last_at
+           FROM templates.templates
+          WHERE (templates.deleted_at IS NULL)
+          GROUP BY templates.org_id, templates.created_by) t ON (((t.org_id = m.org_id) AND (t.created_by = m.user_id))))
+     LEFT JOIN ( SELECT NULL::uuid AS org_id,
+            NULL::uuid AS user_id,
+            0 AS ratings
+          WHERE false) g ON (((g.org_id = m.org_id) AND (g.user_id = m.user_id))))
+     LEFT JOIN ( SELECT sessions.org_id,
+            sessions.user_id,
+            max(sessions.last_used_at) AS last_at
+           FROM identity.sessions
+          GROUP BY sessions.org_id, sessions.user_id) s ON (((s.org_id = m.org_id) AND (s.user_id = m.user_id))))
+     LEFT JOIN ( SELECT api_keys.org_id,
+            api_keys.user_id,
+            max(api_keys.last_used_at) AS last_at
+           FROM identity.api_keys
+          GROUP BY api_keys.org_id, api_keys.user_id) k ON (((k.org_id = m.org_id) AND (k.user_id = m.user_id))))
+  WITH NO DATA;
+
+ALTER MATERIALIZED VIEW telemetry.user_summaries OWNER TO chimera_summary;
+
+CREATE FUNCTION telemetry.list_user_summaries(asked_user uuid, after_user uuid, size integer) RETURNS SETOF telemetry.user_summaries
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT * FROM telemetry.user_summaries
+     WHERE org_id = NULLIF(current_setting('app.org_id', true), '')::uuid
+       AND (asked_user IS NULL OR user_id = asked_user)
+       AND (after_user IS NULL OR user_id > after_user)
+     ORDER BY user_id LIMIT size
+    $$;
+
+ALTER FUNCTION telemetry.list_user_summaries(asked_user uuid, after_user uuid, size integer) OWNER TO chimera_summary;
+
+CREATE FUNCTION telemetry.refresh_user_summaries() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    BEGIN
+        IF (SELECT relispopulated FROM pg_class WHERE oid = 'telemetry.user_summaries'::regclass) THEN
+            REFRESH MATERIALIZED VIEW CONCURRENTLY telemetry.user_summaries;
+        ELSE
+            REFRESH MATERIALIZED VIEW telemetry.user_summaries;
+        END IF;
+        INSERT INTO telemetry.refreshes VALUES ('user_summaries', now())
+            ON CONFLICT (name) DO UPDATE SET refreshed_at = EXCLUDED.refreshed_at;
+    END $$;
+
+ALTER FUNCTION telemetry.refresh_user_summaries() OWNER TO chimera_summary;
+
+CREATE FUNCTION telemetry.visible_campaigns(asked uuid[]) RETURNS uuid[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT coalesce(array_agg(id), '{}') FROM campaigns.campaigns WHERE id = ANY(asked) $$;
+
+ALTER FUNCTION telemetry.visible_campaigns(asked uuid[]) OWNER TO chimera_owner;
 
 CREATE TABLE accounting.alerts (
     id uuid NOT NULL,
@@ -491,6 +742,17 @@ WITH (fillfactor='50');
 
 ALTER TABLE audit.writers OWNER TO chimera_owner;
 
+CREATE TABLE campaigns.analysed (
+    run_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    xid xid8 NOT NULL,
+    is_final boolean DEFAULT false NOT NULL
+);
+
+ALTER TABLE ONLY campaigns.analysed FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.analysed OWNER TO chimera_owner;
+
 CREATE TABLE campaigns.attempts (
     run_id uuid NOT NULL,
     cell_no bigint NOT NULL,
@@ -539,30 +801,6 @@ CREATE TABLE campaigns.attempts_default (
 ALTER TABLE ONLY campaigns.attempts_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.attempts_default OWNER TO chimera_owner;
-
-CREATE TABLE campaigns.campaigns (
-    id uuid NOT NULL,
-    org_id uuid NOT NULL,
-    name text NOT NULL,
-    description text DEFAULT ''::text NOT NULL,
-    objective text DEFAULT ''::text NOT NULL,
-    state text DEFAULT 'draft'::text NOT NULL,
-    visibility text DEFAULT 'organisation'::text NOT NULL,
-    plan bytea NOT NULL,
-    run_id uuid,
-    success_rate double precision,
-    created_by uuid NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    deleted_at timestamp with time zone,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    CONSTRAINT campaigns_state_check CHECK ((state = ANY (ARRAY['draft'::text, 'scheduled'::text, 'running'::text, 'paused'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'archived'::text]))),
-    CONSTRAINT campaigns_visibility_check CHECK ((visibility = ANY (ARRAY['private'::text, 'organisation'::text])))
-);
-
-ALTER TABLE ONLY campaigns.campaigns FORCE ROW LEVEL SECURITY;
-
-ALTER TABLE campaigns.campaigns OWNER TO chimera_owner;
 
 CREATE TABLE campaigns.executions (
     run_id uuid NOT NULL,
@@ -703,36 +941,6 @@ ALTER TABLE ONLY campaigns.run_plans FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.run_plans OWNER TO chimera_owner;
 
-CREATE TABLE campaigns.runs (
-    id uuid NOT NULL,
-    org_id uuid NOT NULL,
-    campaign_id uuid NOT NULL,
-    state text DEFAULT 'running'::text NOT NULL,
-    state_reason text DEFAULT ''::text NOT NULL,
-    cells_total bigint NOT NULL,
-    shards_total integer NOT NULL,
-    shards_done integer DEFAULT 0 NOT NULL,
-    concurrency integer NOT NULL,
-    attempts_max integer NOT NULL,
-    priority integer DEFAULT 0 NOT NULL,
-    served_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
-    launched_by uuid NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    finished_at timestamp with time zone,
-    api_key_id uuid,
-    CONSTRAINT runs_attempts_max_check CHECK ((attempts_max > 0)),
-    CONSTRAINT runs_cells_total_check CHECK ((cells_total > 0)),
-    CONSTRAINT runs_check CHECK ((shards_done <= shards_total)),
-    CONSTRAINT runs_concurrency_check CHECK ((concurrency > 0)),
-    CONSTRAINT runs_shards_total_check CHECK ((shards_total > 0)),
-    CONSTRAINT runs_state_check CHECK ((state = ANY (ARRAY['running'::text, 'paused'::text, 'completed'::text, 'failed'::text, 'cancelled'::text])))
-)
-WITH (fillfactor='70');
-
-ALTER TABLE ONLY campaigns.runs FORCE ROW LEVEL SECURITY;
-
-ALTER TABLE campaigns.runs OWNER TO chimera_owner;
-
 CREATE TABLE campaigns.scorings (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -776,28 +984,6 @@ ALTER TABLE ONLY campaigns.shards FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.shards OWNER TO chimera_owner;
 
-CREATE TABLE campaigns.tallies (
-    run_id uuid NOT NULL,
-    slot smallint NOT NULL,
-    technique_no integer NOT NULL,
-    target_no integer NOT NULL,
-    org_id uuid NOT NULL,
-    scored bigint NOT NULL,
-    successes bigint NOT NULL,
-    failed bigint NOT NULL,
-    parked bigint NOT NULL,
-    skipped bigint NOT NULL,
-    latency_ms_sum bigint NOT NULL,
-    input_tokens bigint NOT NULL,
-    output_tokens bigint NOT NULL,
-    cost numeric(20,12) NOT NULL
-)
-WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
-
-ALTER TABLE ONLY campaigns.tallies FORCE ROW LEVEL SECURITY;
-
-ALTER TABLE campaigns.tallies OWNER TO chimera_owner;
-
 CREATE TABLE campaigns.verdicts (
     scoring_id uuid NOT NULL,
     cell_no bigint NOT NULL,
@@ -827,38 +1013,29 @@ ALTER TABLE ONLY campaigns.verdicts_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.verdicts_default OWNER TO chimera_owner;
 
-CREATE TABLE identity.api_keys (
-    id uuid NOT NULL,
+CREATE TABLE campaigns.windows (
+    campaign_id uuid NOT NULL,
+    window_start timestamp with time zone NOT NULL,
+    technique text NOT NULL,
+    provider text NOT NULL,
+    model text NOT NULL,
     org_id uuid NOT NULL,
-    user_id uuid NOT NULL,
-    name text NOT NULL,
-    public_id text NOT NULL,
-    prefix text NOT NULL,
-    secret_hash bytea NOT NULL,
-    scopes text[] DEFAULT '{}'::text[] NOT NULL,
-    is_active boolean DEFAULT true NOT NULL,
-    expires_at timestamp with time zone NOT NULL,
-    last_used_at timestamp with time zone,
-    usage_count bigint DEFAULT 0 NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL
-);
+    results bigint NOT NULL,
+    attempts bigint NOT NULL,
+    scored bigint NOT NULL,
+    successes bigint NOT NULL,
+    failed bigint NOT NULL,
+    latency_ms_sum bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cost numeric(20,12) NOT NULL,
+    computed_at timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (fillfactor='70');
 
-ALTER TABLE ONLY identity.api_keys FORCE ROW LEVEL SECURITY;
+ALTER TABLE ONLY campaigns.windows FORCE ROW LEVEL SECURITY;
 
-ALTER TABLE identity.api_keys OWNER TO chimera_owner;
-
-CREATE TABLE identity.memberships (
-    org_id uuid NOT NULL,
-    user_id uuid NOT NULL,
-    role text NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT memberships_role_check CHECK ((role = ANY (ARRAY['admin'::text, 'user'::text, 'viewer'::text])))
-);
-
-ALTER TABLE ONLY identity.memberships FORCE ROW LEVEL SECURITY;
-
-ALTER TABLE identity.memberships OWNER TO chimera_owner;
+ALTER TABLE campaigns.windows OWNER TO chimera_owner;
 
 CREATE TABLE identity.organisations (
     id uuid NOT NULL,
@@ -889,24 +1066,6 @@ CREATE TABLE identity.refresh_tokens (
 ALTER TABLE ONLY identity.refresh_tokens FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.refresh_tokens OWNER TO chimera_owner;
-
-CREATE TABLE identity.sessions (
-    id uuid NOT NULL,
-    org_id uuid NOT NULL,
-    user_id uuid NOT NULL,
-    device_info jsonb DEFAULT '{}'::jsonb NOT NULL,
-    ip_address inet,
-    user_agent text DEFAULT ''::text NOT NULL,
-    is_active boolean DEFAULT true NOT NULL,
-    ended_reason text DEFAULT ''::text NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    last_used_at timestamp with time zone DEFAULT now() NOT NULL,
-    absolute_expires_at timestamp with time zone NOT NULL
-);
-
-ALTER TABLE ONLY identity.sessions FORCE ROW LEVEL SECURITY;
-
-ALTER TABLE identity.sessions OWNER TO chimera_owner;
 
 CREATE TABLE identity.team_members (
     org_id uuid NOT NULL,
@@ -1218,6 +1377,7 @@ CREATE TABLE telemetry.batches (
     state text DEFAULT 'waiting'::text NOT NULL,
     tries integer DEFAULT 0 NOT NULL,
     last_error text DEFAULT ''::text NOT NULL,
+    resent_at timestamp with time zone,
     CONSTRAINT batches_events_check CHECK ((events > 0)),
     CONSTRAINT batches_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'stored'::text, 'dead'::text])))
 )
@@ -1240,6 +1400,7 @@ CREATE TABLE telemetry.batches_default (
     state text DEFAULT 'waiting'::text CONSTRAINT batches_state_not_null NOT NULL,
     tries integer DEFAULT 0 CONSTRAINT batches_tries_not_null NOT NULL,
     last_error text DEFAULT ''::text CONSTRAINT batches_last_error_not_null NOT NULL,
+    resent_at timestamp with time zone,
     CONSTRAINT batches_events_check CHECK ((events > 0)),
     CONSTRAINT batches_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'stored'::text, 'dead'::text])))
 );
@@ -1249,12 +1410,71 @@ ALTER TABLE ONLY telemetry.batches_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE telemetry.batches_default OWNER TO chimera_owner;
 
+CREATE TABLE telemetry.dead_letters (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    kind text NOT NULL,
+    producer text NOT NULL,
+    batch_id uuid NOT NULL,
+    event_index integer,
+    events integer NOT NULL,
+    body bytea NOT NULL,
+    reason text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT dead_letters_events_check CHECK ((events > 0)),
+    CONSTRAINT dead_letters_kind_check CHECK ((kind = ANY (ARRAY['event'::text, 'batch'::text])))
+);
+ALTER TABLE ONLY telemetry.dead_letters ALTER COLUMN body SET STORAGE EXTERNAL;
+
+ALTER TABLE ONLY telemetry.dead_letters FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE telemetry.dead_letters OWNER TO chimera_owner;
+
+CREATE TABLE telemetry.receipts (
+    org_id uuid NOT NULL,
+    producer text NOT NULL,
+    batch_id uuid NOT NULL,
+    body_hash bytea NOT NULL,
+    answer bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+ALTER TABLE ONLY telemetry.receipts FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE telemetry.receipts OWNER TO chimera_owner;
+
+CREATE TABLE telemetry.reconciliations (
+    org_id uuid NOT NULL,
+    day date NOT NULL,
+    producer text NOT NULL,
+    accepted bigint NOT NULL,
+    stored bigint NOT NULL,
+    dead bigint NOT NULL,
+    found bigint NOT NULL,
+    missing_batches integer DEFAULT 0 NOT NULL,
+    surplus_batches integer DEFAULT 0 NOT NULL,
+    resent_batches integer DEFAULT 0 NOT NULL,
+    checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+ALTER TABLE ONLY telemetry.reconciliations FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE telemetry.reconciliations OWNER TO chimera_owner;
+
+CREATE TABLE telemetry.refreshes (
+    name text NOT NULL,
+    refreshed_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE telemetry.refreshes OWNER TO chimera_owner;
+
 CREATE TABLE telemetry.totals (
     org_id uuid NOT NULL,
     slot smallint NOT NULL,
     accepted bigint DEFAULT 0 NOT NULL,
     stored bigint DEFAULT 0 NOT NULL,
-    dead bigint DEFAULT 0 NOT NULL
+    dead bigint DEFAULT 0 NOT NULL,
+    discarded bigint DEFAULT 0 NOT NULL
 )
 WITH (fillfactor='50');
 
@@ -1262,29 +1482,18 @@ ALTER TABLE ONLY telemetry.totals FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE telemetry.totals OWNER TO chimera_owner;
 
-CREATE TABLE templates.templates (
-    id uuid NOT NULL,
+CREATE TABLE telemetry.verified (
     org_id uuid NOT NULL,
-    title text NOT NULL,
-    description text DEFAULT ''::text NOT NULL,
-    technique_type text DEFAULT ''::text NOT NULL,
-    vulnerability_type text DEFAULT ''::text NOT NULL,
-    tags text[] DEFAULT '{}'::text[] NOT NULL,
-    state text DEFAULT 'draft'::text NOT NULL,
-    sharing_level text DEFAULT 'organisation'::text NOT NULL,
-    version_number integer DEFAULT 1 NOT NULL,
-    created_by uuid NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    deleted_at timestamp with time zone,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    CONSTRAINT templates_sharing_level_check CHECK ((sharing_level = ANY (ARRAY['private'::text, 'organisation'::text]))),
-    CONSTRAINT templates_state_check CHECK ((state = ANY (ARRAY['draft'::text, 'review'::text, 'published'::text, 'archived'::text])))
+    xid xid8 DEFAULT '0'::xid8 NOT NULL,
+    batch_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
+    verified_to timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    is_asked boolean DEFAULT false NOT NULL,
+    checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 
-ALTER TABLE ONLY templates.templates FORCE ROW LEVEL SECURITY;
+ALTER TABLE ONLY telemetry.verified FORCE ROW LEVEL SECURITY;
 
-ALTER TABLE templates.templates OWNER TO chimera_owner;
+ALTER TABLE telemetry.verified OWNER TO chimera_owner;
 
 CREATE TABLE templates.versions (
     id uuid NOT NULL,
@@ -1382,6 +1591,9 @@ ALTER TABLE ONLY audit.pending
 ALTER TABLE ONLY audit.writers
     ADD CONSTRAINT writers_pkey PRIMARY KEY (writer_id);
 
+ALTER TABLE ONLY campaigns.analysed
+    ADD CONSTRAINT analysed_pkey PRIMARY KEY (run_id);
+
 ALTER TABLE ONLY campaigns.attempts
     ADD CONSTRAINT attempts_pkey PRIMARY KEY (run_id, cell_no, attempt_no);
 
@@ -1432,6 +1644,9 @@ ALTER TABLE ONLY campaigns.verdicts
 
 ALTER TABLE ONLY campaigns.verdicts_default
     ADD CONSTRAINT verdicts_default_pkey PRIMARY KEY (scoring_id, cell_no);
+
+ALTER TABLE ONLY campaigns.windows
+    ADD CONSTRAINT windows_pkey PRIMARY KEY (campaign_id, window_start, technique, provider, model);
 
 ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
@@ -1517,8 +1732,23 @@ ALTER TABLE ONLY telemetry.batches
 ALTER TABLE ONLY telemetry.batches_default
     ADD CONSTRAINT batches_default_pkey PRIMARY KEY (batch_id);
 
+ALTER TABLE ONLY telemetry.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY telemetry.receipts
+    ADD CONSTRAINT receipts_pkey PRIMARY KEY (org_id, producer, batch_id);
+
+ALTER TABLE ONLY telemetry.reconciliations
+    ADD CONSTRAINT reconciliations_pkey PRIMARY KEY (org_id, day, producer);
+
+ALTER TABLE ONLY telemetry.refreshes
+    ADD CONSTRAINT refreshes_pkey PRIMARY KEY (name);
+
 ALTER TABLE ONLY telemetry.totals
     ADD CONSTRAINT totals_pkey PRIMARY KEY (org_id, slot);
+
+ALTER TABLE ONLY telemetry.verified
+    ADD CONSTRAINT verified_pkey PRIMARY KEY (org_id);
 
 ALTER TABLE ONLY templates.templates
     ADD CONSTRAINT templates_org_id_id_key UNIQUE (org_id, id);
@@ -1578,6 +1808,8 @@ CREATE INDEX scorings_run ON campaigns.scorings USING btree (run_id, id DESC);
 
 CREATE INDEX shards_open ON campaigns.shards USING btree (run_id, shard_no) WHERE (state = 'open'::text);
 
+CREATE INDEX windows_time ON campaigns.windows USING btree (org_id, window_start);
+
 CREATE INDEX api_keys_user ON identity.api_keys USING btree (org_id, user_id, id);
 
 CREATE INDEX memberships_user ON identity.memberships USING btree (user_id);
@@ -1624,6 +1856,16 @@ CREATE INDEX batches_open ON ONLY telemetry.batches USING btree (group_id) WHERE
 
 CREATE INDEX batches_default_group_id_idx ON telemetry.batches_default USING btree (group_id) WHERE ((state = 'waiting'::text) AND (group_id IS NOT NULL));
 
+CREATE INDEX batches_tail ON ONLY telemetry.batches USING btree (org_id, xid, batch_id);
+
+CREATE INDEX batches_default_org_id_xid_batch_id_idx ON telemetry.batches_default USING btree (org_id, xid, batch_id);
+
+CREATE INDEX dead_letters_newest ON telemetry.dead_letters USING btree (org_id, id DESC);
+
+CREATE INDEX receipts_age ON telemetry.receipts USING brin (created_at);
+
+CREATE UNIQUE INDEX user_summaries_key ON telemetry.user_summaries USING btree (org_id, user_id);
+
 ALTER INDEX audit.events_index ATTACH PARTITION audit.events_default_log_index_idx;
 
 ALTER INDEX audit.events_entity ATTACH PARTITION audit.events_default_org_id_entity_entity_id_id_idx;
@@ -1651,6 +1893,8 @@ ALTER INDEX telemetry.batches_waiting ATTACH PARTITION telemetry.batches_default
 ALTER INDEX telemetry.batches_new ATTACH PARTITION telemetry.batches_default_batch_id_idx1;
 
 ALTER INDEX telemetry.batches_open ATTACH PARTITION telemetry.batches_default_group_id_idx;
+
+ALTER INDEX telemetry.batches_tail ATTACH PARTITION telemetry.batches_default_org_id_xid_batch_id_idx;
 
 ALTER INDEX telemetry.batches_pkey ATTACH PARTITION telemetry.batches_default_pkey;
 
@@ -1720,6 +1964,9 @@ ALTER TABLE ONLY accounting.delivery_tries
 ALTER TABLE ONLY accounting.webhooks
     ADD CONSTRAINT webhooks_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY campaigns.analysed
+    ADD CONSTRAINT analysed_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY campaigns.campaigns
     ADD CONSTRAINT campaigns_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
@@ -1746,6 +1993,9 @@ ALTER TABLE ONLY campaigns.scorings
 
 ALTER TABLE ONLY campaigns.scorings
     ADD CONSTRAINT scorings_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.windows
+    ADD CONSTRAINT windows_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY identity.api_keys
     ADD CONSTRAINT api_keys_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
@@ -1879,6 +2129,8 @@ CREATE POLICY tenant_read ON audit.events FOR SELECT TO chimera_app, chimera_aud
 
 CREATE POLICY tenant_read ON audit.pending FOR SELECT TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+ALTER TABLE campaigns.analysed ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE campaigns.attempts ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.attempts_default ENABLE ROW LEVEL SECURITY;
@@ -1892,6 +2144,8 @@ ALTER TABLE campaigns.executions_default ENABLE ROW LEVEL SECURITY;
 ALTER TABLE campaigns.flushes ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.flushes_default ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY machinery ON campaigns.analysed FOR SELECT TO chimera_worker USING (true);
 
 CREATE POLICY machinery ON campaigns.runs TO chimera_worker USING (true) WITH CHECK (true);
 
@@ -1915,7 +2169,15 @@ ALTER TABLE campaigns.scorings ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.shards ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY summary ON campaigns.campaigns FOR SELECT TO chimera_summary USING (true);
+
+CREATE POLICY summary ON campaigns.runs FOR SELECT TO chimera_summary USING (true);
+
+CREATE POLICY summary ON campaigns.tallies FOR SELECT TO chimera_summary USING (true);
+
 ALTER TABLE campaigns.tallies ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY tenant ON campaigns.analysed TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.attempts TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -1941,9 +2203,13 @@ CREATE POLICY tenant ON campaigns.tallies TO chimera_app, chimera_worker USING (
 
 CREATE POLICY tenant ON campaigns.verdicts TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON campaigns.windows TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 ALTER TABLE campaigns.verdicts ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.verdicts_default ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.windows ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY worker ON campaigns.campaigns TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -2000,6 +2266,12 @@ ALTER TABLE identity.organisations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE identity.refresh_tokens ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.sessions ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY summary ON identity.api_keys FOR SELECT TO chimera_summary USING (true);
+
+CREATE POLICY summary ON identity.memberships FOR SELECT TO chimera_summary USING (true);
+
+CREATE POLICY summary ON identity.sessions FOR SELECT TO chimera_summary USING (true);
 
 ALTER TABLE identity.team_members ENABLE ROW LEVEL SECURITY;
 
@@ -2093,19 +2365,45 @@ ALTER TABLE telemetry.batches ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE telemetry.batches_default ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE telemetry.dead_letters ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY machinery ON telemetry.batches TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON telemetry.dead_letters TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON telemetry.receipts TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON telemetry.reconciliations TO chimera_worker USING (true) WITH CHECK (true);
 
 CREATE POLICY machinery ON telemetry.totals TO chimera_worker USING (true) WITH CHECK (true);
 
+CREATE POLICY machinery ON telemetry.verified TO chimera_worker USING (true) WITH CHECK (true);
+
+ALTER TABLE telemetry.receipts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE telemetry.reconciliations ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY tenant ON telemetry.batches TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON telemetry.dead_letters TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON telemetry.receipts TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON telemetry.reconciliations TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON telemetry.totals TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON telemetry.verified TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE telemetry.totals ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY upkeep_deletes ON telemetry.batches FOR DELETE TO chimera_owner USING ((state <> 'waiting'::text));
 
 CREATE POLICY upkeep_sees ON telemetry.batches FOR SELECT TO chimera_owner USING (true);
+
+ALTER TABLE telemetry.verified ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY summary ON templates.templates FOR SELECT TO chimera_summary USING (true);
 
 ALTER TABLE templates.templates ENABLE ROW LEVEL SECURITY;
 
@@ -2127,11 +2425,13 @@ GRANT USAGE ON SCHEMA audit TO chimera_auditor;
 
 GRANT USAGE ON SCHEMA campaigns TO chimera_app;
 GRANT USAGE ON SCHEMA campaigns TO chimera_worker;
+GRANT USAGE ON SCHEMA campaigns TO chimera_summary;
 
 GRANT USAGE ON SCHEMA identity TO chimera_app;
 GRANT USAGE ON SCHEMA identity TO chimera_worker;
 GRANT USAGE ON SCHEMA identity TO chimera_lookup;
 GRANT USAGE ON SCHEMA identity TO chimera_auditor;
+GRANT USAGE ON SCHEMA identity TO chimera_summary;
 
 GRANT USAGE ON SCHEMA ops TO chimera_app;
 GRANT USAGE ON SCHEMA ops TO chimera_worker;
@@ -2144,9 +2444,11 @@ GRANT USAGE ON SCHEMA providers TO chimera_worker;
 
 GRANT USAGE ON SCHEMA telemetry TO chimera_app;
 GRANT USAGE ON SCHEMA telemetry TO chimera_worker;
+GRANT USAGE ON SCHEMA telemetry TO chimera_summary;
 
 GRANT USAGE ON SCHEMA templates TO chimera_app;
 GRANT USAGE ON SCHEMA templates TO chimera_worker;
+GRANT USAGE ON SCHEMA templates TO chimera_summary;
 
 REVOKE ALL ON FUNCTION identity.find_api_key(public_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_api_key(public_id text) TO chimera_app;
@@ -2167,8 +2469,54 @@ GRANT ALL ON FUNCTION identity.own_teams() TO chimera_worker;
 REVOKE ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION ops.make_partitions(OUT made integer, OUT refused text[]) TO chimera_worker;
 
+REVOKE ALL ON FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) TO chimera_app;
+GRANT ALL ON FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, OUT oldest_at timestamp with time zone) TO chimera_worker;
+
 REVOKE ALL ON FUNCTION telemetry.drop_partitions() FROM PUBLIC;
 GRANT ALL ON FUNCTION telemetry.drop_partitions() TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.campaigns TO chimera_app;
+GRANT SELECT ON TABLE campaigns.campaigns TO chimera_worker;
+GRANT SELECT ON TABLE campaigns.campaigns TO chimera_summary;
+
+GRANT UPDATE(state) ON TABLE campaigns.campaigns TO chimera_worker;
+
+GRANT UPDATE(success_rate) ON TABLE campaigns.campaigns TO chimera_worker;
+
+GRANT UPDATE(updated_at) ON TABLE campaigns.campaigns TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.runs TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE campaigns.runs TO chimera_worker;
+GRANT SELECT ON TABLE campaigns.runs TO chimera_summary;
+
+GRANT SELECT ON TABLE campaigns.tallies TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.tallies TO chimera_worker;
+GRANT SELECT ON TABLE campaigns.tallies TO chimera_summary;
+
+GRANT SELECT ON TABLE identity.api_keys TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.api_keys TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE identity.api_keys TO chimera_worker;
+GRANT SELECT ON TABLE identity.api_keys TO chimera_summary;
+
+GRANT SELECT ON TABLE identity.memberships TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.memberships TO chimera_app;
+GRANT SELECT ON TABLE identity.memberships TO chimera_worker;
+GRANT SELECT ON TABLE identity.memberships TO chimera_summary;
+
+GRANT SELECT ON TABLE identity.sessions TO chimera_lookup;
+GRANT SELECT,INSERT,UPDATE ON TABLE identity.sessions TO chimera_app;
+GRANT SELECT,DELETE,UPDATE ON TABLE identity.sessions TO chimera_worker;
+GRANT SELECT ON TABLE identity.sessions TO chimera_summary;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE templates.templates TO chimera_app;
+GRANT SELECT ON TABLE templates.templates TO chimera_summary;
+
+REVOKE ALL ON FUNCTION telemetry.list_user_summaries(asked_user uuid, after_user uuid, size integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION telemetry.list_user_summaries(asked_user uuid, after_user uuid, size integer) TO chimera_app;
+
+REVOKE ALL ON FUNCTION telemetry.refresh_user_summaries() FROM PUBLIC;
+GRANT ALL ON FUNCTION telemetry.refresh_user_summaries() TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE accounting.alerts TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE accounting.alerts TO chimera_worker;
@@ -2230,17 +2578,10 @@ GRANT SELECT,INSERT,UPDATE ON TABLE audit.writers TO chimera_worker;
 GRANT SELECT ON TABLE audit.writers TO chimera_sealer;
 GRANT SELECT ON TABLE audit.writers TO chimera_auditor;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.analysed TO chimera_worker;
+
 GRANT SELECT ON TABLE campaigns.attempts TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.attempts TO chimera_worker;
-
-GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.campaigns TO chimera_app;
-GRANT SELECT ON TABLE campaigns.campaigns TO chimera_worker;
-
-GRANT UPDATE(state) ON TABLE campaigns.campaigns TO chimera_worker;
-
-GRANT UPDATE(success_rate) ON TABLE campaigns.campaigns TO chimera_worker;
-
-GRANT UPDATE(updated_at) ON TABLE campaigns.campaigns TO chimera_worker;
 
 GRANT SELECT ON TABLE campaigns.executions TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.executions TO chimera_worker;
@@ -2259,28 +2600,17 @@ GRANT SELECT,UPDATE ON TABLE campaigns.run_money TO chimera_worker;
 GRANT SELECT,INSERT ON TABLE campaigns.run_plans TO chimera_app;
 GRANT SELECT ON TABLE campaigns.run_plans TO chimera_worker;
 
-GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.runs TO chimera_app;
-GRANT SELECT,UPDATE ON TABLE campaigns.runs TO chimera_worker;
-
 GRANT SELECT,INSERT ON TABLE campaigns.scorings TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.scorings TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.shards TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.shards TO chimera_worker;
 
-GRANT SELECT ON TABLE campaigns.tallies TO chimera_app;
-GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.tallies TO chimera_worker;
-
 GRANT SELECT ON TABLE campaigns.verdicts TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.verdicts TO chimera_worker;
 
-GRANT SELECT ON TABLE identity.api_keys TO chimera_lookup;
-GRANT SELECT,INSERT,UPDATE ON TABLE identity.api_keys TO chimera_app;
-GRANT SELECT,UPDATE ON TABLE identity.api_keys TO chimera_worker;
-
-GRANT SELECT ON TABLE identity.memberships TO chimera_lookup;
-GRANT SELECT,INSERT,UPDATE ON TABLE identity.memberships TO chimera_app;
-GRANT SELECT ON TABLE identity.memberships TO chimera_worker;
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.windows TO chimera_worker;
+GRANT SELECT ON TABLE campaigns.windows TO chimera_app;
 
 GRANT SELECT ON TABLE identity.organisations TO chimera_lookup;
 GRANT SELECT ON TABLE identity.organisations TO chimera_app;
@@ -2288,10 +2618,6 @@ GRANT SELECT ON TABLE identity.organisations TO chimera_app;
 GRANT SELECT ON TABLE identity.refresh_tokens TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.refresh_tokens TO chimera_app;
 GRANT SELECT,DELETE ON TABLE identity.refresh_tokens TO chimera_worker;
-
-GRANT SELECT ON TABLE identity.sessions TO chimera_lookup;
-GRANT SELECT,INSERT,UPDATE ON TABLE identity.sessions TO chimera_app;
-GRANT SELECT,DELETE,UPDATE ON TABLE identity.sessions TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.team_members TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.team_members TO chimera_app;
@@ -2383,9 +2709,22 @@ GRANT SELECT ON TABLE providers.providers TO chimera_worker;
 GRANT SELECT,INSERT ON TABLE telemetry.batches TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.batches TO chimera_worker;
 
+GRANT SELECT,INSERT,DELETE ON TABLE telemetry.dead_letters TO chimera_app;
+GRANT SELECT,INSERT,DELETE ON TABLE telemetry.dead_letters TO chimera_worker;
+
+GRANT SELECT,INSERT ON TABLE telemetry.receipts TO chimera_app;
+GRANT SELECT,DELETE ON TABLE telemetry.receipts TO chimera_worker;
+
+GRANT SELECT ON TABLE telemetry.reconciliations TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE telemetry.reconciliations TO chimera_worker;
+
+GRANT SELECT ON TABLE telemetry.refreshes TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.refreshes TO chimera_summary;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.totals TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.totals TO chimera_worker;
 
-GRANT SELECT,INSERT,UPDATE ON TABLE templates.templates TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.verified TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE telemetry.verified TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE templates.versions TO chimera_app;

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -21,7 +22,6 @@ from redis.exceptions import RedisError
 from chimera.audit.sealer import Sealer
 from chimera.background import cancelled
 from chimera.campaigns.engine.waiting import wake_runs
-from chimera.clickhouse import ClickHouse
 from chimera.core import Core, open_core, settle_memory
 from chimera.doorbell import CAMPAIGN_QUEUE, UPKEEP_QUEUE, Doorbell, pack_job, unpack_job
 from chimera.faults import Fault
@@ -29,7 +29,8 @@ from chimera.ids import new_id
 from chimera.logs import set_up_logs
 from chimera.providers.adapters.outbound import open_session
 from chimera.settings import Settings, load_settings
-from chimera.telemetry.drain import drain
+from chimera.telemetry.drain import EVENTS_MAX, drain
+from chimera.telemetry.reconcile import reconcile
 from workers.loops import hold, pause
 from workers.schedule import cron_jobs
 from workers.tasks.accounting import announce_alert, deliver_webhook
@@ -75,8 +76,6 @@ class WorkerProcess:
                 allow_loopback=self.settings.loopback_allowed, connections_max=2000
             )
             stack.push_async_callback(session.close)
-            clickhouse = ClickHouse(self.settings.clickhouse_url.get_secret_value())
-            stack.push_async_callback(clickhouse.close)
             ctx = {
                 "core": core,
                 "session": session,
@@ -88,7 +87,7 @@ class WorkerProcess:
                 self._sweep(core),
                 self._take_turns(core),
                 self._seal(sealing),
-                self._drain(core, clickhouse),
+                self._drain(core),
                 self._serve_queue(ctx, CAMPAIGN_QUEUE, [_function(drive_runs)]),
                 self._serve_queue(
                     ctx,
@@ -188,10 +187,17 @@ class WorkerProcess:
 
         await self._hold(core, "sealer", self.settings.seal_every_s, body)
 
-    async def _drain(self, core: Core, clickhouse: ClickHouse) -> None:
+    async def _drain(self, core: Core) -> None:
+        compared_at = time.monotonic()
+
         async def body(_fence: int) -> bool:
-            await drain(core, clickhouse)
-            return False  # at most once a second a table, whatever waits
+            nonlocal compared_at
+            is_behind = await drain(core, core.clickhouse) >= EVENTS_MAX
+            # Here, because nothing may be inserted while the store is compared with the buffer.
+            if time.monotonic() - compared_at > self.settings.telemetry_reconcile_s:
+                compared_at = time.monotonic()
+                await reconcile(core, core.clickhouse)
+            return is_behind  # else at most once a second a table, whatever waits
 
         await self._hold(core, "telemetry", self.settings.telemetry_flush_s, body)
 

@@ -11,7 +11,7 @@ from typing import Any
 from arq import cron
 from arq.cron import CronJob
 
-from workers.tasks import accounting, upkeep
+from workers.tasks import accounting, telemetry, upkeep
 
 
 def cron_jobs() -> list[CronJob]:
@@ -20,12 +20,22 @@ def cron_jobs() -> list[CronJob]:
     return [
         # API keys' counters and sessions' last activity: a minute may be lost, no more.
         cron(upkeep.flush_usage, **seconds),
+        # Analytics follow the results within two minutes.
+        cron(upkeep.collect_windows, second=40, keep_result=0),
         # Partitions are made two steps ahead; an hour's look is plenty and costs nothing.
         cron(upkeep.keep_partitions, minute=7, second=30, run_at_startup=True, keep_result=0),
         # Reports add what came since, so this may be late.
         cron(accounting.aggregate_usage, second=20, keep_result=0),
         # Reads a month of the ledger.
         cron(accounting.reconcile_usage, hour=3, minute=41, second=0, keep_result=0, timeout=3600),
+        # What dashboards show of each person; five minutes old at most.
+        cron(
+            telemetry.refresh_user_summaries,
+            minute=set(range(2, 60, 5)),
+            second=45,
+            keep_result=0,
+        ),
+        cron(telemetry.purge_receipts, minute=41, second=10, keep_result=0),
         # A day's answers to request ids.
         cron(upkeep.purge_expired, minute=23, second=15, keep_result=0),
     ]

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, LiteralString, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -31,11 +32,22 @@ RETRY_MAX_S = 30.0
 TIMEOUTS = {"connect_timeout": "3", "send_receive_timeout": "60", "sync_request_timeout": "3"}
 # The server says no to a block before it writes any of it: types, sizes, constraints.
 DATA_CODES = frozenset({6, 27, 38, 41, 53, 69, 70, 72, 117, 128, 131, 190, 321, 349, 376, 469})
-TIMEOUT_EXCEEDED, TOO_MANY_ROWS = 159, frozenset({158, 396})
+TIMEOUT_EXCEEDED = 159
+# Rows or bytes to read, rows of the result, memory.
+TOO_MUCH = frozenset({158, 307, 396, 241})
 
 
 class DataRefused(Exception):
     """Nothing of an insert was written, and nothing of it ever will be as it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows in the store's own form: `columns` are (name, exact type), `data` the bytes of each."""
+
+    columns: Sequence[tuple[LiteralString, str]]
+    rows: int
+    data: Sequence[bytes]
 
 
 class ClickHouse:
@@ -64,22 +76,25 @@ class ClickHouse:
         *,
         deadline: float,
         rows_max: int,
+        limits: Mapping[str, Any] | None = None,
     ) -> list[tuple[Any, ...]]:
         """Rows of a SELECT; `deadline` on the monotonic clock in seconds ends it on the server too.
 
-        Raises Unavailable, TimedOut, Exhausted (all threads taken), Invalid (over `rows_max`).
+        limits: further settings of the server for this query, such as how much it may read.
+        Raises Unavailable, TimedOut, Exhausted (all threads taken), Invalid (it would be too much).
         """
 
         def work(client: Any) -> list[tuple[Any, ...]]:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise TimedOut("DEADLINE_TOO_SHORT", "The deadline passed before the query began.")
-            limits = {
+            bounds = {
                 "max_execution_time": math.ceil(left_s),
                 "max_result_rows": rows_max,
                 "result_overflow_mode": "throw",
+                **(limits or {}),
             }
-            rows: list[tuple[Any, ...]] = client.execute(statement, dict(params), settings=limits)
+            rows: list[tuple[Any, ...]] = client.execute(statement, dict(params), settings=bounds)
             return rows
 
         try:
@@ -90,31 +105,37 @@ class ClickHouse:
                 "FIELD_INVALID", "A value in the request cannot be looked for."
             ) from error
 
-    async def insert(
-        self,
-        table: LiteralString,
-        columns: Sequence[LiteralString],
-        data: Sequence[list[Any]],
-        token: str,
-    ) -> None:
-        """Inserts a list per column, once for each `token` whatever happens in between.
+    async def insert(self, table: LiteralString, blocks: Sequence[Block], token: str) -> None:
+        """Inserts blocks of one structure, once for each `token` whatever happens in between.
 
         Raises Unavailable when the outcome is unknown or nothing was done: repeat it as it was.
         Raises DataRefused when nothing was written because of the rows themselves.
         """
-        statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES"
+        columns = ", ".join(name for name, _ in blocks[0].columns)
+        statement = f"INSERT INTO {table} ({columns}) VALUES"
         once = {
             "insert_deduplicate": 1,
             "insert_deduplication_token": token,
             "deduplicate_blocks_in_dependent_materialized_views": 1,
             "async_insert": 0,
             "max_insert_threads": 1,
+            # How blocks are joined is part of what the token stands for.
+            "min_insert_block_size_rows": 1_048_449,
+            "min_insert_block_size_bytes": 268_402_944,
             # Few old rows must not stop many new ones.
             "max_partitions_per_insert_block": 0,
         }
-        await self._run(
-            lambda client: client.execute(statement, list(data), columnar=True, settings=once)
-        )
+        await self._run(lambda client: _send_blocks(client, statement, blocks, once))
+
+    async def command(
+        self,
+        statement: LiteralString,
+        params: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Runs a statement that changes something and answers nothing. Raises Unavailable."""
+        given = dict(settings or {})
+        await self._run(lambda client: client.execute(statement, dict(params), settings=given))
 
     async def close(self) -> None:
         """Ends all connections, also those in use."""
@@ -182,8 +203,12 @@ class ClickHouse:
         code = getattr(error, "code", 0)
         if code == TIMEOUT_EXCEEDED:
             return TimedOut("DEADLINE_TOO_SHORT", "ClickHouse did not answer in time.")
-        if code in TOO_MANY_ROWS:
-            return Invalid("FIELD_INVALID", "The answer would be too large; ask for less.")
+        if code in TOO_MUCH:
+            return Invalid(
+                "QUERY_TOO_LARGE",
+                "The query reads or answers too much; ask for less time, a larger step or fewer"
+                " groups.",
+            )
         self._failures += 1
         log.warning("clickhouse.failed", error=type(error).__name__, code=code, text=shown(error))
         return Unavailable(
@@ -191,6 +216,50 @@ class ClickHouse:
             "ClickHouse is away; what was accepted is kept and stored later.",
             retry_after_s=min(RETRY_MAX_S, 0.25 * 2 ** min(self._failures, 10)),
         )
+
+
+def _send_blocks(
+    client: Any, statement: str, blocks: Sequence[Block], settings: Mapping[str, Any]
+) -> None:
+    """What the driver does for an INSERT, but for columns that are encoded already."""
+    from clickhouse_driver.block import BlockInfo, ColumnOrientedBlock
+    from clickhouse_driver.defines import (
+        DBMS_MIN_REVISION_WITH_BLOCK_INFO as WITH_INFO,
+    )
+    from clickhouse_driver.defines import (
+        DBMS_MIN_REVISION_WITH_CUSTOM_SERIALIZATION as WITH_SERIALIZATION,
+    )
+    from clickhouse_driver.protocol import ClientPacketTypes
+    from clickhouse_driver.varint import write_varint
+    from clickhouse_driver.writer import write_binary_str, write_binary_uint8
+
+    with client.disconnect_on_error(statement, dict(settings)):
+        connection = client.connection
+        connection.send_query(statement)
+        connection.send_external_tables(None)
+        expected = client.receive_sample_block().columns_with_types
+        revision = connection.server_info.used_revision
+        for block in blocks:
+            if list(expected) != list(block.columns):
+                raise RuntimeError(f"the table is {expected}: run the migrations")
+            write_varint(ClientPacketTypes.DATA, connection.fout)
+            write_binary_str("", connection.fout)
+            out = connection.block_out.fout
+            if revision >= WITH_INFO:
+                BlockInfo().write(out)
+            write_varint(len(block.columns), out)
+            write_varint(block.rows, out)
+            for (name, kind), data in zip(block.columns, block.data, strict=True):
+                write_binary_str(name, out)
+                write_binary_str(kind, out)
+                if revision >= WITH_SERIALIZATION:
+                    write_binary_uint8(0, out)  # the plain one
+                out.write(data)
+            connection.block_out.finalize()
+            client.receive_profile_events()
+        connection.send_data(ColumnOrientedBlock())
+        client.receive_profile_events()
+        client.receive_end_of_insert_query()
 
 
 def shown(error: BaseException) -> str:

@@ -292,6 +292,7 @@ def _rpcs() -> dict[str, _Rpc]:
     from google.protobuf.message_factory import GetMessageClass
 
     from chimera.v1 import (
+        analytics_pb2,
         audit_pb2,
         budgets_pb2,
         campaigns_pb2,
@@ -307,6 +308,7 @@ def _rpcs() -> dict[str, _Rpc]:
 
     found = {}
     for module in (
+        analytics_pb2,
         audit_pb2,
         budgets_pb2,
         campaigns_pb2,

@@ -14,6 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from chimera.audit import recording
+from chimera.clickhouse import ClickHouse
 from chimera.db import Database
 from chimera.keyring import load_keys, open_master_keys
 from chimera.paging import Pages
@@ -25,13 +26,16 @@ log = structlog.get_logger("chimera.core")
 
 @dataclass(frozen=True)
 class Core:
-    """Settings, the database as one role, Redis, and keys. Redis may be away at any time."""
+    """Settings, the database as one role, Redis, keys, and ClickHouse to write to and to read from,
+    which are opened when they are used. Redis and ClickHouse may be away at any time."""
 
     settings: Settings
     db: Database
     redis: Redis
     pages: Pages
     master: MasterKeys
+    clickhouse: ClickHouse
+    analytics: ClickHouse
 
 
 def settle_memory() -> None:
@@ -70,11 +74,16 @@ async def open_core(settings: Settings, role: str) -> AsyncIterator[Core]:
     """Everything open; closed in reverse order."""
     db = open_database(settings, role)
     redis = open_redis(settings)
+    write_url = settings.clickhouse_url.get_secret_value()
+    clickhouse = ClickHouse(write_url)
+    analytics = ClickHouse(settings.clickhouse_read_url.get_secret_value() or write_url)
     await db.open()
     try:
         master = await asyncio.to_thread(open_master_keys, settings)
         keys = await load_keys(db, master, "page-token")
-        yield Core(settings, db, redis, Pages(keys[-1]), master)
+        yield Core(settings, db, redis, Pages(keys[-1]), master, clickhouse, analytics)
     finally:
+        await analytics.close()
+        await clickhouse.close()
         await redis.aclose()
         await db.close()

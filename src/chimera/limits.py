@@ -69,6 +69,7 @@ class CallLimits:
             RateClass.RATE_CLASS_WATCH: _per_minute(settings.reads_per_minute),
             RateClass.RATE_CLASS_WRITE: _per_minute(settings.writes_per_minute),
             RateClass.RATE_CLASS_AUTH: _per_minute(settings.logins_per_minute),
+            RateClass.RATE_CLASS_INGEST: _per_minute(settings.telemetry_batches_per_minute),
         }
         self.watches_max = settings.watchers_max
         self.watches_per_caller_max = settings.watchers_per_caller_max

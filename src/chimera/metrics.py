@@ -22,6 +22,9 @@ TICK_SECONDS = Histogram("chimera_tick_seconds", "One tick transaction of a driv
 TELEMETRY_EVENTS = Counter(
     "chimera_telemetry_events_total", "Events by what became of them", ["fate"]
 )
+TELEMETRY_DIFFERING = Gauge(
+    "chimera_telemetry_differing_batches", "Batches of which the store has too few or too many"
+)
 AUDIT_SEALED = Counter("chimera_audit_sealed_total", "Audit events sealed")
 PARTITIONS_REFUSED = Gauge(
     "chimera_partitions_refused", "Partitions that rows in a default partition keep from being made"

@@ -76,7 +76,11 @@ class Pages:
         if len(rows) <= size:
             return ""
         last = rows[size - 1]
-        return self.seal(_question(request, scope), [_position(last, name) for name in fields])
+        return self.next_token_at(request, [_position(last, name) for name in fields], scope=scope)
+
+    def next_token_at(self, request: Any, position: Sequence[Any], *, scope: str = "") -> str:
+        """Token that continues after this position, for rows that are no messages."""
+        return self.seal(_question(request, scope), position)
 
 
 def _position(row: Any, name: str) -> Any:

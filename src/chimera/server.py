@@ -43,6 +43,7 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         WebhookService,
     )
     from chimera.audit.service import AuditService
+    from chimera.campaigns.analytics.service import AnalyticsService
     from chimera.campaigns.evaluation.service import EvaluationService
     from chimera.campaigns.service import CampaignService, CostService
     from chimera.identity.service import IdentityService
@@ -51,6 +52,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.telemetry.service import TelemetryService
     from chimera.templates.service import TemplateService
     from chimera.v1 import (
+        analytics_pb2,
+        analytics_pb2_grpc,
         audit_pb2,
         audit_pb2_grpc,
         budgets_pb2,
@@ -78,6 +81,11 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         (templates_pb2, templates_pb2_grpc.add_TemplateServiceServicer_to_server, TemplateService),
         (providers_pb2, providers_pb2_grpc.add_ProviderServiceServicer_to_server, ProviderService),
         (campaigns_pb2, campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, CampaignService),
+        (
+            analytics_pb2,
+            analytics_pb2_grpc.add_AnalyticsServiceServicer_to_server,
+            AnalyticsService,
+        ),
         (
             evaluation_pb2,
             evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server,

@@ -91,6 +91,19 @@ class Settings(BaseSettings):
     cells_max: int = 10_000_000
     response_bytes_max: int = 200_000
     telemetry_flush_s: float = 1.0
+    telemetry_reconcile_s: float = 60.0  # how often the store is compared with the buffer
+    # The buffer before the column store; beyond, senders are refused.
+    telemetry_backlog_bytes_max: int = 2_000_000_000
+    telemetry_org_backlog_bytes_max: int = 1_000_000_000
+    telemetry_backlog_age_s_max: float = 86_400.0
+    telemetry_dead_letters_max: int = 10_000  # of an organisation
+    telemetry_batches_per_minute: int = 60_000  # per caller and process
+    # Analytics: another ClickHouse to read from (a replica), and what one query may take.
+    clickhouse_read_url: SecretStr = SecretStr("")
+    telemetry_queries_per_org: int = 3  # at a time, per process
+    telemetry_query_s: float = 10.0
+    telemetry_query_rows_max: int = 200_000_000  # read
+    telemetry_query_bytes_max: int = 1_000_000_000  # of memory
     seal_every_s: float = 1.0
     log_level: str = "info"
     log_json: bool = True

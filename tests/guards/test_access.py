@@ -57,6 +57,8 @@ SAMPLES: dict[str, Any] = {
     "messages": [PromptMessage(role=MessageRole.MESSAGE_ROLE_USER, text="Hello")],
     "size": 1,
     "format": 1,
+    "grain": 1,
+    "group_by": [1],
     "reason": "probe",
     "scorer": Scorer(kind="refusal"),
 }

@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "accounting": {"audit", "providers"},
     "templates": {"audit"},
     "providers": {"audit"},
-    "telemetry": set(),
+    "telemetry": {"audit"},
     "operations": {"audit"},
     "campaigns": {"accounting", "audit", "operations", "providers", "telemetry", "templates"},
 }
@@ -35,6 +35,7 @@ GROUND_ARROWS: dict[str, set[str]] = {
     "chimera.server": {
         *(f"chimera.{context}.service" for context in ARROWS),
         "chimera.audit.recording",
+        "chimera.campaigns.analytics.service",
         "chimera.campaigns.evaluation.service",
         "chimera.identity.authentication",
     },

@@ -45,6 +45,9 @@ DEFINERS = {
     "identity.own_teams": "chimera_lookup",
     "ops.make_partitions": "chimera_owner",
     "telemetry.drop_partitions": "chimera_owner",
+    "telemetry.backlog": "chimera_owner",
+    "telemetry.list_user_summaries": "chimera_summary",
+    "telemetry.refresh_user_summaries": "chimera_summary",
 }
 
 

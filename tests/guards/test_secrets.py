@@ -23,7 +23,7 @@ from psycopg import sql as pgsql
 from chimera.embedded.stack import StackUrls
 from chimera.ids import new_id
 from chimera.settings import Settings
-from chimera.telemetry.events import thaw
+from chimera.telemetry.frozen import thaw
 from chimera.v1.campaigns_pb2 import RunState
 from chimera.v1.identity_pb2 import Role
 from chimera.v1.providers_pb2 import ProviderType

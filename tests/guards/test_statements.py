@@ -30,6 +30,7 @@ ROLES = {
     "chimera.audit.inspection": ("chimera_auditor",),
     "chimera.audit.operations": ("chimera_app", "chimera_sealer"),
     "chimera.audit.restore": ("chimera_sealer", "chimera_app"),
+    "chimera.campaigns.analytics.collecting": ("chimera_worker",),
     "chimera.campaigns.engine": ("chimera_worker",),
     "chimera.campaigns.evaluation.judging": ("chimera_worker",),
     "chimera.identity.bootstrap": ("chimera_owner",),
@@ -37,6 +38,8 @@ ROLES = {
     "chimera.outbox": ("chimera_app", "chimera_worker"),
     "chimera.providers.keys": ("chimera_app", "chimera_worker"),
     "chimera.telemetry.drain": ("chimera_worker",),
+    "chimera.telemetry.reconcile": ("chimera_worker", "chimera_app"),
+    "chimera.telemetry.summaries": ("chimera_worker",),
     "chimera.telemetry.operations": ("chimera_app", "chimera_worker"),
 }
 # Run by more than one role, so every one of them must be allowed.

@@ -8,6 +8,7 @@ import structlog
 
 from chimera import metrics
 from chimera.call import Call
+from chimera.campaigns.analytics.collecting import collect
 from chimera.core import Core
 from chimera.db import Nothing, sql
 from chimera.identity.usage import flush_key_usage
@@ -35,6 +36,11 @@ PURGE_SESSIONS = sql(
 async def flush_usage(ctx: dict[str, Any]) -> None:
     """Counters from Redis into the tables."""
     await flush_key_usage(ctx["core"])
+
+
+async def collect_windows(ctx: dict[str, Any]) -> None:
+    """Newly recorded results into the hourly figures of their campaigns."""
+    await collect(ctx["core"])
 
 
 async def keep_partitions(ctx: dict[str, Any]) -> None:

@@ -37,7 +37,9 @@ from chimera.ids import new_id
 log = structlog.get_logger("chimera.audit")
 
 # Values that never belong in a log, whoever passes them by mistake.
-SECRET_FIELDS = ("password", "secret", "token", "api_key", "sealed", "hash")
+# Not "hash": hashes of plans and templates are what the log is for, and those of secrets are called
+# after the secret.
+SECRET_FIELDS = ("password", "secret", "token", "api_key", "sealed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,17 @@ import sys
 
 import typer
 
-from chimera.cli import audit, budget, campaign, migrations, ops, people, running, statements
+from chimera.cli import (
+    audit,
+    budget,
+    campaign,
+    migrations,
+    ops,
+    people,
+    running,
+    statements,
+    telemetry,
+)
 from chimera.cli.demo import demo as demonstrate
 from chimera.cli.failure import reported
 
@@ -41,6 +51,7 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(budget.app, name="budget")
 app.add_typer(budget.usage_app, name="usage")
 app.add_typer(ops.app, name="ops")
+app.add_typer(telemetry.app, name="telemetry")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from chimera.rows import enum_numbers
 from chimera.v1 import options_pb2
 from chimera.v1.options_pb2 import Permission as P
 
-# Telemetry is the administrators': its events tell of private campaigns too.
+# All of telemetry is the administrators': its events tell of private campaigns too.
 _VIEWER = frozenset(
     {
         P.PERMISSION_USER_READ,
@@ -18,6 +18,7 @@ _VIEWER = frozenset(
         P.PERMISSION_CAMPAIGN_READ,
         P.PERMISSION_BUDGET_READ,
         P.PERMISSION_USAGE_READ,
+        P.PERMISSION_TELEMETRY_READ_OWN,
     }
 )
 _USER = _VIEWER | {
@@ -27,6 +28,7 @@ _USER = _VIEWER | {
     P.PERMISSION_CAMPAIGN_WRITE,
     P.PERMISSION_CAMPAIGN_RUN,
     P.PERMISSION_BUDGET_WRITE,
+    P.PERMISSION_TELEMETRY_WRITE,
 }
 
 ROLES: dict[str, frozenset[int]] = {

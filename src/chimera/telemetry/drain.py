@@ -17,23 +17,24 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-from uuid import UUID
 
 import structlog
 
 from chimera import metrics
 from chimera.call import Call
-from chimera.clickhouse import ClickHouse, DataRefused
+from chimera.clickhouse import Block, ClickHouse, DataRefused
 from chimera.core import Core
 from chimera.db import Database, Nothing, sql
 from chimera.ids import new_id
-from chimera.telemetry.events import FIELDS, BatchBroken, thaw
+from chimera.telemetry import frozen
 
 log = structlog.get_logger("chimera.telemetry.drain")
 
-EVENTS_MAX = 20_000  # of a group, about one batch more at most
-BATCHES_MAX = 2_000
+# Of a group, about one batch more at most. The store takes a large group hardly slower than a small
+# one; what bounds it is the memory of whoever holds it unpacked.
+EVENTS_MAX = 200_000
+BYTES_MAX = 16_000_000  # as they lie in the buffer
+BATCHES_MAX = 5_000
 GROUPS_MAX = 20  # sent in one pass
 TRIES_MAX = 3
 
@@ -66,15 +67,17 @@ FORM_GROUP = sql(
     Nothing,
     """
     WITH oldest AS (
-        SELECT batch_id, events FROM telemetry.batches
+        SELECT batch_id, events, octet_length(body) AS bytes FROM telemetry.batches
          WHERE state = 'waiting' AND group_id IS NULL ORDER BY batch_id LIMIT %(batches_max)s
     ), summed AS (
-        SELECT batch_id, sum(events) OVER (ORDER BY batch_id) - events AS before FROM oldest
+        SELECT batch_id, sum(events) OVER so_far - events AS events_before,
+               sum(bytes) OVER so_far - bytes AS bytes_before
+          FROM oldest WINDOW so_far AS (ORDER BY batch_id)
     )
     UPDATE telemetry.batches b SET group_id = %(group_id)s
       FROM summed s
-     WHERE b.batch_id = s.batch_id AND s.before < %(events_max)s
-       AND b.state = 'waiting' AND b.group_id IS NULL
+     WHERE b.batch_id = s.batch_id AND s.events_before < %(events_max)s
+       AND s.bytes_before < %(bytes_max)s AND b.state = 'waiting' AND b.group_id IS NULL
     """,
 )
 
@@ -121,13 +124,17 @@ FAIL_BATCH = sql(
            SET group_id = batch_id, tries = tries + 1, last_error = %(error)s,
                state = CASE WHEN tries + 1 >= %(tries_max)s THEN 'dead' ELSE state END
          WHERE batch_id = %(batch_id)s AND state = 'waiting'
-        RETURNING org_id, CASE WHEN state = 'dead' THEN events ELSE 0 END AS dead
+        RETURNING batch_id, org_id, producer, body, events, state = 'dead' AS is_dead
+    ), letter AS (
+        INSERT INTO telemetry.dead_letters (id, org_id, kind, producer, batch_id, events, body, reason)
+        SELECT %(letter_id)s::uuid, org_id, 'batch', producer, batch_id, events, body, %(error)s
+          FROM failed WHERE is_dead
     ), counted AS (
         INSERT INTO telemetry.totals (org_id, slot, dead)
-        SELECT org_id, 0, dead FROM failed WHERE dead > 0
+        SELECT org_id, 0, events FROM failed WHERE is_dead
         ON CONFLICT (org_id, slot) DO UPDATE SET dead = totals.dead + EXCLUDED.dead
     )
-    SELECT dead FROM failed
+    SELECT CASE WHEN is_dead THEN events ELSE 0 END FROM failed
     """,
 )
 
@@ -175,7 +182,11 @@ async def _form_group(db: Database) -> str:
     group_id = new_id()
     async with db.begin(_call()) as tx:
         found = await tx.run(
-            FORM_GROUP, group_id=group_id, batches_max=BATCHES_MAX, events_max=EVENTS_MAX
+            FORM_GROUP,
+            group_id=group_id,
+            batches_max=BATCHES_MAX,
+            events_max=EVENTS_MAX,
+            bytes_max=BYTES_MAX,
         )
     return group_id if found else ""
 
@@ -184,14 +195,14 @@ async def _send(db: Database, clickhouse: ClickHouse, group_id: str, groups: deq
     """Stores a group; or, when its data are refused, adds its halves to `groups`."""
     async with db.begin(_call()) as tx:
         batches = await tx.all(READ_GROUP, group_id=group_id)
-    columns, broken = await asyncio.to_thread(_columns_of, batches)
+    blocks, broken = await asyncio.to_thread(_blocks_of, batches)
     for batch_id, why in broken.items():
         await _fail(db, batch_id, why)
     batches = [batch for batch in batches if batch.batch_id not in broken]
     if not batches:
         return 0
     try:
-        await clickhouse.insert("workload_events", ("org_id", *FIELDS), columns, group_id)
+        await clickhouse.insert("workload_events", blocks, group_id)
     except DataRefused as refused:
         await _narrow(db, group_id, batches, str(refused), groups)
         return 0
@@ -201,20 +212,17 @@ async def _send(db: Database, clickhouse: ClickHouse, group_id: str, groups: deq
     return stored
 
 
-def _columns_of(batches: list[Batch]) -> tuple[list[list[Any]], dict[str, str]]:
-    """The columns of a group, org_id first, and the batches that cannot be read, with the reason."""
-    columns: list[list[Any]] = [[] for _ in range(1 + len(FIELDS))]
-    broken = {}
+def _blocks_of(batches: list[Batch]) -> tuple[list[Block], dict[str, str]]:
+    """A block a batch, and the batches that cannot be read, with the reason."""
+    blocks, broken = [], {}
     for batch in batches:
         try:
-            thawed = thaw(batch.body, batch.events)
-        except BatchBroken as error:
+            data = frozen.stored(batch.body, batch.events, batch.org_id, batch.batch_id)
+        except frozen.BatchBroken as error:
             broken[batch.batch_id] = str(error)
             continue
-        columns[0] += [UUID(batch.org_id)] * batch.events
-        for column, values in zip(columns[1:], thawed, strict=True):
-            column += values
-    return columns, broken
+        blocks.append(Block(frozen.STORED, batch.events, data))
+    return blocks, broken
 
 
 async def _narrow(
@@ -235,7 +243,13 @@ async def _narrow(
 
 async def _fail(db: Database, batch_id: str, why: str) -> None:
     async with db.begin(_call()) as tx:
-        dead = await tx.one(FAIL_BATCH, batch_id=batch_id, error=why[:1000], tries_max=TRIES_MAX)
+        dead = await tx.one(
+            FAIL_BATCH,
+            batch_id=batch_id,
+            letter_id=new_id(),
+            error=why[:1000],
+            tries_max=TRIES_MAX,
+        )
     log.warning("telemetry.batch_refused", batch_id=batch_id, why=why, dead=bool(dead))
     if dead:
         metrics.TELEMETRY_EVENTS.labels("dead").inc(dead)

@@ -374,6 +374,18 @@ class EvaluateScorerResponse(_message.Message):
     kappa_high: float
     def __init__(self, labels: _Optional[int] = ..., true_positives: _Optional[int] = ..., false_positives: _Optional[int] = ..., true_negatives: _Optional[int] = ..., false_negatives: _Optional[int] = ..., precision: _Optional[_Union[Share, _Mapping]] = ..., recall: _Optional[_Union[Share, _Mapping]] = ..., accuracy: _Optional[_Union[Share, _Mapping]] = ..., f1: _Optional[float] = ..., kappa: _Optional[float] = ..., kappa_low: _Optional[float] = ..., kappa_high: _Optional[float] = ...) -> None: ...
 
+class ExportEvidenceRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class ExportEvidenceResponse(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
 class ExportResultsRequest(_message.Message):
     __slots__ = ("run_id", "format")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]

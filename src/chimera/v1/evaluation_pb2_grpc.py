@@ -87,6 +87,11 @@ class EvaluationServiceStub:
                 request_serializer=chimera_dot_v1_dot_evaluation__pb2.EvaluateScorerRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_evaluation__pb2.EvaluateScorerResponse.FromString,
                 _registered_method=True)
+        self.ExportEvidence = channel.unary_stream(
+                '/chimera.v1.EvaluationService/ExportEvidence',
+                request_serializer=chimera_dot_v1_dot_evaluation__pb2.ExportEvidenceRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_evaluation__pb2.ExportEvidenceResponse.FromString,
+                _registered_method=True)
         self.ExportResults = channel.unary_stream(
                 '/chimera.v1.EvaluationService/ExportResults',
                 request_serializer=chimera_dot_v1_dot_evaluation__pb2.ExportResultsRequest.SerializeToString,
@@ -175,6 +180,15 @@ class EvaluationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportEvidence(self, request, context):
+        """A run as a ZIP archive that an outsider can check offline, in parts to be joined: plan, results,
+        the audit events about them with proofs, the signed checkpoint. RUN_NOT_FOUND,
+        CHECKPOINT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportResults(self, request, context):
         """The results of a run as a file, in parts to be joined. RUN_NOT_FOUND.
         """
@@ -234,6 +248,11 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
                     servicer.EvaluateScorer,
                     request_deserializer=chimera_dot_v1_dot_evaluation__pb2.EvaluateScorerRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_evaluation__pb2.EvaluateScorerResponse.SerializeToString,
+            ),
+            'ExportEvidence': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportEvidence,
+                    request_deserializer=chimera_dot_v1_dot_evaluation__pb2.ExportEvidenceRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_evaluation__pb2.ExportEvidenceResponse.SerializeToString,
             ),
             'ExportResults': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportResults,
@@ -513,6 +532,33 @@ class EvaluationService:
             '/chimera.v1.EvaluationService/EvaluateScorer',
             chimera_dot_v1_dot_evaluation__pb2.EvaluateScorerRequest.SerializeToString,
             chimera_dot_v1_dot_evaluation__pb2.EvaluateScorerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportEvidence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/chimera.v1.EvaluationService/ExportEvidence',
+            chimera_dot_v1_dot_evaluation__pb2.ExportEvidenceRequest.SerializeToString,
+            chimera_dot_v1_dot_evaluation__pb2.ExportEvidenceResponse.FromString,
             options,
             channel_credentials,
             insecure,

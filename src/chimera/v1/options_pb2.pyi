@@ -22,6 +22,10 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_CAMPAIGN_WRITE: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_RUN: _ClassVar[Permission]
     PERMISSION_TELEMETRY_READ: _ClassVar[Permission]
+    PERMISSION_TELEMETRY_WRITE: _ClassVar[Permission]
+    PERMISSION_TELEMETRY_RELAY: _ClassVar[Permission]
+    PERMISSION_TELEMETRY_READ_OWN: _ClassVar[Permission]
+    PERMISSION_TELEMETRY_MANAGE: _ClassVar[Permission]
     PERMISSION_AUDIT_READ: _ClassVar[Permission]
     PERMISSION_AUDIT_EXPORT: _ClassVar[Permission]
     PERMISSION_KILL_SWITCH: _ClassVar[Permission]
@@ -39,6 +43,7 @@ class RateClass(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RATE_CLASS_READ: _ClassVar[RateClass]
     RATE_CLASS_WRITE: _ClassVar[RateClass]
     RATE_CLASS_WATCH: _ClassVar[RateClass]
+    RATE_CLASS_INGEST: _ClassVar[RateClass]
 PERMISSION_UNSPECIFIED: Permission
 PERMISSION_USER_READ: Permission
 PERMISSION_USER_MANAGE: Permission
@@ -52,6 +57,10 @@ PERMISSION_CAMPAIGN_READ: Permission
 PERMISSION_CAMPAIGN_WRITE: Permission
 PERMISSION_CAMPAIGN_RUN: Permission
 PERMISSION_TELEMETRY_READ: Permission
+PERMISSION_TELEMETRY_WRITE: Permission
+PERMISSION_TELEMETRY_RELAY: Permission
+PERMISSION_TELEMETRY_READ_OWN: Permission
+PERMISSION_TELEMETRY_MANAGE: Permission
 PERMISSION_AUDIT_READ: Permission
 PERMISSION_AUDIT_EXPORT: Permission
 PERMISSION_KILL_SWITCH: Permission
@@ -66,6 +75,7 @@ RATE_CLASS_AUTH: RateClass
 RATE_CLASS_READ: RateClass
 RATE_CLASS_WRITE: RateClass
 RATE_CLASS_WATCH: RateClass
+RATE_CLASS_INGEST: RateClass
 ACCESS_FIELD_NUMBER: _ClassVar[int]
 access: _descriptor.FieldDescriptor
 

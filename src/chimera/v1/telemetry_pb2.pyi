@@ -5,6 +5,7 @@ from chimera.v1 import validate_pb2 as _validate_pb2
 from chimera.v1 import options_pb2 as _options_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -12,8 +13,57 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class TelemetryDimension(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TELEMETRY_DIMENSION_UNSPECIFIED: _ClassVar[TelemetryDimension]
+    TELEMETRY_DIMENSION_EVENT_TYPE: _ClassVar[TelemetryDimension]
+    TELEMETRY_DIMENSION_EVENT_CATEGORY: _ClassVar[TelemetryDimension]
+    TELEMETRY_DIMENSION_CAMPAIGN: _ClassVar[TelemetryDimension]
+    TELEMETRY_DIMENSION_USER: _ClassVar[TelemetryDimension]
+    TELEMETRY_DIMENSION_WORKLOAD: _ClassVar[TelemetryDimension]
+    TELEMETRY_DIMENSION_PROVIDER: _ClassVar[TelemetryDimension]
+    TELEMETRY_DIMENSION_MODEL: _ClassVar[TelemetryDimension]
+    TELEMETRY_DIMENSION_TECHNIQUE: _ClassVar[TelemetryDimension]
+
+class TelemetryStep(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TELEMETRY_STEP_UNSPECIFIED: _ClassVar[TelemetryStep]
+    TELEMETRY_STEP_MINUTE: _ClassVar[TelemetryStep]
+    TELEMETRY_STEP_HOUR: _ClassVar[TelemetryStep]
+    TELEMETRY_STEP_DAY: _ClassVar[TelemetryStep]
+
+class TelemetryOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TELEMETRY_ORDER_UNSPECIFIED: _ClassVar[TelemetryOrder]
+    TELEMETRY_ORDER_EVENTS: _ClassVar[TelemetryOrder]
+    TELEMETRY_ORDER_ERRORS: _ClassVar[TelemetryOrder]
+    TELEMETRY_ORDER_ERROR_RATE: _ClassVar[TelemetryOrder]
+    TELEMETRY_ORDER_COST: _ClassVar[TelemetryOrder]
+    TELEMETRY_ORDER_AVERAGE: _ClassVar[TelemetryOrder]
+    TELEMETRY_ORDER_P95: _ClassVar[TelemetryOrder]
+TELEMETRY_DIMENSION_UNSPECIFIED: TelemetryDimension
+TELEMETRY_DIMENSION_EVENT_TYPE: TelemetryDimension
+TELEMETRY_DIMENSION_EVENT_CATEGORY: TelemetryDimension
+TELEMETRY_DIMENSION_CAMPAIGN: TelemetryDimension
+TELEMETRY_DIMENSION_USER: TelemetryDimension
+TELEMETRY_DIMENSION_WORKLOAD: TelemetryDimension
+TELEMETRY_DIMENSION_PROVIDER: TelemetryDimension
+TELEMETRY_DIMENSION_MODEL: TelemetryDimension
+TELEMETRY_DIMENSION_TECHNIQUE: TelemetryDimension
+TELEMETRY_STEP_UNSPECIFIED: TelemetryStep
+TELEMETRY_STEP_MINUTE: TelemetryStep
+TELEMETRY_STEP_HOUR: TelemetryStep
+TELEMETRY_STEP_DAY: TelemetryStep
+TELEMETRY_ORDER_UNSPECIFIED: TelemetryOrder
+TELEMETRY_ORDER_EVENTS: TelemetryOrder
+TELEMETRY_ORDER_ERRORS: TelemetryOrder
+TELEMETRY_ORDER_ERROR_RATE: TelemetryOrder
+TELEMETRY_ORDER_COST: TelemetryOrder
+TELEMETRY_ORDER_AVERAGE: TelemetryOrder
+TELEMETRY_ORDER_P95: TelemetryOrder
+
 class TelemetryEvent(_message.Message):
-    __slots__ = ("event_id", "timestamp", "event_type", "event_category", "campaign_id", "user_id", "workload_id", "correlation_id", "metrics", "dimensions", "latency_ms", "cost_usd")
+    __slots__ = ("event_id", "timestamp", "event_type", "event_category", "campaign_id", "user_id", "workload_id", "correlation_id", "metrics", "dimensions", "latency_ms", "cost_usd", "session_id", "payload", "metric_units")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +72,13 @@ class TelemetryEvent(_message.Message):
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     class DimensionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class MetricUnitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +97,9 @@ class TelemetryEvent(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
     COST_USD_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    METRIC_UNITS_FIELD_NUMBER: _ClassVar[int]
     event_id: str
     timestamp: _timestamp_pb2.Timestamp
     event_type: str
@@ -52,23 +112,557 @@ class TelemetryEvent(_message.Message):
     dimensions: _containers.ScalarMap[str, str]
     latency_ms: int
     cost_usd: str
-    def __init__(self, event_id: _Optional[str] = ..., timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., event_type: _Optional[str] = ..., event_category: _Optional[str] = ..., campaign_id: _Optional[str] = ..., user_id: _Optional[str] = ..., workload_id: _Optional[str] = ..., correlation_id: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., dimensions: _Optional[_Mapping[str, str]] = ..., latency_ms: _Optional[int] = ..., cost_usd: _Optional[str] = ...) -> None: ...
+    session_id: str
+    payload: str
+    metric_units: _containers.ScalarMap[str, str]
+    def __init__(self, event_id: _Optional[str] = ..., timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., event_type: _Optional[str] = ..., event_category: _Optional[str] = ..., campaign_id: _Optional[str] = ..., user_id: _Optional[str] = ..., workload_id: _Optional[str] = ..., correlation_id: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., dimensions: _Optional[_Mapping[str, str]] = ..., latency_ms: _Optional[int] = ..., cost_usd: _Optional[str] = ..., session_id: _Optional[str] = ..., payload: _Optional[str] = ..., metric_units: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
-class ListEventsRequest(_message.Message):
-    __slots__ = ("page_size", "workload_id", "event_type")
-    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
-    WORKLOAD_ID_FIELD_NUMBER: _ClassVar[int]
-    EVENT_TYPE_FIELD_NUMBER: _ClassVar[int]
-    page_size: int
-    workload_id: str
-    event_type: str
-    def __init__(self, page_size: _Optional[int] = ..., workload_id: _Optional[str] = ..., event_type: _Optional[str] = ...) -> None: ...
-
-class ListEventsResponse(_message.Message):
+class EventRows(_message.Message):
     __slots__ = ("events",)
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[TelemetryEvent]
     def __init__(self, events: _Optional[_Iterable[_Union[TelemetryEvent, _Mapping]]] = ...) -> None: ...
+
+class TextColumn(_message.Message):
+    __slots__ = ("dictionary", "codes")
+    DICTIONARY_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    dictionary: _containers.RepeatedScalarFieldContainer[str]
+    codes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, dictionary: _Optional[_Iterable[str]] = ..., codes: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class MetricColumn(_message.Message):
+    __slots__ = ("name", "unit", "values")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    unit: str
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class DimensionColumn(_message.Message):
+    __slots__ = ("name", "values")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    values: TextColumn
+    def __init__(self, name: _Optional[str] = ..., values: _Optional[_Union[TextColumn, _Mapping]] = ...) -> None: ...
+
+class EventColumns(_message.Message):
+    __slots__ = ("count", "event_ids", "timestamps_ms", "event_types", "event_categories", "workload_ids", "campaign_ids", "user_ids", "session_ids", "correlation_ids", "metrics", "dimensions", "payloads", "latencies_ms", "costs_picousd")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    EVENT_IDS_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMPS_MS_FIELD_NUMBER: _ClassVar[int]
+    EVENT_TYPES_FIELD_NUMBER: _ClassVar[int]
+    EVENT_CATEGORIES_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_IDS_FIELD_NUMBER: _ClassVar[int]
+    CAMPAIGN_IDS_FIELD_NUMBER: _ClassVar[int]
+    USER_IDS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_IDS_FIELD_NUMBER: _ClassVar[int]
+    CORRELATION_IDS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    LATENCIES_MS_FIELD_NUMBER: _ClassVar[int]
+    COSTS_PICOUSD_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    event_ids: bytes
+    timestamps_ms: _containers.RepeatedScalarFieldContainer[int]
+    event_types: TextColumn
+    event_categories: TextColumn
+    workload_ids: TextColumn
+    campaign_ids: TextColumn
+    user_ids: TextColumn
+    session_ids: TextColumn
+    correlation_ids: TextColumn
+    metrics: _containers.RepeatedCompositeFieldContainer[MetricColumn]
+    dimensions: _containers.RepeatedCompositeFieldContainer[DimensionColumn]
+    payloads: _containers.RepeatedScalarFieldContainer[str]
+    latencies_ms: _containers.RepeatedScalarFieldContainer[int]
+    costs_picousd: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, count: _Optional[int] = ..., event_ids: _Optional[bytes] = ..., timestamps_ms: _Optional[_Iterable[int]] = ..., event_types: _Optional[_Union[TextColumn, _Mapping]] = ..., event_categories: _Optional[_Union[TextColumn, _Mapping]] = ..., workload_ids: _Optional[_Union[TextColumn, _Mapping]] = ..., campaign_ids: _Optional[_Union[TextColumn, _Mapping]] = ..., user_ids: _Optional[_Union[TextColumn, _Mapping]] = ..., session_ids: _Optional[_Union[TextColumn, _Mapping]] = ..., correlation_ids: _Optional[_Union[TextColumn, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[MetricColumn, _Mapping]]] = ..., dimensions: _Optional[_Iterable[_Union[DimensionColumn, _Mapping]]] = ..., payloads: _Optional[_Iterable[str]] = ..., latencies_ms: _Optional[_Iterable[int]] = ..., costs_picousd: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class EventBatch(_message.Message):
+    __slots__ = ("producer", "batch_id", "rows", "columns")
+    PRODUCER_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    producer: str
+    batch_id: str
+    rows: EventRows
+    columns: EventColumns
+    def __init__(self, producer: _Optional[str] = ..., batch_id: _Optional[str] = ..., rows: _Optional[_Union[EventRows, _Mapping]] = ..., columns: _Optional[_Union[EventColumns, _Mapping]] = ...) -> None: ...
+
+class EventError(_message.Message):
+    __slots__ = ("index", "field", "message", "is_kept")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    IS_KEPT_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    field: str
+    message: str
+    is_kept: bool
+    def __init__(self, index: _Optional[int] = ..., field: _Optional[str] = ..., message: _Optional[str] = ..., is_kept: _Optional[bool] = ...) -> None: ...
+
+class BatchReceipt(_message.Message):
+    __slots__ = ("batch_id", "accepted", "dead_lettered", "refused", "errors", "is_repeated")
+    BATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    IS_REPEATED_FIELD_NUMBER: _ClassVar[int]
+    batch_id: str
+    accepted: int
+    dead_lettered: int
+    refused: int
+    errors: _containers.RepeatedCompositeFieldContainer[EventError]
+    is_repeated: bool
+    def __init__(self, batch_id: _Optional[str] = ..., accepted: _Optional[int] = ..., dead_lettered: _Optional[int] = ..., refused: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[EventError, _Mapping]]] = ..., is_repeated: _Optional[bool] = ...) -> None: ...
+
+class RecordEventsRequest(_message.Message):
+    __slots__ = ("batch",)
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    batch: EventBatch
+    def __init__(self, batch: _Optional[_Union[EventBatch, _Mapping]] = ...) -> None: ...
+
+class RecordEventsResponse(_message.Message):
+    __slots__ = ("receipt",)
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    receipt: BatchReceipt
+    def __init__(self, receipt: _Optional[_Union[BatchReceipt, _Mapping]] = ...) -> None: ...
+
+class UploadEventsRequest(_message.Message):
+    __slots__ = ("batch",)
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    batch: EventBatch
+    def __init__(self, batch: _Optional[_Union[EventBatch, _Mapping]] = ...) -> None: ...
+
+class UploadEventsResponse(_message.Message):
+    __slots__ = ("receipts",)
+    RECEIPTS_FIELD_NUMBER: _ClassVar[int]
+    receipts: _containers.RepeatedCompositeFieldContainer[BatchReceipt]
+    def __init__(self, receipts: _Optional[_Iterable[_Union[BatchReceipt, _Mapping]]] = ...) -> None: ...
+
+class StreamEventsRequest(_message.Message):
+    __slots__ = ("batch",)
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    batch: EventBatch
+    def __init__(self, batch: _Optional[_Union[EventBatch, _Mapping]] = ...) -> None: ...
+
+class StreamEventsResponse(_message.Message):
+    __slots__ = ("receipt",)
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    receipt: BatchReceipt
+    def __init__(self, receipt: _Optional[_Union[BatchReceipt, _Mapping]] = ...) -> None: ...
+
+class Freshness(_message.Message):
+    __slots__ = ("complete_to", "verified_to")
+    COMPLETE_TO_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_TO_FIELD_NUMBER: _ClassVar[int]
+    complete_to: _timestamp_pb2.Timestamp
+    verified_to: _timestamp_pb2.Timestamp
+    def __init__(self, complete_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., verified_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class EventFilter(_message.Message):
+    __slots__ = ("event_types", "event_categories", "campaign_ids", "user_ids", "workload_ids", "providers", "models", "techniques")
+    EVENT_TYPES_FIELD_NUMBER: _ClassVar[int]
+    EVENT_CATEGORIES_FIELD_NUMBER: _ClassVar[int]
+    CAMPAIGN_IDS_FIELD_NUMBER: _ClassVar[int]
+    USER_IDS_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_IDS_FIELD_NUMBER: _ClassVar[int]
+    PROVIDERS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    TECHNIQUES_FIELD_NUMBER: _ClassVar[int]
+    event_types: _containers.RepeatedScalarFieldContainer[str]
+    event_categories: _containers.RepeatedScalarFieldContainer[str]
+    campaign_ids: _containers.RepeatedScalarFieldContainer[str]
+    user_ids: _containers.RepeatedScalarFieldContainer[str]
+    workload_ids: _containers.RepeatedScalarFieldContainer[str]
+    providers: _containers.RepeatedScalarFieldContainer[str]
+    models: _containers.RepeatedScalarFieldContainer[str]
+    techniques: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, event_types: _Optional[_Iterable[str]] = ..., event_categories: _Optional[_Iterable[str]] = ..., campaign_ids: _Optional[_Iterable[str]] = ..., user_ids: _Optional[_Iterable[str]] = ..., workload_ids: _Optional[_Iterable[str]] = ..., providers: _Optional[_Iterable[str]] = ..., models: _Optional[_Iterable[str]] = ..., techniques: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Distribution(_message.Message):
+    __slots__ = ("count", "sum", "average", "min", "max", "p50", "p90", "p95", "p99")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    SUM_FIELD_NUMBER: _ClassVar[int]
+    AVERAGE_FIELD_NUMBER: _ClassVar[int]
+    MIN_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    P50_FIELD_NUMBER: _ClassVar[int]
+    P90_FIELD_NUMBER: _ClassVar[int]
+    P95_FIELD_NUMBER: _ClassVar[int]
+    P99_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    sum: float
+    average: float
+    min: float
+    max: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    def __init__(self, count: _Optional[int] = ..., sum: _Optional[float] = ..., average: _Optional[float] = ..., min: _Optional[float] = ..., max: _Optional[float] = ..., p50: _Optional[float] = ..., p90: _Optional[float] = ..., p95: _Optional[float] = ..., p99: _Optional[float] = ...) -> None: ...
+
+class EventNumbers(_message.Message):
+    __slots__ = ("group", "start", "events", "errors", "error_rate", "cost_usd", "values")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
+    COST_USD_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    group: _containers.RepeatedScalarFieldContainer[str]
+    start: _timestamp_pb2.Timestamp
+    events: int
+    errors: int
+    error_rate: float
+    cost_usd: str
+    values: Distribution
+    def __init__(self, group: _Optional[_Iterable[str]] = ..., start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., events: _Optional[int] = ..., errors: _Optional[int] = ..., error_rate: _Optional[float] = ..., cost_usd: _Optional[str] = ..., values: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
+
+class QuerySeriesRequest(_message.Message):
+    __slots__ = ("to", "step", "group_by", "filter", "metric", "is_exact", "with_percentiles")
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    GROUP_BY_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    IS_EXACT_FIELD_NUMBER: _ClassVar[int]
+    WITH_PERCENTILES_FIELD_NUMBER: _ClassVar[int]
+    to: _timestamp_pb2.Timestamp
+    step: TelemetryStep
+    group_by: _containers.RepeatedScalarFieldContainer[TelemetryDimension]
+    filter: EventFilter
+    metric: str
+    is_exact: bool
+    with_percentiles: bool
+    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[_Union[TelemetryStep, str]] = ..., group_by: _Optional[_Iterable[_Union[TelemetryDimension, str]]] = ..., filter: _Optional[_Union[EventFilter, _Mapping]] = ..., metric: _Optional[str] = ..., is_exact: _Optional[bool] = ..., with_percentiles: _Optional[bool] = ..., **kwargs) -> None: ...
+
+class QuerySeriesResponse(_message.Message):
+    __slots__ = ("points", "step", "to", "freshness")
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    FRESHNESS_FIELD_NUMBER: _ClassVar[int]
+    points: _containers.RepeatedCompositeFieldContainer[EventNumbers]
+    step: TelemetryStep
+    to: _timestamp_pb2.Timestamp
+    freshness: Freshness
+    def __init__(self, points: _Optional[_Iterable[_Union[EventNumbers, _Mapping]]] = ..., step: _Optional[_Union[TelemetryStep, str]] = ..., to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ..., **kwargs) -> None: ...
+
+class QueryTopRequest(_message.Message):
+    __slots__ = ("to", "group_by", "filter", "order", "size", "metric", "is_exact", "with_percentiles")
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    GROUP_BY_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    IS_EXACT_FIELD_NUMBER: _ClassVar[int]
+    WITH_PERCENTILES_FIELD_NUMBER: _ClassVar[int]
+    to: _timestamp_pb2.Timestamp
+    group_by: _containers.RepeatedScalarFieldContainer[TelemetryDimension]
+    filter: EventFilter
+    order: TelemetryOrder
+    size: int
+    metric: str
+    is_exact: bool
+    with_percentiles: bool
+    def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[_Union[TelemetryDimension, str]]] = ..., filter: _Optional[_Union[EventFilter, _Mapping]] = ..., order: _Optional[_Union[TelemetryOrder, str]] = ..., size: _Optional[int] = ..., metric: _Optional[str] = ..., is_exact: _Optional[bool] = ..., with_percentiles: _Optional[bool] = ..., **kwargs) -> None: ...
+
+class QueryTopResponse(_message.Message):
+    __slots__ = ("groups", "to", "freshness")
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    FRESHNESS_FIELD_NUMBER: _ClassVar[int]
+    groups: _containers.RepeatedCompositeFieldContainer[EventNumbers]
+    to: _timestamp_pb2.Timestamp
+    freshness: Freshness
+    def __init__(self, groups: _Optional[_Iterable[_Union[EventNumbers, _Mapping]]] = ..., to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ..., **kwargs) -> None: ...
+
+class RecentWorkload(_message.Message):
+    __slots__ = ("workload_id", "campaign_id", "user_id", "last_seen_at", "events", "event_types")
+    WORKLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEEN_AT_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    EVENT_TYPES_FIELD_NUMBER: _ClassVar[int]
+    workload_id: str
+    campaign_id: str
+    user_id: str
+    last_seen_at: _timestamp_pb2.Timestamp
+    events: int
+    event_types: int
+    def __init__(self, workload_id: _Optional[str] = ..., campaign_id: _Optional[str] = ..., user_id: _Optional[str] = ..., last_seen_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., events: _Optional[int] = ..., event_types: _Optional[int] = ...) -> None: ...
+
+class ListRecentWorkloadsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "filter")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    filter: EventFilter
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., filter: _Optional[_Union[EventFilter, _Mapping]] = ...) -> None: ...
+
+class ListRecentWorkloadsResponse(_message.Message):
+    __slots__ = ("workloads", "next_page_token", "freshness")
+    WORKLOADS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FRESHNESS_FIELD_NUMBER: _ClassVar[int]
+    workloads: _containers.RepeatedCompositeFieldContainer[RecentWorkload]
+    next_page_token: str
+    freshness: Freshness
+    def __init__(self, workloads: _Optional[_Iterable[_Union[RecentWorkload, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ...) -> None: ...
+
+class UserActivity(_message.Message):
+    __slots__ = ("day", "user_id", "action", "events", "duration_ms")
+    DAY_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    day: str
+    user_id: str
+    action: str
+    events: int
+    duration_ms: int
+    def __init__(self, day: _Optional[str] = ..., user_id: _Optional[str] = ..., action: _Optional[str] = ..., events: _Optional[int] = ..., duration_ms: _Optional[int] = ...) -> None: ...
+
+class ListUserActivityRequest(_message.Message):
+    __slots__ = ("days", "user_id", "page_size", "page_token")
+    DAYS_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    days: int
+    user_id: str
+    page_size: int
+    page_token: str
+    def __init__(self, days: _Optional[int] = ..., user_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListUserActivityResponse(_message.Message):
+    __slots__ = ("activities", "next_page_token", "freshness")
+    ACTIVITIES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FRESHNESS_FIELD_NUMBER: _ClassVar[int]
+    activities: _containers.RepeatedCompositeFieldContainer[UserActivity]
+    next_page_token: str
+    freshness: Freshness
+    def __init__(self, activities: _Optional[_Iterable[_Union[UserActivity, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ...) -> None: ...
+
+class UserSummary(_message.Message):
+    __slots__ = ("user_id", "campaigns", "executions", "templates", "ratings", "last_activity_at")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    CAMPAIGNS_FIELD_NUMBER: _ClassVar[int]
+    EXECUTIONS_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATES_FIELD_NUMBER: _ClassVar[int]
+    RATINGS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ACTIVITY_AT_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    campaigns: int
+    executions: int
+    templates: int
+    ratings: int
+    last_activity_at: _timestamp_pb2.Timestamp
+    def __init__(self, user_id: _Optional[str] = ..., campaigns: _Optional[int] = ..., executions: _Optional[int] = ..., templates: _Optional[int] = ..., ratings: _Optional[int] = ..., last_activity_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListUserSummariesRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "user_id")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    user_id: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., user_id: _Optional[str] = ...) -> None: ...
+
+class ListUserSummariesResponse(_message.Message):
+    __slots__ = ("summaries", "next_page_token", "refreshed_at")
+    SUMMARIES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    REFRESHED_AT_FIELD_NUMBER: _ClassVar[int]
+    summaries: _containers.RepeatedCompositeFieldContainer[UserSummary]
+    next_page_token: str
+    refreshed_at: _timestamp_pb2.Timestamp
+    def __init__(self, summaries: _Optional[_Iterable[_Union[UserSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., refreshed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class WatchEventsRequest(_message.Message):
+    __slots__ = ("filter", "cursor")
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    filter: EventFilter
+    cursor: str
+    def __init__(self, filter: _Optional[_Union[EventFilter, _Mapping]] = ..., cursor: _Optional[str] = ...) -> None: ...
+
+class WatchEventsResponse(_message.Message):
+    __slots__ = ("cursor", "events")
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    cursor: str
+    events: _containers.RepeatedCompositeFieldContainer[TelemetryEvent]
+    def __init__(self, cursor: _Optional[str] = ..., events: _Optional[_Iterable[_Union[TelemetryEvent, _Mapping]]] = ...) -> None: ...
+
+class DeadLetter(_message.Message):
+    __slots__ = ("id", "producer", "batch_id", "event_index", "events", "reason", "created_at", "event")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    EVENT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    producer: str
+    batch_id: str
+    event_index: int
+    events: int
+    reason: str
+    created_at: _timestamp_pb2.Timestamp
+    event: TelemetryEvent
+    def __init__(self, id: _Optional[str] = ..., producer: _Optional[str] = ..., batch_id: _Optional[str] = ..., event_index: _Optional[int] = ..., events: _Optional[int] = ..., reason: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., event: _Optional[_Union[TelemetryEvent, _Mapping]] = ...) -> None: ...
+
+class ListDeadLettersRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListDeadLettersResponse(_message.Message):
+    __slots__ = ("dead_letters", "next_page_token")
+    DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    dead_letters: _containers.RepeatedCompositeFieldContainer[DeadLetter]
+    next_page_token: str
+    def __init__(self, dead_letters: _Optional[_Iterable[_Union[DeadLetter, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class RequeueDeadLettersRequest(_message.Message):
+    __slots__ = ("dead_letter_ids", "request_id")
+    DEAD_LETTER_IDS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    dead_letter_ids: _containers.RepeatedScalarFieldContainer[str]
+    request_id: str
+    def __init__(self, dead_letter_ids: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class RequeueDeadLettersResponse(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: int
+    def __init__(self, events: _Optional[int] = ...) -> None: ...
+
+class DiscardDeadLettersRequest(_message.Message):
+    __slots__ = ("dead_letter_ids", "request_id")
+    DEAD_LETTER_IDS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    dead_letter_ids: _containers.RepeatedScalarFieldContainer[str]
+    request_id: str
+    def __init__(self, dead_letter_ids: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class DiscardDeadLettersResponse(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: int
+    def __init__(self, events: _Optional[int] = ...) -> None: ...
+
+class Reconciliation(_message.Message):
+    __slots__ = ("day", "producer", "accepted", "stored", "dead_lettered", "waiting", "found", "missing_batches", "surplus_batches", "resent_batches", "checked_at")
+    DAY_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERED_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    MISSING_BATCHES_FIELD_NUMBER: _ClassVar[int]
+    SURPLUS_BATCHES_FIELD_NUMBER: _ClassVar[int]
+    RESENT_BATCHES_FIELD_NUMBER: _ClassVar[int]
+    CHECKED_AT_FIELD_NUMBER: _ClassVar[int]
+    day: str
+    producer: str
+    accepted: int
+    stored: int
+    dead_lettered: int
+    waiting: int
+    found: int
+    missing_batches: int
+    surplus_batches: int
+    resent_batches: int
+    checked_at: _timestamp_pb2.Timestamp
+    def __init__(self, day: _Optional[str] = ..., producer: _Optional[str] = ..., accepted: _Optional[int] = ..., stored: _Optional[int] = ..., dead_lettered: _Optional[int] = ..., waiting: _Optional[int] = ..., found: _Optional[int] = ..., missing_batches: _Optional[int] = ..., surplus_batches: _Optional[int] = ..., resent_batches: _Optional[int] = ..., checked_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListReconciliationsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListReconciliationsResponse(_message.Message):
+    __slots__ = ("reconciliations", "next_page_token", "verified_to")
+    RECONCILIATIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_TO_FIELD_NUMBER: _ClassVar[int]
+    reconciliations: _containers.RepeatedCompositeFieldContainer[Reconciliation]
+    next_page_token: str
+    verified_to: _timestamp_pb2.Timestamp
+    def __init__(self, reconciliations: _Optional[_Iterable[_Union[Reconciliation, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., verified_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ReconcileTelemetryRequest(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+
+class ReconcileTelemetryResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListEventsRequest(_message.Message):
+    __slots__ = ("page_size", "workload_id", "event_type", "page_token", "filter", "to", "correlation_id", "session_id")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    EVENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    CORRELATION_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    workload_id: str
+    event_type: str
+    page_token: str
+    filter: EventFilter
+    to: _timestamp_pb2.Timestamp
+    correlation_id: str
+    session_id: str
+    def __init__(self, page_size: _Optional[int] = ..., workload_id: _Optional[str] = ..., event_type: _Optional[str] = ..., page_token: _Optional[str] = ..., filter: _Optional[_Union[EventFilter, _Mapping]] = ..., to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., correlation_id: _Optional[str] = ..., session_id: _Optional[str] = ..., **kwargs) -> None: ...
+
+class ListEventsResponse(_message.Message):
+    __slots__ = ("events", "next_page_token", "freshness")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FRESHNESS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[TelemetryEvent]
+    next_page_token: str
+    freshness: Freshness
+    def __init__(self, events: _Optional[_Iterable[_Union[TelemetryEvent, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ...) -> None: ...
 
 class ExecutionPoint(_message.Message):
     __slots__ = ("hour", "workload_id", "executions", "scored", "successes", "latency_ms_avg", "latency_ms_min", "latency_ms_max", "latency_ms_p95", "cost_usd")
@@ -116,15 +710,19 @@ class GetIngestStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetIngestStatusResponse(_message.Message):
-    __slots__ = ("accepted", "stored", "dead_lettered", "waiting", "oldest_waiting_at")
+    __slots__ = ("accepted", "stored", "dead_lettered", "waiting", "oldest_waiting_at", "discarded", "verified_to")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
     DEAD_LETTERED_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     OLDEST_WAITING_AT_FIELD_NUMBER: _ClassVar[int]
+    DISCARDED_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_TO_FIELD_NUMBER: _ClassVar[int]
     accepted: int
     stored: int
     dead_lettered: int
     waiting: int
     oldest_waiting_at: _timestamp_pb2.Timestamp
-    def __init__(self, accepted: _Optional[int] = ..., stored: _Optional[int] = ..., dead_lettered: _Optional[int] = ..., waiting: _Optional[int] = ..., oldest_waiting_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    discarded: int
+    verified_to: _timestamp_pb2.Timestamp
+    def __init__(self, accepted: _Optional[int] = ..., stored: _Optional[int] = ..., dead_lettered: _Optional[int] = ..., waiting: _Optional[int] = ..., oldest_waiting_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., discarded: _Optional[int] = ..., verified_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

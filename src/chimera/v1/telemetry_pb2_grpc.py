@@ -27,7 +27,10 @@ if _version_not_supported:
 
 
 class TelemetryServiceStub:
-    """What happened, as events in the column store.
+    """What happened, as events: taken in, counted, and asked about.
+
+    Who holds TELEMETRY_READ sees all events of the organisation. Everybody else sees their own and,
+    where a filter names campaigns they may see, the events of those.
     """
 
     def __init__(self, channel):
@@ -36,10 +39,55 @@ class TelemetryServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.RecordEvents = channel.unary_unary(
+                '/chimera.v1.TelemetryService/RecordEvents',
+                request_serializer=chimera_dot_v1_dot_telemetry__pb2.RecordEventsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_telemetry__pb2.RecordEventsResponse.FromString,
+                _registered_method=True)
+        self.UploadEvents = channel.stream_unary(
+                '/chimera.v1.TelemetryService/UploadEvents',
+                request_serializer=chimera_dot_v1_dot_telemetry__pb2.UploadEventsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_telemetry__pb2.UploadEventsResponse.FromString,
+                _registered_method=True)
+        self.StreamEvents = channel.stream_stream(
+                '/chimera.v1.TelemetryService/StreamEvents',
+                request_serializer=chimera_dot_v1_dot_telemetry__pb2.StreamEventsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_telemetry__pb2.StreamEventsResponse.FromString,
+                _registered_method=True)
         self.ListEvents = channel.unary_unary(
                 '/chimera.v1.TelemetryService/ListEvents',
                 request_serializer=chimera_dot_v1_dot_telemetry__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_telemetry__pb2.ListEventsResponse.FromString,
+                _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/chimera.v1.TelemetryService/WatchEvents',
+                request_serializer=chimera_dot_v1_dot_telemetry__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_telemetry__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
+        self.QuerySeries = channel.unary_unary(
+                '/chimera.v1.TelemetryService/QuerySeries',
+                request_serializer=chimera_dot_v1_dot_telemetry__pb2.QuerySeriesRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_telemetry__pb2.QuerySeriesResponse.FromString,
+                _registered_method=True)
+        self.QueryTop = channel.unary_unary(
+                '/chimera.v1.TelemetryService/QueryTop',
+                request_serializer=chimera_dot_v1_dot_telemetry__pb2.QueryTopRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_telemetry__pb2.QueryTopResponse.FromString,
+                _registered_method=True)
+        self.ListRecentWorkloads = channel.unary_unary(
+                '/chimera.v1.TelemetryService/ListRecentWorkloads',
+                request_serializer=chimera_dot_v1_dot_telemetry__pb2.ListRecentWorkloadsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_telemetry__pb2.ListRecentWorkloadsResponse.FromString,
+                _registered_method=True)
+        self.ListUserActivity = channel.unary_unary(
+                '/chimera.v1.TelemetryService/ListUserActivity',
+                request_serializer=chimera_dot_v1_dot_telemetry__pb2.ListUserActivityRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_telemetry__pb2.ListUserActivityResponse.FromString,
+                _registered_method=True)
+        self.ListUserSummaries = channel.unary_unary(
+                '/chimera.v1.TelemetryService/ListUserSummaries',
+                request_serializer=chimera_dot_v1_dot_telemetry__pb2.ListUserSummariesRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_telemetry__pb2.ListUserSummariesResponse.FromString,
                 _registered_method=True)
         self.GetExecutionSeries = channel.unary_unary(
                 '/chimera.v1.TelemetryService/GetExecutionSeries',
@@ -51,14 +99,112 @@ class TelemetryServiceStub:
                 request_serializer=chimera_dot_v1_dot_telemetry__pb2.GetIngestStatusRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_telemetry__pb2.GetIngestStatusResponse.FromString,
                 _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/chimera.v1.TelemetryService/ListDeadLetters',
+                request_serializer=chimera_dot_v1_dot_telemetry__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_telemetry__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.RequeueDeadLetters = channel.unary_unary(
+                '/chimera.v1.TelemetryService/RequeueDeadLetters',
+                request_serializer=chimera_dot_v1_dot_telemetry__pb2.RequeueDeadLettersRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_telemetry__pb2.RequeueDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.DiscardDeadLetters = channel.unary_unary(
+                '/chimera.v1.TelemetryService/DiscardDeadLetters',
+                request_serializer=chimera_dot_v1_dot_telemetry__pb2.DiscardDeadLettersRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_telemetry__pb2.DiscardDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.ListReconciliations = channel.unary_unary(
+                '/chimera.v1.TelemetryService/ListReconciliations',
+                request_serializer=chimera_dot_v1_dot_telemetry__pb2.ListReconciliationsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_telemetry__pb2.ListReconciliationsResponse.FromString,
+                _registered_method=True)
+        self.ReconcileTelemetry = channel.unary_unary(
+                '/chimera.v1.TelemetryService/ReconcileTelemetry',
+                request_serializer=chimera_dot_v1_dot_telemetry__pb2.ReconcileTelemetryRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_telemetry__pb2.ReconcileTelemetryResponse.FromString,
+                _registered_method=True)
 
 
 class TelemetryServiceServicer:
-    """What happened, as events in the column store.
+    """What happened, as events: taken in, counted, and asked about.
+
+    Who holds TELEMETRY_READ sees all events of the organisation. Everybody else sees their own and,
+    where a filter names campaigns they may see, the events of those.
     """
 
+    def RecordEvents(self, request, context):
+        """Takes one batch. It is durable when this answers; the same batch_id with the same content again
+        is answered as before, with other content it is BATCH_ID_REUSED. Of rows, good ones are taken and
+        bad ones are named; columns are taken whole or refused (EVENT_INVALID). BATCH_TOO_LARGE.
+        TELEMETRY_BACKLOG_FULL with RetryInfo when the store is too far behind.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadEvents(self, request_iterator, context):
+        """Takes batches one after the other and answers at the end. When it fails, what came before the
+        batch at fault stands; sending all of them again is harmless.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamEvents(self, request_iterator, context):
+        """Takes batches and acknowledges each, in their order, when it is durable. The next is read when the
+        one before is acknowledged, so a sender that waits for the transport waits for the store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListEvents(self, request, context):
-        """The newest events of the organisation, newest first.
+        """Events, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchEvents(self, request, context):
+        """Events as they are accepted, before they are in the column store. Every item carries a cursor; a
+        watch with it goes on without a gap for as long as batches are kept (CURSOR_INVALID after that).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QuerySeries(self, request, context):
+        """Numbers, errors, cost and latency over time, or one metric over time. QUERY_TOO_LARGE,
+        TOO_MANY_QUERIES, CAMPAIGN_NOT_VISIBLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QueryTop(self, request, context):
+        """The groups that come first by some number. Errors as of QuerySeries.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRecentWorkloads(self, request, context):
+        """Workloads of the last seven days, the last seen first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUserActivity(self, request, context):
+        """What people did, by day and action, newest day first; without TELEMETRY_READ, the caller alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUserSummaries(self, request, context):
+        """What each person has and did in all; without TELEMETRY_READ, the caller alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,13 +224,95 @@ class TelemetryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeadLetters(self, request, context):
+        """What could not be stored, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequeueDeadLetters(self, request, context):
+        """Puts dead letters back into the buffer, all or none. DEAD_LETTER_NOT_FOUND; DEAD_LETTER_UNUSABLE
+        for an event that would be refused again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardDeadLetters(self, request, context):
+        """Throws dead letters away, all or none. They stay counted as dead. DEAD_LETTER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReconciliations(self, request, context):
+        """What the reconciler found, by day of acceptance and producer, newest day first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReconcileTelemetry(self, request, context):
+        """Asks a worker to compare the last days with the store now, from the beginning, and to mend what
+        is missing. It runs every few minutes by itself, over what is new.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TelemetryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'RecordEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordEvents,
+                    request_deserializer=chimera_dot_v1_dot_telemetry__pb2.RecordEventsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_telemetry__pb2.RecordEventsResponse.SerializeToString,
+            ),
+            'UploadEvents': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadEvents,
+                    request_deserializer=chimera_dot_v1_dot_telemetry__pb2.UploadEventsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_telemetry__pb2.UploadEventsResponse.SerializeToString,
+            ),
+            'StreamEvents': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamEvents,
+                    request_deserializer=chimera_dot_v1_dot_telemetry__pb2.StreamEventsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_telemetry__pb2.StreamEventsResponse.SerializeToString,
+            ),
             'ListEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEvents,
                     request_deserializer=chimera_dot_v1_dot_telemetry__pb2.ListEventsRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_telemetry__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=chimera_dot_v1_dot_telemetry__pb2.WatchEventsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_telemetry__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'QuerySeries': grpc.unary_unary_rpc_method_handler(
+                    servicer.QuerySeries,
+                    request_deserializer=chimera_dot_v1_dot_telemetry__pb2.QuerySeriesRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_telemetry__pb2.QuerySeriesResponse.SerializeToString,
+            ),
+            'QueryTop': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryTop,
+                    request_deserializer=chimera_dot_v1_dot_telemetry__pb2.QueryTopRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_telemetry__pb2.QueryTopResponse.SerializeToString,
+            ),
+            'ListRecentWorkloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRecentWorkloads,
+                    request_deserializer=chimera_dot_v1_dot_telemetry__pb2.ListRecentWorkloadsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_telemetry__pb2.ListRecentWorkloadsResponse.SerializeToString,
+            ),
+            'ListUserActivity': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUserActivity,
+                    request_deserializer=chimera_dot_v1_dot_telemetry__pb2.ListUserActivityRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_telemetry__pb2.ListUserActivityResponse.SerializeToString,
+            ),
+            'ListUserSummaries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUserSummaries,
+                    request_deserializer=chimera_dot_v1_dot_telemetry__pb2.ListUserSummariesRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_telemetry__pb2.ListUserSummariesResponse.SerializeToString,
             ),
             'GetExecutionSeries': grpc.unary_unary_rpc_method_handler(
                     servicer.GetExecutionSeries,
@@ -96,6 +324,31 @@ def add_TelemetryServiceServicer_to_server(servicer, server):
                     request_deserializer=chimera_dot_v1_dot_telemetry__pb2.GetIngestStatusRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_telemetry__pb2.GetIngestStatusResponse.SerializeToString,
             ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=chimera_dot_v1_dot_telemetry__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_telemetry__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'RequeueDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequeueDeadLetters,
+                    request_deserializer=chimera_dot_v1_dot_telemetry__pb2.RequeueDeadLettersRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_telemetry__pb2.RequeueDeadLettersResponse.SerializeToString,
+            ),
+            'DiscardDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardDeadLetters,
+                    request_deserializer=chimera_dot_v1_dot_telemetry__pb2.DiscardDeadLettersRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_telemetry__pb2.DiscardDeadLettersResponse.SerializeToString,
+            ),
+            'ListReconciliations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReconciliations,
+                    request_deserializer=chimera_dot_v1_dot_telemetry__pb2.ListReconciliationsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_telemetry__pb2.ListReconciliationsResponse.SerializeToString,
+            ),
+            'ReconcileTelemetry': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReconcileTelemetry,
+                    request_deserializer=chimera_dot_v1_dot_telemetry__pb2.ReconcileTelemetryRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_telemetry__pb2.ReconcileTelemetryResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'chimera.v1.TelemetryService', rpc_method_handlers)
@@ -105,8 +358,92 @@ def add_TelemetryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TelemetryService:
-    """What happened, as events in the column store.
+    """What happened, as events: taken in, counted, and asked about.
+
+    Who holds TELEMETRY_READ sees all events of the organisation. Everybody else sees their own and,
+    where a filter names campaigns they may see, the events of those.
     """
+
+    @staticmethod
+    def RecordEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TelemetryService/RecordEvents',
+            chimera_dot_v1_dot_telemetry__pb2.RecordEventsRequest.SerializeToString,
+            chimera_dot_v1_dot_telemetry__pb2.RecordEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadEvents(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/chimera.v1.TelemetryService/UploadEvents',
+            chimera_dot_v1_dot_telemetry__pb2.UploadEventsRequest.SerializeToString,
+            chimera_dot_v1_dot_telemetry__pb2.UploadEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamEvents(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/chimera.v1.TelemetryService/StreamEvents',
+            chimera_dot_v1_dot_telemetry__pb2.StreamEventsRequest.SerializeToString,
+            chimera_dot_v1_dot_telemetry__pb2.StreamEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def ListEvents(request,
@@ -125,6 +462,168 @@ class TelemetryService:
             '/chimera.v1.TelemetryService/ListEvents',
             chimera_dot_v1_dot_telemetry__pb2.ListEventsRequest.SerializeToString,
             chimera_dot_v1_dot_telemetry__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/chimera.v1.TelemetryService/WatchEvents',
+            chimera_dot_v1_dot_telemetry__pb2.WatchEventsRequest.SerializeToString,
+            chimera_dot_v1_dot_telemetry__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QuerySeries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TelemetryService/QuerySeries',
+            chimera_dot_v1_dot_telemetry__pb2.QuerySeriesRequest.SerializeToString,
+            chimera_dot_v1_dot_telemetry__pb2.QuerySeriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryTop(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TelemetryService/QueryTop',
+            chimera_dot_v1_dot_telemetry__pb2.QueryTopRequest.SerializeToString,
+            chimera_dot_v1_dot_telemetry__pb2.QueryTopResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRecentWorkloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TelemetryService/ListRecentWorkloads',
+            chimera_dot_v1_dot_telemetry__pb2.ListRecentWorkloadsRequest.SerializeToString,
+            chimera_dot_v1_dot_telemetry__pb2.ListRecentWorkloadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUserActivity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TelemetryService/ListUserActivity',
+            chimera_dot_v1_dot_telemetry__pb2.ListUserActivityRequest.SerializeToString,
+            chimera_dot_v1_dot_telemetry__pb2.ListUserActivityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUserSummaries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TelemetryService/ListUserSummaries',
+            chimera_dot_v1_dot_telemetry__pb2.ListUserSummariesRequest.SerializeToString,
+            chimera_dot_v1_dot_telemetry__pb2.ListUserSummariesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -179,6 +678,141 @@ class TelemetryService:
             '/chimera.v1.TelemetryService/GetIngestStatus',
             chimera_dot_v1_dot_telemetry__pb2.GetIngestStatusRequest.SerializeToString,
             chimera_dot_v1_dot_telemetry__pb2.GetIngestStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TelemetryService/ListDeadLetters',
+            chimera_dot_v1_dot_telemetry__pb2.ListDeadLettersRequest.SerializeToString,
+            chimera_dot_v1_dot_telemetry__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequeueDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TelemetryService/RequeueDeadLetters',
+            chimera_dot_v1_dot_telemetry__pb2.RequeueDeadLettersRequest.SerializeToString,
+            chimera_dot_v1_dot_telemetry__pb2.RequeueDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TelemetryService/DiscardDeadLetters',
+            chimera_dot_v1_dot_telemetry__pb2.DiscardDeadLettersRequest.SerializeToString,
+            chimera_dot_v1_dot_telemetry__pb2.DiscardDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReconciliations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TelemetryService/ListReconciliations',
+            chimera_dot_v1_dot_telemetry__pb2.ListReconciliationsRequest.SerializeToString,
+            chimera_dot_v1_dot_telemetry__pb2.ListReconciliationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReconcileTelemetry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TelemetryService/ReconcileTelemetry',
+            chimera_dot_v1_dot_telemetry__pb2.ReconcileTelemetryRequest.SerializeToString,
+            chimera_dot_v1_dot_telemetry__pb2.ReconcileTelemetryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,22 +8,12 @@ from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 import lz4.block
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chimera.telemetry.events import (
-    BYTES_MAX,
-    FIELDS,
-    BatchBroken,
-    Event,
-    Recorded,
-    RunFacts,
-    execution_events,
-    freeze,
-    thaw,
-)
+from chimera.telemetry.events import Event, Recorded, RunFacts, execution_events, freeze
+from chimera.telemetry.frozen import BYTES_MAX, BatchBroken, pack, thaw, unpack
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 uuids = st.uuids().map(str)
@@ -58,20 +48,25 @@ def test_a_batch_comes_out_as_it_went_in(batch: list[Event]) -> None:
     """And freezing it again gives the same bytes."""
     body = freeze(batch)
     rows = list(zip(*thaw(body, len(batch)), strict=True))
-    again = [
-        Event(*(str(value) if isinstance(value, UUID) else value for value in row)) for row in rows
-    ]
+    again = [Event(*map(plain, row)) for row in rows]
     assert again == batch
     assert freeze(again) == body
 
 
+def plain(value: Any) -> Any:
+    """A value of the store as events have it."""
+    match value:
+        case UUID():
+            return str(value)
+        case datetime():
+            return round(value.timestamp() * 1000)
+        case Decimal():
+            return format(value, ".12f")
+    return value
+
+
 def sound() -> Event:
     return Event(str(uuid4()), "t", "c", 1_700_000_000_000, "w", dimensions={"a": "b"})
-
-
-def packed(value: Any) -> bytes:
-    body: bytes = lz4.block.compress(orjson.dumps(value))
-    return body
 
 
 @pytest.mark.parametrize(
@@ -82,7 +77,7 @@ def packed(value: Any) -> bytes:
         {"timestamp_ms": 10**14},
         {"timestamp_ms": 1.5},
         {"latency_ms": 2**32},
-        {"latency_ms": True},
+        {"latency_ms": -1},
         {"metric_names": ["one"]},
         {"metric_names": ["one"], "metric_values": ["1"], "metric_units": ["ms"]},
         {"dimensions": {"a": 1}},
@@ -98,26 +93,21 @@ def test_a_value_the_table_cannot_hold_breaks_the_batch(change: dict[str, Any]) 
     """Known before anything is sent, because one such value would take a whole group with it."""
     assert thaw(freeze([sound()]), 1)
     with pytest.raises(BatchBroken):
-        thaw(freeze([sound(), sound()._replace(**change)]), 2)
+        freeze([sound(), sound()._replace(**change)])
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"\x00\x01",
-        (BYTES_MAX + 1).to_bytes(4, "little") + b"bomb",
-        freeze([sound()])[:-3],
-        packed({}),
-        packed([2, [["x"]] * len(FIELDS)]),
-        packed([1, [["x"]] * (len(FIELDS) - 1)]),
-        packed([1, None]),
-        freeze([sound(), sound()]),
-    ],
-)
-def test_bytes_that_are_no_batch_of_one_event_are_refused(body: bytes) -> None:
+def test_bytes_that_are_no_batch_of_one_event_are_refused() -> None:
+    """Cut, changed, of another size or of other columns."""
+    body = freeze([sound()])
+    changed = bytes([*body[:40], body[40] ^ 1, *body[41:]])
+    bomb = (BYTES_MAX + 1).to_bytes(4, "little") + b"bomb"
+    for wrong in (b"", b"\x00\x01", body[:-3], changed, lz4.block.compress(b"x"), pack([b""])):
+        with pytest.raises(BatchBroken):
+            unpack(wrong)
+    with pytest.raises(BatchBroken, match="not those that were accepted"):
+        unpack(b"0" * 16 + bomb)
     with pytest.raises(BatchBroken):
-        thaw(body, 1)
+        thaw(freeze([sound(), sound()]), 1)
 
 
 def test_a_cost_finer_than_the_ledger_is_rounded() -> None:

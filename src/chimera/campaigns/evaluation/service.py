@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from chimera.call import Call
 from chimera.campaigns.evaluation import agreement, comparison, overrides, scorings
 from chimera.campaigns.evaluation.exporting import export_results
+from chimera.campaigns.evidence.bundling import export_evidence
 from chimera.core import Core
 from chimera.v1 import evaluation_pb2_grpc
 from chimera.v1.evaluation_pb2 import (
@@ -14,6 +15,8 @@ from chimera.v1.evaluation_pb2 import (
     CompareRunsResponse,
     EvaluateScorerRequest,
     EvaluateScorerResponse,
+    ExportEvidenceRequest,
+    ExportEvidenceResponse,
     ExportResultsRequest,
     ExportResultsResponse,
     GetScoringRequest,
@@ -119,6 +122,12 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
     ) -> EvaluateScorerResponse:
         async with self.db.look(call) as tx:
             return await agreement.evaluate_scorer(tx, request.run_id, request.scoring_id)
+
+    async def ExportEvidence(
+        self, request: ExportEvidenceRequest, call: Call
+    ) -> AsyncIterator[ExportEvidenceResponse]:
+        async for data in export_evidence(self.db, request.run_id, call):
+            yield ExportEvidenceResponse(data=data)
 
     async def ExportResults(
         self, request: ExportResultsRequest, call: Call

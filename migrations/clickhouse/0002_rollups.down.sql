@@ -1,0 +1,20 @@
+DROP VIEW IF EXISTS recent_workloads;
+DROP VIEW IF EXISTS metrics_daily_mv;
+DROP VIEW IF EXISTS metrics_hourly_mv;
+DROP VIEW IF EXISTS metrics_minute_mv;
+DROP VIEW IF EXISTS user_activity_mv;
+DROP VIEW IF EXISTS events_daily_mv;
+DROP VIEW IF EXISTS events_hourly_mv;
+DROP VIEW IF EXISTS events_minute_mv;
+DROP TABLE IF EXISTS user_activity;
+DROP TABLE IF EXISTS metrics_daily;
+DROP TABLE IF EXISTS metrics_hourly;
+DROP TABLE IF EXISTS metrics_minute;
+DROP TABLE IF EXISTS events_daily;
+DROP TABLE IF EXISTS events_hourly;
+DROP TABLE IF EXISTS events_minute;
+ALTER TABLE workload_events
+    DROP INDEX IF EXISTS by_correlation,
+    DROP INDEX IF EXISTS by_campaign,
+    DROP INDEX IF EXISTS by_batch,
+    DROP COLUMN IF EXISTS batch_id;

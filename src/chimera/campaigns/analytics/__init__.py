@@ -1,0 +1,1 @@
+"""Figures of campaigns over time: stored by the hour by a worker, or computed from the results."""

@@ -1,0 +1,12 @@
+"""Evidence: a run in one file that an outsider can check without the server.
+
+A ZIP archive with these members:
+
+    manifest.json   what this is: format, run, campaign
+    plan.json       the frozen plan, byte for byte; its SHA-256 is in the launch event
+    flushes.jsonl   which results each transaction recorded, in order, and the root over them
+    results.jsonl   the results: what the roots cover ("result"), and what they do not ("context")
+    audit.jsonl     the audit events of campaign and run with proofs, and the signed checkpoint
+
+So each result hangs on a hash that hangs on an event that hangs on a signature.
+"""

@@ -1,0 +1,82 @@
+"""How much waits for the column store, and when to take no more.
+
+The buffer is PostgreSQL's disk. It is bounded in bytes, for everyone and for one organisation, and in
+age; beyond that senders are refused with a delay, and what was acknowledged is never dropped. Looked
+at once a second and process, so the bounds are exceeded by what comes in a second, no more. Results
+of campaigns are taken all the same: what they cost is bounded by the campaigns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from chimera import metrics
+from chimera.call import Call
+from chimera.db import Database, sql
+from chimera.faults import Exhausted
+from chimera.settings import Settings
+
+LOOK_EVERY_S = 1.0
+RETRY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    total_bytes: int
+    own_bytes: int
+    oldest_at: datetime | None
+
+
+LOOK = sql(Waiting, "SELECT total_bytes, own_bytes, oldest_at FROM telemetry.backlog()")
+
+
+class Backlog:
+    """What one process knows of the buffer, by organisation."""
+
+    def __init__(self, db: Database, settings: Settings) -> None:
+        self.db = db
+        self.settings = settings
+        self._seen: dict[str, tuple[float, Waiting]] = {}
+        self._looking = asyncio.Lock()
+
+    async def admit(self, call: Call) -> None:
+        """Raises Exhausted(TELEMETRY_BACKLOG_FULL)."""
+        waiting = await self._waiting(call)
+        limits = self.settings
+        age_s = 0.0
+        if waiting.oldest_at is not None:
+            age_s = (datetime.now(UTC) - waiting.oldest_at).total_seconds()
+        if waiting.total_bytes >= limits.telemetry_backlog_bytes_max:
+            full = "The buffer is full"
+        elif waiting.own_bytes >= limits.telemetry_org_backlog_bytes_max:
+            full = "This organisation's part of the buffer is full"
+        elif age_s >= limits.telemetry_backlog_age_s_max:
+            full = "The buffer has not been emptied for too long"
+        else:
+            return
+        metrics.TELEMETRY_EVENTS.labels("refused").inc()
+        raise Exhausted(
+            "TELEMETRY_BACKLOG_FULL",
+            f"{full}: the column store is behind. Send the same batch again later.",
+            facts={"subject": "telemetry"},
+            retry_after_s=RETRY_S,
+        )
+
+    async def _waiting(self, call: Call) -> Waiting:
+        org_id = call.caller.org_id
+        known = self._seen.get(org_id)
+        if known and time.monotonic() - known[0] < LOOK_EVERY_S:
+            return known[1]
+        async with self._looking:
+            known = self._seen.get(org_id)
+            if known and time.monotonic() - known[0] < LOOK_EVERY_S:
+                return known[1]
+            async with self.db.look(call) as tx:
+                waiting = await tx.one(LOOK) or Waiting(0, 0, None)
+            if len(self._seen) > 1000:
+                self._seen.clear()
+            self._seen[org_id] = (time.monotonic(), waiting)
+        return waiting

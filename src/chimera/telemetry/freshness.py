@@ -1,0 +1,37 @@
+"""How far answers from the column store can be trusted."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from chimera.call import Call
+from chimera.db import Database, sql
+from chimera.v1.telemetry_pb2 import Freshness
+
+if TYPE_CHECKING:
+    from chimera.telemetry.scope import Analytics
+
+# now() is older than the snapshot: what was committed before it is seen here.
+READ_FRESHNESS = sql(
+    dict,
+    """
+    SELECT LEAST(now(), (SELECT min(created_at) FROM telemetry.batches
+                          WHERE org_id = %(org_id)s AND state = 'waiting')) AS complete_to,
+           (SELECT verified_to FROM telemetry.verified
+             WHERE org_id = %(org_id)s AND isfinite(verified_to)) AS verified_to
+    """,
+)
+
+
+async def read_freshness(db: Database, analytics: Analytics, call: Call) -> Freshness:
+    """Ask this before the store, so that what leaves the buffer in between is in the answer. Where
+    analytics read from a replica, its delay is taken off."""
+    async with db.look(call) as tx:
+        row = await tx.one(READ_FRESHNESS, org_id=call.caller.org_id)
+    assert row is not None
+    delay = timedelta(seconds=await analytics.replica_delay_s(call))
+    freshness = Freshness(complete_to=row["complete_to"] - delay)
+    if row["verified_to"] is not None:
+        freshness.verified_to.FromDatetime(row["verified_to"])
+    return freshness

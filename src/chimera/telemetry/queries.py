@@ -1,0 +1,156 @@
+"""Series and rankings: the question is fitted to a roll-up, asked, and answered in whole numbers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from chimera.call import NOBODY, Call
+from chimera.db import Database
+from chimera.faults import Invalid
+from chimera.rows import decimal_text
+from chimera.telemetry import statements
+from chimera.telemetry.freshness import read_freshness
+from chimera.telemetry.scope import Analytics, scope_of
+from chimera.telemetry.statements import STEPS, Question
+from chimera.v1.telemetry_pb2 import (
+    EventNumbers,
+    QuerySeriesRequest,
+    QuerySeriesResponse,
+    QueryTopRequest,
+    QueryTopResponse,
+    TelemetryOrder,
+    TelemetryStep,
+)
+
+POINTS_MAX = 10_000
+TOP_DEFAULT = 10
+MINUTES_UP_TO_S, HOURS_UP_TO_S = 6 * 3600, 31 * 86_400
+SECONDS_MAX = 0xFFFF_FFFF
+
+
+class Range(NamedTuple):
+    """Whole steps, in milliseconds."""
+
+    step: TelemetryStep
+    from_ms: int
+    to_ms: int
+
+
+def fitted(request: Any, step: TelemetryStep | None, *, is_exact: bool = False) -> Range:
+    """The request's range in steps of a roll-up, or of the wanted width.
+
+    Raises Invalid when `from` is not before `to`, or there would be more than POINTS_MAX steps.
+    """
+    # `from` is a word of Python.
+    from_ms = getattr(request, "from").ToMilliseconds()
+    to_ms = request.to.ToMilliseconds()
+    if not 0 <= from_ms < to_ms <= SECONDS_MAX * 1000:
+        raise Invalid("FIELD_INVALID", "`from` must be before `to`, both between 1970 and 2106.")
+    seconds = (to_ms - from_ms) / 1000
+    if not step:
+        step = TelemetryStep.TELEMETRY_STEP_DAY
+        if seconds <= MINUTES_UP_TO_S:
+            step = TelemetryStep.TELEMETRY_STEP_MINUTE
+        elif seconds <= HOURS_UP_TO_S:
+            step = TelemetryStep.TELEMETRY_STEP_HOUR
+    width_ms = STEPS[step].seconds * 1000
+    if seconds * 1000 / width_ms > POINTS_MAX:
+        raise Invalid(
+            "QUERY_TOO_LARGE", f"More than {POINTS_MAX} steps; ask for less time or a larger step."
+        )
+    if is_exact:
+        return Range(step, from_ms, to_ms)
+    return Range(step, from_ms // width_ms * width_ms, -(-to_ms // width_ms) * width_ms)
+
+
+async def query_series(
+    db: Database, analytics: Analytics, call: Call, request: QuerySeriesRequest
+) -> QuerySeriesResponse:
+    """Raises Invalid(FIELD_INVALID, QUERY_TOO_LARGE), NotFound(CAMPAIGN_NOT_VISIBLE)."""
+    scope = await scope_of(db, call, request.filter)
+    within = fitted(request, request.step, is_exact=request.is_exact)
+    question = _question(request, within, request.with_percentiles)
+    # First the buffer, then the store: what leaves the one in between is in the other.
+    freshness = await read_freshness(db, analytics, call)
+    rows = await analytics.rows(
+        call,
+        scope,
+        statements.series(question),
+        _params(question, within, POINTS_MAX + 1),
+        rows_max=POINTS_MAX + 1,
+    )
+    if len(rows) > POINTS_MAX:
+        raise Invalid(
+            "QUERY_TOO_LARGE",
+            f"More than {POINTS_MAX} points; ask for less time, a larger step or fewer groups.",
+        )
+    answer = QuerySeriesResponse(
+        points=[_numbers(*row) for row in rows], step=within.step, freshness=freshness
+    )
+    getattr(answer, "from").FromMilliseconds(within.from_ms)
+    answer.to.FromMilliseconds(within.to_ms)
+    return answer
+
+
+async def query_top(
+    db: Database, analytics: Analytics, call: Call, request: QueryTopRequest
+) -> QueryTopResponse:
+    """Raises what query_series raises."""
+    scope = await scope_of(db, call, request.filter)
+    within = fitted(request, None, is_exact=request.is_exact)
+    by_percentile = request.order == TelemetryOrder.TELEMETRY_ORDER_P95
+    question = _question(request, within, request.with_percentiles or by_percentile)
+    freshness = await read_freshness(db, analytics, call)
+    size = request.size or TOP_DEFAULT
+    rows = await analytics.rows(
+        call,
+        scope,
+        statements.top(question, request.order),
+        _params(question, within, size),
+        rows_max=size,
+    )
+    answer = QueryTopResponse(groups=[_numbers(*row) for row in rows], freshness=freshness)
+    getattr(answer, "from").FromMilliseconds(within.from_ms)
+    answer.to.FromMilliseconds(within.to_ms)
+    return answer
+
+
+def _question(request: Any, within: Range, with_percentiles: bool) -> Question:
+    return Question(
+        STEPS[within.step],
+        request.group_by,
+        request.filter,
+        request.metric,
+        request.is_exact,
+        with_percentiles,
+    )
+
+
+def _params(question: Question, within: Range, rows: int) -> dict[str, Any]:
+    return {
+        **statements.values(question.filter),
+        "metric": question.metric,
+        "from_ms": within.from_ms,
+        "to_ms": within.to_ms,
+        "rows": rows,
+    }
+
+
+def _numbers(start_s: int, group: list[str], numbers: tuple[Any, ...]) -> EventNumbers:
+    events, errors, cost, count, total, least, most, percentiles = numbers
+    found = EventNumbers(
+        group=["" if text == NOBODY else text for text in group],
+        events=events,
+        errors=errors,
+        error_rate=errors / events if events else 0.0,
+        cost_usd=decimal_text(cost),
+    )
+    if start_s:
+        found.start.FromSeconds(start_s)
+    if count:
+        values = found.values
+        values.count, values.sum, values.average = count, total, total / count
+        values.min, values.max = least, most
+        if percentiles:
+            values.p50, values.p90, values.p95, values.p99 = percentiles
+    return found
