@@ -222,6 +222,7 @@ FLUSHED = sql(
 async def settle(tx: Tx, context: TickContext, outcomes: Sequence[Outcome]) -> list[Settled]:
     """Records outcomes; returns what their attempts held and cost, by key and day."""
     ordered = sorted(outcomes, key=lambda outcome: (outcome.cell_no, outcome.attempt_no))
+    _decide_once(ordered)
     rows = [_row(context.plan, outcome) for outcome in ordered]
     done = await tx.one(
         SETTLE,
@@ -239,6 +240,20 @@ async def settle(tx: Tx, context: TickContext, outcomes: Sequence[Outcome]) -> l
         fresh = [row for row in rows if row["state"] is not None and row["cell_no"] in recorded]
         await _tell(tx, context, fresh)
     return [_settled(group) for group in done["groups"]]
+
+
+def _decide_once(outcomes: Sequence[Outcome]) -> None:
+    """A drive that lost a shard and got it back may have two attempts of one cell in a batch: one
+    decides it, an answer before a failure; the other is only booked."""
+    decided: set[int] = set()
+    for outcome in sorted(
+        outcomes, key=lambda o: o.result is None or o.result.state != "succeeded"
+    ):
+        if outcome.result is None:
+            continue
+        if outcome.cell_no in decided:
+            outcome.result = None
+        decided.add(outcome.cell_no)
 
 
 def _settled(group: dict[str, Any]) -> Settled:
