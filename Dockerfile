@@ -12,7 +12,7 @@ COPY src ./src
 COPY workers ./workers
 COPY migrations ./migrations
 # The engines of the embedded stack stay out: a container talks to real servers.
-RUN pip install --no-cache-dir -c constraints.txt . \
+RUN pip install --no-cache-dir -c constraints.txt '.[kms]' \
     && python -m compileall -q /opt/chimera/lib
 
 FROM python:3.11.14-slim-bookworm

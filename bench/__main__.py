@@ -1,11 +1,11 @@
-"""python -m bench [budgets|campaign|launch|rpc|telemetry] [options]: prints figures, judges nothing."""
+"""python -m bench [audit|budgets|campaign|launch|login|rpc|search|telemetry] [options]: figures only."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-BENCHES = ("budgets", "campaign", "launch", "rpc", "telemetry")
+BENCHES = ("audit", "budgets", "campaign", "launch", "login", "rpc", "search", "telemetry")
 
 
 def main() -> int:

@@ -15,10 +15,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
+import aiohttp
 import structlog
 from arq.worker import Function, Worker, func
 from redis.exceptions import RedisError
 
+from chimera.audit.monitor import BATCH as MONITOR_BATCH
+from chimera.audit.monitor import watch_over
 from chimera.audit.sealer import Sealer
 from chimera.background import cancelled
 from chimera.campaigns.engine.waiting import wake_runs
@@ -28,14 +31,23 @@ from chimera.faults import Fault
 from chimera.ids import new_id
 from chimera.logs import set_up_logs
 from chimera.providers.adapters.outbound import open_session
+from chimera.providers.probes import Prober
 from chimera.settings import Settings, load_settings
 from chimera.telemetry.drain import EVENTS_MAX, drain
 from chimera.telemetry.reconcile import reconcile
 from workers.loops import hold, pause
 from workers.schedule import cron_jobs
 from workers.tasks.accounting import announce_alert, deliver_webhook
-from workers.tasks.campaigns import drive_runs, judge_again, settle_run, sweep_runs, take_turns
+from workers.tasks.campaigns import (
+    drive_runs,
+    judge_again,
+    settle_run,
+    settle_template_use,
+    sweep_runs,
+    take_turns,
+)
 from workers.tasks.mail import send_mail
+from workers.tasks.providers import rewrap_secrets
 from workers.tasks.upkeep import keep_partitions
 
 log = structlog.get_logger("chimera.worker")
@@ -43,7 +55,9 @@ log = structlog.get_logger("chimera.worker")
 RELAY_EVERY_S = 1.0
 STOP_WITHIN_S = 10.0  # after the drives have drained
 SWEEP_EVERY_S = 2.0
+MONITOR_EVERY_S = 2.0
 TURNS_EVERY_S = 1.0
+PROBES_EVERY_S = 1.0
 # A drive's job lives as long as its campaign. arq hides a crashed job for this long, which harms
 # nothing: the sweep rings anew for whatever it was driving.
 DRIVE_TIMEOUT_S = 24 * 3600
@@ -73,7 +87,9 @@ class WorkerProcess:
             bell = await stack.enter_async_context(Doorbell.opened(core))
             core.db.ring = bell.ring
             session = open_session(
-                allow_loopback=self.settings.loopback_allowed, connections_max=2000
+                allow_loopback=self.settings.loopback_allowed,
+                connections_max=2000,
+                private_networks=self.settings.private_target_networks,
             )
             stack.push_async_callback(session.close)
             ctx = {
@@ -87,7 +103,9 @@ class WorkerProcess:
                 self._sweep(core),
                 self._take_turns(core),
                 self._seal(sealing),
+                self._watch_over(core),
                 self._drain(core),
+                self._probe(core, session),
                 self._serve_queue(ctx, CAMPAIGN_QUEUE, [_function(drive_runs)]),
                 self._serve_queue(
                     ctx,
@@ -95,7 +113,9 @@ class WorkerProcess:
                     [
                         _function(settle_run),
                         _function(judge_again),
+                        _function(settle_template_use),
                         _function(send_mail),
+                        _function(rewrap_secrets),
                         _function(announce_alert),
                         _function(deliver_webhook),
                     ],
@@ -185,7 +205,16 @@ class WorkerProcess:
         async def body(fence: int) -> bool:
             return await sealer.run_once(fence) >= 1000
 
-        await self._hold(core, "sealer", self.settings.seal_every_s, body)
+        try:
+            await self._hold(core, "sealer", self.settings.seal_every_s, body)
+        finally:
+            await sealer.witnesses.close()
+
+    async def _watch_over(self, core: Core) -> None:
+        async def body(_fence: int) -> bool:
+            return await watch_over(core) >= MONITOR_BATCH
+
+        await self._hold(core, "monitor", MONITOR_EVERY_S, body)
 
     async def _drain(self, core: Core) -> None:
         compared_at = time.monotonic()
@@ -200,6 +229,15 @@ class WorkerProcess:
             return is_behind  # else at most once a second a table, whatever waits
 
         await self._hold(core, "telemetry", self.settings.telemetry_flush_s, body)
+
+    async def _probe(self, core: Core, session: aiohttp.ClientSession) -> None:
+        prober = Prober(core, session)
+
+        async def body(_fence: int) -> bool:
+            return await prober.probe_due()
+
+        if core.settings.probe_every_s:
+            await self._hold(core, "prober", PROBES_EVERY_S, body)
 
     async def _hold(
         self, core: Core, name: str, every_s: float, body: Callable[[int], Awaitable[bool]]

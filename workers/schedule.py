@@ -11,7 +11,7 @@ from typing import Any
 from arq import cron
 from arq.cron import CronJob
 
-from workers.tasks import accounting, telemetry, upkeep
+from workers.tasks import accounting, audit, identity, providers, telemetry, upkeep
 
 
 def cron_jobs() -> list[CronJob]:
@@ -28,6 +28,10 @@ def cron_jobs() -> list[CronJob]:
         cron(accounting.aggregate_usage, second=20, keep_result=0),
         # Reads a month of the ledger.
         cron(accounting.reconcile_usage, hour=3, minute=41, second=0, keep_result=0, timeout=3600),
+        # A drop takes several looks: its event has to be sealed in between.
+        cron(audit.keep_months, minute={17, 27, 37}, second=45, timeout=3600, keep_result=0),
+        cron(audit.erase_people, second=20, timeout=600, keep_result=0),
+        cron(audit.expire_proposals, second=40, keep_result=0),
         # What dashboards show of each person; five minutes old at most.
         cron(
             telemetry.refresh_user_summaries,
@@ -36,6 +40,13 @@ def cron_jobs() -> list[CronJob]:
             keep_result=0,
         ),
         cron(telemetry.purge_receipts, minute=41, second=10, keep_result=0),
+        # Signing keys last for weeks; an hour more or less does not matter.
+        cron(upkeep.rotate_signing_key, minute=41, second=10, keep_result=0),
         # A day's answers to request ids.
         cron(upkeep.purge_expired, minute=23, second=15, keep_result=0),
+        cron(identity.purge_accounts, minute=31, second=15, keep_result=0),
+        # The time of grace is in days, so an hour more or less is nothing.
+        cron(identity.erase_people, minute=41, second=15, keep_result=0),
+        # Dates on which people want to replace a key of theirs: to the day is enough.
+        cron(providers.remind_of_keys, minute=41, second=20, keep_result=0),
     ]

@@ -2,7 +2,10 @@
 
 Contexts, each a package with the same few files (service.py, operations, one module a noun):
 
-    identity     organisations (tenants), people, sessions, API keys
+    identity     organisations (tenants), people, sessions, second factors, invitations, API keys
+    privacy      what is held about a person: export, erasure
+    access       roles, grants, teams, why somebody may do something; signing keys
+    federation   signing in at OpenID and OAuth providers, linked identities
     templates    the prompt library: templates and their immutable versions
     providers    model endpoints, prices, the vault of keys, allowed targets, the ledger
     campaigns    plans, runs, results; engine/ drives them; techniques/ and scorers/

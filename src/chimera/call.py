@@ -21,8 +21,9 @@ ALL_PERMISSIONS: frozenset[int] = frozenset(Permission.values()) - {
 class Caller:
     """A proven identity. kind: user, api_key, worker, system, or anonymous.
 
-    org_id and user_id are empty for nobody. permissions are effective: role and scopes already
-    intersected. is_operator marks operators of the installation, across organisations.
+    org_id and user_id are empty for nobody. permissions are effective: role, grants whose conditions
+    hold, and scopes already intersected. is_operator marks operators of the installation, across
+    organisations. held is what identity knows of the credential (identity.decisions.Held).
     """
 
     kind: str
@@ -33,6 +34,18 @@ class Caller:
     role: str = ""
     permissions: frozenset[int] = frozenset()
     is_operator: bool = False
+    # Of a session: when the person last proved who they are (Unix seconds), and what must be done
+    # before it may do more than that: second_factor, password_expired, or nothing.
+    auth_time: float = 0.0
+    restriction: str = ""
+    # Those of the permissions that hang on a condition. They may be used, not handed on.
+    conditional: frozenset[int] = frozenset()
+    held: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def lasting(self) -> frozenset[int]:
+        """What the caller may hand on to others."""
+        return self.permissions - self.conditional
 
     def may(self, permission: int) -> bool:
         return permission in self.permissions

@@ -17,6 +17,7 @@ What must stay true:
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -200,7 +201,23 @@ class Client:
     ) -> Iterator[Answer]:
         """The answers to one request as they come. Raises ApiError."""
         method = self._callable(_rpc_of(request, answer), self._channel.unary_stream)
-        answers = method(request, metadata=self._metadata, timeout=timeout_s)
+        yield from self._answers(method(request, metadata=self._metadata, timeout=timeout_s))
+
+    def exchange(
+        self,
+        first: Message,
+        rest: Iterator[Message],
+        answer: type[Answer],
+        *,
+        timeout_s: float = WATCH_TIMEOUT_S,
+    ) -> Iterator[Answer]:
+        """The answers to a stream of requests of one kind, which are drawn as they are sent. Never
+        sent again. Raises ApiError."""
+        method = self._callable(_rpc_of(first, answer), self._channel.stream_stream)
+        requests = itertools.chain([first], rest)
+        yield from self._answers(method(requests, metadata=self._metadata, timeout=timeout_s))
+
+    def _answers(self, answers: Any) -> Iterator[Any]:
         try:
             yield from answers
         except grpc.RpcError as error:
@@ -292,33 +309,47 @@ def _rpcs() -> dict[str, _Rpc]:
     from google.protobuf.message_factory import GetMessageClass
 
     from chimera.v1 import (
+        access_pb2,
+        accounts_pb2,
         analytics_pb2,
         audit_pb2,
         budgets_pb2,
         campaigns_pb2,
+        datasets_pb2,
         evaluation_pb2,
+        federation_pb2,
         identity_pb2,
         operations_pb2,
         options_pb2,
+        organisations_pb2,
+        privacy_pb2,
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
         usage_pb2,
+        vault_pb2,
     )
 
     found = {}
     for module in (
+        accounts_pb2,
+        access_pb2,
         analytics_pb2,
         audit_pb2,
         budgets_pb2,
         campaigns_pb2,
+        datasets_pb2,
         evaluation_pb2,
+        federation_pb2,
         identity_pb2,
         operations_pb2,
+        organisations_pb2,
+        privacy_pb2,
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
         usage_pb2,
+        vault_pb2,
     ):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:

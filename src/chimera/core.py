@@ -6,7 +6,8 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -14,9 +15,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from chimera.audit import recording
+from chimera.background import cancelled
 from chimera.clickhouse import ClickHouse
 from chimera.db import Database
-from chimera.keyring import load_keys, open_master_keys
+from chimera.keyring import follow_versions, keep_following, load_keys, open_master_keys
 from chimera.paging import Pages
 from chimera.providers.vault import MasterKeys
 from chimera.settings import Settings
@@ -36,6 +38,8 @@ class Core:
     master: MasterKeys
     clickhouse: ClickHouse
     analytics: ClickHouse
+    # One object a process that several services of a context use, by its type.
+    shared: dict[type, Any] = field(default_factory=dict)
 
 
 def settle_memory() -> None:
@@ -80,8 +84,13 @@ async def open_core(settings: Settings, role: str) -> AsyncIterator[Core]:
     await db.open()
     try:
         master = await asyncio.to_thread(open_master_keys, settings)
+        await follow_versions(db, master)
         keys = await load_keys(db, master, "page-token")
-        yield Core(settings, db, redis, Pages(keys[-1]), master, clickhouse, analytics)
+        following = asyncio.create_task(keep_following(db, master))
+        try:
+            yield Core(settings, db, redis, Pages(keys[-1]), master, clickhouse, analytics)
+        finally:
+            await cancelled(following)
     finally:
         await analytics.close()
         await clickhouse.close()

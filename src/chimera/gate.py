@@ -34,6 +34,7 @@ from chimera.faults import (
     Exhausted,
     Fault,
     Invalid,
+    NotReady,
     TimedOut,
     Unauthenticated,
     Violation,
@@ -49,7 +50,9 @@ log = structlog.get_logger("chimera.rpc")
 
 OUTSIDE_STREAMS_MAX = 200
 
-Authenticate = Callable[[dict[str, str]], Awaitable[Caller]]
+Authenticate = Callable[[dict[str, str], str], Awaitable[Caller]]
+# (call, permission or 0, request or None): raises Denied.
+Authorize = Callable[[Call, int, Any], Awaitable[None]]
 RecordRefusal = Callable[[Call, Fault], Awaitable[None]]
 
 
@@ -93,6 +96,7 @@ class Gate(grpc.aio.ServerInterceptor):
         settings: Settings,
         *,
         authenticate: Authenticate,
+        authorize: Authorize,
         limits: CallLimits,
         record_refusal: RecordRefusal,
         digest: Callable[[bytes], bytes],
@@ -100,6 +104,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self.methods = {method.path: method for method in methods}
         self.settings = settings
         self.authenticate = authenticate
+        self.authorize = authorize
         self.limits = limits
         self.record_refusal = record_refusal
         self.digest = digest
@@ -271,22 +276,34 @@ class _Visit:
         gate.limits.admit_peer(call.ip_address)
         who = method.access.WhichOneof("who")
         if who != "public":
-            call.caller = await gate.authenticate(metadata)
+            call.caller = await gate.authenticate(metadata, call.ip_address)
             if call.caller is ANONYMOUS:
                 raise Unauthenticated(
                     "CREDENTIALS_MISSING",
                     "Send an access token or an API key as `authorization: Bearer ...`.",
                 )
-            if who == "permission" and not call.caller.may(method.access.permission):
-                name = options_pb2.Permission.Name(method.access.permission)
-                needed = name.removeprefix("PERMISSION_")
-                raise Denied(
-                    "PERMISSION_MISSING",
-                    f"This call needs the permission {needed}.",
-                    facts={"permission": needed},
-                )
+            if who == "permission" and call.caller.restriction:
+                raise _restricted(call.caller.restriction)
+            about = None if hasattr(request, "__aiter__") else request
+            await gate.authorize(call, method.access.permission, about)
+            self._check_session()
         await gate.limits.admit(call)
         return call
+
+    def _check_session(self) -> None:
+        """Calls that are a person's own matter, and those that need a fresh proof of who it is."""
+        caller, access = self.call.caller, self.method.access
+        if access.session_only and caller.kind != "user":
+            raise Denied(
+                "SESSION_REQUIRED", "An API key may not call this; sign in and use a session."
+            )
+        limit_s = self.gate.settings.step_up_s
+        if access.step_up and caller.kind == "user" and time.time() - caller.auth_time > limit_s:
+            raise NotReady(
+                "STEP_UP_REQUIRED",
+                "Prove again who you are with AccountService.StepUp, then repeat this call.",
+                facts={"max_age_s": str(limit_s)},
+            )
 
     def checked(self, request: Any) -> Any:
         """The request, validated; of a stream, each message when it is read."""
@@ -360,6 +377,18 @@ class _Visit:
         if caller.user_id:
             facts |= {"org_id": caller.org_id, "user_id": caller.user_id}
         return facts
+
+
+def _restricted(restriction: str) -> Denied:
+    if restriction == "second_factor":
+        return Denied(
+            "SECOND_FACTOR_REQUIRED",
+            "This organisation asks for a second factor: AccountService.EnrollTotp, ConfirmTotp.",
+        )
+    return Denied(
+        "PASSWORD_EXPIRED",
+        "The password is too old: choose another, AccountService.ChangePassword.",
+    )
 
 
 def _correlation_id(metadata: dict[str, str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 
@@ -20,3 +20,8 @@ def new_id(at: datetime | None = None) -> str:
     value = value & ~(0xF000 << 64) | 0x7000 << 64
     value = value & ~(0xC000 << 48) | 0x8000 << 48
     return str(UUID(int=value))
+
+
+def made_at(made_id: str) -> datetime:
+    """When a UUIDv7 was made, in UTC, to the millisecond."""
+    return datetime.fromtimestamp((UUID(made_id).int >> 80) / 1000, UTC)

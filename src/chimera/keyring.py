@@ -7,18 +7,34 @@ older ones stay readable for what they signed.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import secrets
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID, uuid5
 
 import orjson
+import structlog
 
 from chimera.call import NOBODY, Call
-from chimera.db import Database, Nothing, sql
+from chimera.db import Database, Nothing, Tx, sql
+from chimera.faults import Fault
+from chimera.providers.kms_keys import KmsKeys, KmsVersion, key_service_of
 from chimera.providers.local_keys import LocalKeyFile
-from chimera.providers.vault import MasterKeys, SealContext, Sealed, seal, unseal
+from chimera.providers.vault import (
+    MasterKeys,
+    SealContext,
+    Sealed,
+    VaultError,
+    seal,
+    unseal,
+)
 from chimera.settings import Settings
+
+__all__ = ["VaultError"]  # for whoever loads keys and does not know the vault
+
+log = structlog.get_logger("chimera.keyring")
 
 FIND_SECRETS = sql(
     dict, "SELECT version, sealed FROM ops.secrets WHERE name = %(name)s ORDER BY version"
@@ -32,12 +48,30 @@ INSERT_SECRET = sql(
 )
 
 
-def open_master_keys(settings: Settings, *, create: bool = False) -> MasterKeys:
-    """The installation's master key: a local file.
+LIST_VERSIONS = sql(
+    dict, "SELECT version, key_ref, state FROM ops.master_keys WHERE kind = 'aws_kms'"
+)
+INSERT_FIRST = sql(
+    Nothing,
+    """
+    INSERT INTO ops.master_keys (version, kind, key_ref, state)
+    SELECT 1, 'aws_kms', %(key_ref)s, 'enabled' WHERE NOT EXISTS (SELECT FROM ops.master_keys)
+    ON CONFLICT DO NOTHING
+    """,
+)
+# How soon every process has heard of another version of the master key.
+FOLLOW_S = 5.0
 
-    It is made on first use in development, and in production by the bootstrap alone (`create`): a
+
+def open_master_keys(settings: Settings, *, create: bool = False) -> MasterKeys:
+    """The installation's master key: at a key service (`follow_versions` must come next), else in a
+    local file.
+
+    The file is made on first use in development, and in production by the bootstrap alone (`create`): a
     server that found its key file missing must not go on with another key.
     """
+    if settings.master_key:
+        return KmsKeys(key_service_of(settings.master_key))
     path = settings.key_file
     if not path.exists() and (create or not settings.is_production):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -52,6 +86,32 @@ def open_master_keys(settings: Settings, *, create: bool = False) -> MasterKeys:
     return LocalKeyFile(
         path, production=settings.is_production, allow_local=settings.allow_local_master_key
     )
+
+
+async def follow_versions(db: Database, master: MasterKeys) -> None:
+    """Reads which versions a key service's master key has; a key file tells by itself.
+
+    The first process of an installation makes the key it is set up with version 1. Raises
+    MasterKeyRefusedError when the installation has a master key of another kind.
+    """
+    if not isinstance(master, KmsKeys):
+        return
+    async with db.begin(Call.by_worker("keyring", seconds=20)) as tx:
+        rows = await tx.all(LIST_VERSIONS)
+        if not rows:
+            await tx.run(INSERT_FIRST, key_ref=master.service.key_ref)
+            rows = await tx.all(LIST_VERSIONS)
+    master.use([KmsVersion(**row) for row in rows])
+
+
+async def keep_following(db: Database, master: MasterKeys) -> None:
+    """`follow_versions` for as long as the process lives; a lost database is waited out."""
+    while isinstance(master, KmsKeys):
+        await asyncio.sleep(FOLLOW_S)
+        try:
+            await follow_versions(db, master)
+        except Fault as fault:
+            log.warning("keyring.waits", reason=fault.reason)
 
 
 def sealed_json(sealed: Sealed) -> dict[str, object]:
@@ -76,7 +136,30 @@ def sealed_from_json(stored: dict[str, object]) -> Sealed:
     )
 
 
-def _context(name: str, version: int) -> SealContext:
+def sealed_key(master: MasterKeys, raw: bytes, name: str, version: int) -> str:
+    """A new version of a key as ops.secrets stores it; before the transaction that inserts it, for
+    the master key may be a network away."""
+    return orjson.dumps(sealed_json(seal(master, raw, secret_context(name, version)))).decode()
+
+
+async def insert_key(tx: Tx, name: str, version: int, sealed: str) -> bool:
+    """False when somebody else has made this version."""
+    return bool(await tx.run(INSERT_SECRET, name=name, version=version, sealed=sealed))
+
+
+async def load_key(db: Database, master: MasterKeys, name: str, version: int) -> bytes | None:
+    """One version of a key; None when it was destroyed."""
+    async with db.begin(Call.by_worker("keyring", seconds=20)) as tx:
+        rows = await tx.all(FIND_SECRETS, name=name)
+    sealed = next((row["sealed"] for row in rows if row["version"] == version), None)
+    if sealed is None:
+        return None
+    return await asyncio.to_thread(
+        unseal, master, sealed_from_json(sealed), secret_context(name, version)
+    )
+
+
+def secret_context(name: str, version: int) -> SealContext:
     return SealContext(UUID(NOBODY), "ops.secrets", uuid5(UUID(NOBODY), name), "sealed", version)
 
 
@@ -90,10 +173,12 @@ async def load_keys(
 
     Of several processes that start at once, one makes it and all read the same.
     """
-    async with db.begin(Call.by_worker("keyring", seconds=20)) as tx:
+    call = Call.by_worker("keyring", seconds=20)
+    async with db.begin(call) as tx:
         rows = await tx.all(FIND_SECRETS, name=name)
-        if not rows:
-            sealed = seal(master, make(), _context(name, 1))
+    if not rows:
+        sealed = await asyncio.to_thread(seal, master, make(), secret_context(name, 1))
+        async with db.begin(call) as tx:
             await tx.run(
                 INSERT_SECRET,
                 name=name,
@@ -101,7 +186,32 @@ async def load_keys(
                 sealed=orjson.dumps(sealed_json(sealed)).decode(),
             )
             rows = await tx.all(FIND_SECRETS, name=name)
+    return await asyncio.to_thread(_opened, master, name, rows)
+
+
+def _opened(master: MasterKeys, name: str, rows: list[dict[str, Any]]) -> list[bytes]:
     return [
-        unseal(master, sealed_from_json(row["sealed"]), _context(name, row["version"]))
+        unseal(master, sealed_from_json(row["sealed"]), secret_context(name, row["version"]))
         for row in rows
     ]
+
+
+def seal_field(
+    master: MasterKeys, secret: bytes, table: str, row_id: str, field: str, version: int
+) -> str:
+    """A secret of a person, sealed for its place, as JSON text for a jsonb column. May block."""
+    context = SealContext(UUID(NOBODY), table, UUID(row_id), field, version)
+    return orjson.dumps(sealed_json(seal(master, secret, context))).decode()
+
+
+def open_field(
+    master: MasterKeys,
+    stored: dict[str, object],
+    table: str,
+    row_id: str,
+    field: str,
+    version: int,
+) -> bytes:
+    """The inverse of `seal_field`. May block. Raises VaultError."""
+    context = SealContext(UUID(NOBODY), table, UUID(row_id), field, version)
+    return unseal(master, sealed_from_json(stored), context)

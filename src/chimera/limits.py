@@ -1,6 +1,7 @@
 """How often and how much at once a caller may ask.
 
-Reads and writes are counted in this process, which costs nothing per call; logins, where guessing
+Reads and writes are counted in this process, by caller and by organisation, which costs nothing per
+call; logins, where guessing
 must be expensive, in Redis over the whole cluster, and in this process when Redis is away. Streams
 are counted by how many are open, apart from unary calls, or idle watchers would lock everyone out.
 """
@@ -71,6 +72,12 @@ class CallLimits:
             RateClass.RATE_CLASS_AUTH: _per_minute(settings.logins_per_minute),
             RateClass.RATE_CLASS_INGEST: _per_minute(settings.telemetry_batches_per_minute),
         }
+        # Telemetry is bounded by its backlog instead.
+        self.by_org = {
+            RateClass.RATE_CLASS_READ: _per_minute(settings.reads_per_org_minute),
+            RateClass.RATE_CLASS_WATCH: _per_minute(settings.reads_per_org_minute),
+            RateClass.RATE_CLASS_WRITE: _per_minute(settings.writes_per_org_minute),
+        }
         self.watches_max = settings.watchers_max
         self.watches_per_caller_max = settings.watchers_per_caller_max
         self.watches: dict[str, int] = {}
@@ -84,7 +91,11 @@ class CallLimits:
         rate = call.access.rate
         buckets = self.by_class[rate]
         if rate != RateClass.RATE_CLASS_AUTH:
+            # The caller's own comes first: who is over it takes nothing from the others.
             self._refuse(buckets.wait_s(_key(call.caller)), "caller")
+            shared = self.by_org.get(rate)
+            if shared and call.caller.org_id:
+                self._refuse(shared.wait_s(call.caller.org_id), "organisation")
             return
         wait_s = 0.0
         if self.take is not None:

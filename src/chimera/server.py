@@ -36,6 +36,7 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 
 def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]]]:
     """(descriptor module, registration, servicer) of every service of the product."""
+    from chimera.access.service import AccessService, SigningKeyService, TeamService
     from chimera.accounting.service import (
         AlertService,
         BudgetService,
@@ -46,12 +47,23 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.campaigns.analytics.service import AnalyticsService
     from chimera.campaigns.evaluation.service import EvaluationService
     from chimera.campaigns.service import CampaignService, CostService
+    from chimera.federation.service import SignInService
+    from chimera.identity.account_service import AccountService
+    from chimera.identity.organisation_service import OrganisationService
     from chimera.identity.service import IdentityService
     from chimera.operations.service import OperationsService
+    from chimera.privacy.service import PrivacyService
+    from chimera.providers.health_service import HealthService
+    from chimera.providers.route_service import RouteService
     from chimera.providers.service import ProviderService
+    from chimera.providers.vault_service import VaultService
     from chimera.telemetry.service import TelemetryService
-    from chimera.templates.service import TemplateService
+    from chimera.templates.service import DatasetService, TemplateService
     from chimera.v1 import (
+        access_pb2,
+        access_pb2_grpc,
+        accounts_pb2,
+        accounts_pb2_grpc,
         analytics_pb2,
         analytics_pb2_grpc,
         audit_pb2,
@@ -60,25 +72,51 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         budgets_pb2_grpc,
         campaigns_pb2,
         campaigns_pb2_grpc,
+        datasets_pb2,
+        datasets_pb2_grpc,
         evaluation_pb2,
         evaluation_pb2_grpc,
+        federation_pb2,
+        federation_pb2_grpc,
+        health_pb2,
+        health_pb2_grpc,
         identity_pb2,
         identity_pb2_grpc,
         operations_pb2,
         operations_pb2_grpc,
+        organisations_pb2,
+        organisations_pb2_grpc,
+        privacy_pb2,
+        privacy_pb2_grpc,
         providers_pb2,
         providers_pb2_grpc,
+        routes_pb2,
+        routes_pb2_grpc,
         telemetry_pb2,
         telemetry_pb2_grpc,
         templates_pb2,
         templates_pb2_grpc,
         usage_pb2,
         usage_pb2_grpc,
+        vault_pb2,
+        vault_pb2_grpc,
     )
 
     return [
         (identity_pb2, identity_pb2_grpc.add_IdentityServiceServicer_to_server, IdentityService),
+        (accounts_pb2, accounts_pb2_grpc.add_AccountServiceServicer_to_server, AccountService),
+        (
+            organisations_pb2,
+            organisations_pb2_grpc.add_OrganisationServiceServicer_to_server,
+            OrganisationService,
+        ),
+        (privacy_pb2, privacy_pb2_grpc.add_PrivacyServiceServicer_to_server, PrivacyService),
+        (access_pb2, access_pb2_grpc.add_AccessServiceServicer_to_server, AccessService),
+        (access_pb2, access_pb2_grpc.add_TeamServiceServicer_to_server, TeamService),
+        (access_pb2, access_pb2_grpc.add_SigningKeyServiceServicer_to_server, SigningKeyService),
+        (federation_pb2, federation_pb2_grpc.add_SignInServiceServicer_to_server, SignInService),
         (templates_pb2, templates_pb2_grpc.add_TemplateServiceServicer_to_server, TemplateService),
+        (datasets_pb2, datasets_pb2_grpc.add_DatasetServiceServicer_to_server, DatasetService),
         (providers_pb2, providers_pb2_grpc.add_ProviderServiceServicer_to_server, ProviderService),
         (campaigns_pb2, campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, CampaignService),
         (
@@ -102,6 +140,9 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
             operations_pb2_grpc.add_OperationsServiceServicer_to_server,
             OperationsService,
         ),
+        (vault_pb2, vault_pb2_grpc.add_VaultServiceServicer_to_server, VaultService),
+        (health_pb2, health_pb2_grpc.add_HealthServiceServicer_to_server, HealthService),
+        (routes_pb2, routes_pb2_grpc.add_RouteServiceServicer_to_server, RouteService),
         (budgets_pb2, budgets_pb2_grpc.add_BudgetServiceServicer_to_server, BudgetService),
         (budgets_pb2, budgets_pb2_grpc.add_AlertServiceServicer_to_server, AlertService),
         (budgets_pb2, budgets_pb2_grpc.add_WebhookServiceServicer_to_server, WebhookService),
@@ -112,19 +153,18 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
 
 def service_descriptors() -> list[Any]:
     """Descriptors of every service, for the gate, reflection and the guard tests."""
-    found = {
-        service.full_name: service
-        for module, _add, _servicer in services()
-        for service in module.DESCRIPTOR.services_by_name.values()
-    }
-    return list(found.values())
+    modules = dict.fromkeys(module for module, _add, _servicer in services())
+    return [
+        service for module in modules for service in module.DESCRIPTOR.services_by_name.values()
+    ]
 
 
 class Server:
     """One listening server: `start`, then `stop`. Tests run it inside their own loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, number: int = 0) -> None:
         self.settings = settings
+        self.number = number  # of the process, where several share a port
         self.port = 0
         self.stack: Any = None
 
@@ -141,18 +181,21 @@ class Server:
         from chimera.gate import OUTSIDE_STREAMS_MAX, Gate, method_of
         from chimera.identity.authentication import Authenticator
         from chimera.limits import CallLimits
+        from chimera.listener import listening
 
         settings = self.settings
         methods = [method_of(m) for s in service_descriptors() for m in s.methods]
         self.stack = AsyncExitStack()
         core = await self.stack.enter_async_context(open_core(settings, "app"))
         authenticator = await self.stack.enter_async_context(Authenticator.opened(core))
+        await self.stack.enter_async_context(listening(settings, authenticator.jwks, self.number))
         self.doorbell = await self.stack.enter_async_context(Doorbell.opened(core))
         core.db.ring = self.doorbell.ring
         self.gate = Gate(
             methods,
             settings,
             authenticate=authenticator.authenticate,
+            authorize=authenticator.authorize,
             limits=CallLimits(settings, core.redis),
             record_refusal=Refusals(core.db).record,
             digest=core.pages.digest,
@@ -255,12 +298,7 @@ async def serve(settings: Settings, number: int = 0) -> None:
     """Serves until SIGTERM or SIGINT."""
     from chimera.core import settle_memory
 
-    if settings.metrics_listen:
-        from prometheus_client import start_http_server
-
-        host, _, port = settings.metrics_listen.rpartition(":")
-        start_http_server(int(port) + number, addr=host or "127.0.0.1")
-    server = Server(settings)
+    server = Server(settings, number)
     await server.start()
     settle_memory()
     stopping = asyncio.Event()

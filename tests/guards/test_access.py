@@ -21,6 +21,8 @@ from chimera.server import service_descriptors
 from chimera.settings import Settings
 from chimera.v1.budgets_pb2 import BudgetLimits, BudgetPeriod, BudgetScope, BudgetScopeKind
 from chimera.v1.campaigns_pb2 import Scorer
+from chimera.v1.federation_pb2 import SignInProviderKind
+from chimera.v1.identity_pb2 import Role
 from chimera.v1.options_pb2 import Permission
 from chimera.v1.providers_pb2 import Price
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage
@@ -51,12 +53,19 @@ SAMPLES: dict[str, Any] = {
     "version_number": 1,
     "name": "probe",
     "display_name": "probe",
+    "role": Role.ROLE_VIEWER,
     "secret": "sk-probe-0123456789",
     "concurrency": 1,
     "price": Price(input_per_million_usd="1", output_per_million_usd="1"),
     "messages": [PromptMessage(role=MessageRole.MESSAGE_ROLE_USER, text="Hello")],
     "size": 1,
+    "redirect_uri": "https://acme.example/signed-in",
+    "permissions": [Permission.PERMISSION_TEAM_READ],
+    "state": 2,
+    "rating": 3,
     "format": 1,
+    "permission": 1,
+    "from_version_number": 1,
     "grain": 1,
     "group_by": [1],
     "reason": "probe",
@@ -73,6 +82,10 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
     run = await launched(admin, secret_plan(template_id, models))
     provider = (await admin.providers.ListProviders()).providers[0]
     key = (await admin.providers.ListProviderKeys()).provider_keys[0]
+    share = await admin.templates.ShareTemplate(
+        template_id=template_id, user_id=admin.user_id, permission=1
+    )
+    dataset = await admin.datasets.CreateDataset(name="theirs")
     api_key = await admin.identity.CreateApiKey(name="theirs")
     budget = await admin.budgets.SetBudget(
         scope=BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_USER),
@@ -81,11 +94,27 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
     )
     alert = (await admin.alerts.ListAlerts()).alerts[0]
     webhook = await admin.webhooks.CreateWebhook(url="https://example.com/hook")
+    invited = await admin.organisations.CreateInvitation(role=Role.ROLE_VIEWER)
+    role = await admin.access.CreateRole(
+        name="theirs", permissions=[Permission.PERMISSION_TEAM_READ]
+    )
+    team = await admin.teams.CreateTeam(name="theirs")
+    sign_in = await admin.sign_in.CreateSignInProvider(
+        name="theirs",
+        kind=SignInProviderKind.SIGN_IN_PROVIDER_KIND_GOOGLE,
+        client_id="theirs",
+        client_secret="theirs",
+        redirect_uris=["https://acme.example/signed-in"],
+    )
+    grant = await admin.access.CreateGrant(role_id=role.role.id, team_id=team.team.id)
+    admin = acme.admin = await world.log_in("admin-acme")  # the grant made the first token old
     async with open_core(world.settings, "sealer") as core:
         await Sealer(core).run_once(1)
     event = (await admin.audit.ListAuditEvents()).events[0]
     return acme, {
         "template_id": template_id,
+        "share_id": share.share.id,
+        "dataset_id": dataset.dataset.id,
         "model_id": models[0],
         "provider_id": provider.id,
         "provider_key_id": key.id,
@@ -93,6 +122,13 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
         "run_id": run.id,
         "user_id": admin.user_id,
         "api_key_id": api_key.api_key.id,
+        "invitation_id": invited.invitation.id,
+        "role_id": role.role.id,
+        "team_id": team.team.id,
+        "grant_id": grant.grant.id,
+        "sign_in_provider_id": sign_in.sign_in_provider.id,
+        # Linked by their signing in at a provider; an id that nobody has does as well.
+        "linked_identity_id": sign_in.sign_in_provider.id,
         "event_id": event.id,
         "budget_id": budget.budget.id,
         "alert_id": alert.id,
@@ -110,7 +146,9 @@ def about(method: Method, things: dict[str, str]) -> tuple[Any, bool]:
         elif f"{field.name}_id" in things and field.message_type is not None:  # UpdateTemplate
             getattr(request, field.name).id = things[f"{field.name}_id"]
             known = field.message_type.fields_by_name
-            text = next(name for name in ("description", "display_name") if name in known)
+            text = next(
+                name for name in ("description", "display_name", "rotate_at") if name in known
+            )
             request.update_mask.paths.append(text)
             names_one = True
         elif field.name in SAMPLES:
@@ -121,6 +159,9 @@ def about(method: Method, things: dict[str, str]) -> tuple[Any, bool]:
                 getattr(request, field.name).CopyFrom(value)
             else:
                 setattr(request, field.name, value)
+    if "update_mask" in request.DESCRIPTOR.fields_by_name and not request.update_mask.paths:
+        known = request.DESCRIPTOR.fields_by_name  # UpdateTeam
+        request.update_mask.paths.append("description" if "description" in known else "name")
     return request, names_one
 
 

@@ -15,7 +15,9 @@ from chimera.embedded.stack import StackUrls
 from chimera.providers.adapters import (
     PROVIDER_TYPES,
     ChatAdapter,
+    ChatReply,
     ChatRequest,
+    EmbedRequest,
     Message,
     ProviderError,
     open_adapter,
@@ -87,6 +89,27 @@ async def test_a_conversation_comes_back_normalised(provider: Provider) -> None:
     assert reply.usage is not None
     assert (reply.usage.input_tokens, reply.usage.output_tokens) == (23, 9)
     assert reply.latency_ms >= 0 and reply.response_bytes > 0 and reply.provider_request_id
+
+
+async def test_a_stream_is_the_same_answer(provider: Provider) -> None:
+    """Its pieces make up the text; the reply at the end has the same tokens."""
+    items = [item async for item in provider.adapter().stream(REQUEST, timeout_s=10)]
+    reply = items.pop()
+    assert isinstance(reply, ChatReply) and len(items) > 1
+    assert "".join(map(str, items)) == reply.text == "Alright. Here it is: EMERALD-7731"
+    assert reply.usage is not None and reply.finish_reason == "stop"
+    assert (reply.usage.input_tokens, reply.usage.output_tokens) == (23, 9)
+
+
+async def test_embeddings_are_made_or_said_not_to_be(provider: Provider) -> None:
+    """One vector a text, or the kind that says so before anything is sent."""
+    request = EmbedRequest("guard-none", ("one", "two"))
+    if provider.kind == "anthropic":
+        refused = await failure(provider.adapter().embed(request, timeout_s=10))
+        assert (refused.kind, refused.may_have_cost) == ("unsupported", False)
+    else:
+        reply = await provider.adapter().embed(request, timeout_s=10)
+        assert len(reply.vectors) == 2 and reply.vectors[0] != reply.vectors[1]
 
 
 async def test_models_are_listed_and_a_bad_key_is_told_apart(provider: Provider) -> None:

@@ -25,6 +25,7 @@ from chimera.ids import new_id
 from chimera.settings import Settings
 from chimera.telemetry.frozen import thaw
 from chimera.v1.campaigns_pb2 import RunState
+from chimera.v1.federation_pb2 import SignInProviderKind
 from chimera.v1.identity_pb2 import Role
 from chimera.v1.providers_pb2 import ProviderType
 from tests.support.campaigns import finished, launched, secret_plan, secret_template
@@ -97,6 +98,24 @@ async def put_in(admin: Person, world: World, canaries: Canaries) -> tuple[Perso
     key = await person.identity.CreateApiKey(name="canary", request_id=new_id())
     secret_part = key.secret.split("_")[3]
     canaries.add("API key", secret_part)
+    rotated = await person.identity.RotateApiKey(api_key_id=key.api_key.id, overlap_s=600)
+    canaries.add("rotated API key", rotated.secret.split("_")[3])
+    client_secret = canaries.add("client secret", f"canary-{secrets.token_hex(12)}")
+    given = {
+        "kind": SignInProviderKind.SIGN_IN_PROVIDER_KIND_GITHUB,
+        "client_id": "canary",
+        "client_secret": client_secret,
+        "redirect_uris": ["https://chimera.example/signed-in"],
+    }
+    way = await person.sign_in.CreateSignInProvider(name="main", request_id=new_id(), **given)
+    told.append(await refused(person.sign_in.CreateSignInProvider(name="main", **given)))
+    started = await nobody.sign_in.StartSignIn(
+        provider_id=way.sign_in_provider.id, redirect_uri="https://chimera.example/signed-in"
+    )
+    handle = canaries.add("sign-in handle", started.handle)
+    code = canaries.add("sign-in code", f"code-{secrets.token_hex(12)}")
+    answer = {"handle": handle, "state": "x", "code": code}
+    told.append(await refused(nobody.sign_in.FinishSignIn(answer=answer)))
     broken = nobody.holding(key.secret.replace(secret_part, secret_part[::-1]))
     canaries.add("broken API key", secret_part[::-1])
     told.append(await refused(broken.identity.GetMe()))

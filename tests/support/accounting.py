@@ -60,7 +60,7 @@ RECOUNT = """
            AND w.scope_id IN (r.org_id, r.launched_by, r.api_key_id, r.campaign_id, l.provider_key_id)
      ) l
      CROSS JOIN LATERAL (
-        SELECT count(*) AS requests, COALESCE(sum(a.worst_cost), 0) AS cost
+        SELECT count(*) AS requests, COALESCE(sum(a.worst_cost + a.reserve), 0) AS cost
           FROM campaigns.attempts a JOIN campaigns.runs r ON r.id = a.run_id
          WHERE a.org_id = w.org_id AND a.state = 'sent'
            AND (a.sent_at AT TIME ZONE 'UTC')::date >= w.window_start

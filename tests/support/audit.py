@@ -20,7 +20,7 @@ from chimera.db import Database
 from chimera.ids import new_id
 from chimera.settings import Settings
 
-PROTECTED = ("events", "leaves", "nodes", "checkpoints")
+PROTECTED = ("events", "leaves", "nodes", "checkpoints", "cosignatures")
 
 
 def call_of(org_id: str, *, seconds: float = 60.0) -> Call:
@@ -68,13 +68,28 @@ class Log:
             return connection.execute(query, values).fetchall()
 
     def tamper(self, *statements: LiteralString, values: Sequence[Any] = ()) -> None:
-        """As superuser, who switches the triggers off first."""
+        """As superuser, who switches the triggers off first and on again at the end."""
         url = self.settings.database_url.get_secret_value()
         with psycopg.connect(url, autocommit=True) as connection, connection.transaction():
-            for table in PROTECTED:
-                connection.execute(f"ALTER TABLE audit.{table} DISABLE TRIGGER USER".encode())
+            for table in _protected(connection):
+                connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER".encode())
             for statement in statements:
                 connection.execute(statement, values)
+            connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            for table in _protected(connection):
+                for trigger in ("no_change", "no_truncate"):
+                    connection.execute(
+                        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}".encode()
+                    )
+
+
+def _protected(connection: psycopg.Connection[Any]) -> list[str]:
+    """Tables with triggers, the months of events too."""
+    months = connection.execute(
+        "SELECT inhrelid::regclass::text FROM pg_inherits"
+        " WHERE inhparent = 'audit.events'::regclass"
+    ).fetchall()
+    return [*(f"audit.{table}" for table in PROTECTED), *(row[0] for row in months)]
 
 
 @asynccontextmanager

@@ -237,7 +237,7 @@ class Books:
                          WHERE run_id = %(run_id)s) AS executions,
                        (SELECT COALESCE(sum(cost), 0) FROM campaigns.attempts
                          WHERE run_id = %(run_id)s AND state <> 'sent') AS attempts,
-                       (SELECT COALESCE(sum(worst_cost), 0) FROM campaigns.attempts
+                       (SELECT COALESCE(sum(worst_cost + reserve), 0) FROM campaigns.attempts
                          WHERE run_id = %(run_id)s AND state = 'sent') AS in_flight,
                        settled, held
                   FROM campaigns.run_money WHERE run_id = %(run_id)s

@@ -14,6 +14,10 @@ from chimera.identity.bootstrap import bootstrap
 from chimera.server import Server
 from chimera.settings import Settings
 from chimera.v1 import (
+    access_pb2,
+    access_pb2_grpc,
+    accounts_pb2,
+    accounts_pb2_grpc,
     analytics_pb2,
     analytics_pb2_grpc,
     audit_pb2,
@@ -22,20 +26,34 @@ from chimera.v1 import (
     budgets_pb2_grpc,
     campaigns_pb2,
     campaigns_pb2_grpc,
+    datasets_pb2,
+    datasets_pb2_grpc,
     evaluation_pb2,
     evaluation_pb2_grpc,
+    federation_pb2,
+    federation_pb2_grpc,
+    health_pb2,
+    health_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
     operations_pb2,
     operations_pb2_grpc,
+    organisations_pb2,
+    organisations_pb2_grpc,
+    privacy_pb2,
+    privacy_pb2_grpc,
     providers_pb2,
     providers_pb2_grpc,
+    routes_pb2,
+    routes_pb2_grpc,
     telemetry_pb2,
     telemetry_pb2_grpc,
     templates_pb2,
     templates_pb2_grpc,
     usage_pb2,
     usage_pb2_grpc,
+    vault_pb2,
+    vault_pb2_grpc,
 )
 
 __all__ = ["Organisation", "Person", "Refused", "World", "world"]
@@ -43,8 +61,20 @@ __all__ = ["Organisation", "Person", "Refused", "World", "world"]
 PASSWORD = "correct horse battery staple"
 
 SERVICES: dict[str, tuple[Any, Any, str]] = {
+    "access": (access_pb2, access_pb2_grpc.AccessServiceStub, "AccessService"),
+    "sign_in": (federation_pb2, federation_pb2_grpc.SignInServiceStub, "SignInService"),
+    "teams": (access_pb2, access_pb2_grpc.TeamServiceStub, "TeamService"),
+    "signing_keys": (access_pb2, access_pb2_grpc.SigningKeyServiceStub, "SigningKeyService"),
     "identity": (identity_pb2, identity_pb2_grpc.IdentityServiceStub, "IdentityService"),
+    "account": (accounts_pb2, accounts_pb2_grpc.AccountServiceStub, "AccountService"),
+    "organisations": (
+        organisations_pb2,
+        organisations_pb2_grpc.OrganisationServiceStub,
+        "OrganisationService",
+    ),
+    "privacy": (privacy_pb2, privacy_pb2_grpc.PrivacyServiceStub, "PrivacyService"),
     "templates": (templates_pb2, templates_pb2_grpc.TemplateServiceStub, "TemplateService"),
+    "datasets": (datasets_pb2, datasets_pb2_grpc.DatasetServiceStub, "DatasetService"),
     "providers": (providers_pb2, providers_pb2_grpc.ProviderServiceStub, "ProviderService"),
     "campaigns": (campaigns_pb2, campaigns_pb2_grpc.CampaignServiceStub, "CampaignService"),
     "analytics": (analytics_pb2, analytics_pb2_grpc.AnalyticsServiceStub, "AnalyticsService"),
@@ -52,6 +82,9 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "telemetry": (telemetry_pb2, telemetry_pb2_grpc.TelemetryServiceStub, "TelemetryService"),
     "audit": (audit_pb2, audit_pb2_grpc.AuditServiceStub, "AuditService"),
     "operations": (operations_pb2, operations_pb2_grpc.OperationsServiceStub, "OperationsService"),
+    "vault": (vault_pb2, vault_pb2_grpc.VaultServiceStub, "VaultService"),
+    "health": (health_pb2, health_pb2_grpc.HealthServiceStub, "HealthService"),
+    "routes": (routes_pb2, routes_pb2_grpc.RouteServiceStub, "RouteService"),
     "budgets": (budgets_pb2, budgets_pb2_grpc.BudgetServiceStub, "BudgetService"),
     "usage": (usage_pb2, usage_pb2_grpc.UsageServiceStub, "UsageService"),
     "costs": (usage_pb2, usage_pb2_grpc.CostServiceStub, "CostService"),
@@ -95,6 +128,8 @@ class Stub:
         request_type = descriptor.input_type._concrete_class
 
         def request_of(message: Any, fields: dict[str, Any]) -> Any:
+            if descriptor.client_streaming:  # a list of requests, or of their fields
+                return (m if not isinstance(m, dict) else request_type(**m) for m in message)
             return message if message is not None else request_type(**fields)
 
         async def unary(message: Any = None, /, *, timeout_s: float = 30.0, **fields: Any) -> Any:
@@ -124,8 +159,16 @@ class Stub:
 class Person:
     """Somebody with a channel and maybe a credential (access token or API key)."""
 
+    access: Stub
+    teams: Stub
+    sign_in: Stub
+    signing_keys: Stub
     identity: Stub
+    account: Stub
+    organisations: Stub
+    privacy: Stub
     templates: Stub
+    datasets: Stub
     providers: Stub
     campaigns: Stub
     evaluation: Stub
@@ -133,6 +176,9 @@ class Person:
     telemetry: Stub
     audit: Stub
     operations: Stub
+    vault: Stub
+    health: Stub
+    routes: Stub
     budgets: Stub
     alerts: Stub
     webhooks: Stub
@@ -148,6 +194,12 @@ class Person:
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self.credential}"),) if self.credential else ()
+
+    async def refresh(self) -> Person:
+        """The same person with new tokens, after something about their access has changed."""
+        answer = await self.identity.RefreshSession(refresh_token=self.tokens.refresh_token)
+        self.tokens, self.credential = answer.tokens, answer.tokens.access_token
+        return self
 
     def holding(self, credential: str) -> Person:
         """The same channel with another credential."""

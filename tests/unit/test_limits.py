@@ -90,6 +90,36 @@ async def test_callers_have_a_bucket_for_each_class(clock: Clock) -> None:
     await given.admit(call(RateClass.RATE_CLASS_READ, caller("olivia")))
 
 
+async def test_an_organisation_has_a_bucket_for_all_its_callers(clock: Clock) -> None:
+    """Keys and people together; another organisation is not touched, nor is another class, and who
+    is over his own limit takes nothing from his colleagues."""
+    given = made(reads_per_minute=12, reads_per_org_minute=18)
+    read = RateClass.RATE_CLASS_READ
+
+    async def subject(who: Caller) -> str:
+        try:
+            await given.admit(call(read, who))
+        except Exhausted as refused:
+            assert refused.retry_after_s and refused.retry_after_s > 0
+            return refused.facts["subject"]
+        return ""
+
+    olivia, oscar = caller("olivia"), caller("oscar")
+    assert [await subject(olivia) for _ in range(4)] == ["", "", "caller", "caller"]
+    assert [await subject(oscar) for _ in range(2)] == ["", "organisation"]
+    assert await subject(Caller("api_key", org_id="o", user_id="p", api_key_id="k")) != ""
+    assert await subject(Caller("user", org_id="elsewhere", user_id="x")) == ""
+    await given.admit(call(RateClass.RATE_CLASS_WRITE, olivia))
+
+
+def test_every_class_has_its_limits() -> None:
+    """A class more in the proto needs a setting more here."""
+    given = made()
+    classes = set(RateClass.values()) - {RateClass.RATE_CLASS_UNSPECIFIED}
+    assert set(given.by_class) == classes
+    assert set(given.by_org) == classes - {RateClass.RATE_CLASS_AUTH}
+
+
 async def test_logins_are_counted_by_address(clock: Clock) -> None:
     """Whoever they claim to be; without Redis in this process."""
     given = made(logins_per_minute=6)

@@ -9,6 +9,7 @@ import structlog
 
 from chimera import outbox
 from chimera.call import Call
+from chimera.campaigns import template_use
 from chimera.campaigns.engine import leasing
 from chimera.campaigns.engine.drive import Drive
 from chimera.campaigns.engine.opening import settle_abandoned
@@ -94,6 +95,17 @@ async def settle_run(ctx: dict[str, Any], org_id: str | None, args: dict[str, An
     core: Core = ctx["core"]
     if await settle_abandoned(core, org_id or "", args["run_id"]):
         raise Unavailable("CONFLICT_TRY_AGAIN", "Workers still have calls of this run in flight.")
+
+
+@task
+async def settle_template_use(
+    ctx: dict[str, Any], org_id: str | None, args: dict[str, Any]
+) -> None:
+    """Counts what the templates of a finished run achieved."""
+    core: Core = ctx["core"]
+    call = Call.by_worker("settle_template_use", org_id or "", seconds=120)
+    async with core.db.begin(call) as tx:
+        await template_use.settle(tx, args["run_id"])
 
 
 @task

@@ -8,10 +8,13 @@ from typing import Any
 import structlog
 
 from chimera import mail
-from chimera.accounting import letters
+from chimera.accounting.letters import write_alert
+from chimera.audit.monitor import write_finding
 from chimera.core import Core
 from chimera.faults import Invalid
+from chimera.identity import letters
 from workers.tasks import task
+from workers.tasks.providers import write_key_due
 
 log = structlog.get_logger("chimera.mail")
 
@@ -21,7 +24,10 @@ log = structlog.get_logger("chimera.mail")
 Writer = Callable[[Core, str | None, dict[str, Any]], Awaitable[mail.Mail | None]]
 
 WRITERS: Mapping[str, Writer] = {
-    "budget_alert": letters.write_alert,
+    **letters.WRITERS,
+    "budget_alert": write_alert,
+    "provider_key_due": write_key_due,
+    "security_finding": write_finding,
 }
 
 

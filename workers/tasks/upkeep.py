@@ -11,7 +11,10 @@ from chimera.call import Call
 from chimera.campaigns.analytics.collecting import collect
 from chimera.core import Core
 from chimera.db import Nothing, sql
+from chimera.federation.flow import purge_sign_ins
+from chimera.identity.signing_keys import destroy_retired, rotate_when_due
 from chimera.identity.usage import flush_key_usage
+from chimera.providers.health import purge_health
 from chimera.telemetry.drain import upkeep as drop_telemetry_partitions
 
 log = structlog.get_logger("chimera.upkeep")
@@ -36,6 +39,14 @@ PURGE_SESSIONS = sql(
 async def flush_usage(ctx: dict[str, Any]) -> None:
     """Counters from Redis into the tables."""
     await flush_key_usage(ctx["core"])
+
+
+async def rotate_signing_key(ctx: dict[str, Any]) -> None:
+    """A new key for access tokens when the newest is old enough; private parts that nothing needs
+    any more are destroyed."""
+    if await rotate_when_due(ctx["core"]):
+        log.info("upkeep.signing_key_rotated")
+    await destroy_retired(ctx["core"])
 
 
 async def collect_windows(ctx: dict[str, Any]) -> None:
@@ -66,3 +77,5 @@ async def purge_expired(ctx: dict[str, Any]) -> None:
         await tx.run(PURGE_ANSWERS)
         await tx.run(PURGE_REFRESH_TOKENS)
         await tx.run(PURGE_SESSIONS)
+        await purge_health(tx)
+    await purge_sign_ins(core)

@@ -219,7 +219,7 @@ OPEN_WINDOW = sql(
            AND l.xid >= (SELECT upto FROM accounting.usage_mark)
            AND COALESCE(l.sent_on, (l.booked_at AT TIME ZONE 'UTC')::date) >= w.start
     ), flying AS (
-        SELECT a.run_id, a.provider_key_id, a.worst_cost
+        SELECT a.run_id, a.provider_key_id, a.worst_cost + a.reserve AS cost
           FROM w JOIN campaigns.runs r ON r.org_id = w.org_id
            AND (r.state IN ('running', 'paused') OR r.finished_at > now() - interval '1 day')
           JOIN campaigns.shards s ON s.run_id = r.id AND s.state = 'open' AND isfinite(s.lease_until)
@@ -242,7 +242,7 @@ OPEN_WINDOW = sql(
                                  WHEN 'provider_key' THEN p.provider_key_id = w.scope_id
                                  ELSE true END) s
      CROSS JOIN LATERAL (
-        SELECT count(*) AS requests, COALESCE(sum(p.worst_cost), 0) AS cost
+        SELECT count(*) AS requests, COALESCE(sum(p.cost), 0) AS cost
           FROM flying p JOIN campaigns.runs r ON r.id = p.run_id
          WHERE CASE w.scope_kind WHEN 'user' THEN r.launched_by = w.scope_id
                                  WHEN 'api_key' THEN r.api_key_id = w.scope_id

@@ -19,7 +19,6 @@ import structlog
 
 from chimera import mail, metrics, outbox
 from chimera.accounting.signing import signed_headers
-from chimera.accounting.webhooks import secret_context
 from chimera.audit.leaf import Kind, Severity
 from chimera.audit.recording import record
 from chimera.call import Call
@@ -30,6 +29,7 @@ from chimera.keyring import sealed_from_json
 from chimera.paging import Pages
 from chimera.providers.adapters.outbound import RefusedAddressError
 from chimera.providers.keys import vault_away
+from chimera.providers.sealed_places import webhook_context
 from chimera.providers.vault import VaultError, unseal
 from chimera.rows import enum_text
 from chimera.v1.budgets_pb2 import Delivery, ListDeliveriesRequest
@@ -167,7 +167,7 @@ async def _open_secrets(core: Core, parcel: Parcel) -> list[bytes]:
                 unseal,
                 core.master,
                 sealed_from_json(sealed),
-                secret_context(parcel.org_id, parcel.webhook_id, row_version),
+                webhook_context(parcel.org_id, parcel.webhook_id, row_version),
             )
             for sealed, row_version in stored
         ]

@@ -76,7 +76,7 @@ CHECK_RUNS = sql(
                concat_ws(' ',
                    trim_scale(COALESCE((SELECT sum(l.cost) FROM providers.ledger l
                                          WHERE l.run_id = m.run_id), 0)),
-                   trim_scale(COALESCE((SELECT sum(a.worst_cost) FROM campaigns.attempts a
+                   trim_scale(COALESCE((SELECT sum(a.worst_cost + a.reserve) FROM campaigns.attempts a
                                          WHERE a.run_id = m.run_id AND a.state = 'sent'), 0))) AS expected
           FROM r JOIN campaigns.run_money m ON m.run_id = r.id
     )
@@ -118,7 +118,7 @@ CHECK_WINDOWS = sql(
          GROUP BY 1, 2, 3
     ), a AS MATERIALIZED (
         SELECT (a.sent_at AT TIME ZONE 'UTC')::date AS day, a.run_id, a.provider_key_id,
-               count(*) AS requests, sum(a.worst_cost) AS cost
+               count(*) AS requests, sum(a.worst_cost + a.reserve) AS cost
           FROM campaigns.runs r JOIN campaigns.attempts a ON a.run_id = r.id AND a.state = 'sent'
          WHERE r.org_id = %(org_id)s::uuid AND COALESCE(r.finished_at, now()) >= %(since)s::date
          GROUP BY 1, 2, 3

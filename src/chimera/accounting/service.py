@@ -124,7 +124,7 @@ class WebhookService(budgets_pb2_grpc.WebhookServiceServicer):
 
     def __init__(self, core: Core) -> None:
         self.db, self.pages, self.master = core.db, core.pages, core.master
-        self.loopback_allowed = core.settings.loopback_allowed
+        self.settings = core.settings
 
     async def CreateWebhook(
         self, request: CreateWebhookRequest, call: Call
@@ -133,7 +133,7 @@ class WebhookService(budgets_pb2_grpc.WebhookServiceServicer):
         secret = await webhooks.make_secret(self.master, call.caller.org_id, webhook_id, 1)
         async with self.db.begin(call) as tx:
             webhook = await webhooks.create_webhook(
-                tx, request, webhook_id, secret, loopback_allowed=self.loopback_allowed
+                tx, request, webhook_id, secret, settings=self.settings
             )
             return tx.answer(
                 CreateWebhookResponse(webhook=webhook, secret=secret.text),
@@ -149,9 +149,7 @@ class WebhookService(budgets_pb2_grpc.WebhookServiceServicer):
         self, request: UpdateWebhookRequest, call: Call
     ) -> UpdateWebhookResponse:
         async with self.db.begin(call) as tx:
-            webhook = await webhooks.update_webhook(
-                tx, request, loopback_allowed=self.loopback_allowed
-            )
+            webhook = await webhooks.update_webhook(tx, request, settings=self.settings)
             return tx.answer(UpdateWebhookResponse(webhook=webhook))
 
     async def DeleteWebhook(

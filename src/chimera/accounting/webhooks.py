@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from uuid import UUID
 
 import orjson
 
@@ -22,7 +21,9 @@ from chimera.keyring import sealed_json
 from chimera.paging import Pages
 from chimera.providers.keys import vault_away
 from chimera.providers.operations import checked_base_url
-from chimera.providers.vault import MasterKeys, SealContext, VaultError, seal
+from chimera.providers.sealed_places import webhook_context
+from chimera.providers.vault import MasterKeys, VaultError, seal
+from chimera.settings import Settings
 from chimera.updates import checked_paths
 from chimera.v1.budgets_pb2 import (
     CreateWebhookRequest,
@@ -45,16 +46,12 @@ class NewSecret:
         self.sealed, self.text = sealed, text
 
 
-def secret_context(org_id: str, webhook_id: str, row_version: int) -> SealContext:
-    return SealContext(UUID(org_id), "accounting.webhooks", UUID(webhook_id), "sealed", row_version)
-
-
 async def make_secret(
     master: MasterKeys, org_id: str, webhook_id: str, row_version: int
 ) -> NewSecret:
     """Before the transaction: the master key may be a network away. Raises Unavailable."""
     secret = new_secret()
-    context = secret_context(org_id, webhook_id, row_version)
+    context = webhook_context(org_id, webhook_id, row_version)
     try:
         sealed = await asyncio.to_thread(seal, master, secret, context)
     except VaultError as error:
@@ -62,10 +59,10 @@ async def make_secret(
     return NewSecret(orjson.dumps(sealed_json(sealed)).decode(), secret_text(secret))
 
 
-def check_url(url: str, field: str, *, loopback_allowed: bool) -> str:
+def check_url(url: str, field: str, *, settings: Settings) -> str:
     """Raises Invalid(WEBHOOK_URL_REFUSED)."""
     try:
-        checked_base_url(url, field, loopback_allowed=loopback_allowed)
+        checked_base_url(url, field, settings=settings)
     except Invalid as fault:
         said = fault.message.replace("base URL", "URL")
         violation = Violation(field, said, "WEBHOOK_URL_REFUSED")
@@ -130,7 +127,7 @@ async def create_webhook(
     webhook_id: str,
     secret: NewSecret,
     *,
-    loopback_allowed: bool,
+    settings: Settings,
 ) -> Webhook:
     """Raises Invalid(WEBHOOK_URL_REFUSED)."""
     caller = tx.call.caller
@@ -138,7 +135,7 @@ async def create_webhook(
         INSERT_WEBHOOK,
         id=webhook_id,
         org_id=caller.org_id,
-        url=check_url(request.url, "url", loopback_allowed=loopback_allowed),
+        url=check_url(request.url, "url", settings=settings),
         description=request.description,
         event_types=list(request.event_types),
         sealed=secret.sealed,
@@ -170,14 +167,12 @@ UPDATE_WEBHOOK = sql(
 )
 
 
-async def update_webhook(
-    tx: Tx, request: UpdateWebhookRequest, *, loopback_allowed: bool
-) -> Webhook:
+async def update_webhook(tx: Tx, request: UpdateWebhookRequest, *, settings: Settings) -> Webhook:
     """Raises NotFound(WEBHOOK_NOT_FOUND), Invalid(WEBHOOK_URL_REFUSED, UPDATE_MASK_INVALID)."""
     wanted = request.webhook
     paths = checked_paths(request.update_mask.paths, UPDATABLE)
     if "url" in paths:
-        check_url(wanted.url, "webhook.url", loopback_allowed=loopback_allowed)
+        check_url(wanted.url, "webhook.url", settings=settings)
     old = await get_webhook(tx, wanted.id)
     await tx.run(
         UPDATE_WEBHOOK,

@@ -11,10 +11,14 @@ What must stay true: a line has one meaning; unknown, missing or doubled members
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, cast
 
 from chimera.audit import merkle
 from chimera.audit.note import NoteError, decode_base64
@@ -22,6 +26,15 @@ from chimera.audit.note import NoteError, decode_base64
 FORMAT = "chimera-audit-bundle"
 VERSION = 1
 LINE_BYTES_MAX = 16 << 20
+
+
+def open_bundle(path: Path) -> BinaryIO:
+    """A bundle file for reading its lines; one that is compressed with gzip is unpacked."""
+    with path.open("rb") as file:
+        is_packed = file.read(2) == b"\x1f\x8b"
+    if is_packed:
+        return cast(BinaryIO, gzip.GzipFile(path, "rb"))
+    return path.open("rb")
 
 
 class BundleError(ValueError):
@@ -196,11 +209,18 @@ def _header(members: dict[str, object]) -> Header:
     return Header(_str(members, "origin"), Mode(mode), frontier)
 
 
+_ENTRY = {"type", "index", "prev", "leaf", "hash"}
+_OPENING = {"name", "salt", "value"}
+
+
 def _entry(members: dict[str, object]) -> Entry:
-    _expect(members, {"type", "index", "prev", "leaf", "hash"}, {"open", "proof"})
-    openings = tuple(_opening(item) for item in _list(members, "open")) if "open" in members else ()
-    if len({opening.name for opening in openings}) != len(openings):
-        raise BundleError("a commitment is opened twice")
+    openings: tuple[Opening, ...] = ()
+    if members.keys() != _ENTRY:
+        _expect(members, _ENTRY, {"open", "proof"})
+        if "open" in members:
+            openings = tuple(_opening(item) for item in _list(members, "open"))
+        if len({opening.name for opening in openings}) != len(openings):
+            raise BundleError("a commitment is opened twice")
     return Entry(
         _int(members, "index"),
         _hash(members["prev"]),
@@ -214,7 +234,8 @@ def _entry(members: dict[str, object]) -> Entry:
 def _opening(item: object) -> Opening:
     if not isinstance(item, dict):
         raise BundleError("an opening is not an object")
-    _expect(item, {"name", "salt", "value"})
+    if item.keys() != _OPENING:
+        raise BundleError("members are missing or unknown")
     return Opening(_str(item, "name"), _bytes(item["salt"]), _bytes(item["value"]))
 
 
@@ -253,7 +274,14 @@ def _bytes(value: object) -> bytes:
 
 
 def _hash(value: object) -> bytes:
-    data = _bytes(value)
+    if not isinstance(value, str):
+        raise BundleError("a base64 value is not a string")
+    return _decoded_hash(value)
+
+
+@lru_cache(maxsize=16)  # an entry's `prev` was the last one's `hash`
+def _decoded_hash(text: str) -> bytes:
+    data = decode_base64(text)
     if len(data) != merkle.HASH_BYTES:
         raise BundleError("a hash is not 32 bytes")
     return data

@@ -11,8 +11,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from chimera.audit.leaf import DROP_ACTION, DROP_ENTITY, Leaf, Outcome
-
 FAULTS_MAX = 100_000  # numbers or ranges remembered before the rest is only called "too many"
 HIDDEN_MAX = 1_000  # ranges of hidden numbers remembered per writer before the oldest are merged
 _RANGE = re.compile(r"(0|[1-9][0-9]{0,18})-(0|[1-9][0-9]{0,18})")
@@ -116,11 +114,9 @@ class DroppedPayloads:
             raise TooManyFaults
         self._runs.append((index, index + 1))
 
-    def record(self, leaf: Leaf, index: int) -> None:
-        """Note a leaf; it counts if it records a drop of leaves before itself."""
-        if (leaf.action, leaf.entity, leaf.outcome) != (DROP_ACTION, DROP_ENTITY, Outcome.SUCCESS):
-            return
-        span = _RANGE.fullmatch(leaf.entity_id or "")
+    def record_range(self, text: str, index: int) -> None:
+        """Note the range a leaf's drop names, if it is one of leaves before itself."""
+        span = _RANGE.fullmatch(text)
         if span and int(span[1]) <= int(span[2]) < index:
             if len(self._recorded) >= FAULTS_MAX:
                 raise TooManyFaults

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 import psycopg
@@ -23,16 +25,22 @@ from chimera.audit.bundle import Header, Line, SignedCheckpoint, Tombstone
 from chimera.audit.export import line_of
 from chimera.audit.leaf import Leaf, LeafError, decode_leaf
 from chimera.audit.note import Checkpoint, Note, NoteError
+from chimera.audit.policy import Policy
 from chimera.audit.report import Finding, Report, Verdict
 from chimera.audit.signing_home import load_signer
-from chimera.audit.verification import CHECKPOINTS_MAX, Progress
+from chimera.audit.verification import CHECKPOINTS_MAX, Progress, Stop
 from chimera.audit.verify import verify_lines
+from chimera.audit.witness import Witness
 from chimera.settings import Settings
 
 PAGE_LEAVES = 2000
 _FINDINGS_MAX = 100
 
-READ_CHECKPOINTS = "SELECT note FROM audit.checkpoints ORDER BY size DESC LIMIT %s"
+READ_CHECKPOINTS = """
+    SELECT c.note || COALESCE((SELECT string_agg(s.line, '' ORDER BY s.verifier_key)
+                                 FROM audit.cosignatures s WHERE s.size = c.size), '') AS note
+      FROM audit.checkpoints c ORDER BY c.size DESC LIMIT %s
+"""
 READ_LEAVES = """
     SELECT l.log_index, l.event_id, l.leaf_hash, e.id, e.log_index AS event_index,
            e.leaf_hash AS event_hash, e.leaf, e.fields, e.previous_hash, e.org_id, e.occurred_at,
@@ -50,21 +58,41 @@ READ_NODES = """
 READ_END = "SELECT COALESCE(max(log_index) + 1, 0) AS leaf_end FROM audit.leaves"
 READ_HEAD = "SELECT size, last_hash FROM audit.log_head"
 COUNT_STRAYS = """
-    SELECT count(*) FROM audit.events e
+    SELECT count(*), min(log_index) AS first FROM audit.events e
      WHERE NOT EXISTS (SELECT FROM audit.leaves l WHERE l.event_id = e.id)
+"""
+# Triggers that were switched off, or dropped: nobody but a superuser or the owner can have done it.
+FIND_UNGUARDED = """
+    WITH guarded AS (
+        SELECT c.oid FROM pg_class c
+         WHERE c.oid IN ('audit.events'::regclass, 'audit.leaves'::regclass, 'audit.nodes'::regclass,
+                         'audit.checkpoints'::regclass, 'audit.cosignatures'::regclass)
+            OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'audit.events'::regclass)
+    )
+    SELECT g.oid::regclass::text AS name, wanted.trigger
+      FROM guarded g CROSS JOIN (VALUES ('no_change'), ('no_truncate')) AS wanted (trigger)
+     WHERE g.oid <> 'audit.events'::regclass AND NOT EXISTS (
+               SELECT FROM pg_trigger t
+                WHERE t.tgrelid = g.oid AND t.tgname = wanted.trigger AND t.tgenabled = 'A')
+     ORDER BY 1, 2
 """
 READ_WRITERS = "SELECT writer_id::text, seq FROM audit.writers"
 READ_PENDING = "SELECT leaf FROM audit.pending"
 
 
 def verify_live(settings: Settings, *, progress: Progress | None = None) -> Report:
-    """Verifies this installation's log against the key and the memory of its own signer: also a
-    rollback of the database is seen. Raises SigningRefused, NoteError or OSError when the signer's
+    """Verifies this installation's log against the key and the memory of its own signer, its witness
+    policy, and what witnesses in folders of this host kept: also a rollback of the database is seen. Raises SigningRefused, NoteError or OSError when the signer's
     folder cannot be read, and psycopg.Error."""
     signer = load_signer(settings)
     url = settings.role_url("sealer")
     keys = [signer.verifier_key]
-    return verify_database(url, keys=keys, since=signer.last_note(), progress=progress)
+    policy = None
+    if settings.audit_witness_policy is not None:
+        policy = Policy.parse(settings.audit_witness_policy.read_text("utf-8"))
+    return verify_database(
+        url, keys=keys, since=signer.last_note(), policy=policy, progress=progress
+    )
 
 
 def verify_database(
@@ -72,6 +100,7 @@ def verify_database(
     *,
     keys: Sequence[str],
     since: str | None = None,
+    policy: Policy | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Verifies the log straight from PostgreSQL, up to its newest checkpoint; reads only.
@@ -85,8 +114,8 @@ def verify_database(
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         # The one role that sees every organisation's events; with less, rows would seem gone.
         connection.execute("SET ROLE chimera_sealer")
-        inspection = _Inspection(connection)
-        report = verify_lines(inspection.lines(), keys, since, progress)
+        inspection = _Inspection(connection, _kept_beside(policy))
+        report = verify_lines(inspection.lines(), keys, since, progress, policy)
         if report.verdict is not Verdict.BAD_INPUT:
             inspection.finish()
         return replace(report, findings=(*report.findings, *inspection.findings))
@@ -95,8 +124,12 @@ def verify_database(
 class _Inspection:
     """Hands the log to the verifier line by line and looks at each row on its way."""
 
-    def __init__(self, connection: psycopg.Connection[dict[str, Any]]) -> None:
+    def __init__(
+        self, connection: psycopg.Connection[dict[str, Any]], witnesses: Sequence[Witness] = ()
+    ) -> None:
         self.connection = connection
+        self.witnesses = list(witnesses)  # until one of them contradicted
+        self._origin = ""
         self.findings: list[Finding] = []
         self._read = 0  # up to this index
         self._count = 0
@@ -117,11 +150,16 @@ class _Inspection:
             yield Header("unreadable")  # the verifier says what is wrong with the note
             yield SignedCheckpoint(notes[-1])
             return
+        self._origin = newest.origin
         yield Header(newest.origin)
         for note in notes:
             yield SignedCheckpoint(note)
+        before = -1
         for low in range(0, newest.size, PAGE_LEAVES):
             for row in self._page(low, min(low + PAGE_LEAVES, newest.size)):
+                if row["log_index"] == before:
+                    raise Stop(Verdict.TAMPERED, before, "two leaves are there for this index")
+                before = row["log_index"]
                 yield line_of(row, hidden=Tombstone)
 
     def finish(self) -> None:
@@ -130,10 +168,14 @@ class _Inspection:
         while self._read < end:
             self._page(self._read, min(self._read + PAGE_LEAVES, end))
         self._check_head(end)
-        strays = self._value(COUNT_STRAYS, "count")
-        if strays:
-            self._tampered(None, f"{strays} rows of audit.events are in no leaf")
+        strays = self.connection.execute(COUNT_STRAYS).fetchone()
+        if strays and strays["count"]:
+            self._tampered(
+                strays["first"], f"{strays['count']} rows of audit.events are in no leaf"
+            )
         self._check_writers()
+        for row in self.connection.execute(FIND_UNGUARDED).fetchmany(_FINDINGS_MAX):
+            self._tampered(None, f"the trigger {row['trigger']} of {row['name']} is switched off")
 
     def _page(self, low: int, high: int) -> list[dict[str, Any]]:
         rows = self.connection.execute(READ_LEAVES, {"low": low, "high": high}).fetchall()
@@ -141,9 +183,21 @@ class _Inspection:
             self._look_at(row)
         self._read = high
         self._count += len(rows)
+        if len(rows) == high - low:
+            self._ask_witnesses(low, [row["leaf_hash"] for row in rows])
         if self._frontier.size == low and len(rows) == high - low:
             self._check_nodes([row["leaf_hash"] for row in rows])
         return rows
+
+    def _ask_witnesses(self, low: int, hashes: list[bytes]) -> None:
+        """A witness in a folder kept each leaf hash: it names the first one that was changed, also
+        where the whole chain after it was computed anew."""
+        for witness in list(self.witnesses):
+            index = witness.first_difference(self._origin, low, hashes)
+            if index is not None:
+                name = witness.verifier_key.name
+                self._tampered(index, f"the leaf is not the one the witness {name} kept")
+                self.witnesses.remove(witness)
 
     def _look_at(self, row: Mapping[str, Any]) -> None:
         index = row["log_index"]
@@ -218,6 +272,14 @@ class _Inspection:
     def _tampered(self, index: int | None, reason: str) -> None:
         if len(self.findings) < _FINDINGS_MAX:
             self.findings.append(Finding(Verdict.TAMPERED, index, reason))
+
+
+def _kept_beside(policy: Policy | None) -> list[Witness]:
+    """The witnesses whose folders are on this host."""
+    entries = policy.witnesses.values() if policy else ()
+    folders = [Path(unquote(urlsplit(entry.url).path)) for entry in entries
+               if entry.url.startswith("file:")]  # fmt: skip
+    return [Witness(folder) for folder in folders if folder.exists()]
 
 
 def _columns(leaf: Leaf) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
 from uuid import UUID
 
@@ -182,7 +183,12 @@ def commit(name: str, salt: bytes, value: bytes) -> bytes:
     """SHA-256(0x02 || u16 length || name || 32-byte salt || value). Raises LeafError."""
     if len(salt) != SALT_BYTES:
         raise LeafError(f"the salt of {name!r} is not {SALT_BYTES} bytes")
-    return sha256(b"\x02" + _text(name, "commitment name") + salt + value).digest()
+    return sha256(_commitment_head(name) + salt + value).digest()
+
+
+@lru_cache(maxsize=4096)
+def _commitment_head(name: str) -> bytes:
+    return b"\x02" + _text(name, "commitment name")
 
 
 def open_commitment(leaf: Leaf, name: str, salt: bytes, value: bytes) -> None:

@@ -269,8 +269,9 @@ def verify_consistency(
 ) -> None:
     """Check that tree (size1, root1) is a prefix of tree (size2, root2); raises ProofError.
 
-    Everything is consistent with the empty tree, by an empty proof. Equal sizes need equal roots
-    and an empty proof.
+    Equal sizes need equal roots and an empty proof. Nothing can be proven about the growth of the
+    empty tree, of which everything is a continuation, so a first size of 0 is refused: whoever
+    holds no leaf yet has nothing to compare (transparency-dev/merkle's vectors say the same).
     """
     _checked_hash(root1, "first root")
     _checked_hash(root2, "second root")
@@ -279,10 +280,12 @@ def verify_consistency(
     for size, claimed in ((size1, root1), (size2, root2)):
         if size == 0 and claimed != EMPTY_ROOT:
             raise ProofError("the root of the empty tree is another one")
-    if size1 in (0, size2):
+    if size1 == 0 < size2:
+        raise ProofError("a proof from the empty tree is meaningless")
+    if size1 == size2:
         if proof:
             raise ProofError("the proof has superfluous nodes")
-        if size1 == size2 and root1 != root2:
+        if root1 != root2:
             raise ProofError(f"two different roots for size {size1}")
         return
     _walk_consistency(size1, root1, size2, root2, proof)

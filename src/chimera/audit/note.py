@@ -60,10 +60,11 @@ class KeyKind(IntEnum):
 def decode_base64(text: str) -> bytes:
     """Standard base64 in its only canonical spelling; raises NoteError."""
     try:
-        data = base64.b64decode(text, validate=True)
+        encoded = text.encode("ascii")
+        data = binascii.a2b_base64(encoded, strict_mode=True)
     except (binascii.Error, ValueError):
         raise NoteError("not base64") from None
-    if base64.b64encode(data).decode() != text:
+    if binascii.b2a_base64(data, newline=False) != encoded:
         raise NoteError("not canonical base64")
     return data
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import UTC
 from typing import Any
 
 from chimera.audit import merkle
+from chimera.audit.leaf import Kind
 from chimera.audit.merkle import Node, NodeAt
+from chimera.audit.recording import record
 from chimera.db import Tx, sql
 from chimera.faults import Invalid, NotFound, NotReady
 from chimera.paging import Pages
 from chimera.v1.audit_pb2 import (
     AuditEvent,
+    Checkpoint,
     GetAuditEventResponse,
     GetCheckpointResponse,
     GetConsistencyProofRequest,
@@ -24,6 +28,7 @@ from chimera.v1.audit_pb2 import (
     GetInclusionProofRequest,
     GetInclusionProofResponse,
     ListAuditEventsRequest,
+    ListCheckpointsRequest,
 )
 
 # A Struct holds numbers as doubles, exact up to here.
@@ -36,37 +41,48 @@ class LogDamaged(Exception):
 
 # --- events ---------------------------------------------------------------------------------------
 
+# A function, for what the row policy would keep from using an index (see the migration).
 LIST_AUDIT_EVENTS = sql(
     dict,
     """
     SELECT id, log_index, occurred_at, actor_kind, actor_id, action, entity, entity_id, outcome,
            severity, facts, fields, leaf_hash, previous_hash
-      FROM audit.events
-     WHERE (%(after)s::uuid IS NULL OR id < %(after)s)
-       AND (%(action)s::text IS NULL OR action = %(action)s)
-       AND (%(entity)s::text IS NULL OR entity = %(entity)s)
-       AND (%(entity_id)s::text IS NULL OR entity_id = %(entity_id)s)
-       AND (%(actor_id)s::uuid IS NULL OR actor_id = %(actor_id)s)
-     ORDER BY id DESC
-     LIMIT %(limit)s
+      FROM audit.find_events(
+               %(query)s::text, %(after)s::uuid, %(action)s::text, %(entity)s::text,
+               %(entity_id)s::text, %(actor_id)s::uuid, %(kind)s::text, %(severity)s::text,
+               %(outcome)s::text, %(ip_address)s::text, %(session_id)s::text,
+               %(since)s::timestamptz, %(until)s::timestamptz, %(limit)s::int)
     """,
     prepare=False,
 )
+_FILTERS = (
+    "query", "action", "entity", "entity_id", "actor_id", "kind", "severity", "outcome",
+    "ip_address", "session_id",
+)  # fmt: skip
 
 
 async def list_audit_events(
     tx: Tx, pages: Pages, request: ListAuditEventsRequest
 ) -> tuple[list[AuditEvent], str]:
-    """A page of sealed events, newest first, and the token of the next one."""
+    """A page of sealed events, newest first, and the token of the next one. That somebody reads is
+    an event as well, once a search."""
     size, after = pages.page(request)
+    filters = {name: getattr(request, name) for name in _FILTERS}
+    if after is None:
+        # Words and addresses may be of a person who is erased one day: only that they were given.
+        asked = {
+            name: "given" if name in ("query", "ip_address") else value
+            for name, value in filters.items()
+            if value
+        }
+        record(tx, "audit.read", "audit_log", tx.call.caller.org_id, new=asked, kind=Kind.ACCESS)
     rows = await tx.all(
         LIST_AUDIT_EVENTS,
         after=after[0] if after else None,
-        action=request.action or None,
-        entity=request.entity or None,
-        entity_id=request.entity_id or None,
-        actor_id=request.actor_id or None,
+        since=request.since.ToDatetime(UTC) if request.HasField("since") else None,
+        until=request.until.ToDatetime(UTC) if request.HasField("until") else None,
         limit=size + 1,
+        **{name: value or None for name, value in filters.items()},
     )
     events = [event_message(row) for row in rows]
     return events[:size], pages.next_token(request, events, size, "id")
@@ -149,7 +165,7 @@ def _exact(digits: str) -> int | str:
 
 # --- checkpoints ----------------------------------------------------------------------------------
 
-FIND_CHECKPOINT = sql(
+FIND_SIGNED = sql(
     GetCheckpointResponse,
     """
     SELECT note AS checkpoint, verifier_key, size, root
@@ -157,9 +173,27 @@ FIND_CHECKPOINT = sql(
     """,
 )
 
+FIND_CHECKPOINT = sql(
+    GetCheckpointResponse,
+    """
+    SELECT c.note || COALESCE(string_agg(s.line, '' ORDER BY s.verifier_key), '') AS checkpoint,
+           c.verifier_key, c.size, c.root,
+           COALESCE(array_agg(s.verifier_key ORDER BY s.verifier_key)
+                    FILTER (WHERE s.verifier_key IS NOT NULL), '{}') AS witness_keys
+      FROM audit.checkpoints c LEFT JOIN audit.cosignatures s USING (size)
+     WHERE c.size = (SELECT max(size) FROM audit.checkpoints)
+     GROUP BY c.size
+    """,
+)
+
+
+async def find_signed(tx: Tx) -> GetCheckpointResponse | None:
+    """The newest one, as the log alone signed it."""
+    return await tx.one(FIND_SIGNED)
+
 
 async def find_checkpoint(tx: Tx) -> GetCheckpointResponse | None:
-    """The newest one."""
+    """The newest one, with the cosignatures of its witnesses."""
     return await tx.one(FIND_CHECKPOINT)
 
 
@@ -172,6 +206,32 @@ async def get_checkpoint(tx: Tx) -> GetCheckpointResponse:
             "No checkpoint is signed yet; the first follows the first event.",
         )
     return found
+
+
+LIST_CHECKPOINTS = sql(
+    Checkpoint,
+    """
+    SELECT c.note || COALESCE(s.lines, '') AS note, c.verifier_key, c.size, c.root,
+           COALESCE(s.keys, '{}') AS witness_keys, c.created_at
+      FROM audit.checkpoints c
+      LEFT JOIN LATERAL (
+          SELECT string_agg(line, '' ORDER BY verifier_key) AS lines,
+                 array_agg(verifier_key ORDER BY verifier_key) AS keys
+            FROM audit.cosignatures WHERE size = c.size) s ON true
+     WHERE (%(after)s::bigint IS NULL OR c.size < %(after)s)
+     ORDER BY c.size DESC LIMIT %(limit)s
+    """,
+    prepare=False,
+)
+
+
+async def list_checkpoints(
+    tx: Tx, pages: Pages, request: ListCheckpointsRequest
+) -> tuple[list[Checkpoint], str]:
+    """A page, newest first, and the token of the next one."""
+    size, after = pages.page(request)
+    rows = await tx.all(LIST_CHECKPOINTS, after=after[0] if after else None, limit=size + 1)
+    return rows[:size], pages.next_token(request, rows, size, "size")
 
 
 # --- proofs ---------------------------------------------------------------------------------------
@@ -212,15 +272,30 @@ LOG_SIZE = sql(int, "SELECT size FROM audit.log_head")
 FIND_LOG_INDEX = sql(dict, "SELECT log_index, leaf_hash FROM audit.events WHERE id = %(event_id)s")
 
 
+# Whoever names the hash has seen the event; that its payload was dropped changes nothing.
+FIND_LEAF = sql(
+    dict,
+    """
+    SELECT log_index, leaf_hash FROM audit.leaves
+     WHERE log_index = %(log_index)s AND leaf_hash = %(leaf_hash)s
+    """,
+)
+
+
 async def get_inclusion_proof(
     tx: Tx, request: GetInclusionProofRequest
 ) -> GetInclusionProofResponse:
     """Raises NotFound(AUDIT_EVENT_NOT_FOUND); NotReady(AUDIT_EVENT_NOT_SEALED), also when no
     checkpoint covers the event yet and none but the newest was asked for; Invalid(LOG_SIZE_INVALID)
     for a size that leaves the event out or that the log does not have."""
-    event = await tx.one(FIND_LOG_INDEX, event_id=request.event_id)
-    if event is None:
-        raise await _not_sealed(tx, request.event_id)
+    if request.event_id:
+        event = await tx.one(FIND_LOG_INDEX, event_id=request.event_id)
+        if event is None:
+            raise await _not_sealed(tx, request.event_id)
+    else:
+        event = await tx.one(FIND_LEAF, log_index=request.log_index, leaf_hash=request.leaf_hash)
+        if event is None:
+            raise NotFound("AUDIT_EVENT_NOT_FOUND", "There is no such leaf at that index.")
     index, size = event["log_index"], request.size
     if size:
         await _check_size(tx, size)
@@ -232,7 +307,7 @@ async def get_inclusion_proof(
         if index >= size:
             raise NotReady(
                 "AUDIT_EVENT_NOT_SEALED",
-                f"No checkpoint covers event {request.event_id} yet; try again in a second.",
+                "No checkpoint covers the event yet; try again in a second.",
                 retry_after_s=1.0,
             )
     node_at = await read_nodes(tx, merkle.inclusion_nodes(index, size))

@@ -23,9 +23,11 @@ from chimera import metrics
 from chimera.audit import merkle
 from chimera.audit.leaf import chain_leaf
 from chimera.audit.note import NoteError
-from chimera.audit.operations import LogDamaged, find_checkpoint, read_frontier, read_nodes
+from chimera.audit.operations import LogDamaged, find_signed, read_frontier, read_nodes
+from chimera.audit.restore import carry_out_restore
 from chimera.audit.signer import GuardedSigner, SigningRefused
 from chimera.audit.signing_home import open_signer
+from chimera.audit.witnessing import Witnesses
 from chimera.call import Call
 from chimera.core import Core
 from chimera.db import Nothing, Tx, sql
@@ -200,7 +202,7 @@ async def checkpoint(core: Core, signer: GuardedSigner) -> int | None:
         # Before the head: a size is signed after its COMMIT, so an honest head is never smaller.
         last = await asyncio.to_thread(signer.last)
         async with core.db.begin(Call.by_worker("audit.checkpoint")) as tx:
-            head, stored = await tx.one(READ_HEAD), await find_checkpoint(tx)
+            head, stored = await tx.one(READ_HEAD), await find_signed(tx)
             if head is None:
                 raise LogDamaged("the head of the audit log is missing")
             if head.size == 0 and last.size == 0:
@@ -237,6 +239,7 @@ class Sealer:
         """core: of the role sealer."""
         self.core = core
         self.signer: GuardedSigner | None = None
+        self.witnesses = Witnesses.load(core.settings.audit_witness_policy)
         self.refusals_total = 0
         self._told: tuple[str, float] = ("", 0.0)
 
@@ -254,11 +257,24 @@ class Sealer:
                 break
         try:
             if self.signer is None:
-                self.signer = await open_signer(self.core)
-            await checkpoint(self.core, self.signer)
+                signer = await open_signer(self.core)
+                await carry_out_restore(self.core, signer, only_left=True)
+                self.signer = signer
+            await self._sign()
         except (SigningRefused, NoteError, OSError) as error:
             self._refused(error)
         return sealed
+
+    async def _sign(self) -> None:
+        assert self.signer is not None
+        try:
+            await checkpoint(self.core, self.signer)
+        except SigningRefused:
+            # Unless operators have answered for the restore of a backup.
+            if not await carry_out_restore(self.core, self.signer):
+                raise
+            await checkpoint(self.core, self.signer)
+        await self.witnesses.cosign(self.core)
 
     def _refused(self, error: SigningRefused | NoteError | OSError) -> None:
         self.refusals_total += 1

@@ -12,17 +12,15 @@ start: otherwise deleting it would switch the guard off.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
 from chimera.audit import merkle
+from chimera.audit.durable import locked, write_durably
 from chimera.audit.note import Checkpoint, KeyKind, Note, NoteError, SigningKey, verify_note
 
 RESTORE_HEADER = "chimera.audit.restore/v1"
@@ -53,6 +51,16 @@ class _State:
     restores: tuple[str, ...]
 
 
+def check_growth(last: Checkpoint, proposed: Checkpoint, proof: Sequence[bytes]) -> None:
+    """Check that `proposed` continues `last`; raises merkle.ProofError. Everything continues the
+    empty log, by an empty proof."""
+    if last.size == 0 < proposed.size:
+        if proof:
+            raise merkle.ProofError("the proof has superfluous nodes")
+        return
+    merkle.verify_consistency(last.size, last.root, proposed.size, proposed.root, proof)
+
+
 class GuardedSigner:
     """Signs checkpoints of one log. Safe to use from several threads and processes at once: each
     call locks and reads the state file. Calls do file I/O with fsync; keep them off an event loop.
@@ -76,24 +84,24 @@ class GuardedSigner:
 
     def create_state(self) -> Note:
         """Begin a new log: sign the empty tree. Once per log; refused if there is a state."""
-        with self._lock():
+        with locked(self._path):
             if self._path.exists():
                 raise SigningRefused(Refusal.STATE_EXISTS, f"{self._path} exists already")
             return self._sign(Checkpoint(self._origin, 0, merkle.EMPTY_ROOT), ())
 
     def last(self) -> Checkpoint:
         """The last signed checkpoint: where the next consistency proof has to start."""
-        with self._lock():
+        with locked(self._path):
             return self._read().checkpoint
 
     def last_note(self) -> str:
         """The last signed checkpoint as its note, for a verification."""
-        with self._lock():
+        with locked(self._path):
             return str(self._read().note)
 
     def restores(self) -> tuple[str, ...]:
         """The signed statements of all restores that were accepted, oldest first."""
-        with self._lock():
+        with locked(self._path):
             return self._read().restores
 
     def sign(self, size: int, root: bytes, consistency_proof: Sequence[bytes]) -> Note:
@@ -103,7 +111,7 @@ class GuardedSigner:
         size is 0. Call it only when the leaves themselves are durable. The same (size, root) again
         gives the same note again. Raises SigningRefused.
         """
-        with self._lock():
+        with locked(self._path):
             state = self._read()
             proposed = self._proposed(size, root)
             last = state.checkpoint
@@ -116,7 +124,7 @@ class GuardedSigner:
             if size == last.size and root != last.root:
                 raise SigningRefused(Refusal.OTHER_ROOT, f"another root was signed for size {size}")
             try:
-                merkle.verify_consistency(last.size, last.root, size, root, consistency_proof)
+                check_growth(last, proposed, consistency_proof)
             except merkle.ProofError as error:
                 raise SigningRefused(
                     Refusal.INCONSISTENT,
@@ -136,7 +144,7 @@ class GuardedSigner:
         event and published, and the checkpoint to go on from. Both are in the state file before
         this returns. Raises SigningRefused.
         """
-        with self._lock():
+        with locked(self._path):
             state = self._read()
             target = self._proposed(size, root)
             if target == state.checkpoint:
@@ -155,7 +163,7 @@ class GuardedSigner:
         note = Note(checkpoint.text, (self._key.sign(checkpoint.text),))
         # Written before it is handed out: a crash in between costs a signature nobody has seen,
         # the other order could leave a published checkpoint that the signer forgot.
-        _write_durably(self._path, json.dumps({"checkpoint": str(note), "restores": restores}))
+        write_durably(self._path, json.dumps({"checkpoint": str(note), "restores": restores}))
         return note
 
     def _read(self) -> _State:
@@ -181,13 +189,6 @@ class GuardedSigner:
             raise SigningRefused(Refusal.STATE_BROKEN, f"{self._path} belongs to another log")
         return _State(note, checkpoint, restores)
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        # A file of its own, as the state file is replaced; closing it gives the lock back.
-        with self._path.with_name(self._path.name + ".lock").open("ab") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-            yield
-
 
 def _restore_text(
     last: Checkpoint, target: Checkpoint, reason: str, approved_by: Sequence[str], at: datetime
@@ -212,20 +213,3 @@ def _restore_text(
         f"approved-by {','.join(approved_by)}\n"
         f"reason {reason}\n"
     )
-
-
-def _write_durably(path: Path, text: str) -> None:
-    """Replace a file so that after a crash it is either the old or the new one, complete."""
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)  # left by a crash; the caller holds the lock
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 
 from chimera.audit.note import SigningKey
-from chimera.audit.operations import find_checkpoint
+from chimera.audit.operations import find_signed
 from chimera.audit.signer import GuardedSigner, Refusal, SigningRefused
 from chimera.call import Call
 from chimera.core import Core
@@ -35,7 +35,7 @@ async def open_signer(core: Core) -> GuardedSigner:
     when the files cannot be read.
     """
     async with core.db.begin(Call.by_worker("audit.signer")) as tx:
-        newest = await find_checkpoint(tx)
+        newest = await find_signed(tx)
     folder, settings = signing_folder(core.settings), core.settings
     if newest is None:
         await asyncio.to_thread(_create, folder, f"{settings.issuer}/audit")

@@ -15,11 +15,12 @@ from chimera.audit.bundle import (
     Header,
     Line,
     Mode,
+    Opening,
     SignedCheckpoint,
     Tombstone,
 )
 from chimera.audit.continuity import DroppedPayloads, WriterNumbers
-from chimera.audit.leaf import GENESIS, Leaf, LeafError, chain_leaf, decode_leaf, open_commitment
+from chimera.audit.leaf import GENESIS, LeafError, chain_leaf, commit
 from chimera.audit.note import (
     Checkpoint,
     KeyKind,
@@ -30,7 +31,9 @@ from chimera.audit.note import (
     VerifierKey,
     verify_note,
 )
+from chimera.audit.policy import Policy
 from chimera.audit.report import Finding, Report, Verdict
+from chimera.audit.scanning import Scan, scan_leaf
 
 Progress = Callable[[int, int | None], None]  # leaves done, leaves in all if known
 
@@ -59,6 +62,7 @@ class Verification:
         self._header: Header | None = None
         self._checkpoints: list[Checkpoint] = []
         self._verified: tuple[Verified, ...] = ()
+        self._policy: Policy | None = None
         self._started = False
         self._milestones: list[Checkpoint] = []  # roots still to be met, next one last
         self._frontier = merkle.EMPTY_TREE
@@ -72,9 +76,13 @@ class Verification:
 
     # --- keys and checkpoints ---------------------------------------------------------------------
 
-    def trust(self, vkeys: Sequence[str], old_checkpoint: str | None) -> None:
+    def trust(
+        self, vkeys: Sequence[str], old_checkpoint: str | None, policy: Policy | None = None
+    ) -> None:
+        self._policy = policy
         try:
-            self._keys = tuple(VerifierKey.parse(vkey) for vkey in vkeys)
+            given = [VerifierKey.parse(vkey) for vkey in vkeys]
+            self._keys = tuple(dict.fromkeys([*given, *(policy.keys if policy else [])]))
         except NoteError as error:
             raise Stop(Verdict.BAD_INPUT, None, f"key: {error}") from error
         if old_checkpoint is not None:
@@ -173,9 +181,10 @@ class Verification:
         head = self._checkpoints[-1]
         if old.size > head.size:
             reason = f"the log had {old.size} leaves; the bundle's checkpoint covers {head.size}"
+            self.findings.append(Finding(Verdict.INCOMPLETE, head.size, reason))
         else:
             reason = f"the bundle does not show that the log grew from {old.size} leaves"
-        self.findings.append(Finding(Verdict.INCOMPLETE, None, reason))
+            self.findings.append(Finding(Verdict.INCOMPLETE, None, reason))
 
     # --- leaves -----------------------------------------------------------------------------------
 
@@ -226,9 +235,9 @@ class Verification:
 
     def _take_leaf(self, entry: Entry) -> None:
         try:
-            leaf = decode_leaf(entry.leaf)
+            leaf = scan_leaf(entry.leaf)
             for opening in entry.openings:
-                open_commitment(leaf, opening.name, opening.salt, opening.value)
+                _check_opening(leaf, opening)
         except LeafError as error:
             raise Stop(Verdict.TAMPERED, entry.index, str(error)) from error
         self._opened += len(entry.openings)
@@ -236,8 +245,9 @@ class Verification:
         if self._mode is Mode.RANGE:
             self._take_numbers(leaf, entry.index)
 
-    def _take_numbers(self, leaf: Leaf, index: int) -> None:
-        self._dropped.record(leaf, index)
+    def _take_numbers(self, leaf: Scan, index: int) -> None:
+        if leaf.drop_range is not None:
+            self._dropped.record_range(leaf.drop_range, index)
         unseen = self._dropped.count + self._foreign
         if not self._writers.take(leaf.writer_id, leaf.writer_seq, index, unseen):
             reason = f"writer {leaf.writer_id} used number {leaf.writer_seq} before"
@@ -297,6 +307,9 @@ class Verification:
         if self._mode is Mode.RANGE and self.index < size:
             reason = f"leaves {self.index} to {size - 1} are not in the bundle"
             raise Stop(Verdict.INCOMPLETE, self.index, reason)
+        if self._policy and not self._policy.is_met(v.key for v in self._verified):
+            reason = f"the last checkpoint is not cosigned by {self._policy}"
+            self.findings.append(Finding(Verdict.INCOMPLETE, None, reason))
         for index, reason in [*self._writers.missing(), *self._dropped.unrecorded()]:
             self.findings.append(Finding(Verdict.INCOMPLETE, index, reason))
 
@@ -324,6 +337,15 @@ class Verification:
             ),
             findings=tuple(self.findings),
         )
+
+
+def _check_opening(leaf: Scan, opening: Opening) -> None:
+    """Raises LeafError unless the leaf committed to this value under this name."""
+    digest = leaf.commitments.get(opening.name.encode("ascii", "replace"))
+    if digest is None:
+        raise LeafError(f"the leaf commits to no {opening.name!r}")
+    if commit(opening.name, opening.salt, opening.value) != digest:
+        raise LeafError(f"{opening.name!r} is not the value that was committed")
 
 
 def _split_view(size: int) -> Stop:

@@ -1,6 +1,7 @@
 """The offline verifier: takes an exported bundle and public keys, and says what is proven.
 
     python -m chimera.audit.verify BUNDLE --key VKEY [--key VKEY ...] [--since CHECKPOINT]
+                                   [--quorum N | --policy FILE]
 
 What must stay true:
 - It needs the standard library and `cryptography`; no server code, no database driver. Whoever
@@ -16,8 +17,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from chimera.audit.bundle import LINE_BYTES_MAX, BundleError, Line, decode_line
+from chimera.audit.bundle import LINE_BYTES_MAX, BundleError, Line, decode_line, open_bundle
 from chimera.audit.continuity import TooManyFaults
+from chimera.audit.note import VerifierKey
+from chimera.audit.policy import Policy
 from chimera.audit.report import Finding, Report, Verdict
 from chimera.audit.verification import Progress, Stop, Verification
 
@@ -27,14 +30,16 @@ def verify_bundle(
     vkeys: Sequence[str],
     old_checkpoint: str | None = None,
     progress: Progress | None = None,
+    policy: Policy | None = None,
 ) -> Report:
     """Verify a bundle; never raises for what is in it, that is what the report is for.
 
     lines: of the bundle, each with its newline. vkeys: `name+hash+base64` keys of the log and of
     witnesses. old_checkpoint: a signed note seen earlier, which the bundle must be a continuation
-    of. progress: called now and then with (leaves done, leaves in all or None).
+    of. progress: called now and then with (leaves done, leaves in all or None). policy: whose
+    cosignatures the last checkpoint needs; its keys are trusted too.
     """
-    return verify_lines(_decoded(lines), vkeys, old_checkpoint, progress)
+    return verify_lines(_decoded(lines), vkeys, old_checkpoint, progress, policy)
 
 
 def verify_lines(
@@ -42,11 +47,12 @@ def verify_lines(
     vkeys: Sequence[str],
     old_checkpoint: str | None = None,
     progress: Progress | None = None,
+    policy: Policy | None = None,
 ) -> Report:
     """As `verify_bundle`, for lines that are decoded already."""
     verification = Verification(progress)
     try:
-        verification.trust(vkeys, old_checkpoint)
+        verification.trust(vkeys, old_checkpoint, policy)
         for line in lines:
             verification.take(line)
         verification.finish()
@@ -67,6 +73,13 @@ def _decoded(lines: Iterable[bytes]) -> Iterator[Line]:
                 reason = f"the bundle ends inside line {number}"
                 raise Stop(Verdict.INCOMPLETE, None, reason) from error
             raise Stop(Verdict.BAD_INPUT, None, f"line {number}: {error}") from error
+
+
+def policy_of(vkeys: Sequence[str], quorum: int, file: Path | None) -> Policy | None:
+    """What a command was told about witnesses. Raises ValueError, OSError."""
+    if file is not None:
+        return Policy.parse(file.read_text("utf-8"))
+    return Policy.n_of([VerifierKey.parse(vkey) for vkey in vkeys], quorum) if quorum else None
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -110,16 +123,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = _Parser(prog="chimera.audit.verify", description="Verify an exported audit bundle.")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the exported file")
-    parser.add_argument("--key", action="append", required=True, metavar="VKEY",
+    parser.add_argument("--key", action="append", default=[], metavar="VKEY",
                         help="public key of the log or of a witness; may be repeated")  # fmt: skip
     parser.add_argument("--since", type=Path, metavar="CHECKPOINT",
                         help="file with a checkpoint seen earlier")  # fmt: skip
+    parser.add_argument("--quorum", type=int, default=0, metavar="N",
+                        help="how many of the witnesses given by --key must have cosigned")  # fmt: skip
+    parser.add_argument("--policy", type=Path, metavar="FILE",
+                        help="trusted logs and witnesses, and how many it takes (tlog-policy)")  # fmt: skip
     options = parser.parse_args(arguments)
+    if not options.key and not options.policy:
+        parser.error("give --key or --policy")
     progress = _ProgressLine()
     try:
         old = options.since.read_text("utf-8") if options.since else None
-        with options.bundle.open("rb") as file:
-            report = verify_bundle(_lines(file), options.key, old, progress)
+        policy = policy_of(options.key, options.quorum, options.policy)
+        with open_bundle(options.bundle) as file:
+            report = verify_bundle(_lines(file), options.key, old, progress, policy)
         progress.close()
         print(report)
     except Exception as error:  # Python would leave with 1, which here means tampered

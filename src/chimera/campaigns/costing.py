@@ -1,8 +1,8 @@
 """What a plan will cost: expected and worst, by technique and target; and what its run did cost.
 
 Expected is an estimate and says so: about four bytes a token of what is really sent, and answers as
-long as the model's were lately. Worst is the bound that holds are made of. Each cell takes one
-attempt in both; retries come on top.
+long as the model's were lately; of a route, by its first model. Worst is the bound that holds are made
+of; of a route, all its models in turn. Each cell takes one attempt in both; retries come on top.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ async def _answer_lengths(tx: Tx, plan: RunPlan, before: Any) -> dict[str, float
     rows = await tx.all(
         LIST_ANSWER_LENGTHS,
         org_id=tx.call.caller.org_id,
-        models=list({target.model_id for target in plan.targets}),
+        models=list({model.model_id for model in plan.models}),
         before=before,
         days=HISTORY_DAYS,
     )
@@ -87,7 +87,7 @@ async def preview_cost(
     lengths = await _answer_lengths(tx, plan, await tx.one(NOW))
     if request.HasField("output_tokens_expected"):
         given = float(request.output_tokens_expected)
-        lengths = {target.model_id: given for target in plan.targets}
+        lengths = {model.model_id: given for model in plan.models}
     estimates = await asyncio.to_thread(estimate, plan, lengths)
     rows, totals = _rows(plan, estimates, {})
     return PreviewCostResponse(
@@ -129,9 +129,9 @@ def _add(
         prepared = plan.prepare(cell_no)
     except (TechniqueError, RenderError):
         return  # its text cannot be made: it is recorded as failed and never sent
-    target = plan.targets[prepared.cell.target_no]
+    model = plan.models[prepared.model_no]
     longest = prepared.request.max_tokens or 0
-    answer = min(longest, round(answer_lengths.get(target.model_id, longest / 2)))
+    answer = min(longest, round(answer_lengths.get(model.model_id, longest / 2)))
     size = sum(
         -(-len(message.content.encode()) // BYTES_PER_TOKEN) + MESSAGE_TOKENS
         for message in prepared.request.messages
@@ -139,8 +139,8 @@ def _add(
     usage = Usage(input_tokens=size, output_tokens=answer)
     sampled.input_tokens += size
     sampled.output_tokens += answer
-    sampled.expected += min(cost(usage, target.prices), prepared.worst_cost)
-    sampled.worst += prepared.worst_cost
+    sampled.expected += min(cost(usage, model.prices), prepared.worst_cost)
+    sampled.worst += prepared.worst_cost + prepared.reserve
 
 
 FIND_PLAN = sql(

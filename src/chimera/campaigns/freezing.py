@@ -19,13 +19,16 @@ from chimera.campaigns.techniques import TECHNIQUES, TechniqueError
 from chimera.db import Tx
 from chimera.faults import Invalid, NotReady, Violation
 from chimera.providers.keys import find_default_key, get_key
+from chimera.providers.pricing import prices_json
+from chimera.providers.routes import fallback_causes, get_route
 from chimera.providers.targets import get_target
-from chimera.rows import decimal_text, enum_text, struct_dict
+from chimera.rows import enum_text, struct_dict
 from chimera.settings import Settings
 from chimera.templates.content import declared
+from chimera.templates.partials import Pin, expand
 from chimera.templates.values import RenderError
 from chimera.templates.versions import get_version
-from chimera.v1.campaigns_pb2 import CampaignPlan, PromptSource
+from chimera.v1.campaigns_pb2 import CampaignPlan, PromptSource, Target
 from chimera.v1.templates_pb2 import TemplateVersion
 
 OUTPUT_TOKENS_DEFAULT = 256
@@ -42,6 +45,8 @@ class Frozen:
     plan_hash: str
     plan: RunPlan
     shard_cells: int
+    # The versions with their partials expanded, in the order of the plan's prompts.
+    versions: tuple[TemplateVersion, ...]
 
     @property
     def shards(self) -> int:
@@ -55,11 +60,16 @@ async def freeze_plan(tx: Tx, plan: CampaignPlan, settings: Settings) -> Frozen:
     hundred thousand rows takes a second, and other callers must not wait for it.
     """
     _check_size(plan, settings)
-    versions = [
-        await get_version(tx, source.template_id, source.version_number) for source in plan.prompts
-    ]
+    versions = []
+    for source in plan.prompts:
+        version = await get_version(
+            tx, source.template_id, source.version_number, label=source.label
+        )
+        versions.append(await expand(tx, version))
     targets = [
-        await _target_facts(tx, target.model_id, target.provider_key_id, plan)
+        await _route_facts(tx, target, plan)
+        if target.route_id
+        else await _target_facts(tx, target.model_id, target.provider_key_id, plan)
         for target in plan.targets
     ]
     return await asyncio.to_thread(_frozen, plan, versions, targets)
@@ -86,14 +96,16 @@ def _check_size(plan: CampaignPlan, settings: Settings) -> None:
 
 
 def _frozen(
-    plan: CampaignPlan, versions: Sequence[TemplateVersion], targets: Sequence[dict[str, Any]]
+    plan: CampaignPlan,
+    versions: Sequence[tuple[TemplateVersion, Sequence[Pin]]],
+    targets: Sequence[dict[str, Any]],
 ) -> Frozen:
     spec = scorer_spec(plan.scorer)
     facts = {
         "format": 1,
         "prompts": [
-            _prompt_facts(version, source)
-            for version, source in zip(versions, plan.prompts, strict=True)
+            _prompt_facts(version, pins, source)
+            for (version, pins), source in zip(versions, plan.prompts, strict=True)
         ],
         "techniques": [
             {
@@ -125,7 +137,13 @@ def _frozen(
     compiled = RunPlan(body)
     _check_prompts(compiled)
     wanted = -(-compiled.cells_total // SHARDS_WANTED)
-    return Frozen(body, plan_hash, compiled, min(SHARD_CELLS_MAX, max(SHARD_CELLS_MIN, wanted)))
+    return Frozen(
+        body,
+        plan_hash,
+        compiled,
+        min(SHARD_CELLS_MAX, max(SHARD_CELLS_MIN, wanted)),
+        tuple(version for version, _pins in versions),
+    )
 
 
 def _output_tokens_max(plan: CampaignPlan) -> int:
@@ -136,8 +154,12 @@ def _optional(message: Any, field: str) -> float | None:
     return getattr(message, field) if message.HasField(field) else None
 
 
-def _prompt_facts(version: TemplateVersion, source: PromptSource) -> dict[str, Any]:
+def _prompt_facts(
+    version: TemplateVersion, pins: Sequence[Pin], source: PromptSource
+) -> dict[str, Any]:
     return {
+        **({"label": source.label} if source.label else {}),
+        **({"partials": [asdict(pin) for pin in pins]} if pins else {}),
         "template_id": version.template_id,
         "version_number": version.version_number,
         "content_hash": version.content_hash,
@@ -185,16 +207,29 @@ async def _target_facts(tx: Tx, model_id: str, key_id: str, plan: CampaignPlan) 
         "base_url": target.base_url,
         "provider_key_id": key.id,
         "price_version_id": target.price_version_id,
-        "prices": {
-            "input_per_million": decimal_text(target.prices.input_per_million),
-            "output_per_million": decimal_text(target.prices.output_per_million),
-            "cached_input_per_million": decimal_text(target.prices.cached_input_per_million),
-            "reasoning_per_million": decimal_text(target.prices.reasoning_per_million),
-            "per_request": decimal_text(target.prices.per_request),
-        },
+        "prices": prices_json(target.prices),
+        "provider_config": target.default_config,
         "timeout_s": target.timeout_s,
         "requests_per_minute": target.requests_per_minute,
         "tokens_per_minute": target.tokens_per_minute,
+    }
+
+
+async def _route_facts(tx: Tx, target: Target, plan: CampaignPlan) -> dict[str, Any]:
+    """A version of a route; each of its models must be one the launch could send to directly."""
+    route = await get_route(tx, target.route_id, target.route_version)
+    steps = []
+    for step in route.steps:
+        facts = await _target_facts(tx, step.model_id, step.provider_key_id, plan)
+        if step.timeout_s:
+            facts["timeout_s"] = step.timeout_s
+        steps.append({"model": facts, "weight": step.weight, "fallback_on": fallback_causes(step)})
+    return {
+        "route_id": route.id,
+        "route": route.name,
+        "version_number": route.version_number,
+        "strategy": enum_text(route, "strategy", route.strategy),
+        "steps": steps,
     }
 
 
@@ -238,6 +273,7 @@ def worst_cost_of(plan: RunPlan) -> Decimal:
 
 def _worst_cost(plan: RunPlan, cell_no: int) -> Decimal:
     try:
-        return plan.prepare(cell_no).worst_cost
+        prepared = plan.prepare(cell_no)
+        return prepared.worst_cost + prepared.reserve
     except (TechniqueError, RenderError):
         return Decimal(0)  # its text cannot be made: it is recorded as failed and never sent

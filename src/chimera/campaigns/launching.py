@@ -9,6 +9,7 @@ from chimera import outbox
 from chimera.accounting.remaining import admit_launch
 from chimera.accounting.windows import Purse
 from chimera.audit import recording
+from chimera.campaigns import template_use
 from chimera.campaigns.freezing import Frozen, freeze_plan, worst_cost_of
 from chimera.campaigns.operations import get_campaign, lock_campaign
 from chimera.campaigns.runs import get_run
@@ -39,9 +40,10 @@ INSERT_PLAN = sql(
     Nothing,
     """
     INSERT INTO campaigns.run_plans
-        (run_id, org_id, plan, plan_hash, prompt_count, technique_names, target_names, repetitions)
+        (run_id, org_id, plan, plan_hash, prompt_count, technique_names, target_names, repetitions,
+         model_ids, model_names)
     VALUES (%(run_id)s, %(org_id)s, %(plan)s, %(plan_hash)s, %(prompts)s, %(techniques)s,
-            %(targets)s, %(repetitions)s)
+            %(targets)s, %(repetitions)s, %(model_ids)s, %(model_names)s)
     """,
 )
 
@@ -103,6 +105,7 @@ async def launch_campaign(tx: Tx, campaign_id: str, settings: Settings) -> tuple
     run_id = new_id(await tx.one(NOW))  # type: ignore[arg-type]  # a timestamptz is a datetime
     await _insert_run(tx, run_id, campaign, frozen, await _is_budgeted(tx, campaign, frozen))
     await tx.run(START_CAMPAIGN, campaign_id=campaign_id, run_id=run_id)
+    await template_use.note(tx, run_id, campaign, frozen)
     concurrency = campaign.plan.limits.concurrency or CONCURRENCY_DEFAULT
     for _ in range(max(1, min(RINGS_MAX, frozen.shards, concurrency // 32))):
         await outbox.enqueue(tx, "drive_runs", run_id=run_id)
@@ -126,7 +129,7 @@ async def _is_budgeted(tx: Tx, campaign: Campaign, frozen: Frozen) -> bool:
     """Whether budgets concern the run. Raises Exhausted(BUDGET_SPENT)."""
     caller = tx.call.caller
     purse = Purse(caller.org_id, caller.user_id, campaign.id, caller.api_key_id)
-    return await admit_launch(tx, purse, {target.provider_key_id for target in frozen.plan.targets})
+    return await admit_launch(tx, purse, {model.provider_key_id for model in frozen.plan.models})
 
 
 async def _insert_run(
@@ -156,6 +159,8 @@ async def _insert_run(
         techniques=plan.technique_names,
         targets=[target.name for target in plan.targets],
         repetitions=plan.repetitions,
+        model_ids=[model.model_id for model in plan.models],
+        model_names=[model.name for model in plan.models],
     )
     cost_max = Decimal(limits.cost_usd_max) if limits.cost_usd_max else None
     await tx.run(INSERT_MONEY, run_id=run_id, org_id=org_id, cost_max=cost_max, budgeted=budgeted)

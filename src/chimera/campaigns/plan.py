@@ -9,9 +9,10 @@ what was run. A cell is found by arithmetic:
 from __future__ import annotations
 
 import hashlib
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
 from itertools import accumulate
@@ -20,13 +21,15 @@ from typing import Any, NamedTuple
 import orjson
 
 from chimera.campaigns.scorers import Judge, compile_scorer
-from chimera.campaigns.techniques import Chain, Step, compile_chain
+from chimera.campaigns.techniques import Chain, Step, TechniqueError, compile_chain
 from chimera.providers.adapters import ChatRequest, Message
-from chimera.providers.pricing import Prices, upper_bound_tokens, worst_cost
+from chimera.providers.pricing import Prices, prices_from_json, upper_bound_tokens, worst_cost
 from chimera.templates.rendering import Template, compile_template
-from chimera.templates.values import Variable
+from chimera.templates.values import RenderError, Variable
 
 PROMPTS_KEPT = 512
+# What stands for a secret value wherever results are kept.
+MASK = "[secret]"
 
 
 class Cell(NamedTuple):
@@ -61,10 +64,12 @@ class Prepared:
     transformed: str
     request: ChatRequest
     worst_cost: Decimal
+    model_no: int = 0
+    reserve: Decimal = Decimal(0)  # what the models its route has left may cost after this one
 
 
 @dataclass(frozen=True)
-class Target:
+class Model:
     """A model as the run uses it."""
 
     model_id: str
@@ -79,10 +84,26 @@ class Target:
     timeout_s: float
     requests_per_minute: int
     tokens_per_minute: int
+    provider_config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return f"{self.provider}/{self.model}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One column of the plan: a model, or a route over several. model_nos: places in the plan's
+    models; fallbacks: per step, the causes for which the next one is tried."""
+
+    name: str
+    model_nos: tuple[int, ...]
+    weights: tuple[int, ...] = ()  # of a weighted route
+    fallbacks: tuple[frozenset[str], ...] = ()
+
+    @property
+    def is_route(self) -> bool:
+        return bool(self.fallbacks)
 
 
 def freeze(facts: Mapping[str, Any]) -> tuple[bytes, str]:
@@ -105,7 +126,9 @@ class RunPlan:
             compile_chain([Step(step["technique"], step["params"]) for step in chain["steps"]])
             for chain in facts["techniques"]
         ]
-        self.targets = [_target(target) for target in facts["targets"]]
+        self.models: list[Model] = []
+        self.targets = [self._target(target) for target in facts["targets"]]
+        self.has_routes = any(target.is_route for target in self.targets)
         self.repetitions: int = facts["repetitions"]
         self.judge: Judge = compile_scorer(facts["scorer"])
         self.seed: int = facts["seed"]
@@ -127,11 +150,45 @@ class RunPlan:
         prompt_no, technique_no = divmod(rest, len(self.chains))
         return Cell(cell_no, prompt_no, technique_no, target_no, iteration)
 
+    def _target(self, facts: dict[str, Any]) -> Target:
+        """Adds the models of a frozen target to the plan's."""
+        first = len(self.models)
+        if "steps" not in facts:
+            self.models.append(_model(facts))
+            return Target(self.models[first].name, (first,))
+        self.models += [_model(step["model"]) for step in facts["steps"]]
+        return Target(
+            f"route/{facts['route']}",
+            tuple(range(first, len(self.models))),
+            tuple(s["weight"] for s in facts["steps"]) if facts["strategy"] == "weighted" else (),
+            tuple(frozenset(step["fallback_on"]) for step in facts["steps"]),
+        )
+
+    def order(self, cell_no: int) -> tuple[int, ...]:
+        """The models a cell tries, first to last. Of a weighted route it is drawn by weight, from
+        the seed and the cell's number alone (Efraimidis and Spirakis, Information Processing
+        Letters 97 (2006), 181)."""
+        target = self.targets[self.cell(cell_no).target_no]
+        if not target.weights:
+            return target.model_nos
+        drawn = [
+            math.log((self._seed(f"route/{cell_no}/{step}") + 1) / 2**64) / weight
+            for step, weight in enumerate(target.weights)
+        ]
+        steps = sorted(range(len(drawn)), key=drawn.__getitem__, reverse=True)
+        return tuple(target.model_nos[step] for step in steps)
+
+    def falls_back(self, cell_no: int, model_no: int, cause: str) -> bool:
+        """Whether the step of this model says that for this cause the next one is tried."""
+        target = self.targets[self.cell(cell_no).target_no]
+        return target.is_route and cause in target.fallbacks[model_no - target.model_nos[0]]
+
     def _prompt(self, prompt_no: int) -> Prompt:
         source = bisect_right(self.starts, prompt_no) - 1
         template = self.templates[source]
-        texts = template.texts(self.rows[source][prompt_no - self.starts[source]])
-        messages = tuple(template.fill(texts))
+        row = self.rows[source][prompt_no - self.starts[source]]
+        texts = template.texts(row)
+        messages = tuple(template.fill(texts, row))
         return Prompt(messages, subject_of(messages), texts)
 
     def _transformed(self, prompt_no: int, technique_no: int, iteration: int) -> str:
@@ -139,24 +196,49 @@ class RunPlan:
         seed = self._seed(f"{prompt_no}/{technique_no}/{iteration}")
         return self.chains[technique_no].apply(self.prompt(prompt_no).text, seed)
 
+    def masked(self, cell: Cell, *texts: str) -> tuple[str, ...]:
+        """What may be kept of a cell whose template has secret variables: its prompt, its transformed
+        prompt, and `texts` said about it. The prompt is made again with masks in place of the values,
+        so that no technique encodes one; in the texts the values themselves are masked. Empty when
+        there is nothing to mask."""
+        source = bisect_right(self.starts, cell.prompt_no) - 1
+        template = self.templates[source]
+        if not template.secrets:
+            return ()
+        row = self.rows[source][cell.prompt_no - self.starts[source]]
+        hidden = {name: self.prompt(cell.prompt_no).variables[name] for name in template.secrets}
+        shown_texts = {**self.prompt(cell.prompt_no).variables, **dict.fromkeys(hidden, MASK)}
+        shown_row = {name: MASK if name in hidden else value for name, value in row.items()}
+        try:
+            messages = template.fill(shown_texts, shown_row)
+            prompt = messages[subject_of(messages)][1]
+            seed = self._seed(f"{cell.prompt_no}/{cell.technique_no}/{cell.iteration}")
+            transformed = self.chains[cell.technique_no].apply(prompt, seed)
+        except (TechniqueError, RenderError):
+            prompt = transformed = MASK  # a loop over a secret list, say
+        for value in sorted(filter(None, hidden.values()), key=len, reverse=True):
+            texts = tuple(text.replace(value, MASK) for text in texts)
+        return (prompt, transformed, *texts)
+
     def _seed(self, place: str) -> int:
         digest = hashlib.sha256(f"{self.seed}/{place}".encode()).digest()
         return int.from_bytes(digest[:8])
 
-    def prepare(self, cell_no: int) -> Prepared:
-        """Renders and transforms a cell. Raises TechniqueError or RenderError when its text cannot
+    def prepare(self, cell_no: int, step: int = 0) -> Prepared:
+        """Renders and transforms a cell for a step of its order. Raises TechniqueError or RenderError when its text cannot
         be made, for example because it grows too large."""
         cell = self.cell(cell_no)
         prompt = self.prompt(cell.prompt_no)
         transformed = self.transformed(cell.prompt_no, cell.technique_no, cell.iteration)
-        target = self.targets[cell.target_no]
+        order = self.order(cell_no)
+        model = self.models[order[step]]
         messages = tuple(
             Message(role, transformed if place == prompt.subject else text)
             for place, (role, text) in enumerate(prompt.messages)
         )
         generation = self.generation
         request = ChatRequest(
-            model=target.model,
+            model=model.model,
             messages=messages,
             max_tokens=generation["output_tokens_max"],
             temperature=generation["temperature"],
@@ -166,8 +248,11 @@ class RunPlan:
             stop=tuple(generation["stop"]),
         )
         bound = sum(upper_bound_tokens(message.content) for message in messages)
-        worst = worst_cost(bound, generation["output_tokens_max"], target.prices)
-        return Prepared(cell, prompt, transformed, request, worst)
+        output = generation["output_tokens_max"]
+        worst = worst_cost(bound, output, model.prices)
+        later = [worst_cost(bound, output, self.models[no].prices) for no in order[step + 1 :]]
+        reserve = sum(later, Decimal(0))
+        return Prepared(cell, prompt, transformed, request, worst, order[step], reserve)
 
 
 def subject_of(messages: Sequence[tuple[str, str]]) -> int:
@@ -184,6 +269,5 @@ def _template(source: Mapping[str, Any]) -> Template:
     return compile_template([(role, text) for role, text in source["messages"]], variables)
 
 
-def _target(facts: Mapping[str, Any]) -> Target:
-    prices = Prices(**{name: Decimal(value) for name, value in facts["prices"].items()})
-    return Target(**{**facts, "prices": prices})
+def _model(facts: Mapping[str, Any]) -> Model:
+    return Model(**{**facts, "prices": prices_from_json(facts["prices"])})

@@ -36,13 +36,15 @@ LIST_EXECUTIONS = sql(
     """
     SELECT e.run_id, e.cell_no, e.prompt_no, e.technique_no, e.target_no, e.iteration_number, e.state,
            p.technique_names[e.technique_no + 1] AS technique_applied,
-           split_part(p.target_names[e.target_no + 1], '/', 1) AS provider_used,
-           substr(p.target_names[e.target_no + 1], strpos(p.target_names[e.target_no + 1], '/') + 1) AS model_used,
+           split_part(u.name, '/', 1) AS provider_used,
+           substr(u.name, strpos(u.name, '/') + 1) AS model_used,
            e.original_prompt, e.transformed_prompt, e.response, e.response_truncated,
            e.is_successful, e.success_score::float8 AS success_score, e.verdict_reason, e.error_kind,
            e.attempts, e.latency_ms, e.input_tokens, e.output_tokens, e.cost AS cost_usd,
            e.started_at, e.recorded_at
       FROM campaigns.executions e JOIN campaigns.run_plans p ON p.run_id = e.run_id
+     CROSS JOIN LATERAL (SELECT COALESCE(p.model_names[e.model_no + 1],
+                                         p.target_names[e.target_no + 1]) AS name) u
      WHERE e.run_id = %(run_id)s AND e.cell_no = ANY(%(cells)s::bigint[])
      ORDER BY e.cell_no
     """,
@@ -70,10 +72,15 @@ FIND_SIZES = sql(
 LIST_ATTEMPTS = sql(
     Attempt,
     """
-    SELECT attempt_no, state, error_kind, error_message, http_status, latency_ms,
-           worst_cost AS worst_cost_usd, cost AS cost_usd, sent_at, settled_at
-      FROM campaigns.attempts WHERE run_id = %(run_id)s AND cell_no = %(cell_no)s
-     ORDER BY attempt_no
+    SELECT a.attempt_no, a.state, a.error_kind, a.error_message, a.http_status, a.latency_ms,
+           a.worst_cost AS worst_cost_usd, a.cost AS cost_usd, a.sent_at, a.settled_at,
+           split_part(u.name, '/', 1) AS provider_used,
+           substr(u.name, strpos(u.name, '/') + 1) AS model_used
+      FROM campaigns.attempts a JOIN campaigns.run_plans p ON p.run_id = a.run_id
+     CROSS JOIN LATERAL (SELECT COALESCE(p.model_names[a.model_no + 1],
+                                         p.target_names[%(target_no)s::int + 1]) AS name) u
+     WHERE a.run_id = %(run_id)s AND a.cell_no = %(cell_no)s
+     ORDER BY a.attempt_no
     """,
 )
 
@@ -166,7 +173,9 @@ async def get_execution(tx: Tx, run_id: str, cell_no: int) -> GetExecutionRespon
     assert body is not None
     plan = _compiled(body)
     sent = plan.prepare(cell_no).request.messages if found[0].transformed_prompt else ()
-    attempts: list[Attempt] = await tx.all(LIST_ATTEMPTS, run_id=run_id, cell_no=cell_no)
+    attempts: list[Attempt] = await tx.all(
+        LIST_ATTEMPTS, run_id=run_id, cell_no=cell_no, target_no=found[0].target_no
+    )
     return GetExecutionResponse(
         execution=found[0],
         attempts=attempts,

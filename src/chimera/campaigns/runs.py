@@ -13,12 +13,14 @@ from chimera.campaigns.operations import get_campaign, lock_campaign
 from chimera.campaigns.statistics import wilson_interval
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotFound, NotReady
+from chimera.providers.held_circuits import list_shut
 from chimera.rows import decimal_text, enum_text
 from chimera.v1.campaigns_pb2 import (
     Campaign,
     GetRunSummaryResponse,
     Rate,
     RateByCell,
+    RateByModel,
     RateByTarget,
     RateByTechnique,
     Run,
@@ -66,6 +68,23 @@ LIST_RUNS = sql(
      ORDER BY r.id DESC LIMIT %(limit)s
     """,
     prepare=False,
+)
+
+LIST_MODELS = sql(
+    dict,
+    "SELECT model_ids, model_names FROM campaigns.run_plans WHERE run_id = %(run_id)s",
+)
+
+LIST_MODEL_TALLIES = sql(
+    dict,
+    """
+    SELECT model_no, sum(scored)::bigint AS scored, sum(successes)::bigint AS successes,
+           sum(failed)::bigint AS failed, sum(latency_ms_sum)::bigint AS latency_ms_sum,
+           sum(cost) AS cost, sum(input_tokens)::bigint AS input_tokens,
+           sum(output_tokens)::bigint AS output_tokens
+      FROM campaigns.model_tallies WHERE run_id = %(run_id)s
+     GROUP BY model_no ORDER BY model_no
+    """,
 )
 
 LIST_TALLIES = sql(
@@ -137,6 +156,24 @@ async def get_run(tx: Tx, run_id: str) -> Run:
     run = await tx.one(GET_RUN, run_id=run_id)
     if run is None:
         raise NotFound("RUN_NOT_FOUND", "There is no such run.")
+    return run
+
+
+async def add_waiting(tx: Tx, run: Run) -> Run:
+    """Says of a live run which of its models nothing is sent to at the moment."""
+    if enum_text(run, "state", run.state) == "running":
+        row = await tx.one(LIST_MODELS, run_id=run.id)
+        names = dict(zip(row["model_ids"], row["model_names"], strict=True)) if row else {}
+        for circuit in await list_shut(tx, list(names)):
+            run.waiting_for.add(
+                model_id=circuit.model_id,
+                name=names[circuit.model_id],
+                circuit_state="open"
+                if circuit.force
+                else enum_text(circuit, "state", circuit.state),
+                cause="forced" if circuit.force else circuit.cause,
+                retry_at=circuit.retry_at if circuit.HasField("retry_at") else None,
+            )
     return run
 
 
@@ -281,6 +318,8 @@ async def summarise_run(tx: Tx, run_id: str) -> GetRunSummaryResponse:
         for row in await tx.all(LIST_LATENCIES, run_id=run_id)
     }
     targets = [name.partition("/") for name in run.target_names]
+    by_model = await tx.all(LIST_MODEL_TALLIES, run_id=run_id)
+    models = await tx.one(LIST_MODELS, run_id=run_id)
     return GetRunSummaryResponse(
         run=run,
         overall=_sum(rows).rate(latencies.get((None, None))),
@@ -313,4 +352,15 @@ async def summarise_run(tx: Tx, run_id: str) -> GetRunSummaryResponse:
             )
             for row in rows
         ],
+        by_model_used=[_rate_by_model(models, row) for row in by_model] if models else [],
+    )
+
+
+def _rate_by_model(models: dict[str, Any], row: dict[str, Any]) -> RateByModel:
+    provider, _slash, model = models["model_names"][row["model_no"]].partition("/")
+    return RateByModel(
+        model_id=models["model_ids"][row["model_no"]],
+        provider=provider,
+        model=model,
+        rate=_sum([row]).rate(None),
     )

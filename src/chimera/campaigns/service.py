@@ -158,7 +158,8 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
 
     async def GetRun(self, request: GetRunRequest, call: Call) -> GetRunResponse:
         async with self.db.look(call) as tx:
-            return GetRunResponse(run=await runs.get_run(tx, request.run_id))
+            run = await runs.get_run(tx, request.run_id)
+            return GetRunResponse(run=await runs.add_waiting(tx, run))
 
     async def ListRuns(self, request: ListRunsRequest, call: Call) -> ListRunsResponse:
         size, position = self.pages.page(request)

@@ -19,15 +19,20 @@ import sys
 import typer
 
 from chimera.cli import (
+    access,
     audit,
     budget,
     campaign,
+    dataset,
     migrations,
     ops,
     people,
+    prices,
     running,
     statements,
     telemetry,
+    template,
+    vault,
 )
 from chimera.cli.demo import demo as demonstrate
 from chimera.cli.failure import reported
@@ -47,11 +52,17 @@ app.command("bootstrap")(people.bootstrap)
 app.command("migrate", **migrations.PASSED_ON)(migrations.migrate)
 app.command("sql")(statements.sql)
 app.add_typer(campaign.app, name="campaign")
+app.add_typer(template.app, name="template")
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(audit.app, name="audit")
 app.add_typer(budget.app, name="budget")
 app.add_typer(budget.usage_app, name="usage")
 app.add_typer(ops.app, name="ops")
+app.add_typer(people.app, name="user")
 app.add_typer(telemetry.app, name="telemetry")
+app.add_typer(access.app, name="access")
+app.add_typer(prices.app, name="prices")
+app.add_typer(vault.app, name="vault")
 
 
 def main() -> None:

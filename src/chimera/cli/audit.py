@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from chimera.cli import log_restore, witness
 from chimera.cli.connection import ApiKey, Server, connected, use_running_databases
 from chimera.cli.failure import Failure, reported
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 BAD_INPUT = 3
 
 app = typer.Typer(help="The tamper-evident log.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(witness.app, name="witness")
+app.add_typer(log_restore.app, name="restore")
 
 
 @app.callback()
@@ -53,6 +57,15 @@ def verify(
             "organisations, with the signer's memory under CHIMERA_HOME.",
         ),
     ] = False,
+    quorum: Annotated[
+        int, typer.Option(help="How many of the witnesses given by --key must have cosigned.")
+    ] = 0,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            help="Trusted logs and witnesses, and how many it takes (tlog-policy).", dir_okay=False
+        ),
+    ] = None,
     server: Server = "",
     api_key: ApiKey = "",
 ) -> None:
@@ -63,16 +76,16 @@ def verify(
         if database:
             report = _verify_database()
         elif bundle is not None:
-            if not key:
-                raise Failure("a bundle is verified with a key you trust: give --key")
-            report = verify_file(bundle, key, old)
+            if not key and not policy:
+                raise Failure("a bundle is verified with a key you trust: give --key or --policy")
+            report = verify_file(bundle, key or [], old, quorum=quorum, policy=policy)
         else:
             with connected(server, api_key) as client, TemporaryDirectory() as folder:
                 path = save or Path(folder, "audit.jsonl")
                 theirs = export(client, path)
                 if not key:
                     typer.echo(f"key, as the server tells it: {theirs}", err=True)
-                report = verify_file(path, key or [theirs], old)
+                report = verify_file(path, key or [theirs], old, quorum=quorum, policy=policy)
     typer.echo(str(report))
     raise typer.Exit(int(report.verdict))
 
@@ -109,14 +122,28 @@ def export(client: Client, path: Path) -> str:
     return newest.verifier_key
 
 
-def verify_file(path: Path, keys: list[str], since: str | None = None) -> Report:
+def verify_file(
+    path: Path,
+    keys: list[str],
+    since: str | None = None,
+    *,
+    quorum: int = 0,
+    policy: Path | None = None,
+) -> Report:
     """What the offline verifier finds in a bundle; the file is read once."""
-    from chimera.audit.bundle import LINE_BYTES_MAX
-    from chimera.audit.verify import verify_bundle
+    from chimera.audit.bundle import LINE_BYTES_MAX, open_bundle
+    from chimera.audit.verify import policy_of, verify_bundle
 
-    with path.open("rb") as file, _progress("verifying") as show:
+    try:
+        wanted = policy_of(keys, quorum, policy)
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    with open_bundle(path) as file, _progress("verifying") as show:
         lines = iter(lambda: file.readline(LINE_BYTES_MAX + 1), b"")
-        return verify_bundle(lines, keys, since, show)
+        try:
+            return verify_bundle(lines, keys, since, show, wanted)
+        except (EOFError, zlib.error) as error:
+            raise Failure(f"{path} is cut short or damaged: {error}") from None
 
 
 def _verify_database() -> Report:

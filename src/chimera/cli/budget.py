@@ -9,7 +9,7 @@ import typer
 
 from chimera.cli.connection import ApiKey, Server, connected
 from chimera.cli.failure import FAILED, WRONG_USE, Failure
-from chimera.cli.ops import show
+from chimera.cli.tables import show
 
 app = typer.Typer(
     help="Budgets: set, list, remaining, alerts.", no_args_is_help=True, rich_markup_mode=None

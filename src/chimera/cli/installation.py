@@ -77,6 +77,11 @@ class Installation:
         self.stack.stop()
 
     @property
+    def mail_folder(self) -> Path:
+        """Where mails go when no server for them is given."""
+        return self.home / "mail"
+
+    @property
     def server(self) -> str:
         """The address to call, which for a server that listens everywhere is loopback."""
         host, _, port = self.listen.rpartition(":")
@@ -90,6 +95,8 @@ class Installation:
             "GRPC_ENABLE_FORK_SUPPORT": "0",
             "CHIMERA_HOME": str(self.home),
             "CHIMERA_LISTEN": self.listen,
+            # Mails are files under the home, unless a mail server is given.
+            "CHIMERA_MAIL_URL": os.environ.get("CHIMERA_MAIL_URL") or self.mail_folder.as_uri(),
             **self.more,
             **urls,
         }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
 from chimera.cli.connection import ApiKey, Server, connected
 from chimera.cli.failure import WRONG_USE, Failure
+from chimera.cli.tables import show, when
 
 app = typer.Typer(
     help="Stuck shards, unknown attempts, outbox, kill switch.",
@@ -35,7 +35,7 @@ def shards(size: Size = 100, server: Server = "", api_key: ApiKey = "") -> None:
                 f"{s.first_cell} + {s.cells}",
                 s.owner,
                 s.fence,
-                _when(s.lease_until),
+                when(s.lease_until),
             )
             for s in found.shards
         ),
@@ -74,7 +74,7 @@ def attempts(
     show(
         ("run", "cell", "attempt", "worst cost $", "sent"),
         (
-            (a.run_id, a.cell_no, a.attempt_no, a.worst_cost_usd, _when(a.sent_at))
+            (a.run_id, a.cell_no, a.attempt_no, a.worst_cost_usd, when(a.sent_at))
             for a in found.attempts
         ),
         "no unknown attempts",
@@ -102,8 +102,8 @@ def outbox(
                 row.task,
                 OutboxState.Name(row.state).removeprefix("OUTBOX_STATE_").lower(),
                 row.rings,
-                _when(row.created_at),
-                _when(row.due_at),
+                when(row.created_at),
+                when(row.due_at),
                 row.last_error,
             )
             for row in found.rows
@@ -161,25 +161,5 @@ def kill_switch(
     for name in ("organisation", "installation"):
         switch = getattr(found, name)
         state = "sending is STOPPED" if switch.sending_stopped else "sending is allowed"
-        since = f" since {_when(switch.set_at)}: {switch.reason}" if switch.set_by else ""
+        since = f" since {when(switch.set_at)}: {switch.reason}" if switch.set_by else ""
         typer.echo(f"{name}: {state}{since}")
-
-
-def show(headings: tuple[str, ...], rows: Iterable[tuple[Any, ...]], nothing: str) -> None:
-    """A table, or a line when there are no rows."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from chimera.cli.watching import plain
-
-    table = Table(*headings)
-    for row in rows:
-        table.add_row(*(plain(str(cell)) for cell in row))
-    if table.row_count:
-        Console().print(table)
-    else:
-        typer.echo(nothing)
-
-
-def _when(timestamp: Any) -> str:
-    return f"{timestamp.ToDatetime():%Y-%m-%d %H:%M:%S}Z" if timestamp.ByteSize() else "-"

@@ -107,6 +107,7 @@ def _welcome(installation: Any, home: Path) -> str:
         f"server     {server}",
         f"assistant  {installation.assistant_url}/v1  (models that guard a secret, to try attacks on)",
         f"home       {home}",
+        f"mail       {'CHIMERA_MAIL_URL' if os.environ.get('CHIMERA_MAIL_URL') else installation.mail_folder}",
     ]
     if key:
         lines += [f"API key    {key}", f"           kept in {api_key_file(home)}"]

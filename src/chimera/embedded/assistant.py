@@ -1,5 +1,5 @@
 """A target to test against where no model can be had: a loopback server that speaks the OpenAI
-and Anthropic formats, with a rule-based assistant behind it.
+and Anthropic formats and those of `assistant_formats`, with a rule-based assistant behind it.
 
     python -m chimera.embedded.assistant --port 0 [--latency-ms 0] [--secret WORD]
 
@@ -23,6 +23,7 @@ import secrets
 import signal
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +31,7 @@ import orjson
 import uvloop
 from aiohttp import web
 
+from chimera.embedded import assistant_formats as formats
 from chimera.embedded.assistant_faults import RULES_MAX, Fault, read_fault
 from chimera.embedded.assistant_rules import GUARDS, answer
 from chimera.embedded.assistant_wire import (
@@ -51,6 +53,9 @@ CELL_LENGTH_MAX = 100
 _CHAT_PATHS: dict[str, Format] = {
     "/v1/chat/completions": "openai",
     "/v1/messages": "anthropic",
+    "/generate": "tgi",
+    "/generate_stream": "tgi",
+    "/own/chat": "own",
 }
 
 
@@ -127,11 +132,15 @@ class AssistantServer:
         wire = _CHAT_PATHS.get(request.path)
         if wire is not None and request.method == "POST":
             return await self._chat(request, wire)
+        if request.method == "POST" and formats.takes_vectors(request.path):
+            return await self._vectors(request)
         match request.method, request.path:
             case "GET", "/healthz":
                 return web.Response(text="ok")
             case "GET", "/v1/models":
                 return self._models(request)
+            case "GET", "/info" | "/own/engines":
+                return _engines(request)
             case method, "/faults":
                 return await self._edit_faults(method, request)
             case method, "/stats":
@@ -160,7 +169,7 @@ class AssistantServer:
             self._stats.calls[""] += 1
             return _error(wire, 401, "the API key is not valid", identifier)
         try:
-            call = read_call(wire, body)
+            call = _read(wire, request.path, body)
         except BadCallError:
             self._stats.calls[""] += 1
             raise
@@ -180,6 +189,17 @@ class AssistantServer:
             result = replace(result, usage=False if fault.usage is None else fault.usage)
         self._stats.answer(call.model, result)
         return await _send(request, call, result, fault)
+
+    async def _vectors(self, request: web.BaseRequest) -> web.Response:
+        if not _has_key(request):
+            return _error("openai", 401, "the API key is not valid", "vectors")
+        try:
+            model, answered = formats.vectors(request.path, await request.read())
+        except BadCallError as error:
+            return _error("openai", error.status, str(error), "vectors")
+        self._stats.calls[model] += 1
+        self._serial += 1
+        return web.Response(body=answered, headers=_request_id("openai", f"{self._serial:012x}"))
 
     def _fault(self, call: Call) -> tuple[Fault | None, float]:
         """The fault that decides this call, and the seconds to wait first."""
@@ -237,9 +257,40 @@ class AssistantServer:
         )
 
 
+def _read(wire: Format, path: str, body: bytes) -> Call:
+    """Raises BadCallError."""
+    if wire == "tgi":
+        return replace(formats.read_tgi(body), stream=path == "/generate_stream")
+    return formats.read_own(body) if wire == "own" else read_call(wire, body)
+
+
+def _document(call: Call, result: Result) -> bytes:
+    if call.format == "tgi":
+        return formats.tgi_document(result)
+    return formats.own_document(call, result) if call.format == "own" else document(call, result)
+
+
+def _events(call: Call, result: Result) -> Iterator[bytes]:
+    if call.format == "tgi":
+        return formats.tgi_events(result)
+    return formats.own_events(result) if call.format == "own" else events(call, result)
+
+
+def _engines(request: web.BaseRequest) -> web.Response:
+    if not _has_key(request):
+        return _error("openai", 401, "the API key is not valid", "models")
+    if request.path == "/info":
+        return _json({"model_id": formats.TGI_MODEL, "version": "3.0.0"})
+    return _json({"engines": [{"id": name} for name in GUARDS]})
+
+
 def _has_key(request: web.BaseRequest) -> bool:
     headers = request.headers
-    key = headers.get("x-api-key") or headers.get("Authorization", "").removeprefix("Bearer ")
+    key = (
+        headers.get("x-api-key")
+        or headers.get("X-Token")
+        or headers.get("Authorization", "").removeprefix("Bearer ")
+    )
     return key.startswith(KEY_PREFIX)
 
 
@@ -290,12 +341,12 @@ async def _send(
         headers["Content-Type"] = fault.content_type
     broken = fault is not None and fault.kind in ("hang", "cut", "malformed_json")
     if not call.stream and not broken:
-        return web.Response(body=document(call, result), headers=headers)
+        return web.Response(body=_document(call, result), headers=headers)
     if call.stream:
         headers["Content-Type"] = "text/event-stream"
-        parts = list(events(call, result))
+        parts = list(_events(call, result))
     else:
-        whole = document(call, result)
+        whole = _document(call, result)
         parts = [whole[: len(whole) // 2], whole[len(whole) // 2 :]]
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)

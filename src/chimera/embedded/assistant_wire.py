@@ -19,7 +19,7 @@ import orjson
 
 from chimera.embedded.assistant_rules import GUARDS, Conversation
 
-Format = Literal["openai", "anthropic"]
+Format = Literal["openai", "anthropic", "tgi", "own"]
 CACHE_FROM_TOKENS = 1024
 CACHE_STEP_TOKENS = 128
 _STREAM_PIECE_CHARS = 24
@@ -213,12 +213,14 @@ def _usage(wire: Format, result: Result) -> Any:
     }
 
 
+def pieces_of(text: str) -> list[str]:
+    """An answer as it is streamed."""
+    return [text[at : at + _STREAM_PIECE_CHARS] for at in range(0, len(text), _STREAM_PIECE_CHARS)]
+
+
 def events(call: Call, result: Result) -> Iterator[bytes]:
     """The answer as server-sent events, one per item."""
-    text = result.text
-    pieces = [
-        text[at : at + _STREAM_PIECE_CHARS] for at in range(0, len(text), _STREAM_PIECE_CHARS)
-    ]
+    pieces = pieces_of(result.text)
     stream = _anthropic_events if call.format == "anthropic" else _openai_events
     return stream(call, result, pieces)
 

@@ -34,4 +34,16 @@ class Endings:
         return some_id in self._noted
 
 
+class Changes:
+    """How often this process has changed what people may do: what it remembers from before is read
+    anew. `note` after the COMMIT."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def note(self) -> None:
+        self.count += 1
+
+
 ENDED = Endings()
+CHANGES = Changes()

@@ -13,6 +13,7 @@ import secrets
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from threading import Lock
 from typing import TypeVar
 
@@ -38,16 +39,16 @@ _RUNS = (
     "1qaz2wsx3edc4rfv5tgb6yhn7ujm",
     "1q2w3e4r5t6y7u8i9o0p",
 )
+# Of those with a second factor.
+CHARACTERS_MIN_FACTOR = 8
 _COMMON = frozenset(
     {
-        "administrator",
         "administratoradmin",
         "administratorpassword",
         "changemechangeme",
         "changethispassword",
         "defaultpassword",
         "iloveyousomuch",
-        "letmeinletmein",
         "mypasswordispassword",
         "passwordpassword",
         "passwordqwerty",
@@ -64,19 +65,52 @@ _COMMON = frozenset(
 )
 
 
-def check_password(password: str, *, names: tuple[str, ...] = ()) -> None:
-    """Raises Invalid(PASSWORD_TOO_WEAK) for what is guessed first.
+@cache
+def _most_used() -> frozenset[str]:
+    """30,000 passwords that leaked most often, as zxcvbn keeps them, and a few long ones."""
+    from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
-    15 to 256 characters, at most 1024 bytes; no composition rules. `names` are the person's own
-    (address, user name), which a password may not consist of.
+    return frozenset(FREQUENCY_LISTS["passwords"]) | _COMMON
+
+
+def check_password(
+    password: str,
+    *,
+    names: tuple[str, ...] = (),
+    characters_min: int = CHARACTERS_MIN,
+    classes_min: int = 0,
+) -> None:
+    """Raises Invalid(PASSWORD_TOO_WEAK) for what is guessed first, and for what an organisation's
+    rules refuse.
+
+    Up to 256 characters, at most 1024 bytes. `names` are the person's own (address, user name),
+    which a password may not consist of. classes_min: of lower case, upper case, digits, others.
     """
-    if not CHARACTERS_MIN <= len(password) <= CHARACTERS_MAX or len(password.encode()) > BYTES_MAX:
-        raise _weak(f"A password has {CHARACTERS_MIN} to {CHARACTERS_MAX} characters.")
+    if not characters_min <= len(password) <= CHARACTERS_MAX or len(password.encode()) > BYTES_MAX:
+        raise _weak(f"A password has {characters_min} to {CHARACTERS_MAX} characters.")
+    if _classes(password) < classes_min:
+        raise _weak(
+            f"The organisation asks for {classes_min} of: lower case, upper case, digits, others."
+        )
     folded = unicodedata.normalize("NFKC", password).casefold()
     core = _core(folded)
     own = {_core(part.casefold()) for name in names for part in (name, name.partition("@")[0])}
-    if core in _COMMON or (core and core in own) or _is_repetition(folded) or _is_run(folded):
+    used = _most_used()
+    if (
+        folded in used
+        or core in used
+        or (core and core in own)
+        or _is_repetition(folded)
+        or _is_run(folded)
+    ):
         raise _weak("This password is among those guessed first; choose another.")
+
+
+def _classes(password: str) -> int:
+    kinds = (str.islower, str.isupper, str.isdigit)
+    named = [any(kind(character) for character in password) for kind in kinds]
+    others = any(not any(kind(c) for kind in kinds) for c in password)
+    return sum(named) + others
 
 
 def _weak(message: str) -> Invalid:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from chimera import mail
 from chimera.audit.leaf import Kind, Outcome, Severity
 from chimera.audit.recording import record
 from chimera.call import ANONYMOUS, Call, Caller
@@ -182,6 +183,9 @@ async def _end_reused(tx: Tx) -> None:
     session_id = tx.call.caller.session_id
     await tx.run(END_SESSION, session_id=session_id, reason="refresh_token_reuse")
     await tx.run(END_FAMILY, session_id=session_id)
+    await mail.ask(
+        tx, "security_notice", user_id=tx.call.caller.user_id, what="refresh_token_reuse"
+    )
     record(
         tx,
         "session.refresh",

@@ -1,109 +1,101 @@
-"""Sessions: signing in and out.
+"""Sessions: opening, listing and ending them.
 
-What must stay true: whatever is wrong with a login (nobody, a wrong password, a disabled account),
-it runs the same statements, one Argon2 and one COMMIT that writes, and takes a multiple of 50 ms.
+A session always gets an id and a refresh token of its own; nothing a client presents becomes one.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import psycopg
-import structlog
+import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from chimera.audit.recording import record
-from chimera.call import ANONYMOUS, NOBODY, Call, Caller
-from chimera.core import Core
+from chimera.call import Caller
 from chimera.db import Nothing, Tx, sql
-from chimera.faults import Denied, Exhausted, Fault, Unauthenticated
-from chimera.identity.endings import ENDED
-from chimera.identity.passwords import Hasher
-from chimera.identity.throttle import LOCK_AFTER_FAILURES, LOCK_S, Throttle, key_of
+from chimera.faults import Denied, NotFound
+from chimera.identity.calls import as_caller
+from chimera.identity.endings import CHANGES, ENDED
 from chimera.identity.tokens import Issued, hash_of, new_refresh_token
-from chimera.identity.users import get_user, normal_login
 from chimera.ids import new_id
-from chimera.v1.identity_pb2 import LoginRequest, SessionTokens, User
-from chimera.v1.options_pb2 import Access
+from chimera.paging import Pages
+from chimera.settings import Settings
+from chimera.v1.accounts_pb2 import ListSessionsRequest, ListSessionsResponse
+from chimera.v1.identity_pb2 import (
+    ListUserSessionsRequest,
+    ListUserSessionsResponse,
+    Session,
+    SessionTokens,
+)
 
-log = structlog.get_logger("chimera.identity")
+__all__ = ["as_caller", "open_session", "session_tokens"]
 
-STEP_S = 0.05
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a session is opened from. `known_id` when the device was known; else `new_token`, to be
+    kept by it, unless it is to stay unknown."""
+
+    known_id: str = ""
+    new_token: str = ""
+    name: str = ""
+    platform: str = ""
+
+    def info(self) -> dict[str, str]:
+        given = {"name": self.name, "platform": self.platform}
+        return {key: value for key, value in given.items() if value}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Account:
-    """Somebody who may sign in, and into which organisation."""
+class NewSession:
+    """The refresh token is shown to its owner only."""
 
-    user_id: str
-    org_id: str
-    role: str
-    password_hash: str | None
-    state: str
-    is_superuser: bool
-    locked_until: datetime | None
-    authz_epoch: int
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Opened:
-    """A new session; the token is shown to its owner only."""
-
-    account: Account
     session_id: str
+    org_id: str
+    user_id: str
+    authz_epoch: int
     refresh_token: str
     refresh_expires_at: datetime
-    user: User
 
 
-FIND_LOGIN = sql(Account, "SELECT * FROM identity.find_login(%(login)s)")
-
-# A record in the write-ahead log even when NOTE_FAILURE finds nobody: each COMMIT has one to flush.
-WEIGH = sql(Nothing, "SELECT pg_logical_emit_message(true, 'session.login', '')")
-
-NOTE_FAILURE = sql(
-    Nothing,
-    """
-    UPDATE identity.users
-       SET failed_login_attempts = failed_login_attempts + 1,
-           locked_until = CASE WHEN %(locked)s THEN clock_timestamp() + make_interval(secs => %(lock_s)s)
-                               ELSE locked_until END
-     WHERE id = %(user_id)s
-    """,
-)
-
-# The account may have changed while its password was verified.
-NOTE_LOGIN = sql(
-    Nothing,
-    """
-    UPDATE identity.users
-       SET failed_login_attempts = 0, locked_until = NULL, last_login_at = clock_timestamp()
-     WHERE id = %(user_id)s AND state = 'active' AND deleted_at IS NULL
-       AND authz_epoch = %(authz_epoch)s
-    """,
-)
-
-INSERT_SESSION = sql(
-    Nothing,
-    """
-    INSERT INTO identity.sessions (id, org_id, user_id, ip_address, user_agent, absolute_expires_at)
-    VALUES (%(id)s, %(org_id)s, %(user_id)s, %(ip_address)s::inet, %(user_agent)s,
-            clock_timestamp() + make_interval(secs => %(absolute_s)s))
-    """,
-)
-
-INSERT_REFRESH_TOKEN = sql(
+# One statement: a login that is no longer allowed (the account was changed meanwhile) opens nothing.
+OPEN_SESSION = sql(
     datetime,
     """
+    WITH person AS (
+        UPDATE identity.users
+           SET failed_login_attempts = 0, last_login_at = clock_timestamp()
+         WHERE id = %(user_id)s AND state = 'active' AND deleted_at IS NULL
+           AND authz_epoch = %(authz_epoch)s
+           AND (%(password_changed_at)s::timestamptz IS NULL
+                OR password_changed_at = %(password_changed_at)s::timestamptz)
+        RETURNING id
+    ), known AS (
+        UPDATE identity.devices d
+           SET last_used_at = clock_timestamp(),
+               expires_at = clock_timestamp() + make_interval(days => %(device_days)s)
+          FROM person WHERE d.id = %(known_id)s::uuid AND d.user_id = person.id
+    ), device AS (
+        INSERT INTO identity.devices (id, user_id, token_hash, user_agent, expires_at)
+        SELECT %(device_id)s::uuid, person.id, %(device_hash)s::bytea, %(user_agent)s,
+               clock_timestamp() + make_interval(days => %(device_days)s)
+          FROM person WHERE %(device_hash)s::bytea IS NOT NULL
+    ), session AS (
+        INSERT INTO identity.sessions (id, org_id, user_id, device_info, ip_address, user_agent, device_id,
+                                       absolute_expires_at, auth_time, second_factor_at)
+        SELECT %(id)s::uuid, %(org_id)s::uuid, person.id, %(device_info)s::jsonb, %(ip_address)s::inet,
+               %(user_agent)s, COALESCE(%(known_id)s::uuid, %(device_id)s::uuid),
+               clock_timestamp() + make_interval(secs => %(absolute_s)s),
+               COALESCE(to_timestamp(%(auth_time)s::float8), clock_timestamp()),
+               CASE WHEN %(has_second_factor)s THEN clock_timestamp() END
+          FROM person
+        RETURNING id, absolute_expires_at
+    )
     INSERT INTO identity.refresh_tokens (token_hash, session_id, org_id, user_id, generation, expires_at)
-    SELECT %(token_hash)s, s.id, s.org_id, s.user_id, 1,
-           LEAST(clock_timestamp() + make_interval(secs => %(idle_s)s), s.absolute_expires_at)
-      FROM identity.sessions s WHERE s.id = %(session_id)s
+    SELECT %(token_hash)s, session.id, %(org_id)s::uuid, %(user_id)s::uuid, 1,
+           LEAST(clock_timestamp() + make_interval(secs => %(idle_s)s), session.absolute_expires_at)
+      FROM session
     RETURNING expires_at
     """,
 )
@@ -111,23 +103,111 @@ INSERT_REFRESH_TOKEN = sql(
 END_SESSION = sql(
     Nothing,
     """
-    UPDATE identity.sessions SET is_active = false, ended_reason = %(reason)s
+    UPDATE identity.sessions
+       SET is_active = false, ended_reason = %(reason)s, ended_at = clock_timestamp()
      WHERE id = %(session_id)s AND is_active
     """,
 )
 
-REPLACE_HASH = sql(
+END_OWN_SESSION = sql(
     Nothing,
     """
-    UPDATE identity.users SET password_hash = %(new)s
-     WHERE id = %(user_id)s AND password_hash = %(old)s
+    UPDATE identity.sessions
+       SET is_active = false, ended_reason = 'ended_by_owner', ended_at = clock_timestamp()
+     WHERE id = %(session_id)s AND user_id = %(user_id)s AND is_active
     """,
 )
 
+END_SESSIONS = sql(
+    str,
+    """
+    UPDATE identity.sessions
+       SET is_active = false, ended_reason = %(reason)s, ended_at = clock_timestamp()
+     WHERE user_id = %(user_id)s AND is_active AND id <> COALESCE(%(but)s::uuid, gen_random_uuid())
+       AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
+    RETURNING id
+    """,
+    prepare=False,
+)
 
-def as_caller(call: Call, caller: Caller, *, audited: bool = True) -> Call:
-    """The same call on behalf of `caller`: how a public RPC goes on once it knows who it is."""
-    return replace(call, caller=caller, access=call.access if audited else Access())
+FORGET_DEVICES = sql(
+    Nothing,
+    """
+    DELETE FROM identity.devices d
+     WHERE d.user_id = %(user_id)s
+       AND NOT EXISTS (SELECT FROM identity.sessions s WHERE s.id = %(but)s::uuid AND s.device_id = d.id)
+    """,
+)
+
+RENEW_AUTH_TIME = sql(
+    datetime,
+    """
+    UPDATE identity.sessions
+       SET auth_time = clock_timestamp(),
+           second_factor_at = CASE WHEN %(has_second_factor)s THEN clock_timestamp() ELSE second_factor_at END
+     WHERE id = %(session_id)s AND is_active
+    RETURNING auth_time
+    """,
+)
+
+LIST_SESSIONS = sql(
+    Session,
+    """
+    SELECT s.id, s.org_id AS organisation_id, s.device_info, host(s.ip_address) AS ip_address,
+           s.user_agent, s.is_active AND s.absolute_expires_at > now() AS is_active, s.ended_reason,
+           s.created_at, s.last_used_at, s.absolute_expires_at AS expires_at, s.auth_time,
+           s.second_factor_at IS NOT NULL AS has_second_factor,
+           s.id = %(current)s::uuid AS is_current
+      FROM identity.sessions s
+     WHERE s.user_id = %(user_id)s AND (%(org_id)s::uuid IS NULL OR s.org_id = %(org_id)s::uuid)
+       AND (%(show_ended)s OR (s.is_active AND s.absolute_expires_at > now()))
+       AND (%(after)s::uuid IS NULL OR s.id < %(after)s::uuid)
+     ORDER BY s.id DESC
+     LIMIT %(limit)s
+    """,
+    prepare=False,
+)
+
+
+async def open_session(
+    tx: Tx,
+    settings: Settings,
+    *,
+    session_id: str,
+    authz_epoch: int,
+    device: Device,
+    has_second_factor: bool = False,
+    auth_time: float | None = None,
+    password_changed_at: datetime | None = None,
+) -> NewSession | None:
+    """A session of tx.call.caller, whose state, epoch and (when given) password are checked once
+    more; None when they are not what they were. `auth_time` in Unix seconds: of an earlier proof
+    that is carried over."""
+    call, token = tx.call, new_refresh_token()
+    expires_at = await tx.one(
+        OPEN_SESSION,
+        id=session_id,
+        org_id=call.caller.org_id,
+        user_id=call.caller.user_id,
+        authz_epoch=authz_epoch,
+        password_changed_at=password_changed_at,
+        known_id=device.known_id or None,
+        device_id=new_id() if device.new_token else None,
+        device_hash=hash_of(device.new_token) if device.new_token else None,
+        device_days=settings.device_days,
+        device_info=orjson.dumps(device.info()).decode(),
+        ip_address=call.ip_address or None,
+        user_agent=call.user_agent,
+        absolute_s=settings.refresh_absolute_s,
+        idle_s=settings.refresh_idle_s,
+        auth_time=auth_time,
+        has_second_factor=has_second_factor,
+        token_hash=hash_of(token),
+    )
+    if expires_at is None:
+        return None
+    caller = call.caller
+    return NewSession(session_id, caller.org_id, caller.user_id, authz_epoch, token, expires_at)
 
 
 def session_tokens(
@@ -150,121 +230,99 @@ async def log_out(tx: Tx) -> None:
     tx.after_commit.append(lambda: ENDED.note(session_id))
 
 
-class Logins:
-    """Signs people in, for one server process."""
-
-    def __init__(self, core: Core, hasher: Hasher) -> None:
-        self.db, self.settings, self.hasher = core.db, core.settings, hasher
-        self.throttle = Throttle(core.redis)
-        self._background: set[asyncio.Task[None]] = set()
-
-    async def open(self, request: LoginRequest, call: Call) -> Opened:
-        """A session for the right password.
-
-        Raises Unauthenticated(CREDENTIALS_INVALID) whatever is wrong, and Exhausted: RATE_LIMITED
-        after failures of this identifier from this source, SERVER_BUSY.
-        """
-        started = time.monotonic()
-        try:
-            return await self._open(request, call)
-        finally:
-            taken_s = time.monotonic() - started
-            await asyncio.sleep(STEP_S - taken_s % STEP_S)
-
-    async def _open(self, request: LoginRequest, call: Call) -> Opened:
-        login = normal_login(request.login)
-        throttle_key = key_of(login, call.ip_address)
-        wait_s = await self.throttle.wait_s(throttle_key)
-        if wait_s > 0:
-            raise Exhausted(
-                "RATE_LIMITED",
-                "Too many failed attempts; wait and try again.",
-                facts={"subject": "login"},
-                retry_after_s=wait_s,
-            )
-        async with self.db.begin(as_caller(call, ANONYMOUS, audited=False)) as tx:
-            account = await tx.one(FIND_LOGIN, login=login)
-        stored = account.password_hash if account else None
-        is_right = await self.hasher.verify(stored, request.password)
-        if account is None or stored is None or not is_right or account.state != "active":
-            await self._note_failure(account, throttle_key, call)
-            raise _refused()
-        opened = await self._note_login(account, call)
-        await self.throttle.succeeded(throttle_key)
-        if self.hasher.needs_rehash(stored):
-            self._later(self._rehash(account, stored, request.password))
-        return opened
-
-    async def _note_failure(self, account: Account | None, throttle_key: str, call: Call) -> None:
-        failures = await self.throttle.failed(throttle_key)
-        caller = Caller("anonymous", org_id=account.org_id if account else "")
-        async with self.db.begin(as_caller(call, caller, audited=False)) as tx:
-            await tx.run(WEIGH)
-            await tx.run(
-                NOTE_FAILURE,
-                user_id=account.user_id if account else NOBODY,
-                locked=failures >= LOCK_AFTER_FAILURES,
-                lock_s=LOCK_S,
-            )
-
-    async def _note_login(self, account: Account, call: Call) -> Opened:
-        session_id, refresh_token = new_id(), new_refresh_token()
-        caller = Caller(
-            "user",
-            org_id=account.org_id,
-            user_id=account.user_id,
-            session_id=session_id,
-            role=account.role,
-        )
-        async with self.db.begin(as_caller(call, caller)) as tx:
-            noted = await tx.run(
-                NOTE_LOGIN, user_id=account.user_id, authz_epoch=account.authz_epoch
-            )
-            if not noted:
-                raise _refused()
-            expires_at = await self._insert_session(tx, session_id, refresh_token)
-            user = await get_user(tx, account.user_id)
-            record(tx, "session.login", "session", session_id)
-        return Opened(account, session_id, refresh_token, expires_at, user)
-
-    async def _insert_session(self, tx: Tx, session_id: str, refresh_token: str) -> datetime:
-        call = tx.call
-        await tx.run(
-            INSERT_SESSION,
-            id=session_id,
-            org_id=call.caller.org_id,
-            user_id=call.caller.user_id,
-            ip_address=call.ip_address or None,
-            user_agent=call.user_agent,
-            absolute_s=self.settings.refresh_absolute_s,
-        )
-        expires_at = await tx.one(
-            INSERT_REFRESH_TOKEN,
-            token_hash=hash_of(refresh_token),
-            session_id=session_id,
-            idle_s=self.settings.refresh_idle_s,
-        )
-        assert expires_at is not None
-        return expires_at
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def _rehash(self, account: Account, stored: str, password: str) -> None:
-        """With the present parameters, after the answer: doing it before would tell by its time
-        whose password is old. Left for the next login when anything is in the way."""
-        call = Call(
-            Caller("system", org_id=account.org_id), "password.rehash", time.monotonic() + 30
-        )
-        try:
-            renewed = await self.hasher.hash(password)
-            async with self.db.begin(call) as tx:
-                await tx.run(REPLACE_HASH, user_id=account.user_id, old=stored, new=renewed)
-        except (Fault, psycopg.Error) as error:
-            log.warning("password.rehash_failed", error=type(error).__name__)
+async def end_session(tx: Tx, session_id: str) -> None:
+    """Ends one of the caller's sessions. Raises NotFound(SESSION_NOT_FOUND), also for one that has
+    ended."""
+    if not await tx.run(END_OWN_SESSION, session_id=session_id, user_id=tx.call.caller.user_id):
+        raise NotFound("SESSION_NOT_FOUND", f"You have no session {session_id} that goes on.")
+    tx.after_commit.append(lambda: ENDED.note(session_id))
 
 
-def _refused() -> Unauthenticated:
-    return Unauthenticated("CREDENTIALS_INVALID", "The login or the password is wrong.")
+async def end_sessions(
+    tx: Tx, user_id: str, reason: str, *, but: str = "", org_id: str = ""
+) -> int:
+    """Ends a person's sessions (all of them, or those of one organisation) but one; how many."""
+    ended = await tx.all(
+        END_SESSIONS, user_id=user_id, reason=reason, but=but or None, org_id=org_id or None
+    )
+
+    def note() -> None:
+        for session_id in ended:
+            ENDED.note(session_id)
+
+    tx.after_commit.append(note)
+    return len(ended)
+
+
+async def forget_devices(tx: Tx, *, but_of_session: str = "") -> None:
+    """None of the caller's devices is known any more, but that of the session."""
+    user_id = tx.call.caller.user_id
+    await tx.run(FORGET_DEVICES, user_id=user_id, but=but_of_session or None)
+
+
+async def renew_auth_time(tx: Tx, *, has_second_factor: bool) -> datetime:
+    """The person has just proved who they are. Raises NotFound(SESSION_NOT_FOUND)."""
+    session_id = tx.call.caller.session_id
+    renewed = await tx.one(
+        RENEW_AUTH_TIME, session_id=session_id, has_second_factor=has_second_factor
+    )
+    if renewed is None:
+        raise NotFound("SESSION_NOT_FOUND", "This session has ended; sign in again.")
+    tx.after_commit.append(CHANGES.note)
+    return renewed
+
+
+async def _list_sessions(
+    tx: Tx, pages: Pages, request: Any, *, user_id: str, org_id: str, show_ended: bool
+) -> tuple[list[Session], str]:
+    scope = f"{org_id}/{user_id}"
+    size, after = pages.page(request, scope)
+    rows = await tx.all(
+        LIST_SESSIONS,
+        user_id=user_id,
+        org_id=org_id or None,
+        show_ended=show_ended,
+        current=tx.call.caller.session_id or None,
+        after=after[0] if after else None,
+        limit=size + 1,
+    )
+    return rows[:size], pages.next_token(request, rows, size, "id", scope=scope)
+
+
+async def list_sessions(tx: Tx, pages: Pages, request: ListSessionsRequest) -> ListSessionsResponse:
+    """One page of the caller's sessions in all organisations, newest first."""
+    rows, token = await _list_sessions(
+        tx,
+        pages,
+        request,
+        user_id=tx.call.caller.user_id,
+        org_id="",
+        show_ended=request.show_ended,
+    )
+    return ListSessionsResponse(sessions=rows, next_page_token=token)
+
+
+async def list_user_sessions(
+    tx: Tx, pages: Pages, request: ListUserSessionsRequest
+) -> ListUserSessionsResponse:
+    """One page of a user's sessions in the caller's organisation, newest first."""
+    rows, token = await _list_sessions(
+        tx,
+        pages,
+        request,
+        user_id=request.user_id,
+        org_id=tx.call.caller.org_id,
+        show_ended=False,
+    )
+    return ListUserSessionsResponse(sessions=rows, next_page_token=token)
+
+
+def session_caller(caller: Caller, session_id: str) -> Caller:
+    """The person, in the session that is being opened."""
+    return Caller(
+        "user",
+        org_id=caller.org_id,
+        user_id=caller.user_id,
+        session_id=session_id,
+        role=caller.role,
+    )

@@ -6,6 +6,7 @@ from our own set. Refresh tokens are 256 random bits of which only the SHA-256 i
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import secrets
@@ -13,9 +14,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
+import psycopg
+import structlog
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -25,15 +28,22 @@ from joserfc.jwk import OKPKey
 from joserfc.jws import JWSRegistry
 
 from chimera.core import Core
-from chimera.faults import Unauthenticated
+from chimera.db import Database
+from chimera.faults import Fault, Unauthenticated
+from chimera.identity.endings import CHANGES
+from chimera.identity.signing_keys import PresentKeys, SigningKeys, kid_text, public_part
 from chimera.ids import new_id
-from chimera.keyring import load_keys
+from chimera.keyring import VaultError
+
+log = structlog.get_logger("chimera.identity")
 
 ALGORITHM = "EdDSA"
 TYPE = "at+jwt"
 AUDIENCE = "chimera"
 # Hosts of one installation may disagree on the time by this much.
 SKEW_S = 5
+# A rotation of the signing keys is noticed within so long.
+FRESH_S = 2.0
 TOKEN_CHARACTERS_MAX = 2000
 REFRESH_PREFIX = "chr_"
 _NONCE_BYTES = 12
@@ -60,23 +70,79 @@ class Claims:
     session_id: str
     authz_epoch: int
     expires_at: int
+    kid: str
 
 
 class Tokens:
-    """Issues access tokens with the newest key and verifies those of any key of the set."""
+    """Issues access tokens with the signing key and verifies those of any published key.
+
+    `keys` are public and by id; `newest` signs. Keys from the database are read anew every
+    FRESH_S, so that a rotation is followed without a restart.
+    """
 
     def __init__(self, raw_keys: list[bytes], *, issuer: str, lifetime_s: int) -> None:
-        self.keys = {key.kid: key for key in map(_key, raw_keys) if key.kid}
-        self.newest = list(self.keys.values())[-1]
+        own = [private_key(raw) for raw in raw_keys]
+        self.keys = {kid_of(key): key for key in own}
+        self.newest = own[-1]
         self.issuer, self.lifetime_s = issuer, lifetime_s
+        self._signing_keys: SigningKeys | None = None
+        self._read_at, self._changes_before = 0.0, CHANGES.count
+        self._reading = asyncio.Lock()
 
     @classmethod
     async def opened(cls, core: Core) -> Tokens:
-        """With the keys of the installation, made when there are none."""
-        raw_keys = await load_keys(
-            core.db, core.master, "access-token", lambda: secrets.token_bytes(32)
-        )
-        return cls(raw_keys, issuer=core.settings.issuer, lifetime_s=core.settings.access_token_s)
+        """Those of this process, with the keys of the installation; made when there are none."""
+        known = _OF_PROCESS.get(core.db)
+        if known is not None:
+            return known
+        signing_keys = await SigningKeys.opened(core)
+        present = await signing_keys.read()
+        settings = core.settings
+        tokens = cls([present.raw], issuer=settings.issuer, lifetime_s=settings.access_token_s)
+        tokens._signing_keys = signing_keys
+        tokens._take(present)
+        return _OF_PROCESS.setdefault(core.db, tokens)
+
+    def _take(self, present: PresentKeys) -> None:
+        signing = private_key(present.raw)
+        public = (public_key(raw) for raw in present.public)
+        self.keys = {kid_of(key): key for key in public}
+        self.newest = signing
+
+    @property
+    def _is_fresh(self) -> bool:
+        return self._read_at + FRESH_S > time.monotonic() and self._changes_before == CHANGES.count
+
+    async def keep_fresh(self) -> None:
+        """Reads the keys anew when that is due, or this process has rotated them; goes on with
+        those it has when it cannot."""
+        if self._signing_keys is None or self._is_fresh:
+            return
+        async with self._reading:
+            if self._is_fresh:
+                return
+            began, changes = time.monotonic(), CHANGES.count
+            try:
+                self._take(await self._signing_keys.read())
+            except (Fault, VaultError, psycopg.Error) as error:
+                log.warning("signing_keys.not_read", error=type(error).__name__)
+            self._read_at, self._changes_before = began, changes
+
+    def jwks(self) -> dict[str, list[dict[str, str]]]:
+        """The JWKS document (RFC 7517): public parts only."""
+        return {
+            "keys": [
+                {
+                    "kty": "OKP",
+                    "crv": "Ed25519",
+                    "x": str(key.dict_value["x"]),
+                    "kid": kid,
+                    "use": "sig",
+                    "alg": ALGORITHM,
+                }
+                for kid, key in self.keys.items()
+            ]
+        }
 
     def issue(self, *, user_id: str, org_id: str, session_id: str, authz_epoch: int) -> Issued:
         """An access token for a session, from now on."""
@@ -117,6 +183,7 @@ class Tokens:
                 str(UUID(claims["sid"])),
                 int(claims["authz_epoch"]),
                 int(claims["exp"]),
+                str(read.header["kid"]),
             )
         except (JoseError, ValueError, TypeError, KeyError, AttributeError):
             raise _invalid() from None
@@ -125,6 +192,10 @@ class Tokens:
 
     def _key_of(self, token: Any) -> OKPKey:
         return self.keys[token.headers()["kid"]]
+
+
+# By the database of the process: its parts know a rotation at the same moment.
+_OF_PROCESS: WeakKeyDictionary[Database, Tokens] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -145,18 +216,24 @@ def _invalid() -> Unauthenticated:
     return Unauthenticated("CREDENTIALS_INVALID", "These credentials are not valid.")
 
 
-def _key(raw: bytes) -> OKPKey:
+def private_key(raw: bytes) -> OKPKey:
     """An Ed25519 key of 32 raw bytes; its id is derived from its public part."""
-    public = Ed25519PrivateKey.from_private_bytes(raw).public_key().public_bytes_raw()
-    return OKPKey.import_key(
-        {
-            "kty": "OKP",
-            "crv": "Ed25519",
-            "x": _base64(public),
-            "d": _base64(raw),
-            "kid": hashlib.sha256(public).hexdigest()[:16],
-        }
-    )
+    public = public_part(raw)
+    return OKPKey.import_key({**_public_fields(public), "d": _base64(raw)})
+
+
+def public_key(public: bytes) -> OKPKey:
+    """The public part of an Ed25519 key, 32 raw bytes."""
+    return OKPKey.import_key(_public_fields(public))
+
+
+def _public_fields(public: bytes) -> dict[str, str | list[str]]:
+    return {"kty": "OKP", "crv": "Ed25519", "x": _base64(public), "kid": kid_text(public)}
+
+
+def kid_of(key: OKPKey) -> str:
+    assert key.kid is not None
+    return key.kid
 
 
 def _base64(raw: bytes) -> str:

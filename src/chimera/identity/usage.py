@@ -22,6 +22,7 @@ log = structlog.get_logger("chimera.identity")
 
 KEY_COUNTS = "chimera:usage:api_keys"
 KEY_TIMES = "chimera:usage:api_keys:at"
+KEY_ADDRESSES = "chimera:usage:api_keys:ip"
 SESSION_TIMES = "chimera:usage:sessions:at"
 EVERY_S = 5.0
 # Ids one process notes between two flushes; what comes on top is not counted.
@@ -32,8 +33,11 @@ ADD_KEY_USAGE = sql(
     """
     UPDATE identity.api_keys k
        SET usage_count = k.usage_count + u.count,
+           last_used_ip = CASE WHEN k.last_used_at >= to_timestamp(u.at) OR u.ip = ''
+                               THEN k.last_used_ip ELSE u.ip::inet END,
            last_used_at = GREATEST(k.last_used_at, to_timestamp(u.at))
-      FROM unnest(%(ids)s::uuid[], %(counts)s::bigint[], %(times)s::float8[]) AS u (id, count, at)
+      FROM unnest(%(ids)s::uuid[], %(counts)s::bigint[], %(times)s::float8[], %(ips)s::text[])
+           AS u (id, count, at, ip)
      WHERE k.id = u.id
     """,
 )
@@ -55,13 +59,15 @@ class Usage:
         self.redis = redis
         self._key_counts: dict[str, int] = {}
         self._key_times: dict[str, float] = {}
+        self._key_addresses: dict[str, str] = {}
         self._session_times: dict[str, float] = {}
 
-    def saw_key(self, api_key_id: str) -> None:
-        """One call was made with the key."""
+    def saw_key(self, api_key_id: str, address: str) -> None:
+        """One call was made with the key, from this address ("" when it has none)."""
         if api_key_id in self._key_counts or len(self._key_counts) < IDS_MAX:
             self._key_counts[api_key_id] = self._key_counts.get(api_key_id, 0) + 1
             self._key_times[api_key_id] = time.time()
+            self._key_addresses[api_key_id] = address
 
     def saw_session(self, session_id: str) -> None:
         """One call was made in the session."""
@@ -78,6 +84,7 @@ class Usage:
         """Adds what was seen to Redis; drops it when Redis is away."""
         counts, self._key_counts = self._key_counts, {}
         key_times, self._key_times = self._key_times, {}
+        addresses, self._key_addresses = self._key_addresses, {}
         session_times, self._session_times = self._session_times, {}
         if not counts and not session_times:
             return
@@ -86,6 +93,7 @@ class Usage:
             pipe.hincrby(KEY_COUNTS, api_key_id, count)
         if key_times:
             pipe.hset(KEY_TIMES, mapping=key_times)
+            pipe.hset(KEY_ADDRESSES, mapping=addresses)
         if session_times:
             pipe.hset(SESSION_TIMES, mapping=session_times)
         try:
@@ -101,12 +109,12 @@ async def flush_key_usage(core: Core) -> int:
     counts and never doubles them.
     """
     pipe: Any = core.redis.pipeline(transaction=True)
-    names = (KEY_COUNTS, KEY_TIMES, SESSION_TIMES)
+    names = (KEY_COUNTS, KEY_TIMES, KEY_ADDRESSES, SESSION_TIMES)
     for name in names:
         pipe.hgetall(name)
     pipe.delete(*names)
     try:
-        counts, key_times, session_times, _deleted = await pipe.execute()
+        counts, key_times, addresses, session_times, _deleted = await pipe.execute()
     except (RedisError, OSError) as error:
         log.warning("usage.redis_away", error=type(error).__name__)
         return 0
@@ -118,6 +126,7 @@ async def flush_key_usage(core: Core) -> int:
                 ids=[key.decode() for key in counts],
                 counts=[int(count) for count in counts.values()],
                 times=[float(key_times.get(key, 0)) for key in counts],
+                ips=[addresses.get(key, b"").decode() for key in counts],
             )
         if session_times:
             changed += await tx.run(

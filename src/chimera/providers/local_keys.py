@@ -92,6 +92,11 @@ class LocalKeyFile:
             states={version: entry.state for version, entry in versions.items()},
         )
 
+    def new_data_key(self, *, version: int, aad: bytes) -> tuple[bytes, bytes]:
+        """See MasterKeys."""
+        data_key = os.urandom(KEY_BYTES)
+        return data_key, self.wrap(data_key, version=version, aad=aad)
+
     def wrap(self, data_key: bytes, *, version: int, aad: bytes) -> bytes:
         """nonce + AES-256-GCM of the data key. Only an enabled version wraps."""
         nonce = os.urandom(NONCE_BYTES)

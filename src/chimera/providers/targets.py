@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from chimera.audit.recording import record
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotReady
-from chimera.providers.models import get_model, no_model
+from chimera.providers.models import get_model
+from chimera.providers.prices import no_model, prices_of_row
 from chimera.providers.pricing import Prices
 from chimera.v1.providers_pb2 import Model
 
@@ -89,6 +91,10 @@ class Target:
     cached_input_per_million: Decimal
     reasoning_per_million: Decimal
     per_request: Decimal
+    cache_write_per_million: Decimal | None
+    long_from_tokens: int
+    long_prices: dict[str, Any] | None
+    default_config: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -96,13 +102,7 @@ class Target:
 
     @property
     def prices(self) -> Prices:
-        return Prices(
-            input_per_million=self.input_per_million,
-            output_per_million=self.output_per_million,
-            cached_input_per_million=self.cached_input_per_million,
-            reasoning_per_million=self.reasoning_per_million,
-            per_request=self.per_request,
-        )
+        return prices_of_row(self)
 
 
 FIND_TARGET = sql(
@@ -111,14 +111,19 @@ FIND_TARGET = sql(
     SELECT m.id AS model_id, m.name AS model, m.version AS model_version, p.id AS provider_id,
            p.name AS provider, p.provider_type, p.base_url, p.timeout_s, p.requests_per_minute,
            p.tokens_per_minute, m.context_tokens_max, m.output_tokens_max,
-           t.model_id IS NOT NULL AS is_allowed, m.is_available AND p.is_active AS is_available,
+           t.model_id IS NOT NULL AS is_allowed,
+           m.is_available AND p.is_active AND COALESCE(m.available_from <= now(), true)
+               AND COALESCE(m.available_until > now(), true) AS is_available,
+           p.default_config,
            v.id AS price_version_id, v.input_per_million, v.output_per_million,
-           v.cached_input_per_million, v.reasoning_per_million, v.per_request
+           v.cached_input_per_million, v.reasoning_per_million, v.per_request,
+           v.cache_write_per_million, v.long_from_tokens, v.long_prices
       FROM providers.models m
       JOIN providers.providers p ON p.id = m.provider_id AND p.deleted_at IS NULL
       JOIN LATERAL (SELECT * FROM providers.price_versions pv
-                     WHERE pv.model_id = m.id AND pv.valid_from <= now()
-                     ORDER BY pv.version_number DESC LIMIT 1) v ON true
+                     WHERE pv.model_id = m.id AND pv.valid_from <= statement_timestamp()
+                       AND COALESCE(pv.valid_until > statement_timestamp(), true)
+                     LIMIT 1) v ON true
       LEFT JOIN providers.allowed_targets t ON t.org_id = %(org_id)s::uuid AND t.model_id = m.id
      WHERE m.id = %(model_id)s::uuid AND m.deleted_at IS NULL
        AND (m.org_id IS NULL OR m.org_id = %(org_id)s::uuid)
@@ -145,7 +150,7 @@ async def get_target(tx: Tx, model_id: str) -> Target:
     if not target.is_available:
         raise NotReady(
             "MODEL_UNAVAILABLE",
-            f"{target.name} is switched off.",
+            f"{target.name} is switched off, or not available at this time.",
             facts={"model_id": target.model_id},
         )
     return target

@@ -16,8 +16,9 @@ by a master key. What must stay true:
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
@@ -29,6 +30,7 @@ KEY_BYTES = 32
 SECRET_BYTES_MAX = 65_536
 _ORIGIN_BYTES = 4
 
+T = TypeVar("T")
 KeyState = Literal["enabled", "decrypt_only", "disabled", "destroyed"]
 
 
@@ -56,19 +58,25 @@ class MasterKeyRefusedError(VaultError):
     """The master key may not be used here: wrong place, wrong permissions, or unreadable."""
 
 
+class MasterKeyAwayError(VaultError):
+    """The key service does not answer; trying again later may help."""
+
+
 class KeyStillUsedError(VaultError):
     """A key version cannot be disabled while sealed values refer to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SealContext:
-    """The place a secret lives in. `row_version` grows with every write of the row."""
+    """The place a secret lives in. `row_version` grows with every write of the row. `purpose` says
+    what it is for, where the place alone does not."""
 
     org_id: UUID
     table: str
     row_id: UUID
     field: str
     row_version: int
+    purpose: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +105,14 @@ class MasterKeyDescription:
 class MasterKeys(Protocol):
     """A master key with versions: a local file or a key management service. Calls may block on
     the network, so async code runs them in a thread. All raise VaultError; `unwrap` and `rewrap`
-    raise CannotOpenError when `aad` or the wrapped key is not what was wrapped."""
+    raise CannotOpenError when `aad` or the wrapped key is not what was wrapped.
+
+    new_data_key: KEY_BYTES of key, and the same wrapped.
+    """
 
     def describe(self) -> MasterKeyDescription: ...
+
+    def new_data_key(self, *, version: int, aad: bytes) -> tuple[bytes, bytes]: ...
 
     def wrap(self, data_key: bytes, *, version: int, aad: bytes) -> bytes: ...
 
@@ -115,14 +128,15 @@ def seal(master: MasterKeys, secret: bytes, context: SealContext) -> Sealed:
     newest key version. Raises VaultError."""
     if not 0 < len(secret) <= SECRET_BYTES_MAX:
         raise ValueError(f"a secret has 1 to {SECRET_BYTES_MAX} bytes")
-    version = master.describe().write_version
-    data_key = AESGCM.generate_key(bit_length=8 * KEY_BYTES)
+    version, (data_key, wrapped) = _with_newest(
+        master,
+        lambda newest: master.new_data_key(
+            version=newest, aad=associated_data(b"data-key", context, newest)
+        ),
+    )
     nonce = os.urandom(NONCE_BYTES)
     origin = version.to_bytes(_ORIGIN_BYTES, "big")
     body = AESGCM(data_key).encrypt(nonce, secret, associated_data(b"value", context, version))
-    wrapped = master.wrap(
-        data_key, version=version, aad=associated_data(b"data-key", context, version)
-    )
     return Sealed(origin + body, nonce, wrapped, version)
 
 
@@ -147,22 +161,36 @@ def rewrap(master: MasterKeys, sealed: Sealed, context: SealContext) -> Sealed:
     and the secret is not decrypted. Returns `sealed` itself when it is already there. Raises as
     `unseal`."""
     _check_format(sealed)
-    newest = master.describe().write_version
-    if sealed.kek_version == newest:
+    if sealed.kek_version == master.describe().write_version:
         return sealed
-    wrapped = master.rewrap(
-        sealed.wrapped_dek,
-        version=sealed.kek_version,
-        aad=associated_data(b"data-key", context, sealed.kek_version),
-        new_version=newest,
-        new_aad=associated_data(b"data-key", context, newest),
+    newest, wrapped = _with_newest(
+        master,
+        lambda newest: master.rewrap(
+            sealed.wrapped_dek,
+            version=sealed.kek_version,
+            aad=associated_data(b"data-key", context, sealed.kek_version),
+            new_version=newest,
+            new_aad=associated_data(b"data-key", context, newest),
+        ),
     )
     return replace(sealed, wrapped_dek=wrapped, kek_version=newest)
 
 
+def _with_newest(master: MasterKeys, work: Callable[[int], T]) -> tuple[int, T]:
+    """The newest version and what `work` makes with it; again when another version took over in
+    between."""
+    while True:
+        newest = master.describe().write_version
+        try:
+            return newest, work(newest)
+        except KeyVersionUnusableError:
+            if master.describe().write_version == newest:
+                raise
+
+
 def associated_data(purpose: bytes, context: SealContext, key_version: int) -> bytes:
     """Every part with its length in front, so no two different places encode alike."""
-    parts = (
+    parts: tuple[bytes, ...] = (
         b"chimera.vault",
         purpose,
         FORMAT_VERSION.to_bytes(4, "big"),
@@ -173,6 +201,8 @@ def associated_data(purpose: bytes, context: SealContext, key_version: int) -> b
         context.row_version.to_bytes(8, "big"),
         key_version.to_bytes(_ORIGIN_BYTES, "big"),
     )
+    if context.purpose:
+        parts += (context.purpose.encode(),)
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 

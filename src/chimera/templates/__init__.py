@@ -1,1 +1,1 @@
-"""Templates: prompt templates, their versions and their rendering."""
+"""Templates: prompt templates, their versions and rendering, and datasets. See README.md here."""

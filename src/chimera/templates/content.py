@@ -4,8 +4,8 @@ Pure; nothing here knows the database. What must stay true:
 
 * Content that was accepted compiles.
 * The content hash is SHA-256 (hex) over the canonical JSON (audit/canonical.py: keys sorted, no
-  white space, UTF-8) of `{"messages": [...], "variables": [...]}`. Each element is in protobuf's
-  JSON form with field names as in the .proto and defaults left out; whole numbers up to 2^53 have
+  white space, UTF-8) of `{"messages": [...], "variables": [...]}`, with `"partials": [...]` where
+  there are any. Each element is in protobuf's JSON form with field names as in the .proto and defaults left out; whole numbers up to 2^53 have
   no fraction. Anybody can compute it from a TemplateVersion, and a result that pins it pins the
   text.
 * A secret variable has no default: a version is stored as it is and read by all who may render it.
@@ -28,24 +28,32 @@ from chimera.audit.canonical import canonical_json
 from chimera.faults import Invalid, Violation
 from chimera.rows import enum_text, struct_dict
 from chimera.templates import rendering, values
-from chimera.v1.templates_pb2 import PromptMessage, TemplateVersion, Variable
+from chimera.v1.templates_pb2 import Partial, PromptMessage, TemplateVersion, Variable
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Messages and variables as JSON lists, as they are stored, and the hash over both."""
+    """Messages, variables and partials as JSON lists, as they are stored, and the hash over them;
+    `body` are the texts alone, for the search."""
 
     messages: str
     variables: str
+    partials: str
     content_hash: str
+    body: str
 
 
-def checked_content(messages: Sequence[PromptMessage], variables: Sequence[Variable]) -> Content:
-    """The content of a new version.
+def checked_content(
+    messages: Sequence[PromptMessage],
+    variables: Sequence[Variable],
+    partials: Sequence[Partial] = (),
+    inherited: Mapping[str, Sequence[Variable]] | None = None,
+) -> Content:
+    """The content of a new version; `inherited` are the variables that each partial brings along.
 
     Raises Invalid for what could never be rendered, with every problem at its field:
     TEMPLATE_SYNTAX, VARIABLE_UNDECLARED, VARIABLE_ILL_TYPED (a declaration that cannot hold),
-    OUTPUT_TOO_LARGE, FIELD_INVALID.
+    PARTIAL_INVALID, OUTPUT_TOO_LARGE, FIELD_INVALID.
     """
     size_chars = sum(len(message.text) for message in messages)
     if size_chars > rendering.OUTPUT_CHARS_MAX:
@@ -53,24 +61,52 @@ def checked_content(messages: Sequence[PromptMessage], variables: Sequence[Varia
         raise _invalid([Violation("messages", said, "OUTPUT_TOO_LARGE")])
     if unstorable := _unstorable(variables):
         raise _invalid(unstorable)
-    problems = rendering.check_template(_texts(messages), declared(variables))
+    problems = content_problems(messages, variables, inherited or {})
     if wrong := [problem for problem in problems if problem.reason != "variable_unused"]:
         raise _invalid([_violation(problem, variables) for problem in wrong])
-    plain = _plain(messages, variables)
+    return stored_content(
+        TemplateVersion(messages=messages, variables=variables, partials=partials)
+    )
+
+
+def stored_content(version: TemplateVersion) -> Content:
+    """The content of a version that was accepted before, for another version or template."""
+    plain = _plain(version.messages, version.variables, version.partials)
     return Content(
         messages=orjson.dumps(plain["messages"]).decode(),
         variables=orjson.dumps(plain["variables"]).decode(),
+        partials=orjson.dumps(plain.get("partials", [])).decode(),
         content_hash=_hash(plain),
+        body="\n".join(message.text for message in version.messages),
     )
+
+
+def content_problems(
+    messages: Sequence[PromptMessage],
+    variables: Sequence[Variable],
+    inherited: Mapping[str, Sequence[Variable]],
+) -> list[rendering.Problem]:
+    """Everything wrong with a content, its partials not yet expanded."""
+    names = {name: frozenset(v.name for v in found) for name, found in inherited.items()}
+    own = declared(variables)
+    brought = {v.name: v for found in inherited.values() for v in declared(found)}
+    problems = rendering.check_template(
+        _texts(messages),
+        [*own, *(brought[n] for n in brought.keys() - {v.name for v in own})],
+        names,
+    )
+    mine = {variable.name for variable in own}
+    return [p for p in problems if p.reason != "variable_unused" or p.variable in mine]
 
 
 def content_hash(version: TemplateVersion) -> str:
     """The hash, computed from what the version says and not from what it claims."""
-    return _hash(_plain(version.messages, version.variables))
+    return _hash(_plain(version.messages, version.variables, version.partials))
 
 
 def compiled(version: TemplateVersion) -> rendering.Template:
-    """The version ready to be filled; roles are `system`, `user` and `assistant`."""
+    """The version, its partials expanded, ready to be filled; roles are `system`, `user` and
+    `assistant`."""
     return rendering.compile_template(_texts(version.messages), declared(version.variables))
 
 
@@ -97,6 +133,8 @@ def declared(variables: Sequence[Variable]) -> list[values.Variable]:
             choices=tuple(variable.choices),
             secret=variable.secret,
             description=variable.description,
+            pattern=variable.pattern,
+            json_schema=_schema(variable),
         )
         for variable in variables
     ]
@@ -104,6 +142,12 @@ def declared(variables: Sequence[Variable]) -> list[values.Variable]:
 
 def _texts(messages: Sequence[PromptMessage]) -> list[tuple[str, str]]:
     return [(enum_text(message, "role", message.role) or "", message.text) for message in messages]
+
+
+def _schema(variable: Variable) -> str:
+    if not variable.HasField("json_schema"):
+        return ""
+    return canonical_json(struct_dict(variable.json_schema)).decode()
 
 
 def _default(variable: Variable) -> object:
@@ -135,7 +179,10 @@ def _violation(problem: rendering.Problem, variables: Sequence[Variable]) -> Vio
     said = f"{problem.variable} {problem.message}".strip()
     if problem.message_index >= 0:
         return Violation(f"messages[{problem.message_index}].text", said, problem.reason.upper())
-    place = [variable.name for variable in variables].index(problem.variable)
+    names = [variable.name for variable in variables]
+    if problem.variable not in names:
+        return Violation("partials", said, "PARTIAL_INVALID")
+    place = names.index(problem.variable)
     return Violation(f"variables[{place}]", said, "VARIABLE_ILL_TYPED")
 
 
@@ -144,8 +191,11 @@ def _invalid(violations: Sequence[Violation]) -> Invalid:
     return Invalid(first.reason, f"{first.field}: {first.message}", violations=violations)
 
 
-def _plain(messages: Sequence[Message], variables: Sequence[Message]) -> dict[str, Any]:
-    return {"messages": _elements(messages), "variables": _elements(variables)}
+def _plain(
+    messages: Sequence[Message], variables: Sequence[Message], partials: Sequence[Message]
+) -> dict[str, Any]:
+    plain = {"messages": _elements(messages), "variables": _elements(variables)}
+    return plain | {"partials": _elements(partials)} if partials else plain
 
 
 def _elements(items: Sequence[Message]) -> list[Any]:

@@ -19,19 +19,26 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import re2  # type: ignore[import-untyped]  # google-re2 ships without types
+
+from chimera.templates.schemas import compiled_schema, schema_refusal
 
 KINDS = ("string", "integer", "number", "boolean", "enum", "list", "json")
 INTEGER_MAX = 2**63 - 1
 EXACT_MAX = 2**53
 JSON_DEPTH_MAX = 32
+PATTERN_PROGRAM_MAX = 2_000
 
 
 class RenderError(ValueError):
     """Why a template cannot be compiled or rendered.
 
     `reason` is one of template_syntax, variable_undeclared, variable_missing, variable_unknown,
-    variable_ill_typed, variable_out_of_range, output_too_large. `variable` is the name concerned,
-    empty when there is none.
+    variable_ill_typed, variable_out_of_range, partial_invalid, output_too_large, render_too_long.
+    `variable` is the name concerned, empty when there is none.
     """
 
     def __init__(self, reason: str, variable: str, message: str) -> None:
@@ -50,6 +57,8 @@ class Variable:
     as written, of a value or of each item of a list; an enum needs them. A missing value takes the
     `default`; without one it is an error when `required` and the empty text otherwise. `secret`
     says that the value must not be shown; its default is kept out of `repr` in any case.
+    `pattern` is RE2 and has to match a string as a whole. `json_schema` is JSON Schema as text, for
+    a JSON value; see schemas.py for what it may hold.
     """
 
     name: str
@@ -61,6 +70,8 @@ class Variable:
     choices: tuple[str, ...] = ()
     secret: bool = False
     description: str = ""
+    pattern: str = ""
+    json_schema: str = ""
 
     def write(self, value: object) -> str:
         """The canonical text. Raises RenderError(variable_ill_typed, variable_out_of_range)."""
@@ -74,7 +85,22 @@ class Variable:
             raise self.fault("variable_out_of_range", f"is above the maximum {self.maximum:g}")
         if (self.choices or self.kind == "enum") and self.kind != "list":
             self.choose(text)
+        if self.pattern and not compiled_pattern(self.pattern).fullmatch(text):
+            raise self.fault("variable_out_of_range", "does not match its pattern")
+        if self.json_schema and (where := compiled_schema(self.json_schema).refusal(value)):
+            raise self.fault("variable_out_of_range", f"does not satisfy its JSON Schema{where}")
         return text
+
+    def plain(self, value: object) -> Any:
+        """The value as plain data, canonical as its text is. It was written before."""
+        match self.kind:
+            case "integer":
+                return whole_number(value)
+            case "number" if isinstance(value, int | float):
+                return plain_number(self, value)
+            case "list" | "json":
+                return plain_json(self, value, JSON_DEPTH_MAX)
+        return value
 
     def choose(self, text: str) -> None:
         if text not in self.choices:
@@ -197,3 +223,32 @@ def refuse_surrogates(variable: Variable, text: str) -> None:
     except UnicodeEncodeError:
         # `from None`: the original error carries the text, which may be a secret.
         raise variable.fault("variable_ill_typed", "must be well-formed Unicode") from None
+
+
+@lru_cache(maxsize=1024)
+def compiled_pattern(pattern: str) -> Any:
+    """Linear in the value whatever the pattern is. Raises re2.error."""
+    options = re2.Options()
+    options.never_capture = True
+    options.log_errors = False
+    return re2.compile(pattern, options)
+
+
+def refuse_pattern(variable: Variable) -> str:
+    """Why the declaration's pattern cannot stand; empty when it can."""
+    if variable.kind != "string":
+        return "has a pattern and is not a string"
+    try:
+        compiled = compiled_pattern(variable.pattern)
+    except re2.error:
+        return "has a pattern that RE2 does not understand"
+    if compiled.programsize > PATTERN_PROGRAM_MAX:
+        return "has a pattern that is too large"
+    return ""
+
+
+def refuse_schema(variable: Variable) -> str:
+    """Why the declaration's JSON Schema cannot stand; empty when it can."""
+    if variable.kind != "json":
+        return "has a JSON Schema and is not of kind json"
+    return schema_refusal(variable.json_schema)

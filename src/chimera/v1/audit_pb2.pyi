@@ -60,20 +60,36 @@ class AuditEvent(_message.Message):
     def __init__(self, id: _Optional[str] = ..., log_index: _Optional[int] = ..., occurred_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor_kind: _Optional[str] = ..., actor_id: _Optional[str] = ..., session_id: _Optional[str] = ..., api_key_id: _Optional[str] = ..., action: _Optional[str] = ..., entity: _Optional[str] = ..., entity_id: _Optional[str] = ..., outcome: _Optional[str] = ..., severity: _Optional[str] = ..., kind: _Optional[str] = ..., correlation_id: _Optional[str] = ..., ip_address: _Optional[str] = ..., user_agent: _Optional[str] = ..., reason: _Optional[str] = ..., old_values: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., new_values: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., leaf_hash: _Optional[str] = ..., previous_hash: _Optional[str] = ...) -> None: ...
 
 class ListAuditEventsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "action", "entity", "entity_id", "actor_id")
+    __slots__ = ("page_size", "page_token", "action", "entity", "entity_id", "actor_id", "query", "severity", "outcome", "kind", "ip_address", "session_id", "since", "until")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     ENTITY_FIELD_NUMBER: _ClassVar[int]
     ENTITY_ID_FIELD_NUMBER: _ClassVar[int]
     ACTOR_ID_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    IP_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
     action: str
     entity: str
     entity_id: str
     actor_id: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., action: _Optional[str] = ..., entity: _Optional[str] = ..., entity_id: _Optional[str] = ..., actor_id: _Optional[str] = ...) -> None: ...
+    query: str
+    severity: str
+    outcome: str
+    kind: str
+    ip_address: str
+    session_id: str
+    since: _timestamp_pb2.Timestamp
+    until: _timestamp_pb2.Timestamp
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., action: _Optional[str] = ..., entity: _Optional[str] = ..., entity_id: _Optional[str] = ..., actor_id: _Optional[str] = ..., query: _Optional[str] = ..., severity: _Optional[str] = ..., outcome: _Optional[str] = ..., kind: _Optional[str] = ..., ip_address: _Optional[str] = ..., session_id: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ListAuditEventsResponse(_message.Message):
     __slots__ = ("events", "next_page_token")
@@ -102,24 +118,30 @@ class GetCheckpointRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCheckpointResponse(_message.Message):
-    __slots__ = ("checkpoint", "verifier_key", "size", "root")
+    __slots__ = ("checkpoint", "verifier_key", "size", "root", "witness_keys")
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     VERIFIER_KEY_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
+    WITNESS_KEYS_FIELD_NUMBER: _ClassVar[int]
     checkpoint: str
     verifier_key: str
     size: int
     root: bytes
-    def __init__(self, checkpoint: _Optional[str] = ..., verifier_key: _Optional[str] = ..., size: _Optional[int] = ..., root: _Optional[bytes] = ...) -> None: ...
+    witness_keys: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, checkpoint: _Optional[str] = ..., verifier_key: _Optional[str] = ..., size: _Optional[int] = ..., root: _Optional[bytes] = ..., witness_keys: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetInclusionProofRequest(_message.Message):
-    __slots__ = ("event_id", "size")
+    __slots__ = ("event_id", "size", "log_index", "leaf_hash")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LEAF_HASH_FIELD_NUMBER: _ClassVar[int]
     event_id: str
     size: int
-    def __init__(self, event_id: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
+    log_index: int
+    leaf_hash: bytes
+    def __init__(self, event_id: _Optional[str] = ..., size: _Optional[int] = ..., log_index: _Optional[int] = ..., leaf_hash: _Optional[bytes] = ...) -> None: ...
 
 class GetInclusionProofResponse(_message.Message):
     __slots__ = ("log_index", "size", "leaf_hash", "hashes")
@@ -160,3 +182,499 @@ class ExportAuditLogResponse(_message.Message):
     LINES_FIELD_NUMBER: _ClassVar[int]
     lines: bytes
     def __init__(self, lines: _Optional[bytes] = ...) -> None: ...
+
+class WatchAuditEventsRequest(_message.Message):
+    __slots__ = ("cursor", "from_beginning", "action", "severity")
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    FROM_BEGINNING_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    cursor: str
+    from_beginning: bool
+    action: str
+    severity: str
+    def __init__(self, cursor: _Optional[str] = ..., from_beginning: _Optional[bool] = ..., action: _Optional[str] = ..., severity: _Optional[str] = ...) -> None: ...
+
+class WatchAuditEventsResponse(_message.Message):
+    __slots__ = ("cursor", "events")
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    cursor: str
+    events: _containers.RepeatedCompositeFieldContainer[AuditEvent]
+    def __init__(self, cursor: _Optional[str] = ..., events: _Optional[_Iterable[_Union[AuditEvent, _Mapping]]] = ...) -> None: ...
+
+class GetAuditStatisticsRequest(_message.Message):
+    __slots__ = ("since", "until")
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    since: _timestamp_pb2.Timestamp
+    until: _timestamp_pb2.Timestamp
+    def __init__(self, since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class AuditCount(_message.Message):
+    __slots__ = ("name", "events", "failures")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    events: int
+    failures: int
+    def __init__(self, name: _Optional[str] = ..., events: _Optional[int] = ..., failures: _Optional[int] = ...) -> None: ...
+
+class GetAuditStatisticsResponse(_message.Message):
+    __slots__ = ("events", "failures", "days", "actions", "actors", "severities", "outcomes", "counted_size")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    DAYS_FIELD_NUMBER: _ClassVar[int]
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    ACTORS_FIELD_NUMBER: _ClassVar[int]
+    SEVERITIES_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_SIZE_FIELD_NUMBER: _ClassVar[int]
+    events: int
+    failures: int
+    days: _containers.RepeatedCompositeFieldContainer[AuditCount]
+    actions: _containers.RepeatedCompositeFieldContainer[AuditCount]
+    actors: _containers.RepeatedCompositeFieldContainer[AuditCount]
+    severities: _containers.RepeatedCompositeFieldContainer[AuditCount]
+    outcomes: _containers.RepeatedCompositeFieldContainer[AuditCount]
+    counted_size: int
+    def __init__(self, events: _Optional[int] = ..., failures: _Optional[int] = ..., days: _Optional[_Iterable[_Union[AuditCount, _Mapping]]] = ..., actions: _Optional[_Iterable[_Union[AuditCount, _Mapping]]] = ..., actors: _Optional[_Iterable[_Union[AuditCount, _Mapping]]] = ..., severities: _Optional[_Iterable[_Union[AuditCount, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[AuditCount, _Mapping]]] = ..., counted_size: _Optional[int] = ...) -> None: ...
+
+class Checkpoint(_message.Message):
+    __slots__ = ("note", "verifier_key", "size", "root", "witness_keys", "created_at")
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    VERIFIER_KEY_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    WITNESS_KEYS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    note: str
+    verifier_key: str
+    size: int
+    root: bytes
+    witness_keys: _containers.RepeatedScalarFieldContainer[str]
+    created_at: _timestamp_pb2.Timestamp
+    def __init__(self, note: _Optional[str] = ..., verifier_key: _Optional[str] = ..., size: _Optional[int] = ..., root: _Optional[bytes] = ..., witness_keys: _Optional[_Iterable[str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListCheckpointsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListCheckpointsResponse(_message.Message):
+    __slots__ = ("checkpoints", "next_page_token")
+    CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    checkpoints: _containers.RepeatedCompositeFieldContainer[Checkpoint]
+    next_page_token: str
+    def __init__(self, checkpoints: _Optional[_Iterable[_Union[Checkpoint, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class VerifyAuditLogRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class VerifyAuditLogResponse(_message.Message):
+    __slots__ = ("done", "size", "verdict", "first_bad_index", "reasons")
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_BAD_INDEX_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    done: int
+    size: int
+    verdict: str
+    first_bad_index: int
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, done: _Optional[int] = ..., size: _Optional[int] = ..., verdict: _Optional[str] = ..., first_bad_index: _Optional[int] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Finding(_message.Message):
+    __slots__ = ("id", "rule", "severity", "subject", "summary", "events", "event_id", "log_index", "state", "note", "acknowledged_by", "acknowledged_at", "occurred_at")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_BY_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_AT_FIELD_NUMBER: _ClassVar[int]
+    OCCURRED_AT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    rule: str
+    severity: str
+    subject: str
+    summary: str
+    events: int
+    event_id: str
+    log_index: int
+    state: str
+    note: str
+    acknowledged_by: str
+    acknowledged_at: _timestamp_pb2.Timestamp
+    occurred_at: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., rule: _Optional[str] = ..., severity: _Optional[str] = ..., subject: _Optional[str] = ..., summary: _Optional[str] = ..., events: _Optional[int] = ..., event_id: _Optional[str] = ..., log_index: _Optional[int] = ..., state: _Optional[str] = ..., note: _Optional[str] = ..., acknowledged_by: _Optional[str] = ..., acknowledged_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., occurred_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListFindingsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "state", "rule", "of_the_installation")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    OF_THE_INSTALLATION_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    state: str
+    rule: str
+    of_the_installation: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[str] = ..., rule: _Optional[str] = ..., of_the_installation: _Optional[bool] = ...) -> None: ...
+
+class ListFindingsResponse(_message.Message):
+    __slots__ = ("findings", "next_page_token")
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    findings: _containers.RepeatedCompositeFieldContainer[Finding]
+    next_page_token: str
+    def __init__(self, findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class AcknowledgeFindingRequest(_message.Message):
+    __slots__ = ("finding_id", "note", "request_id")
+    FINDING_ID_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    finding_id: str
+    note: str
+    request_id: str
+    def __init__(self, finding_id: _Optional[str] = ..., note: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class AcknowledgeFindingResponse(_message.Message):
+    __slots__ = ("finding",)
+    FINDING_FIELD_NUMBER: _ClassVar[int]
+    finding: Finding
+    def __init__(self, finding: _Optional[_Union[Finding, _Mapping]] = ...) -> None: ...
+
+class ConfigurationSetting(_message.Message):
+    __slots__ = ("key", "description", "value", "default_value", "requires_approval", "version", "updated_at")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    REQUIRES_APPROVAL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    description: str
+    value: _struct_pb2.Value
+    default_value: _struct_pb2.Value
+    requires_approval: bool
+    version: int
+    updated_at: _timestamp_pb2.Timestamp
+    def __init__(self, key: _Optional[str] = ..., description: _Optional[str] = ..., value: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., default_value: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., requires_approval: _Optional[bool] = ..., version: _Optional[int] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListConfigurationRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListConfigurationResponse(_message.Message):
+    __slots__ = ("settings",)
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    settings: _containers.RepeatedCompositeFieldContainer[ConfigurationSetting]
+    def __init__(self, settings: _Optional[_Iterable[_Union[ConfigurationSetting, _Mapping]]] = ...) -> None: ...
+
+class ConfigurationChange(_message.Message):
+    __slots__ = ("id", "key", "old_value", "new_value", "reason", "requires_approval", "state", "changed_by", "decided_by", "decision_reason", "created_at", "decided_at", "expires_at")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    OLD_VALUE_FIELD_NUMBER: _ClassVar[int]
+    NEW_VALUE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUIRES_APPROVAL_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_BY_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_BY_FIELD_NUMBER: _ClassVar[int]
+    DECISION_REASON_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_AT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    key: str
+    old_value: _struct_pb2.Value
+    new_value: _struct_pb2.Value
+    reason: str
+    requires_approval: bool
+    state: str
+    changed_by: str
+    decided_by: str
+    decision_reason: str
+    created_at: _timestamp_pb2.Timestamp
+    decided_at: _timestamp_pb2.Timestamp
+    expires_at: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., key: _Optional[str] = ..., old_value: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., new_value: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., reason: _Optional[str] = ..., requires_approval: _Optional[bool] = ..., state: _Optional[str] = ..., changed_by: _Optional[str] = ..., decided_by: _Optional[str] = ..., decision_reason: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListConfigurationChangesRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "key", "state")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    key: str
+    state: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., key: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+
+class ListConfigurationChangesResponse(_message.Message):
+    __slots__ = ("changes", "next_page_token")
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[ConfigurationChange]
+    next_page_token: str
+    def __init__(self, changes: _Optional[_Iterable[_Union[ConfigurationChange, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ProposeConfigurationChangeRequest(_message.Message):
+    __slots__ = ("key", "value", "reason", "request_id")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: _struct_pb2.Value
+    reason: str
+    request_id: str
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ProposeConfigurationChangeResponse(_message.Message):
+    __slots__ = ("change",)
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    change: ConfigurationChange
+    def __init__(self, change: _Optional[_Union[ConfigurationChange, _Mapping]] = ...) -> None: ...
+
+class ApproveConfigurationChangeRequest(_message.Message):
+    __slots__ = ("change_id", "reason", "request_id")
+    CHANGE_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    change_id: str
+    reason: str
+    request_id: str
+    def __init__(self, change_id: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ApproveConfigurationChangeResponse(_message.Message):
+    __slots__ = ("change",)
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    change: ConfigurationChange
+    def __init__(self, change: _Optional[_Union[ConfigurationChange, _Mapping]] = ...) -> None: ...
+
+class RejectConfigurationChangeRequest(_message.Message):
+    __slots__ = ("change_id", "reason", "request_id")
+    CHANGE_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    change_id: str
+    reason: str
+    request_id: str
+    def __init__(self, change_id: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class RejectConfigurationChangeResponse(_message.Message):
+    __slots__ = ("change",)
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    change: ConfigurationChange
+    def __init__(self, change: _Optional[_Union[ConfigurationChange, _Mapping]] = ...) -> None: ...
+
+class WithdrawConfigurationChangeRequest(_message.Message):
+    __slots__ = ("change_id", "request_id")
+    CHANGE_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    change_id: str
+    request_id: str
+    def __init__(self, change_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class WithdrawConfigurationChangeResponse(_message.Message):
+    __slots__ = ("change",)
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    change: ConfigurationChange
+    def __init__(self, change: _Optional[_Union[ConfigurationChange, _Mapping]] = ...) -> None: ...
+
+class LegalHold(_message.Message):
+    __slots__ = ("id", "name", "reason", "for_everyone", "placed_by", "created_at", "released_by", "released_at", "release_reason")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FOR_EVERYONE_FIELD_NUMBER: _ClassVar[int]
+    PLACED_BY_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_BY_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_AT_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_REASON_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    name: str
+    reason: str
+    for_everyone: bool
+    placed_by: str
+    created_at: _timestamp_pb2.Timestamp
+    released_by: str
+    released_at: _timestamp_pb2.Timestamp
+    release_reason: str
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., reason: _Optional[str] = ..., for_everyone: _Optional[bool] = ..., placed_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., released_by: _Optional[str] = ..., released_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., release_reason: _Optional[str] = ...) -> None: ...
+
+class ListLegalHoldsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListLegalHoldsResponse(_message.Message):
+    __slots__ = ("legal_holds", "next_page_token")
+    LEGAL_HOLDS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    legal_holds: _containers.RepeatedCompositeFieldContainer[LegalHold]
+    next_page_token: str
+    def __init__(self, legal_holds: _Optional[_Iterable[_Union[LegalHold, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class PlaceLegalHoldRequest(_message.Message):
+    __slots__ = ("name", "reason", "for_everyone", "request_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FOR_EVERYONE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    for_everyone: bool
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ..., for_everyone: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class PlaceLegalHoldResponse(_message.Message):
+    __slots__ = ("legal_hold",)
+    LEGAL_HOLD_FIELD_NUMBER: _ClassVar[int]
+    legal_hold: LegalHold
+    def __init__(self, legal_hold: _Optional[_Union[LegalHold, _Mapping]] = ...) -> None: ...
+
+class ReleaseLegalHoldRequest(_message.Message):
+    __slots__ = ("legal_hold_id", "reason", "request_id")
+    LEGAL_HOLD_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    legal_hold_id: str
+    reason: str
+    request_id: str
+    def __init__(self, legal_hold_id: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ReleaseLegalHoldResponse(_message.Message):
+    __slots__ = ("legal_hold",)
+    LEGAL_HOLD_FIELD_NUMBER: _ClassVar[int]
+    legal_hold: LegalHold
+    def __init__(self, legal_hold: _Optional[_Union[LegalHold, _Mapping]] = ...) -> None: ...
+
+class LogRestore(_message.Message):
+    __slots__ = ("id", "state", "reason", "approvals_needed", "proposed_by", "approved_by", "statement", "created_at", "done_at")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    APPROVALS_NEEDED_FIELD_NUMBER: _ClassVar[int]
+    PROPOSED_BY_FIELD_NUMBER: _ClassVar[int]
+    APPROVED_BY_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    DONE_AT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    state: str
+    reason: str
+    approvals_needed: int
+    proposed_by: str
+    approved_by: str
+    statement: str
+    created_at: _timestamp_pb2.Timestamp
+    done_at: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., approvals_needed: _Optional[int] = ..., proposed_by: _Optional[str] = ..., approved_by: _Optional[str] = ..., statement: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., done_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListLogRestoresRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListLogRestoresResponse(_message.Message):
+    __slots__ = ("log_restores", "next_page_token")
+    LOG_RESTORES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    log_restores: _containers.RepeatedCompositeFieldContainer[LogRestore]
+    next_page_token: str
+    def __init__(self, log_restores: _Optional[_Iterable[_Union[LogRestore, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ProposeLogRestoreRequest(_message.Message):
+    __slots__ = ("reason", "request_id")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    request_id: str
+    def __init__(self, reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ProposeLogRestoreResponse(_message.Message):
+    __slots__ = ("log_restore",)
+    LOG_RESTORE_FIELD_NUMBER: _ClassVar[int]
+    log_restore: LogRestore
+    def __init__(self, log_restore: _Optional[_Union[LogRestore, _Mapping]] = ...) -> None: ...
+
+class ApproveLogRestoreRequest(_message.Message):
+    __slots__ = ("log_restore_id", "request_id")
+    LOG_RESTORE_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    log_restore_id: str
+    request_id: str
+    def __init__(self, log_restore_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ApproveLogRestoreResponse(_message.Message):
+    __slots__ = ("log_restore",)
+    LOG_RESTORE_FIELD_NUMBER: _ClassVar[int]
+    log_restore: LogRestore
+    def __init__(self, log_restore: _Optional[_Union[LogRestore, _Mapping]] = ...) -> None: ...
+
+class PayloadDrop(_message.Message):
+    __slots__ = ("partition_name", "first_index", "last_index", "events", "state", "archive_file", "archive_sha256", "event_id", "created_at", "dropped_at")
+    PARTITION_NAME_FIELD_NUMBER: _ClassVar[int]
+    FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVE_FILE_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_AT_FIELD_NUMBER: _ClassVar[int]
+    partition_name: str
+    first_index: int
+    last_index: int
+    events: int
+    state: str
+    archive_file: str
+    archive_sha256: bytes
+    event_id: str
+    created_at: _timestamp_pb2.Timestamp
+    dropped_at: _timestamp_pb2.Timestamp
+    def __init__(self, partition_name: _Optional[str] = ..., first_index: _Optional[int] = ..., last_index: _Optional[int] = ..., events: _Optional[int] = ..., state: _Optional[str] = ..., archive_file: _Optional[str] = ..., archive_sha256: _Optional[bytes] = ..., event_id: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., dropped_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListPayloadDropsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListPayloadDropsResponse(_message.Message):
+    __slots__ = ("payload_drops", "next_page_token")
+    PAYLOAD_DROPS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    payload_drops: _containers.RepeatedCompositeFieldContainer[PayloadDrop]
+    next_page_token: str
+    def __init__(self, payload_drops: _Optional[_Iterable[_Union[PayloadDrop, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...

@@ -66,6 +66,101 @@ class AuditServiceStub:
                 request_serializer=chimera_dot_v1_dot_audit__pb2.ExportAuditLogRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_audit__pb2.ExportAuditLogResponse.FromString,
                 _registered_method=True)
+        self.WatchAuditEvents = channel.unary_stream(
+                '/chimera.v1.AuditService/WatchAuditEvents',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.WatchAuditEventsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.WatchAuditEventsResponse.FromString,
+                _registered_method=True)
+        self.GetAuditStatistics = channel.unary_unary(
+                '/chimera.v1.AuditService/GetAuditStatistics',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.GetAuditStatisticsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.GetAuditStatisticsResponse.FromString,
+                _registered_method=True)
+        self.ListCheckpoints = channel.unary_unary(
+                '/chimera.v1.AuditService/ListCheckpoints',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.ListCheckpointsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.ListCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.VerifyAuditLog = channel.unary_stream(
+                '/chimera.v1.AuditService/VerifyAuditLog',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.VerifyAuditLogRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.VerifyAuditLogResponse.FromString,
+                _registered_method=True)
+        self.ListFindings = channel.unary_unary(
+                '/chimera.v1.AuditService/ListFindings',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.ListFindingsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.ListFindingsResponse.FromString,
+                _registered_method=True)
+        self.AcknowledgeFinding = channel.unary_unary(
+                '/chimera.v1.AuditService/AcknowledgeFinding',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.AcknowledgeFindingRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.AcknowledgeFindingResponse.FromString,
+                _registered_method=True)
+        self.ListConfiguration = channel.unary_unary(
+                '/chimera.v1.AuditService/ListConfiguration',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.ListConfigurationRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.ListConfigurationResponse.FromString,
+                _registered_method=True)
+        self.ListConfigurationChanges = channel.unary_unary(
+                '/chimera.v1.AuditService/ListConfigurationChanges',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.ListConfigurationChangesRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.ListConfigurationChangesResponse.FromString,
+                _registered_method=True)
+        self.ProposeConfigurationChange = channel.unary_unary(
+                '/chimera.v1.AuditService/ProposeConfigurationChange',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.ProposeConfigurationChangeRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.ProposeConfigurationChangeResponse.FromString,
+                _registered_method=True)
+        self.ApproveConfigurationChange = channel.unary_unary(
+                '/chimera.v1.AuditService/ApproveConfigurationChange',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.ApproveConfigurationChangeRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.ApproveConfigurationChangeResponse.FromString,
+                _registered_method=True)
+        self.RejectConfigurationChange = channel.unary_unary(
+                '/chimera.v1.AuditService/RejectConfigurationChange',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.RejectConfigurationChangeRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.RejectConfigurationChangeResponse.FromString,
+                _registered_method=True)
+        self.WithdrawConfigurationChange = channel.unary_unary(
+                '/chimera.v1.AuditService/WithdrawConfigurationChange',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.WithdrawConfigurationChangeRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.WithdrawConfigurationChangeResponse.FromString,
+                _registered_method=True)
+        self.ListLegalHolds = channel.unary_unary(
+                '/chimera.v1.AuditService/ListLegalHolds',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.ListLegalHoldsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.ListLegalHoldsResponse.FromString,
+                _registered_method=True)
+        self.PlaceLegalHold = channel.unary_unary(
+                '/chimera.v1.AuditService/PlaceLegalHold',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.PlaceLegalHoldRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.PlaceLegalHoldResponse.FromString,
+                _registered_method=True)
+        self.ReleaseLegalHold = channel.unary_unary(
+                '/chimera.v1.AuditService/ReleaseLegalHold',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.ReleaseLegalHoldRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.ReleaseLegalHoldResponse.FromString,
+                _registered_method=True)
+        self.ListLogRestores = channel.unary_unary(
+                '/chimera.v1.AuditService/ListLogRestores',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.ListLogRestoresRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.ListLogRestoresResponse.FromString,
+                _registered_method=True)
+        self.ProposeLogRestore = channel.unary_unary(
+                '/chimera.v1.AuditService/ProposeLogRestore',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.ProposeLogRestoreRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.ProposeLogRestoreResponse.FromString,
+                _registered_method=True)
+        self.ApproveLogRestore = channel.unary_unary(
+                '/chimera.v1.AuditService/ApproveLogRestore',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.ApproveLogRestoreRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.ApproveLogRestoreResponse.FromString,
+                _registered_method=True)
+        self.ListPayloadDrops = channel.unary_unary(
+                '/chimera.v1.AuditService/ListPayloadDrops',
+                request_serializer=chimera_dot_v1_dot_audit__pb2.ListPayloadDropsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_audit__pb2.ListPayloadDropsResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -117,6 +212,143 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchAuditEvents(self, request, context):
+        """Sealed events of the organisation as they come, oldest first. CURSOR_INVALID when the log was
+        restored from a backup since.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAuditStatistics(self, request, context):
+        """What happened, counted by day, action, severity and actor; at most 400 days.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCheckpoints(self, request, context):
+        """Signed checkpoints with the cosignatures of witnesses, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyAuditLog(self, request, context):
+        """Verifies the whole log, of all organisations, without telling what is in it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFindings(self, request, context):
+        """What the rules of security monitoring found, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcknowledgeFinding(self, request, context):
+        """Somebody has looked. FINDING_NOT_FOUND, FINDING_ALREADY_ACKNOWLEDGED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConfiguration(self, request, context):
+        """The settings of the organisation that change under four eyes, with their defaults.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConfigurationChanges(self, request, context):
+        """Who changed what and why, and who agreed, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProposeConfigurationChange(self, request, context):
+        """Changes a setting, at once or when a second person agrees. CONFIGURATION_KEY_UNKNOWN,
+        CONFIGURATION_VALUE_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveConfigurationChange(self, request, context):
+        """Agrees, which applies the change. CHANGE_NOT_FOUND, CHANGE_NOT_OPEN, CHANGE_IS_OWN,
+        CHANGE_OUTDATED when the setting has another value by now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RejectConfigurationChange(self, request, context):
+        """Disagrees. CHANGE_NOT_FOUND, CHANGE_NOT_OPEN, CHANGE_IS_OWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawConfigurationChange(self, request, context):
+        """Takes one's own proposal back. CHANGE_NOT_FOUND, CHANGE_NOT_OPEN, CHANGE_NOT_OWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLegalHolds(self, request, context):
+        """Holds on the organisation's events, released ones too, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlaceLegalHold(self, request, context):
+        """Keeps the organisation's events beyond any retention; for_everyone (operators): everybody's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseLegalHold(self, request, context):
+        """LEGAL_HOLD_NOT_FOUND, LEGAL_HOLD_RELEASED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLogRestores(self, request, context):
+        """Restores of a backup that operators answered for, with their signed statements.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProposeLogRestore(self, request, context):
+        """After the restore of a backup the signer refuses; this says that the restore was meant. Where
+        two operators are asked for, the second one approves. LOG_RESTORE_OPEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveLogRestore(self, request, context):
+        """The second operator. LOG_RESTORE_NOT_FOUND, LOG_RESTORE_NOT_OPEN, LOG_RESTORE_IS_OWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPayloadDrops(self, request, context):
+        """Months whose payloads were archived and dropped; their proofs stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -149,6 +381,101 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.ExportAuditLog,
                     request_deserializer=chimera_dot_v1_dot_audit__pb2.ExportAuditLogRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_audit__pb2.ExportAuditLogResponse.SerializeToString,
+            ),
+            'WatchAuditEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAuditEvents,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.WatchAuditEventsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.WatchAuditEventsResponse.SerializeToString,
+            ),
+            'GetAuditStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuditStatistics,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.GetAuditStatisticsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.GetAuditStatisticsResponse.SerializeToString,
+            ),
+            'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCheckpoints,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.ListCheckpointsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
+            'VerifyAuditLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyAuditLog,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.VerifyAuditLogRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.VerifyAuditLogResponse.SerializeToString,
+            ),
+            'ListFindings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFindings,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.ListFindingsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.ListFindingsResponse.SerializeToString,
+            ),
+            'AcknowledgeFinding': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcknowledgeFinding,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.AcknowledgeFindingRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.AcknowledgeFindingResponse.SerializeToString,
+            ),
+            'ListConfiguration': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConfiguration,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.ListConfigurationRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.ListConfigurationResponse.SerializeToString,
+            ),
+            'ListConfigurationChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConfigurationChanges,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.ListConfigurationChangesRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.ListConfigurationChangesResponse.SerializeToString,
+            ),
+            'ProposeConfigurationChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProposeConfigurationChange,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.ProposeConfigurationChangeRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.ProposeConfigurationChangeResponse.SerializeToString,
+            ),
+            'ApproveConfigurationChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveConfigurationChange,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.ApproveConfigurationChangeRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.ApproveConfigurationChangeResponse.SerializeToString,
+            ),
+            'RejectConfigurationChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.RejectConfigurationChange,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.RejectConfigurationChangeRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.RejectConfigurationChangeResponse.SerializeToString,
+            ),
+            'WithdrawConfigurationChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawConfigurationChange,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.WithdrawConfigurationChangeRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.WithdrawConfigurationChangeResponse.SerializeToString,
+            ),
+            'ListLegalHolds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLegalHolds,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.ListLegalHoldsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.ListLegalHoldsResponse.SerializeToString,
+            ),
+            'PlaceLegalHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlaceLegalHold,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.PlaceLegalHoldRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.PlaceLegalHoldResponse.SerializeToString,
+            ),
+            'ReleaseLegalHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseLegalHold,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.ReleaseLegalHoldRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.ReleaseLegalHoldResponse.SerializeToString,
+            ),
+            'ListLogRestores': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLogRestores,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.ListLogRestoresRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.ListLogRestoresResponse.SerializeToString,
+            ),
+            'ProposeLogRestore': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProposeLogRestore,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.ProposeLogRestoreRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.ProposeLogRestoreResponse.SerializeToString,
+            ),
+            'ApproveLogRestore': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveLogRestore,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.ApproveLogRestoreRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.ApproveLogRestoreResponse.SerializeToString,
+            ),
+            'ListPayloadDrops': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPayloadDrops,
+                    request_deserializer=chimera_dot_v1_dot_audit__pb2.ListPayloadDropsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_audit__pb2.ListPayloadDropsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -314,6 +641,519 @@ class AuditService:
             '/chimera.v1.AuditService/ExportAuditLog',
             chimera_dot_v1_dot_audit__pb2.ExportAuditLogRequest.SerializeToString,
             chimera_dot_v1_dot_audit__pb2.ExportAuditLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/chimera.v1.AuditService/WatchAuditEvents',
+            chimera_dot_v1_dot_audit__pb2.WatchAuditEventsRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.WatchAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuditStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/GetAuditStatistics',
+            chimera_dot_v1_dot_audit__pb2.GetAuditStatisticsRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.GetAuditStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/ListCheckpoints',
+            chimera_dot_v1_dot_audit__pb2.ListCheckpointsRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyAuditLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/chimera.v1.AuditService/VerifyAuditLog',
+            chimera_dot_v1_dot_audit__pb2.VerifyAuditLogRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.VerifyAuditLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFindings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/ListFindings',
+            chimera_dot_v1_dot_audit__pb2.ListFindingsRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.ListFindingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcknowledgeFinding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/AcknowledgeFinding',
+            chimera_dot_v1_dot_audit__pb2.AcknowledgeFindingRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.AcknowledgeFindingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConfiguration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/ListConfiguration',
+            chimera_dot_v1_dot_audit__pb2.ListConfigurationRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.ListConfigurationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConfigurationChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/ListConfigurationChanges',
+            chimera_dot_v1_dot_audit__pb2.ListConfigurationChangesRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.ListConfigurationChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProposeConfigurationChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/ProposeConfigurationChange',
+            chimera_dot_v1_dot_audit__pb2.ProposeConfigurationChangeRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.ProposeConfigurationChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveConfigurationChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/ApproveConfigurationChange',
+            chimera_dot_v1_dot_audit__pb2.ApproveConfigurationChangeRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.ApproveConfigurationChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RejectConfigurationChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/RejectConfigurationChange',
+            chimera_dot_v1_dot_audit__pb2.RejectConfigurationChangeRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.RejectConfigurationChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawConfigurationChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/WithdrawConfigurationChange',
+            chimera_dot_v1_dot_audit__pb2.WithdrawConfigurationChangeRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.WithdrawConfigurationChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLegalHolds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/ListLegalHolds',
+            chimera_dot_v1_dot_audit__pb2.ListLegalHoldsRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.ListLegalHoldsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlaceLegalHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/PlaceLegalHold',
+            chimera_dot_v1_dot_audit__pb2.PlaceLegalHoldRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.PlaceLegalHoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseLegalHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/ReleaseLegalHold',
+            chimera_dot_v1_dot_audit__pb2.ReleaseLegalHoldRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.ReleaseLegalHoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLogRestores(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/ListLogRestores',
+            chimera_dot_v1_dot_audit__pb2.ListLogRestoresRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.ListLogRestoresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProposeLogRestore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/ProposeLogRestore',
+            chimera_dot_v1_dot_audit__pb2.ProposeLogRestoreRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.ProposeLogRestoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveLogRestore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/ApproveLogRestore',
+            chimera_dot_v1_dot_audit__pb2.ApproveLogRestoreRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.ApproveLogRestoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPayloadDrops(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.AuditService/ListPayloadDrops',
+            chimera_dot_v1_dot_audit__pb2.ListPayloadDropsRequest.SerializeToString,
+            chimera_dot_v1_dot_audit__pb2.ListPayloadDropsResponse.FromString,
             options,
             channel_credentials,
             insecure,

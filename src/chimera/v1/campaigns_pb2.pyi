@@ -102,22 +102,28 @@ class TechniqueChain(_message.Message):
     def __init__(self, name: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[TechniqueStep, _Mapping]]] = ...) -> None: ...
 
 class PromptSource(_message.Message):
-    __slots__ = ("template_id", "version_number", "rows")
+    __slots__ = ("template_id", "version_number", "rows", "label")
     TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     template_id: str
     version_number: int
     rows: _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]
-    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ...) -> None: ...
+    label: str
+    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., label: _Optional[str] = ...) -> None: ...
 
 class Target(_message.Message):
-    __slots__ = ("model_id", "provider_key_id")
+    __slots__ = ("model_id", "provider_key_id", "route_id", "route_version")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_VERSION_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     provider_key_id: str
-    def __init__(self, model_id: _Optional[str] = ..., provider_key_id: _Optional[str] = ...) -> None: ...
+    route_id: str
+    route_version: int
+    def __init__(self, model_id: _Optional[str] = ..., provider_key_id: _Optional[str] = ..., route_id: _Optional[str] = ..., route_version: _Optional[int] = ...) -> None: ...
 
 class Scorer(_message.Message):
     __slots__ = ("kind", "params", "operands")
@@ -206,7 +212,7 @@ class Campaign(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., run_id: _Optional[str] = ..., success_rate: _Optional[float] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deleted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("id", "campaign_id", "state", "plan_hash", "cells_total", "counts", "shards_total", "shards_done", "concurrency", "cost_usd_max", "state_reason", "launched_by", "created_at", "finished_at", "prompt_count", "technique_names", "target_names", "repetitions")
+    __slots__ = ("id", "campaign_id", "state", "plan_hash", "cells_total", "counts", "shards_total", "shards_done", "concurrency", "cost_usd_max", "state_reason", "launched_by", "created_at", "finished_at", "prompt_count", "technique_names", "target_names", "repetitions", "waiting_for")
     ID_FIELD_NUMBER: _ClassVar[int]
     CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +231,7 @@ class Run(_message.Message):
     TECHNIQUE_NAMES_FIELD_NUMBER: _ClassVar[int]
     TARGET_NAMES_FIELD_NUMBER: _ClassVar[int]
     REPETITIONS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
     id: str
     campaign_id: str
     state: RunState
@@ -243,7 +250,22 @@ class Run(_message.Message):
     technique_names: _containers.RepeatedScalarFieldContainer[str]
     target_names: _containers.RepeatedScalarFieldContainer[str]
     repetitions: int
-    def __init__(self, id: _Optional[str] = ..., campaign_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., plan_hash: _Optional[str] = ..., cells_total: _Optional[int] = ..., counts: _Optional[_Union[RunCounts, _Mapping]] = ..., shards_total: _Optional[int] = ..., shards_done: _Optional[int] = ..., concurrency: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., state_reason: _Optional[str] = ..., launched_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_count: _Optional[int] = ..., technique_names: _Optional[_Iterable[str]] = ..., target_names: _Optional[_Iterable[str]] = ..., repetitions: _Optional[int] = ...) -> None: ...
+    waiting_for: _containers.RepeatedCompositeFieldContainer[WaitingTarget]
+    def __init__(self, id: _Optional[str] = ..., campaign_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., plan_hash: _Optional[str] = ..., cells_total: _Optional[int] = ..., counts: _Optional[_Union[RunCounts, _Mapping]] = ..., shards_total: _Optional[int] = ..., shards_done: _Optional[int] = ..., concurrency: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., state_reason: _Optional[str] = ..., launched_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_count: _Optional[int] = ..., technique_names: _Optional[_Iterable[str]] = ..., target_names: _Optional[_Iterable[str]] = ..., repetitions: _Optional[int] = ..., waiting_for: _Optional[_Iterable[_Union[WaitingTarget, _Mapping]]] = ...) -> None: ...
+
+class WaitingTarget(_message.Message):
+    __slots__ = ("model_id", "name", "circuit_state", "cause", "retry_at")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CIRCUIT_STATE_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AT_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    name: str
+    circuit_state: str
+    cause: str
+    retry_at: _timestamp_pb2.Timestamp
+    def __init__(self, model_id: _Optional[str] = ..., name: _Optional[str] = ..., circuit_state: _Optional[str] = ..., cause: _Optional[str] = ..., retry_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class RunCounts(_message.Message):
     __slots__ = ("recorded", "scored", "successes", "failed", "parked", "skipped", "input_tokens", "output_tokens", "cost_usd", "booked_usd")
@@ -319,6 +341,18 @@ class RateByTarget(_message.Message):
     rate: Rate
     def __init__(self, target_no: _Optional[int] = ..., provider: _Optional[str] = ..., model: _Optional[str] = ..., rate: _Optional[_Union[Rate, _Mapping]] = ...) -> None: ...
 
+class RateByModel(_message.Message):
+    __slots__ = ("model_id", "provider", "model", "rate")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    provider: str
+    model: str
+    rate: Rate
+    def __init__(self, model_id: _Optional[str] = ..., provider: _Optional[str] = ..., model: _Optional[str] = ..., rate: _Optional[_Union[Rate, _Mapping]] = ...) -> None: ...
+
 class RateByCell(_message.Message):
     __slots__ = ("technique_no", "target_no", "rate")
     TECHNIQUE_NO_FIELD_NUMBER: _ClassVar[int]
@@ -384,7 +418,7 @@ class Execution(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., cell_no: _Optional[int] = ..., prompt_no: _Optional[int] = ..., technique_no: _Optional[int] = ..., target_no: _Optional[int] = ..., iteration_number: _Optional[int] = ..., state: _Optional[_Union[ExecutionState, str]] = ..., technique_applied: _Optional[str] = ..., provider_used: _Optional[str] = ..., model_used: _Optional[str] = ..., original_prompt: _Optional[str] = ..., transformed_prompt: _Optional[str] = ..., response: _Optional[str] = ..., response_truncated: _Optional[bool] = ..., is_successful: _Optional[bool] = ..., success_score: _Optional[float] = ..., verdict_reason: _Optional[str] = ..., error_kind: _Optional[str] = ..., attempts: _Optional[int] = ..., latency_ms: _Optional[int] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cost_usd: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., recorded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Attempt(_message.Message):
-    __slots__ = ("attempt_no", "state", "error_kind", "error_message", "http_status", "latency_ms", "worst_cost_usd", "cost_usd", "sent_at", "settled_at")
+    __slots__ = ("attempt_no", "state", "error_kind", "error_message", "http_status", "latency_ms", "worst_cost_usd", "cost_usd", "sent_at", "settled_at", "provider_used", "model_used")
     ATTEMPT_NO_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ERROR_KIND_FIELD_NUMBER: _ClassVar[int]
@@ -395,6 +429,8 @@ class Attempt(_message.Message):
     COST_USD_FIELD_NUMBER: _ClassVar[int]
     SENT_AT_FIELD_NUMBER: _ClassVar[int]
     SETTLED_AT_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_USED_FIELD_NUMBER: _ClassVar[int]
+    MODEL_USED_FIELD_NUMBER: _ClassVar[int]
     attempt_no: int
     state: AttemptState
     error_kind: str
@@ -405,7 +441,9 @@ class Attempt(_message.Message):
     cost_usd: str
     sent_at: _timestamp_pb2.Timestamp
     settled_at: _timestamp_pb2.Timestamp
-    def __init__(self, attempt_no: _Optional[int] = ..., state: _Optional[_Union[AttemptState, str]] = ..., error_kind: _Optional[str] = ..., error_message: _Optional[str] = ..., http_status: _Optional[int] = ..., latency_ms: _Optional[int] = ..., worst_cost_usd: _Optional[str] = ..., cost_usd: _Optional[str] = ..., sent_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., settled_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    provider_used: str
+    model_used: str
+    def __init__(self, attempt_no: _Optional[int] = ..., state: _Optional[_Union[AttemptState, str]] = ..., error_kind: _Optional[str] = ..., error_message: _Optional[str] = ..., http_status: _Optional[int] = ..., latency_ms: _Optional[int] = ..., worst_cost_usd: _Optional[str] = ..., cost_usd: _Optional[str] = ..., sent_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., settled_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., provider_used: _Optional[str] = ..., model_used: _Optional[str] = ...) -> None: ...
 
 class TechniqueParameter(_message.Message):
     __slots__ = ("name", "kind", "default", "minimum", "maximum", "choices", "description")
@@ -700,18 +738,20 @@ class GetRunSummaryRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ...) -> None: ...
 
 class GetRunSummaryResponse(_message.Message):
-    __slots__ = ("run", "overall", "by_technique", "by_target", "by_technique_and_target")
+    __slots__ = ("run", "overall", "by_technique", "by_target", "by_technique_and_target", "by_model_used")
     RUN_FIELD_NUMBER: _ClassVar[int]
     OVERALL_FIELD_NUMBER: _ClassVar[int]
     BY_TECHNIQUE_FIELD_NUMBER: _ClassVar[int]
     BY_TARGET_FIELD_NUMBER: _ClassVar[int]
     BY_TECHNIQUE_AND_TARGET_FIELD_NUMBER: _ClassVar[int]
+    BY_MODEL_USED_FIELD_NUMBER: _ClassVar[int]
     run: Run
     overall: Rate
     by_technique: _containers.RepeatedCompositeFieldContainer[RateByTechnique]
     by_target: _containers.RepeatedCompositeFieldContainer[RateByTarget]
     by_technique_and_target: _containers.RepeatedCompositeFieldContainer[RateByCell]
-    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ..., overall: _Optional[_Union[Rate, _Mapping]] = ..., by_technique: _Optional[_Iterable[_Union[RateByTechnique, _Mapping]]] = ..., by_target: _Optional[_Iterable[_Union[RateByTarget, _Mapping]]] = ..., by_technique_and_target: _Optional[_Iterable[_Union[RateByCell, _Mapping]]] = ...) -> None: ...
+    by_model_used: _containers.RepeatedCompositeFieldContainer[RateByModel]
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ..., overall: _Optional[_Union[Rate, _Mapping]] = ..., by_technique: _Optional[_Iterable[_Union[RateByTechnique, _Mapping]]] = ..., by_target: _Optional[_Iterable[_Union[RateByTarget, _Mapping]]] = ..., by_technique_and_target: _Optional[_Iterable[_Union[RateByCell, _Mapping]]] = ..., by_model_used: _Optional[_Iterable[_Union[RateByModel, _Mapping]]] = ...) -> None: ...
 
 class WatchRunRequest(_message.Message):
     __slots__ = ("run_id", "cursor", "include_executions")

@@ -41,6 +41,11 @@ class IdentityServiceStub:
                 request_serializer=chimera_dot_v1_dot_identity__pb2.LoginRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_identity__pb2.LoginResponse.FromString,
                 _registered_method=True)
+        self.CompleteLogin = channel.unary_unary(
+                '/chimera.v1.IdentityService/CompleteLogin',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.CompleteLoginRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.CompleteLoginResponse.FromString,
+                _registered_method=True)
         self.RefreshSession = channel.unary_unary(
                 '/chimera.v1.IdentityService/RefreshSession',
                 request_serializer=chimera_dot_v1_dot_identity__pb2.RefreshSessionRequest.SerializeToString,
@@ -71,10 +76,75 @@ class IdentityServiceStub:
                 request_serializer=chimera_dot_v1_dot_identity__pb2.ListUsersRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_identity__pb2.ListUsersResponse.FromString,
                 _registered_method=True)
+        self.UpdateUser = channel.unary_unary(
+                '/chimera.v1.IdentityService/UpdateUser',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.UpdateUserRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.UpdateUserResponse.FromString,
+                _registered_method=True)
+        self.DisableUser = channel.unary_unary(
+                '/chimera.v1.IdentityService/DisableUser',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.DisableUserRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.DisableUserResponse.FromString,
+                _registered_method=True)
+        self.EnableUser = channel.unary_unary(
+                '/chimera.v1.IdentityService/EnableUser',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.EnableUserRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.EnableUserResponse.FromString,
+                _registered_method=True)
+        self.UnlockUser = channel.unary_unary(
+                '/chimera.v1.IdentityService/UnlockUser',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.UnlockUserRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.UnlockUserResponse.FromString,
+                _registered_method=True)
+        self.DeleteUser = channel.unary_unary(
+                '/chimera.v1.IdentityService/DeleteUser',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.DeleteUserRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.DeleteUserResponse.FromString,
+                _registered_method=True)
+        self.UndeleteUser = channel.unary_unary(
+                '/chimera.v1.IdentityService/UndeleteUser',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.UndeleteUserRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.UndeleteUserResponse.FromString,
+                _registered_method=True)
+        self.SendPasswordReset = channel.unary_unary(
+                '/chimera.v1.IdentityService/SendPasswordReset',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.SendPasswordResetRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.SendPasswordResetResponse.FromString,
+                _registered_method=True)
+        self.ResetSecondFactor = channel.unary_unary(
+                '/chimera.v1.IdentityService/ResetSecondFactor',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.ResetSecondFactorRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.ResetSecondFactorResponse.FromString,
+                _registered_method=True)
+        self.ListUserSessions = channel.unary_unary(
+                '/chimera.v1.IdentityService/ListUserSessions',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.ListUserSessionsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.ListUserSessionsResponse.FromString,
+                _registered_method=True)
+        self.EndUserSessions = channel.unary_unary(
+                '/chimera.v1.IdentityService/EndUserSessions',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.EndUserSessionsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.EndUserSessionsResponse.FromString,
+                _registered_method=True)
+        self.SetSuperuser = channel.unary_unary(
+                '/chimera.v1.IdentityService/SetSuperuser',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.SetSuperuserRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.SetSuperuserResponse.FromString,
+                _registered_method=True)
         self.CreateApiKey = channel.unary_unary(
                 '/chimera.v1.IdentityService/CreateApiKey',
                 request_serializer=chimera_dot_v1_dot_identity__pb2.CreateApiKeyRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_identity__pb2.CreateApiKeyResponse.FromString,
+                _registered_method=True)
+        self.GetApiKey = channel.unary_unary(
+                '/chimera.v1.IdentityService/GetApiKey',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.GetApiKeyRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.GetApiKeyResponse.FromString,
+                _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/chimera.v1.IdentityService/RotateApiKey',
+                request_serializer=chimera_dot_v1_dot_identity__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_identity__pb2.RotateApiKeyResponse.FromString,
                 _registered_method=True)
         self.ListApiKeys = channel.unary_unary(
                 '/chimera.v1.IdentityService/ListApiKeys',
@@ -95,6 +165,14 @@ class IdentityServiceServicer:
     def Login(self, request, context):
         """Exchanges an e-mail address (or user name) and password for a session.
         CREDENTIALS_INVALID whatever is wrong: an outsider learns nothing about accounts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteLogin(self, request, context):
+        """Finishes a login that answered a challenge, with a code of the authenticator or a recovery code.
+        CODE_INVALID; after five of them, or once used, the challenge is spent: ONE_TIME_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,7 +201,8 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateUser(self, request, context):
-        """Adds a user with an initial password. EMAIL_TAKEN, USERNAME_TAKEN, PASSWORD_TOO_WEAK.
+        """Adds a user with an initial password; without one, a mail lets the person choose their own, and
+        until then the account is unverified. EMAIL_TAKEN, USERNAME_TAKEN, PASSWORD_TOO_WEAK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,23 +222,120 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateUser(self, request, context):
+        """Changes display name, user name, picture or metadata of an account that this organisation manages.
+        USER_MANAGED_ELSEWHERE when another one does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisableUser(self, request, context):
+        """Shuts an account out, within two seconds everywhere, until EnableUser. LAST_ADMIN,
+        USER_MANAGED_ELSEWHERE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnableUser(self, request, context):
+        """Lets a disabled account in again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnlockUser(self, request, context):
+        """Lifts a lock after too many failed logins, for all sources.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteUser(self, request, context):
+        """Deletes an account; it keeps its id and can be brought back. LAST_ADMIN, USER_MANAGED_ELSEWHERE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteUser(self, request, context):
+        """Brings a deleted account back. EMAIL_TAKEN, USERNAME_TAKEN when somebody took them meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SendPasswordReset(self, request, context):
+        """Mails the person a link to choose a new password.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetSecondFactor(self, request, context):
+        """Takes away the second factor of somebody who lost it, and ends their sessions here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUserSessions(self, request, context):
+        """Sessions of a user in this organisation, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndUserSessions(self, request, context):
+        """Ends all sessions of a user in this organisation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetSuperuser(self, request, context):
+        """Makes somebody of any organisation an operator of the installation, or takes that away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateApiKey(self, request, context):
         """Makes an API key of the caller. The secret is in the answer once and never again.
-        SCOPE_NOT_HELD when a scope exceeds the caller's own permissions.
+        SCOPE_NOT_HELD when a scope exceeds the caller's own permissions, API_KEY_NAME_TAKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetApiKey(self, request, context):
+        """An API key of the caller; of anyone in the organisation for those who manage users.
+        API_KEY_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """Gives an API key of the caller a new secret, shown once. The secret before it goes on for
+        overlap_s and then ends by itself; one that was still going on from an earlier rotation ends now.
+        API_KEY_NOT_FOUND, API_KEY_NOT_ACTIVE, SCOPE_NOT_HELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListApiKeys(self, request, context):
-        """The caller's API keys, newest first.
+        """The caller's API keys, newest first; for those who manage users, also anyone else's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """Ends an API key of the caller within two seconds everywhere. API_KEY_NOT_FOUND.
+        """Ends an API key with all its secrets, within two seconds everywhere. Those who manage users may
+        end anyone's. API_KEY_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,6 +348,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.Login,
                     request_deserializer=chimera_dot_v1_dot_identity__pb2.LoginRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_identity__pb2.LoginResponse.SerializeToString,
+            ),
+            'CompleteLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteLogin,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.CompleteLoginRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.CompleteLoginResponse.SerializeToString,
             ),
             'RefreshSession': grpc.unary_unary_rpc_method_handler(
                     servicer.RefreshSession,
@@ -203,10 +384,75 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     request_deserializer=chimera_dot_v1_dot_identity__pb2.ListUsersRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_identity__pb2.ListUsersResponse.SerializeToString,
             ),
+            'UpdateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateUser,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.UpdateUserRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.UpdateUserResponse.SerializeToString,
+            ),
+            'DisableUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisableUser,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.DisableUserRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.DisableUserResponse.SerializeToString,
+            ),
+            'EnableUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnableUser,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.EnableUserRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.EnableUserResponse.SerializeToString,
+            ),
+            'UnlockUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlockUser,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.UnlockUserRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.UnlockUserResponse.SerializeToString,
+            ),
+            'DeleteUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteUser,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.DeleteUserRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.DeleteUserResponse.SerializeToString,
+            ),
+            'UndeleteUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteUser,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.UndeleteUserRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.UndeleteUserResponse.SerializeToString,
+            ),
+            'SendPasswordReset': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendPasswordReset,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.SendPasswordResetRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.SendPasswordResetResponse.SerializeToString,
+            ),
+            'ResetSecondFactor': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetSecondFactor,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.ResetSecondFactorRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.ResetSecondFactorResponse.SerializeToString,
+            ),
+            'ListUserSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUserSessions,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.ListUserSessionsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.ListUserSessionsResponse.SerializeToString,
+            ),
+            'EndUserSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndUserSessions,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.EndUserSessionsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.EndUserSessionsResponse.SerializeToString,
+            ),
+            'SetSuperuser': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSuperuser,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.SetSuperuserRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.SetSuperuserResponse.SerializeToString,
+            ),
             'CreateApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateApiKey,
                     request_deserializer=chimera_dot_v1_dot_identity__pb2.CreateApiKeyRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_identity__pb2.CreateApiKeyResponse.SerializeToString,
+            ),
+            'GetApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetApiKey,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.GetApiKeyRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.GetApiKeyResponse.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=chimera_dot_v1_dot_identity__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_identity__pb2.RotateApiKeyResponse.SerializeToString,
             ),
             'ListApiKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListApiKeys,
@@ -247,6 +493,33 @@ class IdentityService:
             '/chimera.v1.IdentityService/Login',
             chimera_dot_v1_dot_identity__pb2.LoginRequest.SerializeToString,
             chimera_dot_v1_dot_identity__pb2.LoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/CompleteLogin',
+            chimera_dot_v1_dot_identity__pb2.CompleteLoginRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.CompleteLoginResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -420,6 +693,303 @@ class IdentityService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/UpdateUser',
+            chimera_dot_v1_dot_identity__pb2.UpdateUserRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.UpdateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisableUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/DisableUser',
+            chimera_dot_v1_dot_identity__pb2.DisableUserRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.DisableUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnableUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/EnableUser',
+            chimera_dot_v1_dot_identity__pb2.EnableUserRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.EnableUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlockUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/UnlockUser',
+            chimera_dot_v1_dot_identity__pb2.UnlockUserRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.UnlockUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/DeleteUser',
+            chimera_dot_v1_dot_identity__pb2.DeleteUserRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.DeleteUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/UndeleteUser',
+            chimera_dot_v1_dot_identity__pb2.UndeleteUserRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.UndeleteUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendPasswordReset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/SendPasswordReset',
+            chimera_dot_v1_dot_identity__pb2.SendPasswordResetRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.SendPasswordResetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetSecondFactor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/ResetSecondFactor',
+            chimera_dot_v1_dot_identity__pb2.ResetSecondFactorRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.ResetSecondFactorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUserSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/ListUserSessions',
+            chimera_dot_v1_dot_identity__pb2.ListUserSessionsRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.ListUserSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndUserSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/EndUserSessions',
+            chimera_dot_v1_dot_identity__pb2.EndUserSessionsRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.EndUserSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSuperuser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/SetSuperuser',
+            chimera_dot_v1_dot_identity__pb2.SetSuperuserRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.SetSuperuserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateApiKey(request,
             target,
             options=(),
@@ -436,6 +1006,60 @@ class IdentityService:
             '/chimera.v1.IdentityService/CreateApiKey',
             chimera_dot_v1_dot_identity__pb2.CreateApiKeyRequest.SerializeToString,
             chimera_dot_v1_dot_identity__pb2.CreateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/GetApiKey',
+            chimera_dot_v1_dot_identity__pb2.GetApiKeyRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.GetApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.IdentityService/RotateApiKey',
+            chimera_dot_v1_dot_identity__pb2.RotateApiKeyRequest.SerializeToString,
+            chimera_dot_v1_dot_identity__pb2.RotateApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

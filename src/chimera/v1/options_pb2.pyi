@@ -13,11 +13,23 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_USER_READ: _ClassVar[Permission]
     PERMISSION_USER_MANAGE: _ClassVar[Permission]
     PERMISSION_API_KEY_MANAGE: _ClassVar[Permission]
+    PERMISSION_ORGANISATION_MANAGE: _ClassVar[Permission]
+    PERMISSION_MEMBER_MANAGE: _ClassVar[Permission]
+    PERMISSION_INVITATION_MANAGE: _ClassVar[Permission]
     PERMISSION_TEMPLATE_READ: _ClassVar[Permission]
     PERMISSION_TEMPLATE_WRITE: _ClassVar[Permission]
+    PERMISSION_TEMPLATE_REVIEW: _ClassVar[Permission]
+    PERMISSION_TEMPLATE_PUBLIC: _ClassVar[Permission]
+    PERMISSION_TEMPLATE_MANAGE: _ClassVar[Permission]
+    PERMISSION_TEMPLATE_RATE: _ClassVar[Permission]
+    PERMISSION_DATASET_READ: _ClassVar[Permission]
+    PERMISSION_DATASET_WRITE: _ClassVar[Permission]
     PERMISSION_PROVIDER_READ: _ClassVar[Permission]
     PERMISSION_PROVIDER_MANAGE: _ClassVar[Permission]
     PERMISSION_PROVIDER_KEY_MANAGE: _ClassVar[Permission]
+    PERMISSION_ROUTE_MANAGE: _ClassVar[Permission]
+    PERMISSION_CIRCUIT_FORCE: _ClassVar[Permission]
+    PERMISSION_RATE_LIMIT_MANAGE: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_READ: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_WRITE: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_RUN: _ClassVar[Permission]
@@ -28,8 +40,18 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_TELEMETRY_MANAGE: _ClassVar[Permission]
     PERMISSION_AUDIT_READ: _ClassVar[Permission]
     PERMISSION_AUDIT_EXPORT: _ClassVar[Permission]
+    PERMISSION_CONFIGURATION_CHANGE: _ClassVar[Permission]
+    PERMISSION_CONFIGURATION_APPROVE: _ClassVar[Permission]
+    PERMISSION_FINDING_MANAGE: _ClassVar[Permission]
+    PERMISSION_LEGAL_HOLD: _ClassVar[Permission]
     PERMISSION_KILL_SWITCH: _ClassVar[Permission]
     PERMISSION_OPERATE: _ClassVar[Permission]
+    PERMISSION_ROLE_READ: _ClassVar[Permission]
+    PERMISSION_ROLE_MANAGE: _ClassVar[Permission]
+    PERMISSION_TEAM_READ: _ClassVar[Permission]
+    PERMISSION_TEAM_WRITE: _ClassVar[Permission]
+    PERMISSION_TEAM_MANAGE: _ClassVar[Permission]
+    PERMISSION_SIGN_IN_MANAGE: _ClassVar[Permission]
     PERMISSION_BUDGET_READ: _ClassVar[Permission]
     PERMISSION_BUDGET_WRITE: _ClassVar[Permission]
     PERMISSION_BUDGET_MANAGE: _ClassVar[Permission]
@@ -48,11 +70,23 @@ PERMISSION_UNSPECIFIED: Permission
 PERMISSION_USER_READ: Permission
 PERMISSION_USER_MANAGE: Permission
 PERMISSION_API_KEY_MANAGE: Permission
+PERMISSION_ORGANISATION_MANAGE: Permission
+PERMISSION_MEMBER_MANAGE: Permission
+PERMISSION_INVITATION_MANAGE: Permission
 PERMISSION_TEMPLATE_READ: Permission
 PERMISSION_TEMPLATE_WRITE: Permission
+PERMISSION_TEMPLATE_REVIEW: Permission
+PERMISSION_TEMPLATE_PUBLIC: Permission
+PERMISSION_TEMPLATE_MANAGE: Permission
+PERMISSION_TEMPLATE_RATE: Permission
+PERMISSION_DATASET_READ: Permission
+PERMISSION_DATASET_WRITE: Permission
 PERMISSION_PROVIDER_READ: Permission
 PERMISSION_PROVIDER_MANAGE: Permission
 PERMISSION_PROVIDER_KEY_MANAGE: Permission
+PERMISSION_ROUTE_MANAGE: Permission
+PERMISSION_CIRCUIT_FORCE: Permission
+PERMISSION_RATE_LIMIT_MANAGE: Permission
 PERMISSION_CAMPAIGN_READ: Permission
 PERMISSION_CAMPAIGN_WRITE: Permission
 PERMISSION_CAMPAIGN_RUN: Permission
@@ -63,8 +97,18 @@ PERMISSION_TELEMETRY_READ_OWN: Permission
 PERMISSION_TELEMETRY_MANAGE: Permission
 PERMISSION_AUDIT_READ: Permission
 PERMISSION_AUDIT_EXPORT: Permission
+PERMISSION_CONFIGURATION_CHANGE: Permission
+PERMISSION_CONFIGURATION_APPROVE: Permission
+PERMISSION_FINDING_MANAGE: Permission
+PERMISSION_LEGAL_HOLD: Permission
 PERMISSION_KILL_SWITCH: Permission
 PERMISSION_OPERATE: Permission
+PERMISSION_ROLE_READ: Permission
+PERMISSION_ROLE_MANAGE: Permission
+PERMISSION_TEAM_READ: Permission
+PERMISSION_TEAM_WRITE: Permission
+PERMISSION_TEAM_MANAGE: Permission
+PERMISSION_SIGN_IN_MANAGE: Permission
 PERMISSION_BUDGET_READ: Permission
 PERMISSION_BUDGET_WRITE: Permission
 PERMISSION_BUDGET_MANAGE: Permission
@@ -80,7 +124,7 @@ ACCESS_FIELD_NUMBER: _ClassVar[int]
 access: _descriptor.FieldDescriptor
 
 class Access(_message.Message):
-    __slots__ = ("permission", "authenticated", "public", "audit", "rate", "idempotent", "deadline_ms")
+    __slots__ = ("permission", "authenticated", "public", "audit", "rate", "idempotent", "deadline_ms", "step_up", "session_only")
     PERMISSION_FIELD_NUMBER: _ClassVar[int]
     AUTHENTICATED_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +132,8 @@ class Access(_message.Message):
     RATE_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENT_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    STEP_UP_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ONLY_FIELD_NUMBER: _ClassVar[int]
     permission: Permission
     authenticated: bool
     public: bool
@@ -95,4 +141,6 @@ class Access(_message.Message):
     rate: RateClass
     idempotent: bool
     deadline_ms: int
-    def __init__(self, permission: _Optional[_Union[Permission, str]] = ..., authenticated: _Optional[bool] = ..., public: _Optional[bool] = ..., audit: _Optional[str] = ..., rate: _Optional[_Union[RateClass, str]] = ..., idempotent: _Optional[bool] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
+    step_up: bool
+    session_only: bool
+    def __init__(self, permission: _Optional[_Union[Permission, str]] = ..., authenticated: _Optional[bool] = ..., public: _Optional[bool] = ..., audit: _Optional[str] = ..., rate: _Optional[_Union[RateClass, str]] = ..., idempotent: _Optional[bool] = ..., deadline_ms: _Optional[int] = ..., step_up: _Optional[bool] = ..., session_only: _Optional[bool] = ...) -> None: ...

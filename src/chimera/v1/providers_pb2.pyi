@@ -4,6 +4,7 @@ import datetime
 from chimera.v1 import validate_pb2 as _validate_pb2
 from chimera.v1 import options_pb2 as _options_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -22,15 +23,89 @@ class ProviderType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PROVIDER_TYPE_HUGGINGFACE: _ClassVar[ProviderType]
     PROVIDER_TYPE_LOCAL: _ClassVar[ProviderType]
     PROVIDER_TYPE_CUSTOM: _ClassVar[ProviderType]
+
+class ModelCapability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODEL_CAPABILITY_UNSPECIFIED: _ClassVar[ModelCapability]
+    MODEL_CAPABILITY_CHAT: _ClassVar[ModelCapability]
+    MODEL_CAPABILITY_STREAMING: _ClassVar[ModelCapability]
+    MODEL_CAPABILITY_EMBEDDINGS: _ClassVar[ModelCapability]
+    MODEL_CAPABILITY_VISION: _ClassVar[ModelCapability]
+    MODEL_CAPABILITY_AUDIO: _ClassVar[ModelCapability]
+    MODEL_CAPABILITY_REASONING: _ClassVar[ModelCapability]
+    MODEL_CAPABILITY_JSON_MODE: _ClassVar[ModelCapability]
+    MODEL_CAPABILITY_STRUCTURED_OUTPUT: _ClassVar[ModelCapability]
+    MODEL_CAPABILITY_TOOLS: _ClassVar[ModelCapability]
+    MODEL_CAPABILITY_PROMPT_CACHING: _ClassVar[ModelCapability]
+
+class ProviderOwner(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PROVIDER_OWNER_UNSPECIFIED: _ClassVar[ProviderOwner]
+    PROVIDER_OWNER_ORGANISATION: _ClassVar[ProviderOwner]
+    PROVIDER_OWNER_INSTALLATION: _ClassVar[ProviderOwner]
+
+class PriceUnit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRICE_UNIT_UNSPECIFIED: _ClassVar[PriceUnit]
+    PRICE_UNIT_PER_MILLION: _ClassVar[PriceUnit]
+    PRICE_UNIT_PER_THOUSAND: _ClassVar[PriceUnit]
+    PRICE_UNIT_PER_TOKEN: _ClassVar[PriceUnit]
+
+class ConnectionOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONNECTION_OUTCOME_UNSPECIFIED: _ClassVar[ConnectionOutcome]
+    CONNECTION_OUTCOME_OK: _ClassVar[ConnectionOutcome]
+    CONNECTION_OUTCOME_DNS_FAILED: _ClassVar[ConnectionOutcome]
+    CONNECTION_OUTCOME_REFUSED: _ClassVar[ConnectionOutcome]
+    CONNECTION_OUTCOME_TLS_FAILED: _ClassVar[ConnectionOutcome]
+    CONNECTION_OUTCOME_UNAUTHORIZED: _ClassVar[ConnectionOutcome]
+    CONNECTION_OUTCOME_NOT_FOUND: _ClassVar[ConnectionOutcome]
+    CONNECTION_OUTCOME_RATE_LIMITED: _ClassVar[ConnectionOutcome]
+    CONNECTION_OUTCOME_TIMED_OUT: _ClassVar[ConnectionOutcome]
+    CONNECTION_OUTCOME_ADDRESS_REFUSED: _ClassVar[ConnectionOutcome]
+    CONNECTION_OUTCOME_NOT_UNDERSTOOD: _ClassVar[ConnectionOutcome]
+    CONNECTION_OUTCOME_PROVIDER_FAILED: _ClassVar[ConnectionOutcome]
+    CONNECTION_OUTCOME_NO_KEY: _ClassVar[ConnectionOutcome]
 PROVIDER_TYPE_UNSPECIFIED: ProviderType
 PROVIDER_TYPE_OPENAI: ProviderType
 PROVIDER_TYPE_ANTHROPIC: ProviderType
 PROVIDER_TYPE_HUGGINGFACE: ProviderType
 PROVIDER_TYPE_LOCAL: ProviderType
 PROVIDER_TYPE_CUSTOM: ProviderType
+MODEL_CAPABILITY_UNSPECIFIED: ModelCapability
+MODEL_CAPABILITY_CHAT: ModelCapability
+MODEL_CAPABILITY_STREAMING: ModelCapability
+MODEL_CAPABILITY_EMBEDDINGS: ModelCapability
+MODEL_CAPABILITY_VISION: ModelCapability
+MODEL_CAPABILITY_AUDIO: ModelCapability
+MODEL_CAPABILITY_REASONING: ModelCapability
+MODEL_CAPABILITY_JSON_MODE: ModelCapability
+MODEL_CAPABILITY_STRUCTURED_OUTPUT: ModelCapability
+MODEL_CAPABILITY_TOOLS: ModelCapability
+MODEL_CAPABILITY_PROMPT_CACHING: ModelCapability
+PROVIDER_OWNER_UNSPECIFIED: ProviderOwner
+PROVIDER_OWNER_ORGANISATION: ProviderOwner
+PROVIDER_OWNER_INSTALLATION: ProviderOwner
+PRICE_UNIT_UNSPECIFIED: PriceUnit
+PRICE_UNIT_PER_MILLION: PriceUnit
+PRICE_UNIT_PER_THOUSAND: PriceUnit
+PRICE_UNIT_PER_TOKEN: PriceUnit
+CONNECTION_OUTCOME_UNSPECIFIED: ConnectionOutcome
+CONNECTION_OUTCOME_OK: ConnectionOutcome
+CONNECTION_OUTCOME_DNS_FAILED: ConnectionOutcome
+CONNECTION_OUTCOME_REFUSED: ConnectionOutcome
+CONNECTION_OUTCOME_TLS_FAILED: ConnectionOutcome
+CONNECTION_OUTCOME_UNAUTHORIZED: ConnectionOutcome
+CONNECTION_OUTCOME_NOT_FOUND: ConnectionOutcome
+CONNECTION_OUTCOME_RATE_LIMITED: ConnectionOutcome
+CONNECTION_OUTCOME_TIMED_OUT: ConnectionOutcome
+CONNECTION_OUTCOME_ADDRESS_REFUSED: ConnectionOutcome
+CONNECTION_OUTCOME_NOT_UNDERSTOOD: ConnectionOutcome
+CONNECTION_OUTCOME_PROVIDER_FAILED: ConnectionOutcome
+CONNECTION_OUTCOME_NO_KEY: ConnectionOutcome
 
 class Provider(_message.Message):
-    __slots__ = ("id", "name", "display_name", "provider_type", "base_url", "is_active", "is_platform_provided", "timeout_s", "requests_per_minute", "tokens_per_minute", "created_at", "updated_at", "etag")
+    __slots__ = ("id", "name", "display_name", "provider_type", "base_url", "is_active", "is_platform_provided", "timeout_s", "requests_per_minute", "tokens_per_minute", "created_at", "updated_at", "etag", "default_config", "source")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +119,8 @@ class Provider(_message.Message):
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     display_name: str
@@ -57,40 +134,70 @@ class Provider(_message.Message):
     created_at: _timestamp_pb2.Timestamp
     updated_at: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., display_name: _Optional[str] = ..., provider_type: _Optional[_Union[ProviderType, str]] = ..., base_url: _Optional[str] = ..., is_active: _Optional[bool] = ..., is_platform_provided: _Optional[bool] = ..., timeout_s: _Optional[int] = ..., requests_per_minute: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    default_config: _struct_pb2.Struct
+    source: str
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., display_name: _Optional[str] = ..., provider_type: _Optional[_Union[ProviderType, str]] = ..., base_url: _Optional[str] = ..., is_active: _Optional[bool] = ..., is_platform_provided: _Optional[bool] = ..., timeout_s: _Optional[int] = ..., requests_per_minute: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., default_config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., source: _Optional[str] = ...) -> None: ...
+
+class PriceEntry(_message.Message):
+    __slots__ = ("unit", "input_usd", "output_usd", "cached_input_usd", "cache_write_usd", "reasoning_usd", "per_request_usd")
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    INPUT_USD_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_USD_FIELD_NUMBER: _ClassVar[int]
+    CACHED_INPUT_USD_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_USD_FIELD_NUMBER: _ClassVar[int]
+    REASONING_USD_FIELD_NUMBER: _ClassVar[int]
+    PER_REQUEST_USD_FIELD_NUMBER: _ClassVar[int]
+    unit: PriceUnit
+    input_usd: str
+    output_usd: str
+    cached_input_usd: str
+    cache_write_usd: str
+    reasoning_usd: str
+    per_request_usd: str
+    def __init__(self, unit: _Optional[_Union[PriceUnit, str]] = ..., input_usd: _Optional[str] = ..., output_usd: _Optional[str] = ..., cached_input_usd: _Optional[str] = ..., cache_write_usd: _Optional[str] = ..., reasoning_usd: _Optional[str] = ..., per_request_usd: _Optional[str] = ...) -> None: ...
 
 class Price(_message.Message):
-    __slots__ = ("input_per_million_usd", "output_per_million_usd", "cached_input_per_million_usd", "reasoning_per_million_usd", "per_request_usd")
+    __slots__ = ("input_per_million_usd", "output_per_million_usd", "cached_input_per_million_usd", "reasoning_per_million_usd", "per_request_usd", "cache_write_per_million_usd", "long_from_tokens", "long_prompt")
     INPUT_PER_MILLION_USD_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_PER_MILLION_USD_FIELD_NUMBER: _ClassVar[int]
     CACHED_INPUT_PER_MILLION_USD_FIELD_NUMBER: _ClassVar[int]
     REASONING_PER_MILLION_USD_FIELD_NUMBER: _ClassVar[int]
     PER_REQUEST_USD_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_PER_MILLION_USD_FIELD_NUMBER: _ClassVar[int]
+    LONG_FROM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LONG_PROMPT_FIELD_NUMBER: _ClassVar[int]
     input_per_million_usd: str
     output_per_million_usd: str
     cached_input_per_million_usd: str
     reasoning_per_million_usd: str
     per_request_usd: str
-    def __init__(self, input_per_million_usd: _Optional[str] = ..., output_per_million_usd: _Optional[str] = ..., cached_input_per_million_usd: _Optional[str] = ..., reasoning_per_million_usd: _Optional[str] = ..., per_request_usd: _Optional[str] = ...) -> None: ...
+    cache_write_per_million_usd: str
+    long_from_tokens: int
+    long_prompt: Price
+    def __init__(self, input_per_million_usd: _Optional[str] = ..., output_per_million_usd: _Optional[str] = ..., cached_input_per_million_usd: _Optional[str] = ..., reasoning_per_million_usd: _Optional[str] = ..., per_request_usd: _Optional[str] = ..., cache_write_per_million_usd: _Optional[str] = ..., long_from_tokens: _Optional[int] = ..., long_prompt: _Optional[_Union[Price, _Mapping]] = ...) -> None: ...
 
 class PriceVersion(_message.Message):
-    __slots__ = ("id", "model_id", "version_number", "price", "valid_from", "created_by")
+    __slots__ = ("id", "model_id", "version_number", "price", "valid_from", "created_by", "valid_until", "source")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
     PRICE_FIELD_NUMBER: _ClassVar[int]
     VALID_FROM_FIELD_NUMBER: _ClassVar[int]
     CREATED_BY_FIELD_NUMBER: _ClassVar[int]
+    VALID_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     id: str
     model_id: str
     version_number: int
     price: Price
     valid_from: _timestamp_pb2.Timestamp
     created_by: str
-    def __init__(self, id: _Optional[str] = ..., model_id: _Optional[str] = ..., version_number: _Optional[int] = ..., price: _Optional[_Union[Price, _Mapping]] = ..., valid_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ...) -> None: ...
+    valid_until: _timestamp_pb2.Timestamp
+    source: str
+    def __init__(self, id: _Optional[str] = ..., model_id: _Optional[str] = ..., version_number: _Optional[int] = ..., price: _Optional[_Union[Price, _Mapping]] = ..., valid_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ..., valid_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("id", "provider_id", "name", "display_name", "version", "context_tokens_max", "output_tokens_max", "is_available", "price_version", "is_allowed_target", "created_at")
+    __slots__ = ("id", "provider_id", "name", "display_name", "version", "context_tokens_max", "output_tokens_max", "is_available", "price_version", "is_allowed_target", "created_at", "capabilities", "available_from", "available_until", "deprecated_at", "replaced_by", "aliases", "updated_at", "etag", "source")
     ID_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +209,15 @@ class Model(_message.Message):
     PRICE_VERSION_FIELD_NUMBER: _ClassVar[int]
     IS_ALLOWED_TARGET_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_FROM_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    DEPRECATED_AT_FIELD_NUMBER: _ClassVar[int]
+    REPLACED_BY_FIELD_NUMBER: _ClassVar[int]
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     id: str
     provider_id: str
     name: str
@@ -113,10 +229,19 @@ class Model(_message.Message):
     price_version: PriceVersion
     is_allowed_target: bool
     created_at: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., provider_id: _Optional[str] = ..., name: _Optional[str] = ..., display_name: _Optional[str] = ..., version: _Optional[str] = ..., context_tokens_max: _Optional[int] = ..., output_tokens_max: _Optional[int] = ..., is_available: _Optional[bool] = ..., price_version: _Optional[_Union[PriceVersion, _Mapping]] = ..., is_allowed_target: _Optional[bool] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    capabilities: _containers.RepeatedScalarFieldContainer[ModelCapability]
+    available_from: _timestamp_pb2.Timestamp
+    available_until: _timestamp_pb2.Timestamp
+    deprecated_at: _timestamp_pb2.Timestamp
+    replaced_by: str
+    aliases: _containers.RepeatedScalarFieldContainer[str]
+    updated_at: _timestamp_pb2.Timestamp
+    etag: str
+    source: str
+    def __init__(self, id: _Optional[str] = ..., provider_id: _Optional[str] = ..., name: _Optional[str] = ..., display_name: _Optional[str] = ..., version: _Optional[str] = ..., context_tokens_max: _Optional[int] = ..., output_tokens_max: _Optional[int] = ..., is_available: _Optional[bool] = ..., price_version: _Optional[_Union[PriceVersion, _Mapping]] = ..., is_allowed_target: _Optional[bool] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., capabilities: _Optional[_Iterable[_Union[ModelCapability, str]]] = ..., available_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., available_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deprecated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replaced_by: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
 
 class ProviderKey(_message.Message):
-    __slots__ = ("id", "provider_id", "name", "prefix", "last_four", "is_active", "is_default", "usage_count", "last_used_at", "created_at")
+    __slots__ = ("id", "provider_id", "name", "prefix", "last_four", "is_active", "is_default", "usage_count", "last_used_at", "created_at", "rotate_at", "secret_changed_at", "revoked_at", "updated_at", "etag")
     ID_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +252,11 @@ class ProviderKey(_message.Message):
     USAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
     LAST_USED_AT_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    ROTATE_AT_FIELD_NUMBER: _ClassVar[int]
+    SECRET_CHANGED_AT_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_AT_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
     id: str
     provider_id: str
     name: str
@@ -137,10 +267,15 @@ class ProviderKey(_message.Message):
     usage_count: int
     last_used_at: _timestamp_pb2.Timestamp
     created_at: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., provider_id: _Optional[str] = ..., name: _Optional[str] = ..., prefix: _Optional[str] = ..., last_four: _Optional[str] = ..., is_active: _Optional[bool] = ..., is_default: _Optional[bool] = ..., usage_count: _Optional[int] = ..., last_used_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    rotate_at: _timestamp_pb2.Timestamp
+    secret_changed_at: _timestamp_pb2.Timestamp
+    revoked_at: _timestamp_pb2.Timestamp
+    updated_at: _timestamp_pb2.Timestamp
+    etag: str
+    def __init__(self, id: _Optional[str] = ..., provider_id: _Optional[str] = ..., name: _Optional[str] = ..., prefix: _Optional[str] = ..., last_four: _Optional[str] = ..., is_active: _Optional[bool] = ..., is_default: _Optional[bool] = ..., usage_count: _Optional[int] = ..., last_used_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., rotate_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., secret_changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revoked_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
 
 class CreateProviderRequest(_message.Message):
-    __slots__ = ("name", "display_name", "provider_type", "base_url", "timeout_s", "requests_per_minute", "tokens_per_minute", "request_id")
+    __slots__ = ("name", "display_name", "provider_type", "base_url", "timeout_s", "requests_per_minute", "tokens_per_minute", "default_config", "is_platform_provided", "request_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -148,6 +283,8 @@ class CreateProviderRequest(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
     TOKENS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    IS_PLATFORM_PROVIDED_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     display_name: str
@@ -156,8 +293,10 @@ class CreateProviderRequest(_message.Message):
     timeout_s: int
     requests_per_minute: int
     tokens_per_minute: int
+    default_config: _struct_pb2.Struct
+    is_platform_provided: bool
     request_id: str
-    def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., provider_type: _Optional[_Union[ProviderType, str]] = ..., base_url: _Optional[str] = ..., timeout_s: _Optional[int] = ..., requests_per_minute: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., provider_type: _Optional[_Union[ProviderType, str]] = ..., base_url: _Optional[str] = ..., timeout_s: _Optional[int] = ..., requests_per_minute: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., default_config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., is_platform_provided: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class CreateProviderResponse(_message.Message):
     __slots__ = ("provider",)
@@ -178,12 +317,20 @@ class GetProviderResponse(_message.Message):
     def __init__(self, provider: _Optional[_Union[Provider, _Mapping]] = ...) -> None: ...
 
 class ListProvidersRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "provider_type", "owner", "name_contains", "active_only")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_TYPE_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    NAME_CONTAINS_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_ONLY_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    provider_type: ProviderType
+    owner: ProviderOwner
+    name_contains: str
+    active_only: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., provider_type: _Optional[_Union[ProviderType, str]] = ..., owner: _Optional[_Union[ProviderOwner, str]] = ..., name_contains: _Optional[str] = ..., active_only: _Optional[bool] = ...) -> None: ...
 
 class ListProvidersResponse(_message.Message):
     __slots__ = ("providers", "next_page_token")
@@ -211,8 +358,70 @@ class UpdateProviderResponse(_message.Message):
     provider: Provider
     def __init__(self, provider: _Optional[_Union[Provider, _Mapping]] = ...) -> None: ...
 
+class DeleteProviderRequest(_message.Message):
+    __slots__ = ("provider_id", "etag", "request_id")
+    PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    provider_id: str
+    etag: str
+    request_id: str
+    def __init__(self, provider_id: _Optional[str] = ..., etag: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class DeleteProviderResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TestConnectionRequest(_message.Message):
+    __slots__ = ("provider_id", "provider_key_id", "request_id")
+    PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    provider_id: str
+    provider_key_id: str
+    request_id: str
+    def __init__(self, provider_id: _Optional[str] = ..., provider_key_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class TestConnectionResponse(_message.Message):
+    __slots__ = ("outcome", "explanation", "latency_ms", "http_status", "models_count")
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    HTTP_STATUS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_COUNT_FIELD_NUMBER: _ClassVar[int]
+    outcome: ConnectionOutcome
+    explanation: str
+    latency_ms: int
+    http_status: int
+    models_count: int
+    def __init__(self, outcome: _Optional[_Union[ConnectionOutcome, str]] = ..., explanation: _Optional[str] = ..., latency_ms: _Optional[int] = ..., http_status: _Optional[int] = ..., models_count: _Optional[int] = ...) -> None: ...
+
+class DiscoverModelsRequest(_message.Message):
+    __slots__ = ("provider_id", "provider_key_id", "request_id")
+    PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    provider_id: str
+    provider_key_id: str
+    request_id: str
+    def __init__(self, provider_id: _Optional[str] = ..., provider_key_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class DiscoveredModel(_message.Message):
+    __slots__ = ("name", "model_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    model_id: str
+    def __init__(self, name: _Optional[str] = ..., model_id: _Optional[str] = ...) -> None: ...
+
+class DiscoverModelsResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[DiscoveredModel]
+    def __init__(self, models: _Optional[_Iterable[_Union[DiscoveredModel, _Mapping]]] = ...) -> None: ...
+
 class CreateModelRequest(_message.Message):
-    __slots__ = ("provider_id", "name", "display_name", "version", "context_tokens_max", "output_tokens_max", "price", "request_id")
+    __slots__ = ("provider_id", "name", "display_name", "version", "context_tokens_max", "output_tokens_max", "price", "price_entry", "capabilities", "aliases", "available_from", "available_until", "request_id")
     PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +429,11 @@ class CreateModelRequest(_message.Message):
     CONTEXT_TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
     PRICE_FIELD_NUMBER: _ClassVar[int]
+    PRICE_ENTRY_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_FROM_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_UNTIL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     provider_id: str
     name: str
@@ -228,8 +442,13 @@ class CreateModelRequest(_message.Message):
     context_tokens_max: int
     output_tokens_max: int
     price: Price
+    price_entry: PriceEntry
+    capabilities: _containers.RepeatedScalarFieldContainer[ModelCapability]
+    aliases: _containers.RepeatedScalarFieldContainer[str]
+    available_from: _timestamp_pb2.Timestamp
+    available_until: _timestamp_pb2.Timestamp
     request_id: str
-    def __init__(self, provider_id: _Optional[str] = ..., name: _Optional[str] = ..., display_name: _Optional[str] = ..., version: _Optional[str] = ..., context_tokens_max: _Optional[int] = ..., output_tokens_max: _Optional[int] = ..., price: _Optional[_Union[Price, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, provider_id: _Optional[str] = ..., name: _Optional[str] = ..., display_name: _Optional[str] = ..., version: _Optional[str] = ..., context_tokens_max: _Optional[int] = ..., output_tokens_max: _Optional[int] = ..., price: _Optional[_Union[Price, _Mapping]] = ..., price_entry: _Optional[_Union[PriceEntry, _Mapping]] = ..., capabilities: _Optional[_Iterable[_Union[ModelCapability, str]]] = ..., aliases: _Optional[_Iterable[str]] = ..., available_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., available_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class CreateModelResponse(_message.Message):
     __slots__ = ("model",)
@@ -250,16 +469,22 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "provider_id", "allowed_targets_only")
+    __slots__ = ("page_size", "page_token", "provider_id", "allowed_targets_only", "capabilities", "available_only", "name_contains")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
     ALLOWED_TARGETS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    NAME_CONTAINS_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
     provider_id: str
     allowed_targets_only: bool
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., provider_id: _Optional[str] = ..., allowed_targets_only: _Optional[bool] = ...) -> None: ...
+    capabilities: _containers.RepeatedScalarFieldContainer[ModelCapability]
+    available_only: bool
+    name_contains: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., provider_id: _Optional[str] = ..., allowed_targets_only: _Optional[bool] = ..., capabilities: _Optional[_Iterable[_Union[ModelCapability, str]]] = ..., available_only: _Optional[bool] = ..., name_contains: _Optional[str] = ...) -> None: ...
 
 class ListModelsResponse(_message.Message):
     __slots__ = ("models", "next_page_token")
@@ -269,15 +494,141 @@ class ListModelsResponse(_message.Message):
     next_page_token: str
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
+class UpdateModelRequest(_message.Message):
+    __slots__ = ("model", "update_mask", "etag", "request_id")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    update_mask: _field_mask_pb2.FieldMask
+    etag: str
+    request_id: str
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., etag: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class UpdateModelResponse(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
+
+class DeleteModelRequest(_message.Message):
+    __slots__ = ("model_id", "etag", "request_id")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    etag: str
+    request_id: str
+    def __init__(self, model_id: _Optional[str] = ..., etag: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class DeleteModelResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ResolveModelRequest(_message.Message):
+    __slots__ = ("provider_id", "name", "version")
+    PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    provider_id: str
+    name: str
+    version: str
+    def __init__(self, provider_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class ResolveModelResponse(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
+
+class GetPriceVersionRequest(_message.Message):
+    __slots__ = ("price_version_id", "model_id", "at")
+    PRICE_VERSION_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    price_version_id: str
+    model_id: str
+    at: _timestamp_pb2.Timestamp
+    def __init__(self, price_version_id: _Optional[str] = ..., model_id: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GetPriceVersionResponse(_message.Message):
+    __slots__ = ("price_version",)
+    PRICE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    price_version: PriceVersion
+    def __init__(self, price_version: _Optional[_Union[PriceVersion, _Mapping]] = ...) -> None: ...
+
+class ListPriceVersionsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "model_id")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    model_id: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., model_id: _Optional[str] = ...) -> None: ...
+
+class ListPriceVersionsResponse(_message.Message):
+    __slots__ = ("price_versions", "next_page_token")
+    PRICE_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    price_versions: _containers.RepeatedCompositeFieldContainer[PriceVersion]
+    next_page_token: str
+    def __init__(self, price_versions: _Optional[_Iterable[_Union[PriceVersion, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class SeedPricesRequest(_message.Message):
+    __slots__ = ("providers", "dry_run", "request_id")
+    PROVIDERS_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    providers: _containers.RepeatedScalarFieldContainer[str]
+    dry_run: bool
+    request_id: str
+    def __init__(self, providers: _Optional[_Iterable[str]] = ..., dry_run: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class SeedPricesResponse(_message.Message):
+    __slots__ = ("source", "providers_added", "models_added", "models_unchanged", "prices_kept", "models_deprecated", "changes")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    PROVIDERS_ADDED_FIELD_NUMBER: _ClassVar[int]
+    MODELS_ADDED_FIELD_NUMBER: _ClassVar[int]
+    MODELS_UNCHANGED_FIELD_NUMBER: _ClassVar[int]
+    PRICES_KEPT_FIELD_NUMBER: _ClassVar[int]
+    MODELS_DEPRECATED_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    providers_added: int
+    models_added: int
+    models_unchanged: int
+    prices_kept: int
+    models_deprecated: int
+    changes: _containers.RepeatedCompositeFieldContainer[PriceChange]
+    def __init__(self, source: _Optional[str] = ..., providers_added: _Optional[int] = ..., models_added: _Optional[int] = ..., models_unchanged: _Optional[int] = ..., prices_kept: _Optional[int] = ..., models_deprecated: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[PriceChange, _Mapping]]] = ...) -> None: ...
+
+class PriceChange(_message.Message):
+    __slots__ = ("provider", "model", "before", "after")
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    provider: str
+    model: str
+    before: Price
+    after: Price
+    def __init__(self, provider: _Optional[str] = ..., model: _Optional[str] = ..., before: _Optional[_Union[Price, _Mapping]] = ..., after: _Optional[_Union[Price, _Mapping]] = ...) -> None: ...
+
 class CreatePriceVersionRequest(_message.Message):
-    __slots__ = ("model_id", "price", "request_id")
+    __slots__ = ("model_id", "price", "price_entry", "valid_from", "request_id")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     PRICE_FIELD_NUMBER: _ClassVar[int]
+    PRICE_ENTRY_FIELD_NUMBER: _ClassVar[int]
+    VALID_FROM_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     price: Price
+    price_entry: PriceEntry
+    valid_from: _timestamp_pb2.Timestamp
     request_id: str
-    def __init__(self, model_id: _Optional[str] = ..., price: _Optional[_Union[Price, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, model_id: _Optional[str] = ..., price: _Optional[_Union[Price, _Mapping]] = ..., price_entry: _Optional[_Union[PriceEntry, _Mapping]] = ..., valid_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class CreatePriceVersionResponse(_message.Message):
     __slots__ = ("price_version",)
@@ -286,18 +637,20 @@ class CreatePriceVersionResponse(_message.Message):
     def __init__(self, price_version: _Optional[_Union[PriceVersion, _Mapping]] = ...) -> None: ...
 
 class CreateProviderKeyRequest(_message.Message):
-    __slots__ = ("provider_id", "name", "secret", "is_default", "request_id")
+    __slots__ = ("provider_id", "name", "secret", "is_default", "rotate_at", "request_id")
     PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    ROTATE_AT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     provider_id: str
     name: str
     secret: str
     is_default: bool
+    rotate_at: _timestamp_pb2.Timestamp
     request_id: str
-    def __init__(self, provider_id: _Optional[str] = ..., name: _Optional[str] = ..., secret: _Optional[str] = ..., is_default: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, provider_id: _Optional[str] = ..., name: _Optional[str] = ..., secret: _Optional[str] = ..., is_default: _Optional[bool] = ..., rotate_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class CreateProviderKeyResponse(_message.Message):
     __slots__ = ("provider_key",)
@@ -306,12 +659,18 @@ class CreateProviderKeyResponse(_message.Message):
     def __init__(self, provider_key: _Optional[_Union[ProviderKey, _Mapping]] = ...) -> None: ...
 
 class ListProviderKeysRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "provider_id", "active_only", "due_only")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    DUE_ONLY_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    provider_id: str
+    active_only: bool
+    due_only: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., provider_id: _Optional[str] = ..., active_only: _Optional[bool] = ..., due_only: _Optional[bool] = ...) -> None: ...
 
 class ListProviderKeysResponse(_message.Message):
     __slots__ = ("provider_keys", "next_page_token")
@@ -320,6 +679,68 @@ class ListProviderKeysResponse(_message.Message):
     provider_keys: _containers.RepeatedCompositeFieldContainer[ProviderKey]
     next_page_token: str
     def __init__(self, provider_keys: _Optional[_Iterable[_Union[ProviderKey, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetProviderKeyRequest(_message.Message):
+    __slots__ = ("provider_key_id",)
+    PROVIDER_KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    provider_key_id: str
+    def __init__(self, provider_key_id: _Optional[str] = ...) -> None: ...
+
+class GetProviderKeyResponse(_message.Message):
+    __slots__ = ("provider_key",)
+    PROVIDER_KEY_FIELD_NUMBER: _ClassVar[int]
+    provider_key: ProviderKey
+    def __init__(self, provider_key: _Optional[_Union[ProviderKey, _Mapping]] = ...) -> None: ...
+
+class UpdateProviderKeyRequest(_message.Message):
+    __slots__ = ("provider_key", "update_mask", "etag", "request_id")
+    PROVIDER_KEY_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    provider_key: ProviderKey
+    update_mask: _field_mask_pb2.FieldMask
+    etag: str
+    request_id: str
+    def __init__(self, provider_key: _Optional[_Union[ProviderKey, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., etag: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class UpdateProviderKeyResponse(_message.Message):
+    __slots__ = ("provider_key",)
+    PROVIDER_KEY_FIELD_NUMBER: _ClassVar[int]
+    provider_key: ProviderKey
+    def __init__(self, provider_key: _Optional[_Union[ProviderKey, _Mapping]] = ...) -> None: ...
+
+class ReplaceProviderKeySecretRequest(_message.Message):
+    __slots__ = ("provider_key_id", "secret", "rotate_at", "request_id")
+    PROVIDER_KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    ROTATE_AT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    provider_key_id: str
+    secret: str
+    rotate_at: _timestamp_pb2.Timestamp
+    request_id: str
+    def __init__(self, provider_key_id: _Optional[str] = ..., secret: _Optional[str] = ..., rotate_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ReplaceProviderKeySecretResponse(_message.Message):
+    __slots__ = ("provider_key",)
+    PROVIDER_KEY_FIELD_NUMBER: _ClassVar[int]
+    provider_key: ProviderKey
+    def __init__(self, provider_key: _Optional[_Union[ProviderKey, _Mapping]] = ...) -> None: ...
+
+class RevokeProviderKeyRequest(_message.Message):
+    __slots__ = ("provider_key_id", "request_id")
+    PROVIDER_KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    provider_key_id: str
+    request_id: str
+    def __init__(self, provider_key_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class RevokeProviderKeyResponse(_message.Message):
+    __slots__ = ("provider_key",)
+    PROVIDER_KEY_FIELD_NUMBER: _ClassVar[int]
+    provider_key: ProviderKey
+    def __init__(self, provider_key: _Optional[_Union[ProviderKey, _Mapping]] = ...) -> None: ...
 
 class DeleteProviderKeyRequest(_message.Message):
     __slots__ = ("provider_key_id", "request_id")

@@ -57,6 +57,21 @@ class ProviderServiceStub:
                 request_serializer=chimera_dot_v1_dot_providers__pb2.UpdateProviderRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_providers__pb2.UpdateProviderResponse.FromString,
                 _registered_method=True)
+        self.DeleteProvider = channel.unary_unary(
+                '/chimera.v1.ProviderService/DeleteProvider',
+                request_serializer=chimera_dot_v1_dot_providers__pb2.DeleteProviderRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_providers__pb2.DeleteProviderResponse.FromString,
+                _registered_method=True)
+        self.TestConnection = channel.unary_unary(
+                '/chimera.v1.ProviderService/TestConnection',
+                request_serializer=chimera_dot_v1_dot_providers__pb2.TestConnectionRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_providers__pb2.TestConnectionResponse.FromString,
+                _registered_method=True)
+        self.DiscoverModels = channel.unary_unary(
+                '/chimera.v1.ProviderService/DiscoverModels',
+                request_serializer=chimera_dot_v1_dot_providers__pb2.DiscoverModelsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_providers__pb2.DiscoverModelsResponse.FromString,
+                _registered_method=True)
         self.CreateModel = channel.unary_unary(
                 '/chimera.v1.ProviderService/CreateModel',
                 request_serializer=chimera_dot_v1_dot_providers__pb2.CreateModelRequest.SerializeToString,
@@ -72,10 +87,40 @@ class ProviderServiceStub:
                 request_serializer=chimera_dot_v1_dot_providers__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_providers__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.UpdateModel = channel.unary_unary(
+                '/chimera.v1.ProviderService/UpdateModel',
+                request_serializer=chimera_dot_v1_dot_providers__pb2.UpdateModelRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_providers__pb2.UpdateModelResponse.FromString,
+                _registered_method=True)
+        self.DeleteModel = channel.unary_unary(
+                '/chimera.v1.ProviderService/DeleteModel',
+                request_serializer=chimera_dot_v1_dot_providers__pb2.DeleteModelRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_providers__pb2.DeleteModelResponse.FromString,
+                _registered_method=True)
+        self.ResolveModel = channel.unary_unary(
+                '/chimera.v1.ProviderService/ResolveModel',
+                request_serializer=chimera_dot_v1_dot_providers__pb2.ResolveModelRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_providers__pb2.ResolveModelResponse.FromString,
+                _registered_method=True)
         self.CreatePriceVersion = channel.unary_unary(
                 '/chimera.v1.ProviderService/CreatePriceVersion',
                 request_serializer=chimera_dot_v1_dot_providers__pb2.CreatePriceVersionRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_providers__pb2.CreatePriceVersionResponse.FromString,
+                _registered_method=True)
+        self.GetPriceVersion = channel.unary_unary(
+                '/chimera.v1.ProviderService/GetPriceVersion',
+                request_serializer=chimera_dot_v1_dot_providers__pb2.GetPriceVersionRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_providers__pb2.GetPriceVersionResponse.FromString,
+                _registered_method=True)
+        self.ListPriceVersions = channel.unary_unary(
+                '/chimera.v1.ProviderService/ListPriceVersions',
+                request_serializer=chimera_dot_v1_dot_providers__pb2.ListPriceVersionsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_providers__pb2.ListPriceVersionsResponse.FromString,
+                _registered_method=True)
+        self.SeedPrices = channel.unary_unary(
+                '/chimera.v1.ProviderService/SeedPrices',
+                request_serializer=chimera_dot_v1_dot_providers__pb2.SeedPricesRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_providers__pb2.SeedPricesResponse.FromString,
                 _registered_method=True)
         self.CreateProviderKey = channel.unary_unary(
                 '/chimera.v1.ProviderService/CreateProviderKey',
@@ -86,6 +131,26 @@ class ProviderServiceStub:
                 '/chimera.v1.ProviderService/ListProviderKeys',
                 request_serializer=chimera_dot_v1_dot_providers__pb2.ListProviderKeysRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_providers__pb2.ListProviderKeysResponse.FromString,
+                _registered_method=True)
+        self.GetProviderKey = channel.unary_unary(
+                '/chimera.v1.ProviderService/GetProviderKey',
+                request_serializer=chimera_dot_v1_dot_providers__pb2.GetProviderKeyRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_providers__pb2.GetProviderKeyResponse.FromString,
+                _registered_method=True)
+        self.UpdateProviderKey = channel.unary_unary(
+                '/chimera.v1.ProviderService/UpdateProviderKey',
+                request_serializer=chimera_dot_v1_dot_providers__pb2.UpdateProviderKeyRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_providers__pb2.UpdateProviderKeyResponse.FromString,
+                _registered_method=True)
+        self.ReplaceProviderKeySecret = channel.unary_unary(
+                '/chimera.v1.ProviderService/ReplaceProviderKeySecret',
+                request_serializer=chimera_dot_v1_dot_providers__pb2.ReplaceProviderKeySecretRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_providers__pb2.ReplaceProviderKeySecretResponse.FromString,
+                _registered_method=True)
+        self.RevokeProviderKey = channel.unary_unary(
+                '/chimera.v1.ProviderService/RevokeProviderKey',
+                request_serializer=chimera_dot_v1_dot_providers__pb2.RevokeProviderKeyRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_providers__pb2.RevokeProviderKeyResponse.FromString,
                 _registered_method=True)
         self.DeleteProviderKey = channel.unary_unary(
                 '/chimera.v1.ProviderService/DeleteProviderKey',
@@ -124,7 +189,7 @@ class ProviderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListProviders(self, request, context):
-        """The organisation's providers and the platform's, by name.
+        """The organisation's providers and the installation's, by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,6 +197,30 @@ class ProviderServiceServicer:
 
     def UpdateProvider(self, request, context):
         """PROVIDER_NOT_FOUND, BASE_URL_REFUSED, ETAG_MISMATCH, UPDATE_MASK_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteProvider(self, request, context):
+        """Takes a provider with its models out of use; what was booked stays. The organisation's keys for it
+        are destroyed. PROVIDER_NOT_FOUND, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TestConnection(self, request, context):
+        """Asks the provider for its models with a key of the caller, and says how that went. It costs nothing
+        and answers nothing secret. PROVIDER_NOT_FOUND, PROVIDER_KEY_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscoverModels(self, request, context):
+        """The names the provider lists to a key of the caller, and which of them are registered.
+        PROVIDER_NOT_FOUND, PROVIDER_KEY_MISSING, CONNECTION_FAILED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,9 +247,53 @@ class ProviderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateModel(self, request, context):
+        """MODEL_NOT_FOUND, MODEL_NAME_TAKEN for an alias, ETAG_MISMATCH, UPDATE_MASK_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModel(self, request, context):
+        """Takes a model out of use; what was booked stays. MODEL_NOT_FOUND, ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveModel(self, request, context):
+        """The model that a name or an alias means at a provider. MODEL_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreatePriceVersion(self, request, context):
-        """Adds an immutable price version, valid from now; costs already booked keep theirs.
+        """Adds an immutable price version, valid from now or from a time ahead; costs booked keep theirs.
         MODEL_NOT_FOUND, PRICE_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPriceVersion(self, request, context):
+        """One version, or with `at` the one that was valid for a model at that time. MODEL_NOT_FOUND,
+        PRICE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPriceVersions(self, request, context):
+        """A model's prices, newest first. MODEL_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SeedPrices(self, request, context):
+        """Takes models and prices of known providers from the price data the installation carries, for all
+        organisations. Says what changed; a second run changes nothing. Prices written by people stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,6 +309,36 @@ class ProviderServiceServicer:
 
     def ListProviderKeys(self, request, context):
         """The caller's keys, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetProviderKey(self, request, context):
+        """PROVIDER_KEY_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateProviderKey(self, request, context):
+        """PROVIDER_KEY_NOT_FOUND, PROVIDER_KEY_NAME_TAKEN, PROVIDER_KEY_REVOKED, ETAG_MISMATCH,
+        UPDATE_MASK_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceProviderKeySecret(self, request, context):
+        """Puts a new secret in the place of the old one, which is destroyed; campaigns take it up with their
+        next lease. PROVIDER_KEY_NOT_FOUND, PROVIDER_KEY_REVOKED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeProviderKey(self, request, context):
+        """Destroys the secret and keeps the rest for the record. PROVIDER_KEY_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -226,6 +389,21 @@ def add_ProviderServiceServicer_to_server(servicer, server):
                     request_deserializer=chimera_dot_v1_dot_providers__pb2.UpdateProviderRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_providers__pb2.UpdateProviderResponse.SerializeToString,
             ),
+            'DeleteProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteProvider,
+                    request_deserializer=chimera_dot_v1_dot_providers__pb2.DeleteProviderRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_providers__pb2.DeleteProviderResponse.SerializeToString,
+            ),
+            'TestConnection': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestConnection,
+                    request_deserializer=chimera_dot_v1_dot_providers__pb2.TestConnectionRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_providers__pb2.TestConnectionResponse.SerializeToString,
+            ),
+            'DiscoverModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscoverModels,
+                    request_deserializer=chimera_dot_v1_dot_providers__pb2.DiscoverModelsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_providers__pb2.DiscoverModelsResponse.SerializeToString,
+            ),
             'CreateModel': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateModel,
                     request_deserializer=chimera_dot_v1_dot_providers__pb2.CreateModelRequest.FromString,
@@ -241,10 +419,40 @@ def add_ProviderServiceServicer_to_server(servicer, server):
                     request_deserializer=chimera_dot_v1_dot_providers__pb2.ListModelsRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_providers__pb2.ListModelsResponse.SerializeToString,
             ),
+            'UpdateModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateModel,
+                    request_deserializer=chimera_dot_v1_dot_providers__pb2.UpdateModelRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_providers__pb2.UpdateModelResponse.SerializeToString,
+            ),
+            'DeleteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModel,
+                    request_deserializer=chimera_dot_v1_dot_providers__pb2.DeleteModelRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_providers__pb2.DeleteModelResponse.SerializeToString,
+            ),
+            'ResolveModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveModel,
+                    request_deserializer=chimera_dot_v1_dot_providers__pb2.ResolveModelRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_providers__pb2.ResolveModelResponse.SerializeToString,
+            ),
             'CreatePriceVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.CreatePriceVersion,
                     request_deserializer=chimera_dot_v1_dot_providers__pb2.CreatePriceVersionRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_providers__pb2.CreatePriceVersionResponse.SerializeToString,
+            ),
+            'GetPriceVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPriceVersion,
+                    request_deserializer=chimera_dot_v1_dot_providers__pb2.GetPriceVersionRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_providers__pb2.GetPriceVersionResponse.SerializeToString,
+            ),
+            'ListPriceVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPriceVersions,
+                    request_deserializer=chimera_dot_v1_dot_providers__pb2.ListPriceVersionsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_providers__pb2.ListPriceVersionsResponse.SerializeToString,
+            ),
+            'SeedPrices': grpc.unary_unary_rpc_method_handler(
+                    servicer.SeedPrices,
+                    request_deserializer=chimera_dot_v1_dot_providers__pb2.SeedPricesRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_providers__pb2.SeedPricesResponse.SerializeToString,
             ),
             'CreateProviderKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateProviderKey,
@@ -255,6 +463,26 @@ def add_ProviderServiceServicer_to_server(servicer, server):
                     servicer.ListProviderKeys,
                     request_deserializer=chimera_dot_v1_dot_providers__pb2.ListProviderKeysRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_providers__pb2.ListProviderKeysResponse.SerializeToString,
+            ),
+            'GetProviderKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProviderKey,
+                    request_deserializer=chimera_dot_v1_dot_providers__pb2.GetProviderKeyRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_providers__pb2.GetProviderKeyResponse.SerializeToString,
+            ),
+            'UpdateProviderKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProviderKey,
+                    request_deserializer=chimera_dot_v1_dot_providers__pb2.UpdateProviderKeyRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_providers__pb2.UpdateProviderKeyResponse.SerializeToString,
+            ),
+            'ReplaceProviderKeySecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceProviderKeySecret,
+                    request_deserializer=chimera_dot_v1_dot_providers__pb2.ReplaceProviderKeySecretRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_providers__pb2.ReplaceProviderKeySecretResponse.SerializeToString,
+            ),
+            'RevokeProviderKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeProviderKey,
+                    request_deserializer=chimera_dot_v1_dot_providers__pb2.RevokeProviderKeyRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_providers__pb2.RevokeProviderKeyResponse.SerializeToString,
             ),
             'DeleteProviderKey': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteProviderKey,
@@ -393,6 +621,87 @@ class ProviderService:
             _registered_method=True)
 
     @staticmethod
+    def DeleteProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.ProviderService/DeleteProvider',
+            chimera_dot_v1_dot_providers__pb2.DeleteProviderRequest.SerializeToString,
+            chimera_dot_v1_dot_providers__pb2.DeleteProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestConnection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.ProviderService/TestConnection',
+            chimera_dot_v1_dot_providers__pb2.TestConnectionRequest.SerializeToString,
+            chimera_dot_v1_dot_providers__pb2.TestConnectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscoverModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.ProviderService/DiscoverModels',
+            chimera_dot_v1_dot_providers__pb2.DiscoverModelsRequest.SerializeToString,
+            chimera_dot_v1_dot_providers__pb2.DiscoverModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateModel(request,
             target,
             options=(),
@@ -474,6 +783,87 @@ class ProviderService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.ProviderService/UpdateModel',
+            chimera_dot_v1_dot_providers__pb2.UpdateModelRequest.SerializeToString,
+            chimera_dot_v1_dot_providers__pb2.UpdateModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.ProviderService/DeleteModel',
+            chimera_dot_v1_dot_providers__pb2.DeleteModelRequest.SerializeToString,
+            chimera_dot_v1_dot_providers__pb2.DeleteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.ProviderService/ResolveModel',
+            chimera_dot_v1_dot_providers__pb2.ResolveModelRequest.SerializeToString,
+            chimera_dot_v1_dot_providers__pb2.ResolveModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreatePriceVersion(request,
             target,
             options=(),
@@ -490,6 +880,87 @@ class ProviderService:
             '/chimera.v1.ProviderService/CreatePriceVersion',
             chimera_dot_v1_dot_providers__pb2.CreatePriceVersionRequest.SerializeToString,
             chimera_dot_v1_dot_providers__pb2.CreatePriceVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPriceVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.ProviderService/GetPriceVersion',
+            chimera_dot_v1_dot_providers__pb2.GetPriceVersionRequest.SerializeToString,
+            chimera_dot_v1_dot_providers__pb2.GetPriceVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPriceVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.ProviderService/ListPriceVersions',
+            chimera_dot_v1_dot_providers__pb2.ListPriceVersionsRequest.SerializeToString,
+            chimera_dot_v1_dot_providers__pb2.ListPriceVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SeedPrices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.ProviderService/SeedPrices',
+            chimera_dot_v1_dot_providers__pb2.SeedPricesRequest.SerializeToString,
+            chimera_dot_v1_dot_providers__pb2.SeedPricesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -544,6 +1015,114 @@ class ProviderService:
             '/chimera.v1.ProviderService/ListProviderKeys',
             chimera_dot_v1_dot_providers__pb2.ListProviderKeysRequest.SerializeToString,
             chimera_dot_v1_dot_providers__pb2.ListProviderKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProviderKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.ProviderService/GetProviderKey',
+            chimera_dot_v1_dot_providers__pb2.GetProviderKeyRequest.SerializeToString,
+            chimera_dot_v1_dot_providers__pb2.GetProviderKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProviderKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.ProviderService/UpdateProviderKey',
+            chimera_dot_v1_dot_providers__pb2.UpdateProviderKeyRequest.SerializeToString,
+            chimera_dot_v1_dot_providers__pb2.UpdateProviderKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceProviderKeySecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.ProviderService/ReplaceProviderKeySecret',
+            chimera_dot_v1_dot_providers__pb2.ReplaceProviderKeySecretRequest.SerializeToString,
+            chimera_dot_v1_dot_providers__pb2.ReplaceProviderKeySecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeProviderKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.ProviderService/RevokeProviderKey',
+            chimera_dot_v1_dot_providers__pb2.RevokeProviderKeyRequest.SerializeToString,
+            chimera_dot_v1_dot_providers__pb2.RevokeProviderKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

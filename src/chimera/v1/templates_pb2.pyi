@@ -27,7 +27,9 @@ class SharingLevel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SHARING_LEVEL_UNSPECIFIED: _ClassVar[SharingLevel]
     SHARING_LEVEL_PRIVATE: _ClassVar[SharingLevel]
+    SHARING_LEVEL_TEAM: _ClassVar[SharingLevel]
     SHARING_LEVEL_ORGANISATION: _ClassVar[SharingLevel]
+    SHARING_LEVEL_PUBLIC: _ClassVar[SharingLevel]
 
 class VariableKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -39,6 +41,34 @@ class VariableKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VARIABLE_KIND_ENUM: _ClassVar[VariableKind]
     VARIABLE_KIND_LIST: _ClassVar[VariableKind]
     VARIABLE_KIND_JSON: _ClassVar[VariableKind]
+
+class SharePermission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SHARE_PERMISSION_UNSPECIFIED: _ClassVar[SharePermission]
+    SHARE_PERMISSION_VIEW: _ClassVar[SharePermission]
+    SHARE_PERMISSION_EDIT: _ClassVar[SharePermission]
+    SHARE_PERMISSION_ADMIN: _ClassVar[SharePermission]
+
+class ChangeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CHANGE_KIND_UNSPECIFIED: _ClassVar[ChangeKind]
+    CHANGE_KIND_ADDED: _ClassVar[ChangeKind]
+    CHANGE_KIND_REMOVED: _ClassVar[ChangeKind]
+    CHANGE_KIND_CHANGED: _ClassVar[ChangeKind]
+
+class ImportFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    IMPORT_FORMAT_UNSPECIFIED: _ClassVar[ImportFormat]
+    IMPORT_FORMAT_JSONL: _ClassVar[ImportFormat]
+    IMPORT_FORMAT_YAML: _ClassVar[ImportFormat]
+
+class ImportOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    IMPORT_OUTCOME_UNSPECIFIED: _ClassVar[ImportOutcome]
+    IMPORT_OUTCOME_CREATED: _ClassVar[ImportOutcome]
+    IMPORT_OUTCOME_UNCHANGED: _ClassVar[ImportOutcome]
+    IMPORT_OUTCOME_REFUSED: _ClassVar[ImportOutcome]
+    IMPORT_OUTCOME_WOULD_CREATE: _ClassVar[ImportOutcome]
 
 class MessageRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -53,7 +83,9 @@ TEMPLATE_STATE_PUBLISHED: TemplateState
 TEMPLATE_STATE_ARCHIVED: TemplateState
 SHARING_LEVEL_UNSPECIFIED: SharingLevel
 SHARING_LEVEL_PRIVATE: SharingLevel
+SHARING_LEVEL_TEAM: SharingLevel
 SHARING_LEVEL_ORGANISATION: SharingLevel
+SHARING_LEVEL_PUBLIC: SharingLevel
 VARIABLE_KIND_UNSPECIFIED: VariableKind
 VARIABLE_KIND_STRING: VariableKind
 VARIABLE_KIND_INTEGER: VariableKind
@@ -62,13 +94,29 @@ VARIABLE_KIND_BOOLEAN: VariableKind
 VARIABLE_KIND_ENUM: VariableKind
 VARIABLE_KIND_LIST: VariableKind
 VARIABLE_KIND_JSON: VariableKind
+SHARE_PERMISSION_UNSPECIFIED: SharePermission
+SHARE_PERMISSION_VIEW: SharePermission
+SHARE_PERMISSION_EDIT: SharePermission
+SHARE_PERMISSION_ADMIN: SharePermission
+CHANGE_KIND_UNSPECIFIED: ChangeKind
+CHANGE_KIND_ADDED: ChangeKind
+CHANGE_KIND_REMOVED: ChangeKind
+CHANGE_KIND_CHANGED: ChangeKind
+IMPORT_FORMAT_UNSPECIFIED: ImportFormat
+IMPORT_FORMAT_JSONL: ImportFormat
+IMPORT_FORMAT_YAML: ImportFormat
+IMPORT_OUTCOME_UNSPECIFIED: ImportOutcome
+IMPORT_OUTCOME_CREATED: ImportOutcome
+IMPORT_OUTCOME_UNCHANGED: ImportOutcome
+IMPORT_OUTCOME_REFUSED: ImportOutcome
+IMPORT_OUTCOME_WOULD_CREATE: ImportOutcome
 MESSAGE_ROLE_UNSPECIFIED: MessageRole
 MESSAGE_ROLE_SYSTEM: MessageRole
 MESSAGE_ROLE_USER: MessageRole
 MESSAGE_ROLE_ASSISTANT: MessageRole
 
 class Variable(_message.Message):
-    __slots__ = ("name", "kind", "required", "default", "minimum", "maximum", "choices", "secret", "description")
+    __slots__ = ("name", "kind", "required", "default", "minimum", "maximum", "choices", "secret", "description", "pattern", "json_schema")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +126,8 @@ class Variable(_message.Message):
     CHOICES_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    JSON_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: VariableKind
     required: bool
@@ -87,7 +137,21 @@ class Variable(_message.Message):
     choices: _containers.RepeatedScalarFieldContainer[str]
     secret: bool
     description: str
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[VariableKind, str]] = ..., required: _Optional[bool] = ..., default: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., choices: _Optional[_Iterable[str]] = ..., secret: _Optional[bool] = ..., description: _Optional[str] = ...) -> None: ...
+    pattern: str
+    json_schema: _struct_pb2.Struct
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[VariableKind, str]] = ..., required: _Optional[bool] = ..., default: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., choices: _Optional[_Iterable[str]] = ..., secret: _Optional[bool] = ..., description: _Optional[str] = ..., pattern: _Optional[str] = ..., json_schema: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class Partial(_message.Message):
+    __slots__ = ("name", "template_id", "version_number", "label")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    template_id: str
+    version_number: int
+    label: str
+    def __init__(self, name: _Optional[str] = ..., template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
 
 class PromptMessage(_message.Message):
     __slots__ = ("role", "text")
@@ -98,7 +162,7 @@ class PromptMessage(_message.Message):
     def __init__(self, role: _Optional[_Union[MessageRole, str]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Template(_message.Message):
-    __slots__ = ("id", "title", "description", "technique_type", "vulnerability_type", "tags", "state", "sharing_level", "version_number", "created_by", "created_at", "updated_at", "deleted_at", "etag")
+    __slots__ = ("id", "title", "description", "technique_type", "vulnerability_type", "tags", "state", "sharing_level", "version_number", "created_by", "created_at", "updated_at", "deleted_at", "etag", "team_id", "forked_from_id", "forked_from_version_number", "submitted_by", "rating_count", "average_rating", "effective_votes", "ineffective_votes", "usage_count", "scored_count", "success_count", "success_rate")
     ID_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +177,18 @@ class Template(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
     DELETED_AT_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    TEAM_ID_FIELD_NUMBER: _ClassVar[int]
+    FORKED_FROM_ID_FIELD_NUMBER: _ClassVar[int]
+    FORKED_FROM_VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_BY_FIELD_NUMBER: _ClassVar[int]
+    RATING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    AVERAGE_RATING_FIELD_NUMBER: _ClassVar[int]
+    EFFECTIVE_VOTES_FIELD_NUMBER: _ClassVar[int]
+    INEFFECTIVE_VOTES_FIELD_NUMBER: _ClassVar[int]
+    USAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SCORED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_RATE_FIELD_NUMBER: _ClassVar[int]
     id: str
     title: str
     description: str
@@ -127,10 +203,22 @@ class Template(_message.Message):
     updated_at: _timestamp_pb2.Timestamp
     deleted_at: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, id: _Optional[str] = ..., title: _Optional[str] = ..., description: _Optional[str] = ..., technique_type: _Optional[str] = ..., vulnerability_type: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., state: _Optional[_Union[TemplateState, str]] = ..., sharing_level: _Optional[_Union[SharingLevel, str]] = ..., version_number: _Optional[int] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deleted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    team_id: str
+    forked_from_id: str
+    forked_from_version_number: int
+    submitted_by: str
+    rating_count: int
+    average_rating: float
+    effective_votes: int
+    ineffective_votes: int
+    usage_count: int
+    scored_count: int
+    success_count: int
+    success_rate: float
+    def __init__(self, id: _Optional[str] = ..., title: _Optional[str] = ..., description: _Optional[str] = ..., technique_type: _Optional[str] = ..., vulnerability_type: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., state: _Optional[_Union[TemplateState, str]] = ..., sharing_level: _Optional[_Union[SharingLevel, str]] = ..., version_number: _Optional[int] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deleted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., team_id: _Optional[str] = ..., forked_from_id: _Optional[str] = ..., forked_from_version_number: _Optional[int] = ..., submitted_by: _Optional[str] = ..., rating_count: _Optional[int] = ..., average_rating: _Optional[float] = ..., effective_votes: _Optional[int] = ..., ineffective_votes: _Optional[int] = ..., usage_count: _Optional[int] = ..., scored_count: _Optional[int] = ..., success_count: _Optional[int] = ..., success_rate: _Optional[float] = ...) -> None: ...
 
 class TemplateVersion(_message.Message):
-    __slots__ = ("id", "template_id", "version_number", "parent_version_number", "messages", "variables", "content_hash", "change_note", "created_by", "created_at")
+    __slots__ = ("id", "template_id", "version_number", "parent_version_number", "messages", "variables", "content_hash", "change_note", "created_by", "created_at", "partials", "rating_count", "average_rating", "effective_votes", "ineffective_votes", "scored_count", "success_count", "success_rate")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -141,6 +229,14 @@ class TemplateVersion(_message.Message):
     CHANGE_NOTE_FIELD_NUMBER: _ClassVar[int]
     CREATED_BY_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    PARTIALS_FIELD_NUMBER: _ClassVar[int]
+    RATING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    AVERAGE_RATING_FIELD_NUMBER: _ClassVar[int]
+    EFFECTIVE_VOTES_FIELD_NUMBER: _ClassVar[int]
+    INEFFECTIVE_VOTES_FIELD_NUMBER: _ClassVar[int]
+    SCORED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_RATE_FIELD_NUMBER: _ClassVar[int]
     id: str
     template_id: str
     version_number: int
@@ -151,10 +247,18 @@ class TemplateVersion(_message.Message):
     change_note: str
     created_by: str
     created_at: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., parent_version_number: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[PromptMessage, _Mapping]]] = ..., variables: _Optional[_Iterable[_Union[Variable, _Mapping]]] = ..., content_hash: _Optional[str] = ..., change_note: _Optional[str] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    partials: _containers.RepeatedCompositeFieldContainer[Partial]
+    rating_count: int
+    average_rating: float
+    effective_votes: int
+    ineffective_votes: int
+    scored_count: int
+    success_count: int
+    success_rate: float
+    def __init__(self, id: _Optional[str] = ..., template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., parent_version_number: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[PromptMessage, _Mapping]]] = ..., variables: _Optional[_Iterable[_Union[Variable, _Mapping]]] = ..., content_hash: _Optional[str] = ..., change_note: _Optional[str] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., partials: _Optional[_Iterable[_Union[Partial, _Mapping]]] = ..., rating_count: _Optional[int] = ..., average_rating: _Optional[float] = ..., effective_votes: _Optional[int] = ..., ineffective_votes: _Optional[int] = ..., scored_count: _Optional[int] = ..., success_count: _Optional[int] = ..., success_rate: _Optional[float] = ...) -> None: ...
 
 class CreateTemplateRequest(_message.Message):
-    __slots__ = ("title", "description", "technique_type", "vulnerability_type", "tags", "sharing_level", "messages", "variables", "request_id")
+    __slots__ = ("title", "description", "technique_type", "vulnerability_type", "tags", "sharing_level", "messages", "variables", "partials", "team_id", "request_id")
     TITLE_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     TECHNIQUE_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +267,8 @@ class CreateTemplateRequest(_message.Message):
     SHARING_LEVEL_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     VARIABLES_FIELD_NUMBER: _ClassVar[int]
+    PARTIALS_FIELD_NUMBER: _ClassVar[int]
+    TEAM_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     title: str
     description: str
@@ -172,8 +278,10 @@ class CreateTemplateRequest(_message.Message):
     sharing_level: SharingLevel
     messages: _containers.RepeatedCompositeFieldContainer[PromptMessage]
     variables: _containers.RepeatedCompositeFieldContainer[Variable]
+    partials: _containers.RepeatedCompositeFieldContainer[Partial]
+    team_id: str
     request_id: str
-    def __init__(self, title: _Optional[str] = ..., description: _Optional[str] = ..., technique_type: _Optional[str] = ..., vulnerability_type: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., sharing_level: _Optional[_Union[SharingLevel, str]] = ..., messages: _Optional[_Iterable[_Union[PromptMessage, _Mapping]]] = ..., variables: _Optional[_Iterable[_Union[Variable, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, title: _Optional[str] = ..., description: _Optional[str] = ..., technique_type: _Optional[str] = ..., vulnerability_type: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., sharing_level: _Optional[_Union[SharingLevel, str]] = ..., messages: _Optional[_Iterable[_Union[PromptMessage, _Mapping]]] = ..., variables: _Optional[_Iterable[_Union[Variable, _Mapping]]] = ..., partials: _Optional[_Iterable[_Union[Partial, _Mapping]]] = ..., team_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class CreateTemplateResponse(_message.Message):
     __slots__ = ("template", "version")
@@ -266,20 +374,22 @@ class UndeleteTemplateResponse(_message.Message):
     def __init__(self, template: _Optional[_Union[Template, _Mapping]] = ...) -> None: ...
 
 class CreateTemplateVersionRequest(_message.Message):
-    __slots__ = ("template_id", "messages", "variables", "parent_version_number", "change_note", "request_id")
+    __slots__ = ("template_id", "messages", "variables", "parent_version_number", "change_note", "partials", "request_id")
     TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     VARIABLES_FIELD_NUMBER: _ClassVar[int]
     PARENT_VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
     CHANGE_NOTE_FIELD_NUMBER: _ClassVar[int]
+    PARTIALS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     template_id: str
     messages: _containers.RepeatedCompositeFieldContainer[PromptMessage]
     variables: _containers.RepeatedCompositeFieldContainer[Variable]
     parent_version_number: int
     change_note: str
+    partials: _containers.RepeatedCompositeFieldContainer[Partial]
     request_id: str
-    def __init__(self, template_id: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[PromptMessage, _Mapping]]] = ..., variables: _Optional[_Iterable[_Union[Variable, _Mapping]]] = ..., parent_version_number: _Optional[int] = ..., change_note: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, template_id: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[PromptMessage, _Mapping]]] = ..., variables: _Optional[_Iterable[_Union[Variable, _Mapping]]] = ..., parent_version_number: _Optional[int] = ..., change_note: _Optional[str] = ..., partials: _Optional[_Iterable[_Union[Partial, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class CreateTemplateVersionResponse(_message.Message):
     __slots__ = ("version",)
@@ -288,12 +398,14 @@ class CreateTemplateVersionResponse(_message.Message):
     def __init__(self, version: _Optional[_Union[TemplateVersion, _Mapping]] = ...) -> None: ...
 
 class GetTemplateVersionRequest(_message.Message):
-    __slots__ = ("template_id", "version_number")
+    __slots__ = ("template_id", "version_number", "label")
     TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     template_id: str
     version_number: int
-    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ...) -> None: ...
+    label: str
+    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
 
 class GetTemplateVersionResponse(_message.Message):
     __slots__ = ("version",)
@@ -320,14 +432,16 @@ class ListTemplateVersionsResponse(_message.Message):
     def __init__(self, versions: _Optional[_Iterable[_Union[TemplateVersion, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class RenderTemplateRequest(_message.Message):
-    __slots__ = ("template_id", "version_number", "values")
+    __slots__ = ("template_id", "version_number", "values", "label")
     TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     template_id: str
     version_number: int
     values: _struct_pb2.Struct
-    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., values: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    label: str
+    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., values: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., label: _Optional[str] = ...) -> None: ...
 
 class RenderTemplateResponse(_message.Message):
     __slots__ = ("messages", "version")
@@ -336,3 +450,744 @@ class RenderTemplateResponse(_message.Message):
     messages: _containers.RepeatedCompositeFieldContainer[PromptMessage]
     version: TemplateVersion
     def __init__(self, messages: _Optional[_Iterable[_Union[PromptMessage, _Mapping]]] = ..., version: _Optional[_Union[TemplateVersion, _Mapping]] = ...) -> None: ...
+
+class ForkTemplateRequest(_message.Message):
+    __slots__ = ("template_id", "version_number", "label", "title", "sharing_level", "request_id")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    SHARING_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    version_number: int
+    label: str
+    title: str
+    sharing_level: SharingLevel
+    request_id: str
+    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., label: _Optional[str] = ..., title: _Optional[str] = ..., sharing_level: _Optional[_Union[SharingLevel, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ForkTemplateResponse(_message.Message):
+    __slots__ = ("template", "version")
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    template: Template
+    version: TemplateVersion
+    def __init__(self, template: _Optional[_Union[Template, _Mapping]] = ..., version: _Optional[_Union[TemplateVersion, _Mapping]] = ...) -> None: ...
+
+class RestoreTemplateVersionRequest(_message.Message):
+    __slots__ = ("template_id", "version_number", "change_note", "request_id")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_NOTE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    version_number: int
+    change_note: str
+    request_id: str
+    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., change_note: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class RestoreTemplateVersionResponse(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: TemplateVersion
+    def __init__(self, version: _Optional[_Union[TemplateVersion, _Mapping]] = ...) -> None: ...
+
+class DiffTemplateVersionsRequest(_message.Message):
+    __slots__ = ("template_id", "from_version_number", "to_version_number", "to_template_id")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    FROM_VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TO_VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TO_TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    from_version_number: int
+    to_version_number: int
+    to_template_id: str
+    def __init__(self, template_id: _Optional[str] = ..., from_version_number: _Optional[int] = ..., to_version_number: _Optional[int] = ..., to_template_id: _Optional[str] = ...) -> None: ...
+
+class MessageChange(_message.Message):
+    __slots__ = ("kind", "from_index", "to_index", "from_role", "to_role", "unified")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    FROM_INDEX_FIELD_NUMBER: _ClassVar[int]
+    TO_INDEX_FIELD_NUMBER: _ClassVar[int]
+    FROM_ROLE_FIELD_NUMBER: _ClassVar[int]
+    TO_ROLE_FIELD_NUMBER: _ClassVar[int]
+    UNIFIED_FIELD_NUMBER: _ClassVar[int]
+    kind: ChangeKind
+    from_index: int
+    to_index: int
+    from_role: MessageRole
+    to_role: MessageRole
+    unified: str
+    def __init__(self, kind: _Optional[_Union[ChangeKind, str]] = ..., from_index: _Optional[int] = ..., to_index: _Optional[int] = ..., from_role: _Optional[_Union[MessageRole, str]] = ..., to_role: _Optional[_Union[MessageRole, str]] = ..., unified: _Optional[str] = ...) -> None: ...
+
+class FieldChange(_message.Message):
+    __slots__ = ("field", "from_json", "to_json")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    FROM_JSON_FIELD_NUMBER: _ClassVar[int]
+    TO_JSON_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    from_json: str
+    to_json: str
+    def __init__(self, field: _Optional[str] = ..., from_json: _Optional[str] = ..., to_json: _Optional[str] = ...) -> None: ...
+
+class VariableChange(_message.Message):
+    __slots__ = ("kind", "name", "fields")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    kind: ChangeKind
+    name: str
+    fields: _containers.RepeatedCompositeFieldContainer[FieldChange]
+    def __init__(self, kind: _Optional[_Union[ChangeKind, str]] = ..., name: _Optional[str] = ..., fields: _Optional[_Iterable[_Union[FieldChange, _Mapping]]] = ...) -> None: ...
+
+class DiffTemplateVersionsResponse(_message.Message):
+    __slots__ = ("from_version", "to_version", "is_same_content", "messages", "variables", "metadata", "unified")
+    FROM_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TO_VERSION_FIELD_NUMBER: _ClassVar[int]
+    IS_SAME_CONTENT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    VARIABLES_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    UNIFIED_FIELD_NUMBER: _ClassVar[int]
+    from_version: TemplateVersion
+    to_version: TemplateVersion
+    is_same_content: bool
+    messages: _containers.RepeatedCompositeFieldContainer[MessageChange]
+    variables: _containers.RepeatedCompositeFieldContainer[VariableChange]
+    metadata: _containers.RepeatedCompositeFieldContainer[FieldChange]
+    unified: str
+    def __init__(self, from_version: _Optional[_Union[TemplateVersion, _Mapping]] = ..., to_version: _Optional[_Union[TemplateVersion, _Mapping]] = ..., is_same_content: _Optional[bool] = ..., messages: _Optional[_Iterable[_Union[MessageChange, _Mapping]]] = ..., variables: _Optional[_Iterable[_Union[VariableChange, _Mapping]]] = ..., metadata: _Optional[_Iterable[_Union[FieldChange, _Mapping]]] = ..., unified: _Optional[str] = ...) -> None: ...
+
+class TemplateDraft(_message.Message):
+    __slots__ = ("messages", "variables", "partials")
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    VARIABLES_FIELD_NUMBER: _ClassVar[int]
+    PARTIALS_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedCompositeFieldContainer[PromptMessage]
+    variables: _containers.RepeatedCompositeFieldContainer[Variable]
+    partials: _containers.RepeatedCompositeFieldContainer[Partial]
+    def __init__(self, messages: _Optional[_Iterable[_Union[PromptMessage, _Mapping]]] = ..., variables: _Optional[_Iterable[_Union[Variable, _Mapping]]] = ..., partials: _Optional[_Iterable[_Union[Partial, _Mapping]]] = ...) -> None: ...
+
+class DryRenderTemplateRequest(_message.Message):
+    __slots__ = ("template_id", "version_number", "label", "draft", "values")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    version_number: int
+    label: str
+    draft: TemplateDraft
+    values: _struct_pb2.Struct
+    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., label: _Optional[str] = ..., draft: _Optional[_Union[TemplateDraft, _Mapping]] = ..., values: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class RenderProblem(_message.Message):
+    __slots__ = ("reason", "variable", "message", "message_index", "position", "line", "column", "partial")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    VARIABLE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    variable: str
+    message: str
+    message_index: int
+    position: int
+    line: int
+    column: int
+    partial: str
+    def __init__(self, reason: _Optional[str] = ..., variable: _Optional[str] = ..., message: _Optional[str] = ..., message_index: _Optional[int] = ..., position: _Optional[int] = ..., line: _Optional[int] = ..., column: _Optional[int] = ..., partial: _Optional[str] = ...) -> None: ...
+
+class DryRenderTemplateResponse(_message.Message):
+    __slots__ = ("messages", "problems", "token_estimate", "missing_variables", "unused_variables", "unknown_values")
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    MISSING_VARIABLES_FIELD_NUMBER: _ClassVar[int]
+    UNUSED_VARIABLES_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_VALUES_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedCompositeFieldContainer[PromptMessage]
+    problems: _containers.RepeatedCompositeFieldContainer[RenderProblem]
+    token_estimate: int
+    missing_variables: _containers.RepeatedScalarFieldContainer[str]
+    unused_variables: _containers.RepeatedScalarFieldContainer[str]
+    unknown_values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, messages: _Optional[_Iterable[_Union[PromptMessage, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[RenderProblem, _Mapping]]] = ..., token_estimate: _Optional[int] = ..., missing_variables: _Optional[_Iterable[str]] = ..., unused_variables: _Optional[_Iterable[str]] = ..., unknown_values: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TemplateLabel(_message.Message):
+    __slots__ = ("name", "version_number", "moved_by", "moved_at")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    MOVED_BY_FIELD_NUMBER: _ClassVar[int]
+    MOVED_AT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version_number: int
+    moved_by: str
+    moved_at: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., version_number: _Optional[int] = ..., moved_by: _Optional[str] = ..., moved_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class TemplateLabelMove(_message.Message):
+    __slots__ = ("id", "name", "from_version_number", "to_version_number", "note", "moved_by", "moved_at")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FROM_VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TO_VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    MOVED_BY_FIELD_NUMBER: _ClassVar[int]
+    MOVED_AT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    name: str
+    from_version_number: int
+    to_version_number: int
+    note: str
+    moved_by: str
+    moved_at: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., from_version_number: _Optional[int] = ..., to_version_number: _Optional[int] = ..., note: _Optional[str] = ..., moved_by: _Optional[str] = ..., moved_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class MoveTemplateLabelRequest(_message.Message):
+    __slots__ = ("template_id", "name", "version_number", "expected_version_number", "note", "request_id")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    name: str
+    version_number: int
+    expected_version_number: int
+    note: str
+    request_id: str
+    def __init__(self, template_id: _Optional[str] = ..., name: _Optional[str] = ..., version_number: _Optional[int] = ..., expected_version_number: _Optional[int] = ..., note: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class MoveTemplateLabelResponse(_message.Message):
+    __slots__ = ("label",)
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    label: TemplateLabel
+    def __init__(self, label: _Optional[_Union[TemplateLabel, _Mapping]] = ...) -> None: ...
+
+class DeleteTemplateLabelRequest(_message.Message):
+    __slots__ = ("template_id", "name", "expected_version_number", "request_id")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    name: str
+    expected_version_number: int
+    request_id: str
+    def __init__(self, template_id: _Optional[str] = ..., name: _Optional[str] = ..., expected_version_number: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class DeleteTemplateLabelResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListTemplateLabelsRequest(_message.Message):
+    __slots__ = ("template_id",)
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    def __init__(self, template_id: _Optional[str] = ...) -> None: ...
+
+class ListTemplateLabelsResponse(_message.Message):
+    __slots__ = ("labels",)
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    labels: _containers.RepeatedCompositeFieldContainer[TemplateLabel]
+    def __init__(self, labels: _Optional[_Iterable[_Union[TemplateLabel, _Mapping]]] = ...) -> None: ...
+
+class ListTemplateLabelMovesRequest(_message.Message):
+    __slots__ = ("template_id", "page_size", "page_token", "name")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    page_size: int
+    page_token: str
+    name: str
+    def __init__(self, template_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class ListTemplateLabelMovesResponse(_message.Message):
+    __slots__ = ("moves", "next_page_token")
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    moves: _containers.RepeatedCompositeFieldContainer[TemplateLabelMove]
+    next_page_token: str
+    def __init__(self, moves: _Optional[_Iterable[_Union[TemplateLabelMove, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ChangeTemplateStateRequest(_message.Message):
+    __slots__ = ("template_id", "state", "note", "etag", "request_id")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    state: TemplateState
+    note: str
+    etag: str
+    request_id: str
+    def __init__(self, template_id: _Optional[str] = ..., state: _Optional[_Union[TemplateState, str]] = ..., note: _Optional[str] = ..., etag: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ChangeTemplateStateResponse(_message.Message):
+    __slots__ = ("template",)
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    template: Template
+    def __init__(self, template: _Optional[_Union[Template, _Mapping]] = ...) -> None: ...
+
+class TemplateReviewRules(_message.Message):
+    __slots__ = ("review_required", "other_reviewer_required")
+    REVIEW_REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    OTHER_REVIEWER_REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    review_required: bool
+    other_reviewer_required: bool
+    def __init__(self, review_required: _Optional[bool] = ..., other_reviewer_required: _Optional[bool] = ...) -> None: ...
+
+class GetTemplateReviewRulesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetTemplateReviewRulesResponse(_message.Message):
+    __slots__ = ("rules",)
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    rules: TemplateReviewRules
+    def __init__(self, rules: _Optional[_Union[TemplateReviewRules, _Mapping]] = ...) -> None: ...
+
+class SetTemplateReviewRulesRequest(_message.Message):
+    __slots__ = ("rules", "request_id")
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    rules: TemplateReviewRules
+    request_id: str
+    def __init__(self, rules: _Optional[_Union[TemplateReviewRules, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class SetTemplateReviewRulesResponse(_message.Message):
+    __slots__ = ("rules",)
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    rules: TemplateReviewRules
+    def __init__(self, rules: _Optional[_Union[TemplateReviewRules, _Mapping]] = ...) -> None: ...
+
+class SetTemplatePublicRequest(_message.Message):
+    __slots__ = ("template_id", "is_public", "request_id")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    IS_PUBLIC_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    is_public: bool
+    request_id: str
+    def __init__(self, template_id: _Optional[str] = ..., is_public: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class SetTemplatePublicResponse(_message.Message):
+    __slots__ = ("template",)
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    template: Template
+    def __init__(self, template: _Optional[_Union[Template, _Mapping]] = ...) -> None: ...
+
+class TemplateShare(_message.Message):
+    __slots__ = ("id", "template_id", "user_id", "team_id", "permission", "expires_at", "shared_by", "created_at")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    TEAM_ID_FIELD_NUMBER: _ClassVar[int]
+    PERMISSION_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    SHARED_BY_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    template_id: str
+    user_id: str
+    team_id: str
+    permission: SharePermission
+    expires_at: _timestamp_pb2.Timestamp
+    shared_by: str
+    created_at: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., template_id: _Optional[str] = ..., user_id: _Optional[str] = ..., team_id: _Optional[str] = ..., permission: _Optional[_Union[SharePermission, str]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., shared_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ShareTemplateRequest(_message.Message):
+    __slots__ = ("template_id", "user_id", "team_id", "permission", "expires_at", "request_id")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    TEAM_ID_FIELD_NUMBER: _ClassVar[int]
+    PERMISSION_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    user_id: str
+    team_id: str
+    permission: SharePermission
+    expires_at: _timestamp_pb2.Timestamp
+    request_id: str
+    def __init__(self, template_id: _Optional[str] = ..., user_id: _Optional[str] = ..., team_id: _Optional[str] = ..., permission: _Optional[_Union[SharePermission, str]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ShareTemplateResponse(_message.Message):
+    __slots__ = ("share",)
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    share: TemplateShare
+    def __init__(self, share: _Optional[_Union[TemplateShare, _Mapping]] = ...) -> None: ...
+
+class UnshareTemplateRequest(_message.Message):
+    __slots__ = ("template_id", "share_id", "request_id")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    SHARE_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    share_id: str
+    request_id: str
+    def __init__(self, template_id: _Optional[str] = ..., share_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class UnshareTemplateResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListTemplateSharesRequest(_message.Message):
+    __slots__ = ("template_id", "page_size", "page_token")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    page_size: int
+    page_token: str
+    def __init__(self, template_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListTemplateSharesResponse(_message.Message):
+    __slots__ = ("shares", "next_page_token")
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    shares: _containers.RepeatedCompositeFieldContainer[TemplateShare]
+    next_page_token: str
+    def __init__(self, shares: _Optional[_Iterable[_Union[TemplateShare, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class TemplateRating(_message.Message):
+    __slots__ = ("id", "template_id", "version_number", "user_id", "rating", "is_effective", "review", "campaign_id", "created_at", "updated_at")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    RATING_FIELD_NUMBER: _ClassVar[int]
+    IS_EFFECTIVE_FIELD_NUMBER: _ClassVar[int]
+    REVIEW_FIELD_NUMBER: _ClassVar[int]
+    CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    template_id: str
+    version_number: int
+    user_id: str
+    rating: int
+    is_effective: bool
+    review: str
+    campaign_id: str
+    created_at: _timestamp_pb2.Timestamp
+    updated_at: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., user_id: _Optional[str] = ..., rating: _Optional[int] = ..., is_effective: _Optional[bool] = ..., review: _Optional[str] = ..., campaign_id: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class RateTemplateRequest(_message.Message):
+    __slots__ = ("template_id", "version_number", "rating", "is_effective", "review", "campaign_id", "request_id")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    RATING_FIELD_NUMBER: _ClassVar[int]
+    IS_EFFECTIVE_FIELD_NUMBER: _ClassVar[int]
+    REVIEW_FIELD_NUMBER: _ClassVar[int]
+    CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    version_number: int
+    rating: int
+    is_effective: bool
+    review: str
+    campaign_id: str
+    request_id: str
+    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., rating: _Optional[int] = ..., is_effective: _Optional[bool] = ..., review: _Optional[str] = ..., campaign_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class RateTemplateResponse(_message.Message):
+    __slots__ = ("rating", "template")
+    RATING_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    rating: TemplateRating
+    template: Template
+    def __init__(self, rating: _Optional[_Union[TemplateRating, _Mapping]] = ..., template: _Optional[_Union[Template, _Mapping]] = ...) -> None: ...
+
+class DeleteTemplateRatingRequest(_message.Message):
+    __slots__ = ("template_id", "version_number", "request_id")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    version_number: int
+    request_id: str
+    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class DeleteTemplateRatingResponse(_message.Message):
+    __slots__ = ("template",)
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    template: Template
+    def __init__(self, template: _Optional[_Union[Template, _Mapping]] = ...) -> None: ...
+
+class ListTemplateRatingsRequest(_message.Message):
+    __slots__ = ("template_id", "page_size", "page_token", "version_number")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    page_size: int
+    page_token: str
+    version_number: int
+    def __init__(self, template_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., version_number: _Optional[int] = ...) -> None: ...
+
+class ListTemplateRatingsResponse(_message.Message):
+    __slots__ = ("ratings", "next_page_token")
+    RATINGS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ratings: _containers.RepeatedCompositeFieldContainer[TemplateRating]
+    next_page_token: str
+    def __init__(self, ratings: _Optional[_Iterable[_Union[TemplateRating, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class TemplateUsage(_message.Message):
+    __slots__ = ("id", "template_id", "version_number", "campaign_id", "run_id", "used_by", "original_prompt", "customizations", "was_successful", "success_score", "scored_count", "success_count", "used_at", "settled_at")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    USED_BY_FIELD_NUMBER: _ClassVar[int]
+    ORIGINAL_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    CUSTOMIZATIONS_FIELD_NUMBER: _ClassVar[int]
+    WAS_SUCCESSFUL_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_SCORE_FIELD_NUMBER: _ClassVar[int]
+    SCORED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_COUNT_FIELD_NUMBER: _ClassVar[int]
+    USED_AT_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_AT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    template_id: str
+    version_number: int
+    campaign_id: str
+    run_id: str
+    used_by: str
+    original_prompt: str
+    customizations: _struct_pb2.Struct
+    was_successful: bool
+    success_score: float
+    scored_count: int
+    success_count: int
+    used_at: _timestamp_pb2.Timestamp
+    settled_at: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., campaign_id: _Optional[str] = ..., run_id: _Optional[str] = ..., used_by: _Optional[str] = ..., original_prompt: _Optional[str] = ..., customizations: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., was_successful: _Optional[bool] = ..., success_score: _Optional[float] = ..., scored_count: _Optional[int] = ..., success_count: _Optional[int] = ..., used_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., settled_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListTemplateUsagesRequest(_message.Message):
+    __slots__ = ("template_id", "page_size", "page_token")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    page_size: int
+    page_token: str
+    def __init__(self, template_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListTemplateUsagesResponse(_message.Message):
+    __slots__ = ("usages", "next_page_token")
+    USAGES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    usages: _containers.RepeatedCompositeFieldContainer[TemplateUsage]
+    next_page_token: str
+    def __init__(self, usages: _Optional[_Iterable[_Union[TemplateUsage, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class SearchTemplatesRequest(_message.Message):
+    __slots__ = ("query", "state", "sharing_level", "technique_type", "vulnerability_type", "tags", "created_by", "page_size", "page_token")
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SHARING_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    TECHNIQUE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    VULNERABILITY_TYPE_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BY_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    query: str
+    state: TemplateState
+    sharing_level: SharingLevel
+    technique_type: str
+    vulnerability_type: str
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    created_by: str
+    page_size: int
+    page_token: str
+    def __init__(self, query: _Optional[str] = ..., state: _Optional[_Union[TemplateState, str]] = ..., sharing_level: _Optional[_Union[SharingLevel, str]] = ..., technique_type: _Optional[str] = ..., vulnerability_type: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., created_by: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class HighlightedText(_message.Message):
+    __slots__ = ("pieces",)
+    class Piece(_message.Message):
+        __slots__ = ("text", "is_match")
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        IS_MATCH_FIELD_NUMBER: _ClassVar[int]
+        text: str
+        is_match: bool
+        def __init__(self, text: _Optional[str] = ..., is_match: _Optional[bool] = ...) -> None: ...
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    pieces: _containers.RepeatedCompositeFieldContainer[HighlightedText.Piece]
+    def __init__(self, pieces: _Optional[_Iterable[_Union[HighlightedText.Piece, _Mapping]]] = ...) -> None: ...
+
+class SearchHit(_message.Message):
+    __slots__ = ("template", "rank", "title", "snippet")
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    SNIPPET_FIELD_NUMBER: _ClassVar[int]
+    template: Template
+    rank: float
+    title: HighlightedText
+    snippet: HighlightedText
+    def __init__(self, template: _Optional[_Union[Template, _Mapping]] = ..., rank: _Optional[float] = ..., title: _Optional[_Union[HighlightedText, _Mapping]] = ..., snippet: _Optional[_Union[HighlightedText, _Mapping]] = ...) -> None: ...
+
+class FacetValue(_message.Message):
+    __slots__ = ("value", "count")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    value: str
+    count: int
+    def __init__(self, value: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class Facet(_message.Message):
+    __slots__ = ("name", "values")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    values: _containers.RepeatedCompositeFieldContainer[FacetValue]
+    def __init__(self, name: _Optional[str] = ..., values: _Optional[_Iterable[_Union[FacetValue, _Mapping]]] = ...) -> None: ...
+
+class SearchTemplatesResponse(_message.Message):
+    __slots__ = ("hits", "next_page_token", "total", "is_bounded", "facets")
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    IS_BOUNDED_FIELD_NUMBER: _ClassVar[int]
+    FACETS_FIELD_NUMBER: _ClassVar[int]
+    hits: _containers.RepeatedCompositeFieldContainer[SearchHit]
+    next_page_token: str
+    total: int
+    is_bounded: bool
+    facets: _containers.RepeatedCompositeFieldContainer[Facet]
+    def __init__(self, hits: _Optional[_Iterable[_Union[SearchHit, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total: _Optional[int] = ..., is_bounded: _Optional[bool] = ..., facets: _Optional[_Iterable[_Union[Facet, _Mapping]]] = ...) -> None: ...
+
+class Classification(_message.Message):
+    __slots__ = ("id", "name", "kind", "scheme", "scheme_version", "url")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SCHEME_FIELD_NUMBER: _ClassVar[int]
+    SCHEME_VERSION_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    name: str
+    kind: str
+    scheme: str
+    scheme_version: str
+    url: str
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., kind: _Optional[str] = ..., scheme: _Optional[str] = ..., scheme_version: _Optional[str] = ..., url: _Optional[str] = ...) -> None: ...
+
+class ListClassificationsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListClassificationsResponse(_message.Message):
+    __slots__ = ("classifications",)
+    CLASSIFICATIONS_FIELD_NUMBER: _ClassVar[int]
+    classifications: _containers.RepeatedCompositeFieldContainer[Classification]
+    def __init__(self, classifications: _Optional[_Iterable[_Union[Classification, _Mapping]]] = ...) -> None: ...
+
+class ExportTemplatesRequest(_message.Message):
+    __slots__ = ("format", "template_ids")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_IDS_FIELD_NUMBER: _ClassVar[int]
+    format: ImportFormat
+    template_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, format: _Optional[_Union[ImportFormat, str]] = ..., template_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ExportTemplatesResponse(_message.Message):
+    __slots__ = ("content",)
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    content: bytes
+    def __init__(self, content: _Optional[bytes] = ...) -> None: ...
+
+class ImportTemplatesRequest(_message.Message):
+    __slots__ = ("format", "dry_run", "sharing_level", "content")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    SHARING_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    format: ImportFormat
+    dry_run: bool
+    sharing_level: SharingLevel
+    content: bytes
+    def __init__(self, format: _Optional[_Union[ImportFormat, str]] = ..., dry_run: _Optional[bool] = ..., sharing_level: _Optional[_Union[SharingLevel, str]] = ..., content: _Optional[bytes] = ...) -> None: ...
+
+class ImportTemplatesResponse(_message.Message):
+    __slots__ = ("item_number", "line", "outcome", "template_id", "title", "content_hash", "reason", "message")
+    ITEM_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    item_number: int
+    line: int
+    outcome: ImportOutcome
+    template_id: str
+    title: str
+    content_hash: str
+    reason: str
+    message: str
+    def __init__(self, item_number: _Optional[int] = ..., line: _Optional[int] = ..., outcome: _Optional[_Union[ImportOutcome, str]] = ..., template_id: _Optional[str] = ..., title: _Optional[str] = ..., content_hash: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class ImportPromptfooRequest(_message.Message):
+    __slots__ = ("content", "title", "dry_run", "request_id")
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    content: str
+    title: str
+    dry_run: bool
+    request_id: str
+    def __init__(self, content: _Optional[str] = ..., title: _Optional[str] = ..., dry_run: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ImportPromptfooResponse(_message.Message):
+    __slots__ = ("templates", "dataset_id", "dataset_version_number", "prompt_count", "row_count", "scored", "unmapped")
+    class Scored(_message.Message):
+        __slots__ = ("row_no", "scorer")
+        ROW_NO_FIELD_NUMBER: _ClassVar[int]
+        SCORER_FIELD_NUMBER: _ClassVar[int]
+        row_no: int
+        scorer: _struct_pb2.Struct
+        def __init__(self, row_no: _Optional[int] = ..., scorer: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    class Unmapped(_message.Message):
+        __slots__ = ("place", "what", "why")
+        PLACE_FIELD_NUMBER: _ClassVar[int]
+        WHAT_FIELD_NUMBER: _ClassVar[int]
+        WHY_FIELD_NUMBER: _ClassVar[int]
+        place: str
+        what: str
+        why: str
+        def __init__(self, place: _Optional[str] = ..., what: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+    TEMPLATES_FIELD_NUMBER: _ClassVar[int]
+    DATASET_ID_FIELD_NUMBER: _ClassVar[int]
+    DATASET_VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ROW_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SCORED_FIELD_NUMBER: _ClassVar[int]
+    UNMAPPED_FIELD_NUMBER: _ClassVar[int]
+    templates: _containers.RepeatedCompositeFieldContainer[Template]
+    dataset_id: str
+    dataset_version_number: int
+    prompt_count: int
+    row_count: int
+    scored: _containers.RepeatedCompositeFieldContainer[ImportPromptfooResponse.Scored]
+    unmapped: _containers.RepeatedCompositeFieldContainer[ImportPromptfooResponse.Unmapped]
+    def __init__(self, templates: _Optional[_Iterable[_Union[Template, _Mapping]]] = ..., dataset_id: _Optional[str] = ..., dataset_version_number: _Optional[int] = ..., prompt_count: _Optional[int] = ..., row_count: _Optional[int] = ..., scored: _Optional[_Iterable[_Union[ImportPromptfooResponse.Scored, _Mapping]]] = ..., unmapped: _Optional[_Iterable[_Union[ImportPromptfooResponse.Unmapped, _Mapping]]] = ...) -> None: ...

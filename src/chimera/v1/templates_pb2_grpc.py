@@ -86,6 +86,126 @@ class TemplateServiceStub:
                 request_serializer=chimera_dot_v1_dot_templates__pb2.RenderTemplateRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_templates__pb2.RenderTemplateResponse.FromString,
                 _registered_method=True)
+        self.ForkTemplate = channel.unary_unary(
+                '/chimera.v1.TemplateService/ForkTemplate',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.ForkTemplateRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.ForkTemplateResponse.FromString,
+                _registered_method=True)
+        self.RestoreTemplateVersion = channel.unary_unary(
+                '/chimera.v1.TemplateService/RestoreTemplateVersion',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.RestoreTemplateVersionRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.RestoreTemplateVersionResponse.FromString,
+                _registered_method=True)
+        self.DiffTemplateVersions = channel.unary_unary(
+                '/chimera.v1.TemplateService/DiffTemplateVersions',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.DiffTemplateVersionsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.DiffTemplateVersionsResponse.FromString,
+                _registered_method=True)
+        self.DryRenderTemplate = channel.unary_unary(
+                '/chimera.v1.TemplateService/DryRenderTemplate',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.DryRenderTemplateRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.DryRenderTemplateResponse.FromString,
+                _registered_method=True)
+        self.MoveTemplateLabel = channel.unary_unary(
+                '/chimera.v1.TemplateService/MoveTemplateLabel',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.MoveTemplateLabelRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.MoveTemplateLabelResponse.FromString,
+                _registered_method=True)
+        self.DeleteTemplateLabel = channel.unary_unary(
+                '/chimera.v1.TemplateService/DeleteTemplateLabel',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.DeleteTemplateLabelRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.DeleteTemplateLabelResponse.FromString,
+                _registered_method=True)
+        self.ListTemplateLabels = channel.unary_unary(
+                '/chimera.v1.TemplateService/ListTemplateLabels',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.ListTemplateLabelsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.ListTemplateLabelsResponse.FromString,
+                _registered_method=True)
+        self.ListTemplateLabelMoves = channel.unary_unary(
+                '/chimera.v1.TemplateService/ListTemplateLabelMoves',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.ListTemplateLabelMovesRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.ListTemplateLabelMovesResponse.FromString,
+                _registered_method=True)
+        self.ChangeTemplateState = channel.unary_unary(
+                '/chimera.v1.TemplateService/ChangeTemplateState',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.ChangeTemplateStateRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.ChangeTemplateStateResponse.FromString,
+                _registered_method=True)
+        self.GetTemplateReviewRules = channel.unary_unary(
+                '/chimera.v1.TemplateService/GetTemplateReviewRules',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.GetTemplateReviewRulesRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.GetTemplateReviewRulesResponse.FromString,
+                _registered_method=True)
+        self.SetTemplateReviewRules = channel.unary_unary(
+                '/chimera.v1.TemplateService/SetTemplateReviewRules',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.SetTemplateReviewRulesRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.SetTemplateReviewRulesResponse.FromString,
+                _registered_method=True)
+        self.SetTemplatePublic = channel.unary_unary(
+                '/chimera.v1.TemplateService/SetTemplatePublic',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.SetTemplatePublicRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.SetTemplatePublicResponse.FromString,
+                _registered_method=True)
+        self.ShareTemplate = channel.unary_unary(
+                '/chimera.v1.TemplateService/ShareTemplate',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.ShareTemplateRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.ShareTemplateResponse.FromString,
+                _registered_method=True)
+        self.UnshareTemplate = channel.unary_unary(
+                '/chimera.v1.TemplateService/UnshareTemplate',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.UnshareTemplateRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.UnshareTemplateResponse.FromString,
+                _registered_method=True)
+        self.ListTemplateShares = channel.unary_unary(
+                '/chimera.v1.TemplateService/ListTemplateShares',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.ListTemplateSharesRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.ListTemplateSharesResponse.FromString,
+                _registered_method=True)
+        self.RateTemplate = channel.unary_unary(
+                '/chimera.v1.TemplateService/RateTemplate',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.RateTemplateRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.RateTemplateResponse.FromString,
+                _registered_method=True)
+        self.DeleteTemplateRating = channel.unary_unary(
+                '/chimera.v1.TemplateService/DeleteTemplateRating',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.DeleteTemplateRatingRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.DeleteTemplateRatingResponse.FromString,
+                _registered_method=True)
+        self.ListTemplateRatings = channel.unary_unary(
+                '/chimera.v1.TemplateService/ListTemplateRatings',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.ListTemplateRatingsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.ListTemplateRatingsResponse.FromString,
+                _registered_method=True)
+        self.ListTemplateUsages = channel.unary_unary(
+                '/chimera.v1.TemplateService/ListTemplateUsages',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.ListTemplateUsagesRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.ListTemplateUsagesResponse.FromString,
+                _registered_method=True)
+        self.SearchTemplates = channel.unary_unary(
+                '/chimera.v1.TemplateService/SearchTemplates',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.SearchTemplatesRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.SearchTemplatesResponse.FromString,
+                _registered_method=True)
+        self.ListClassifications = channel.unary_unary(
+                '/chimera.v1.TemplateService/ListClassifications',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.ListClassificationsRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.ListClassificationsResponse.FromString,
+                _registered_method=True)
+        self.ExportTemplates = channel.unary_stream(
+                '/chimera.v1.TemplateService/ExportTemplates',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.ExportTemplatesRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.ExportTemplatesResponse.FromString,
+                _registered_method=True)
+        self.ImportTemplates = channel.stream_stream(
+                '/chimera.v1.TemplateService/ImportTemplates',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.ImportTemplatesRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.ImportTemplatesResponse.FromString,
+                _registered_method=True)
+        self.ImportPromptfoo = channel.unary_unary(
+                '/chimera.v1.TemplateService/ImportPromptfoo',
+                request_serializer=chimera_dot_v1_dot_templates__pb2.ImportPromptfooRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_templates__pb2.ImportPromptfooResponse.FromString,
+                _registered_method=True)
 
 
 class TemplateServiceServicer:
@@ -115,8 +235,8 @@ class TemplateServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTemplate(self, request, context):
-        """Changes title, description, tags or state; the text changes through CreateTemplateVersion.
-        TEMPLATE_NOT_FOUND, ETAG_MISMATCH, UPDATE_MASK_INVALID.
+        """Changes title, description, tags, state or sharing; the text changes through CreateTemplateVersion.
+        TEMPLATE_NOT_FOUND, TEMPLATE_READ_ONLY, STATE_TRANSITION_REFUSED, ETAG_MISMATCH, UPDATE_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,6 +281,189 @@ class TemplateServiceServicer:
     def RenderTemplate(self, request, context):
         """Fills a version with values and returns the messages; nothing is stored or sent.
         VARIABLE_MISSING, VARIABLE_UNKNOWN, VARIABLE_ILL_TYPED, VARIABLE_OUT_OF_RANGE, OUTPUT_TOO_LARGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkTemplate(self, request, context):
+        """A template of the caller's own that begins with a version of another one.
+        TEMPLATE_NOT_FOUND, TEMPLATE_VERSION_NOT_FOUND, LABEL_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreTemplateVersion(self, request, context):
+        """Adds a version that says what an old one said, as its child.
+        TEMPLATE_NOT_FOUND, TEMPLATE_VERSION_NOT_FOUND, TEMPLATE_READ_ONLY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffTemplateVersions(self, request, context):
+        """What changed from one version to another, also between a template and its fork.
+        TEMPLATE_NOT_FOUND, TEMPLATE_VERSION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DryRenderTemplate(self, request, context):
+        """What a version, or a draft that is nowhere stored, would render to: messages with secret values
+        masked, a token estimate, and every problem at its place. Refuses nothing about content or values.
+        TEMPLATE_NOT_FOUND, TEMPLATE_VERSION_NOT_FOUND, LABEL_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveTemplateLabel(self, request, context):
+        """Points a label (production, staging ...) to a version; makes it when it is new. Every move is kept.
+        TEMPLATE_NOT_FOUND, TEMPLATE_VERSION_NOT_FOUND, LABEL_MOVED, TEMPLATE_READ_ONLY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTemplateLabel(self, request, context):
+        """Takes a label away; its moves stay. LABEL_NOT_FOUND, LABEL_MOVED, TEMPLATE_READ_ONLY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTemplateLabels(self, request, context):
+        """The labels of a template by name. TEMPLATE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTemplateLabelMoves(self, request, context):
+        """Moves of the labels of a template, newest first. TEMPLATE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeTemplateState(self, request, context):
+        """Moves a template through draft, review, published, archived. Publishing needs the permission
+        TEMPLATE_REVIEW and what GetTemplateReviewRules says. TEMPLATE_NOT_FOUND, STATE_TRANSITION_REFUSED,
+        ETAG_MISMATCH, PERMISSION_MISSING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTemplateReviewRules(self, request, context):
+        """What the organisation asks before something is published.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetTemplateReviewRules(self, request, context):
+        """Changes what the organisation asks before something is published.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetTemplatePublic(self, request, context):
+        """Opens a published template to every organisation of the installation, or closes it again.
+        TEMPLATE_NOT_FOUND, STATE_TRANSITION_REFUSED, TEMPLATE_READ_ONLY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShareTemplate(self, request, context):
+        """Hands a template to one person or team, or changes what they may do with it. Only its creator, an
+        administrator, or who was given it with ADMIN. TEMPLATE_NOT_FOUND, TEMPLATE_READ_ONLY, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnshareTemplate(self, request, context):
+        """Takes a share back. SHARE_NOT_FOUND, TEMPLATE_READ_ONLY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTemplateShares(self, request, context):
+        """With whom a template is shared. TEMPLATE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RateTemplate(self, request, context):
+        """Rates a version, or changes the caller's rating of it. TEMPLATE_NOT_FOUND, TEMPLATE_VERSION_NOT_FOUND,
+        FIELD_INVALID when the named campaign did not use that version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTemplateRating(self, request, context):
+        """Takes the caller's rating of a version back. RATING_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTemplateRatings(self, request, context):
+        """Ratings of a template, newest first. TEMPLATE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTemplateUsages(self, request, context):
+        """What the organisation's campaigns made of a template, newest first. TEMPLATE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchTemplates(self, request, context):
+        """Full text over title, description, texts and tags, with filters and facets; best first.
+        Words are stemmed; "a phrase", -not, OR, and beginnings* are understood.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListClassifications(self, request, context):
+        """Known technique and vulnerability types, with their sources.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportTemplates(self, request, context):
+        """Templates with all their versions and labels, one document each, in pieces of a file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportTemplates(self, request_iterator, context):
+        """Reads a file that ExportTemplates wrote, or one written by hand, in pieces; answers for each document.
+        The first message names the format. What was imported before is left as it is, by its content hash.
+        IMPORT_UNREADABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportPromptfoo(self, request, context):
+        """Makes templates and a dataset from a promptfoo configuration, and says what could not be carried over.
+        IMPORT_UNREADABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,6 +521,126 @@ def add_TemplateServiceServicer_to_server(servicer, server):
                     servicer.RenderTemplate,
                     request_deserializer=chimera_dot_v1_dot_templates__pb2.RenderTemplateRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_templates__pb2.RenderTemplateResponse.SerializeToString,
+            ),
+            'ForkTemplate': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkTemplate,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.ForkTemplateRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.ForkTemplateResponse.SerializeToString,
+            ),
+            'RestoreTemplateVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreTemplateVersion,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.RestoreTemplateVersionRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.RestoreTemplateVersionResponse.SerializeToString,
+            ),
+            'DiffTemplateVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffTemplateVersions,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.DiffTemplateVersionsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.DiffTemplateVersionsResponse.SerializeToString,
+            ),
+            'DryRenderTemplate': grpc.unary_unary_rpc_method_handler(
+                    servicer.DryRenderTemplate,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.DryRenderTemplateRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.DryRenderTemplateResponse.SerializeToString,
+            ),
+            'MoveTemplateLabel': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveTemplateLabel,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.MoveTemplateLabelRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.MoveTemplateLabelResponse.SerializeToString,
+            ),
+            'DeleteTemplateLabel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTemplateLabel,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.DeleteTemplateLabelRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.DeleteTemplateLabelResponse.SerializeToString,
+            ),
+            'ListTemplateLabels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTemplateLabels,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.ListTemplateLabelsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.ListTemplateLabelsResponse.SerializeToString,
+            ),
+            'ListTemplateLabelMoves': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTemplateLabelMoves,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.ListTemplateLabelMovesRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.ListTemplateLabelMovesResponse.SerializeToString,
+            ),
+            'ChangeTemplateState': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeTemplateState,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.ChangeTemplateStateRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.ChangeTemplateStateResponse.SerializeToString,
+            ),
+            'GetTemplateReviewRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTemplateReviewRules,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.GetTemplateReviewRulesRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.GetTemplateReviewRulesResponse.SerializeToString,
+            ),
+            'SetTemplateReviewRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTemplateReviewRules,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.SetTemplateReviewRulesRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.SetTemplateReviewRulesResponse.SerializeToString,
+            ),
+            'SetTemplatePublic': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTemplatePublic,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.SetTemplatePublicRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.SetTemplatePublicResponse.SerializeToString,
+            ),
+            'ShareTemplate': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShareTemplate,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.ShareTemplateRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.ShareTemplateResponse.SerializeToString,
+            ),
+            'UnshareTemplate': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnshareTemplate,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.UnshareTemplateRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.UnshareTemplateResponse.SerializeToString,
+            ),
+            'ListTemplateShares': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTemplateShares,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.ListTemplateSharesRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.ListTemplateSharesResponse.SerializeToString,
+            ),
+            'RateTemplate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RateTemplate,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.RateTemplateRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.RateTemplateResponse.SerializeToString,
+            ),
+            'DeleteTemplateRating': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTemplateRating,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.DeleteTemplateRatingRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.DeleteTemplateRatingResponse.SerializeToString,
+            ),
+            'ListTemplateRatings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTemplateRatings,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.ListTemplateRatingsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.ListTemplateRatingsResponse.SerializeToString,
+            ),
+            'ListTemplateUsages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTemplateUsages,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.ListTemplateUsagesRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.ListTemplateUsagesResponse.SerializeToString,
+            ),
+            'SearchTemplates': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchTemplates,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.SearchTemplatesRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.SearchTemplatesResponse.SerializeToString,
+            ),
+            'ListClassifications': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListClassifications,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.ListClassificationsRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.ListClassificationsResponse.SerializeToString,
+            ),
+            'ExportTemplates': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportTemplates,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.ExportTemplatesRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.ExportTemplatesResponse.SerializeToString,
+            ),
+            'ImportTemplates': grpc.stream_stream_rpc_method_handler(
+                    servicer.ImportTemplates,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.ImportTemplatesRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.ImportTemplatesResponse.SerializeToString,
+            ),
+            'ImportPromptfoo': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportPromptfoo,
+                    request_deserializer=chimera_dot_v1_dot_templates__pb2.ImportPromptfooRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_templates__pb2.ImportPromptfooResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -491,6 +914,654 @@ class TemplateService:
             '/chimera.v1.TemplateService/RenderTemplate',
             chimera_dot_v1_dot_templates__pb2.RenderTemplateRequest.SerializeToString,
             chimera_dot_v1_dot_templates__pb2.RenderTemplateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkTemplate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/ForkTemplate',
+            chimera_dot_v1_dot_templates__pb2.ForkTemplateRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.ForkTemplateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreTemplateVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/RestoreTemplateVersion',
+            chimera_dot_v1_dot_templates__pb2.RestoreTemplateVersionRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.RestoreTemplateVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffTemplateVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/DiffTemplateVersions',
+            chimera_dot_v1_dot_templates__pb2.DiffTemplateVersionsRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.DiffTemplateVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DryRenderTemplate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/DryRenderTemplate',
+            chimera_dot_v1_dot_templates__pb2.DryRenderTemplateRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.DryRenderTemplateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveTemplateLabel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/MoveTemplateLabel',
+            chimera_dot_v1_dot_templates__pb2.MoveTemplateLabelRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.MoveTemplateLabelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTemplateLabel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/DeleteTemplateLabel',
+            chimera_dot_v1_dot_templates__pb2.DeleteTemplateLabelRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.DeleteTemplateLabelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTemplateLabels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/ListTemplateLabels',
+            chimera_dot_v1_dot_templates__pb2.ListTemplateLabelsRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.ListTemplateLabelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTemplateLabelMoves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/ListTemplateLabelMoves',
+            chimera_dot_v1_dot_templates__pb2.ListTemplateLabelMovesRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.ListTemplateLabelMovesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeTemplateState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/ChangeTemplateState',
+            chimera_dot_v1_dot_templates__pb2.ChangeTemplateStateRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.ChangeTemplateStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTemplateReviewRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/GetTemplateReviewRules',
+            chimera_dot_v1_dot_templates__pb2.GetTemplateReviewRulesRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.GetTemplateReviewRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTemplateReviewRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/SetTemplateReviewRules',
+            chimera_dot_v1_dot_templates__pb2.SetTemplateReviewRulesRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.SetTemplateReviewRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTemplatePublic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/SetTemplatePublic',
+            chimera_dot_v1_dot_templates__pb2.SetTemplatePublicRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.SetTemplatePublicResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareTemplate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/ShareTemplate',
+            chimera_dot_v1_dot_templates__pb2.ShareTemplateRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.ShareTemplateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnshareTemplate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/UnshareTemplate',
+            chimera_dot_v1_dot_templates__pb2.UnshareTemplateRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.UnshareTemplateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTemplateShares(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/ListTemplateShares',
+            chimera_dot_v1_dot_templates__pb2.ListTemplateSharesRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.ListTemplateSharesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RateTemplate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/RateTemplate',
+            chimera_dot_v1_dot_templates__pb2.RateTemplateRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.RateTemplateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTemplateRating(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/DeleteTemplateRating',
+            chimera_dot_v1_dot_templates__pb2.DeleteTemplateRatingRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.DeleteTemplateRatingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTemplateRatings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/ListTemplateRatings',
+            chimera_dot_v1_dot_templates__pb2.ListTemplateRatingsRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.ListTemplateRatingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTemplateUsages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/ListTemplateUsages',
+            chimera_dot_v1_dot_templates__pb2.ListTemplateUsagesRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.ListTemplateUsagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchTemplates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/SearchTemplates',
+            chimera_dot_v1_dot_templates__pb2.SearchTemplatesRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.SearchTemplatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListClassifications(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/ListClassifications',
+            chimera_dot_v1_dot_templates__pb2.ListClassificationsRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.ListClassificationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportTemplates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/chimera.v1.TemplateService/ExportTemplates',
+            chimera_dot_v1_dot_templates__pb2.ExportTemplatesRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.ExportTemplatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportTemplates(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/chimera.v1.TemplateService/ImportTemplates',
+            chimera_dot_v1_dot_templates__pb2.ImportTemplatesRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.ImportTemplatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportPromptfoo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.TemplateService/ImportPromptfoo',
+            chimera_dot_v1_dot_templates__pb2.ImportPromptfooRequest.SerializeToString,
+            chimera_dot_v1_dot_templates__pb2.ImportPromptfooResponse.FromString,
             options,
             channel_credentials,
             insecure,

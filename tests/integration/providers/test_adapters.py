@@ -501,7 +501,7 @@ def test_anthropic_blocks_and_cache_writes() -> None:
         )
     )
     assert (reply.text, reply.finish_reason) == ("ab", "content_filter")
-    assert reply.usage == Usage(3210, 7, cached_input_tokens=3000)
+    assert reply.usage == Usage(3210, 7, cached_input_tokens=3000, cache_write_tokens=200)
 
 
 _NAMES = (

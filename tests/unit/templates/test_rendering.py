@@ -46,11 +46,11 @@ def test_placeholders_and_braces(template, out):
 
 @pytest.mark.parametrize(
     "template",
-    ["{{", "{{x", "{{x}", "{{x.y}}", "{{x|upper}}", "{{#if x}}", "{{ 1x }}", "{{x y}}", "{{\nx}}",
+    ["{{", "{{x", "{{x}", "{{x.y.}}", "{{x|shout}}", "{{#if x}}", "{{ 1x }}", "{{x y}}", "{{\nx}}",
      "{{ é }}", "{{" + "x" * 65 + "}}"],
 )  # fmt: skip
 def test_anything_else_is_a_syntax_error(template):
-    """No attribute access, no filters, no logic; the problem shows its place."""
+    """The problem shows its place, also of a section that is never closed."""
     (problem, unused) = check_template(f"ab {template}", [X])
     assert (problem.reason, problem.message_index, problem.position) == ("template_syntax", 0, 3)
     assert unused.reason == "variable_unused"
@@ -175,5 +175,5 @@ def test_scorers_get_the_same_texts():
     )
     texts = template.texts({"a": 4.0})
     assert texts == {"a": "4", "b": "d"}
-    assert template.fill(texts) == [("user", "4-d")]
+    assert template.fill(texts, {"a": 4.0}) == [("user", "4-d")]
     assert template.names == {"a", "b"}

@@ -2,9 +2,11 @@
 
     leasing.py   takes shards over, with a fence, and works out what is left to do in them
     opening.py   what a drive needs before its first cell: plan, keys, lanes
-    drive.py     one run on one worker: prepares, sends, collects, ticks
+    drive.py     one run on one worker: holds leases, waits, ticks
+    flights.py   its cells from ready to their outcome: which go out next, what comes back
+    ways.py      which model of its route a cell tries next
     calling.py   one call, from the wire to a scored answer or a typed error
-    lanes.py     one target of a drive: how much may be in flight, when to wait, when to give up
+    lanes.py     one model of a drive: how much may be in flight, when to wait, when to give up
     pace.py      requests and tokens a minute per credential, over the whole cluster
     tick.py      the one transaction that settles what came back and commits what goes out next
     settlement.py  the part of it that records what came back, exactly once
@@ -16,4 +18,10 @@ lease, no new sends), settles the attempts that came back, records results, coun
 telemetry batch and one audit event, and commits the next attempts as sent. Only then do those go
 out. So after any crash it is known which calls may have cost money, nothing is recorded twice, and
 what was recorded is never paid again.
+
+About once a second the tick also reports how calls went, opens and closes circuits
+(chimera.providers.circuits) and hears how they and the limits of the credentials stand. A target may
+be a route: each of its models has a lane, and a cell moves from lane to lane. The attempt for one
+model holds its own worst cost and, as a reserve, that of the models after it, so a chain that was
+begun can always be paid for; what an attempt really cost is booked by itself.
 """

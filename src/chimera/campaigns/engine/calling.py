@@ -28,14 +28,14 @@ async def make_call(
     says why not; what may have cost money is booked at its worst."""
     cell_no = send.prepared.cell.cell_no
     outcome = Outcome(cell_no, send.attempt_no, datetime.now(UTC))
-    outcome.worst_cost = send.prepared.worst_cost
+    outcome.worst_cost, outcome.model_no = send.prepared.worst_cost, send.prepared.model_no
     clock = time.perf_counter()
     try:
         if lane.adapter is None:
             raise ProviderError("bad_key", "the key cannot be opened")
         reply = await lane.adapter.chat(
             send.prepared.request,
-            timeout_s=lane.target.timeout_s,
+            timeout_s=lane.model.timeout_s,
             headers={"x-chimera-cell": f"{run_id}:{cell_no}:{send.attempt_no}"},
         )
         outcome.latency_ms = reply.latency_ms
@@ -58,6 +58,8 @@ async def make_call(
     outcome.http_status = failure.http_status
     if failure.may_have_cost:
         outcome.cost = send.prepared.worst_cost
+        if failure.partial is not None:  # a stream that broke off may have stated its usage
+            _book(lane, send, outcome, failure.partial)
     return outcome, failure
 
 
@@ -67,7 +69,7 @@ def _book(lane: Lane, send: Send, outcome: Outcome, reply: ChatReply) -> None:
         # The provider did not say, or says what cannot be: the worst case stands.
         outcome.cost = send.prepared.worst_cost
     else:
-        outcome.cost = cost(usage, lane.target.prices)
+        outcome.cost = cost(usage, lane.model.prices)
         outcome.input_tokens, outcome.output_tokens = usage.input_tokens, usage.output_tokens
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chimera import outbox
 from chimera.audit import recording
 from chimera.campaigns.engine.leasing import Lease
 from chimera.db import Nothing, Tx, sql
@@ -99,6 +100,8 @@ async def finish_shards(
         over = await tx.one(FINISH_RUN, run_id=run_id)
         if over is not None:
             state = over["state"]
+            # What its templates achieved is counted apart: this transaction holds the run.
+            await outbox.enqueue(tx, "settle_template_use", run_id=run_id)
             recording.record(
                 tx,
                 f"run.{'fail' if state == 'failed' else 'complete'}",

@@ -28,6 +28,9 @@ class Past:
     errors: int = 0
     unknown: int = 0
     lost_alone: bool = False
+    step: int = 0  # of its order, for cells of a route
+    last_model_no: int | None = None
+    last_error: str = ""
 
     @property
     def poisonous(self) -> bool:
@@ -129,7 +132,7 @@ LOSE = sql(
        SET state = 'unknown', cost = a.worst_cost
       FROM lost
      WHERE a.run_id = %(run_id)s AND a.cell_no = lost.cell_no AND a.attempt_no = lost.attempt_no
-    RETURNING a.cell_no, a.attempt_no, a.worst_cost, a.provider_key_id,
+    RETURNING a.cell_no, a.attempt_no, a.worst_cost, a.reserve, a.model_no, a.provider_key_id,
               (a.sent_at AT TIME ZONE 'UTC')::date AS sent_on
     """,
 )
@@ -153,7 +156,9 @@ BOOK_WORST = sql(
 SETTLE_WORST = sql(
     dict,
     """
-    UPDATE campaigns.run_money SET settled = settled + %(cost)s::numeric, held = held - %(cost)s::numeric
+    UPDATE campaigns.run_money
+       SET settled = settled + %(cost)s::numeric,
+           held = held - %(cost)s::numeric - %(reserve)s::numeric
      WHERE run_id = %(run_id)s
     RETURNING budgeted, clock_timestamp() AS at
     """,
@@ -181,7 +186,11 @@ FIND_PAST = sql(
     SELECT cell_no, max(attempt_no) AS attempts,
            count(*) FILTER (WHERE state = 'settled' AND error_kind <> 'not_sent') AS errors,
            count(*) FILTER (WHERE state = 'unknown') AS unknown,
-           COALESCE(bool_or(alone AND state = 'unknown'), false) AS lost_alone
+           COALESCE(bool_or(alone AND state = 'unknown'), false) AS lost_alone,
+           (array_agg(model_no ORDER BY attempt_no DESC)
+                FILTER (WHERE error_kind IS DISTINCT FROM 'not_sent'))[1] AS last_model_no,
+           COALESCE((array_agg(error_kind ORDER BY attempt_no DESC)
+                FILTER (WHERE error_kind IS DISTINCT FROM 'not_sent'))[1], '') AS last_error
       FROM campaigns.attempts
      WHERE run_id = %(run_id)s AND cell_no >= %(first)s AND cell_no < %(end)s
      GROUP BY cell_no
@@ -242,8 +251,7 @@ async def _book_lost(
     tx: Tx, lease: Lease, plan: Any, user_id: str, lost: list[dict[str, Any]]
 ) -> None:
     """Books what a lost worker had in flight at its worst, in the ledger and with the budgets."""
-    cells = [plan.cell(row["cell_no"]) for row in lost]
-    targets = [plan.targets[cell.target_no] for cell in cells]
+    models = [plan.models[_model_no(plan, row)] for row in lost]
     await tx.run(
         BOOK_WORST,
         run_id=lease.run_id,
@@ -251,23 +259,30 @@ async def _book_lost(
         user_id=user_id,
         cells=[row["cell_no"] for row in lost],
         attempts=[row["attempt_no"] for row in lost],
-        models=[target.model_id for target in targets],
-        prices=[target.price_version_id for target in targets],
+        models=[model.model_id for model in models],
+        prices=[model.price_version_id for model in models],
         costs=[row["worst_cost"] for row in lost],
         days=[row["sent_on"] for row in lost],
         keys=[row["provider_key_id"] for row in lost],
-        techniques=[cell.technique_no for cell in cells],
+        techniques=[plan.cell(row["cell_no"]).technique_no for row in lost],
     )
     cost = sum(row["worst_cost"] for row in lost)
-    money = await tx.one(SETTLE_WORST, run_id=lease.run_id, cost=cost)
+    reserve = sum(row["reserve"] for row in lost)
+    money = await tx.one(SETTLE_WORST, run_id=lease.run_id, cost=cost, reserve=reserve)
     if money is not None and money["budgeted"]:
         purse = Purse(**(await tx.one(FIND_PURSE, run_id=lease.run_id) or {}))
         groups = [
-            Settled(row["provider_key_id"], row["sent_on"], 1, worst, 1, worst)
+            Settled(row["provider_key_id"], row["sent_on"], 1, worst + row["reserve"], 1, worst)
             for row in lost
             for worst in (row["worst_cost"],)
         ]
         await move(tx, purse, money["at"], groups, [])
+
+
+def _model_no(plan: Any, attempt: dict[str, Any]) -> int:
+    """Where an attempt went; of runs from before there were routes that was not written down."""
+    model_no: int | None = attempt["model_no"]
+    return plan.order(attempt["cell_no"])[0] if model_no is None else model_no
 
 
 async def settle_abandoned(tx: Tx, run_id: str, plan: Any, user_id: str) -> int:

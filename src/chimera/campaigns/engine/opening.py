@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 
 import aiohttp
@@ -17,12 +16,12 @@ from chimera.campaigns.engine.completion import LOCK_CAMPAIGN
 from chimera.campaigns.engine.lanes import Lane
 from chimera.campaigns.engine.leasing import Lease
 from chimera.campaigns.engine.pace import Pace
-from chimera.campaigns.plan import RunPlan, Target
+from chimera.campaigns.plan import Model, RunPlan
 from chimera.core import Core
-from chimera.db import Nothing, Tx, sql
+from chimera.db import sql
 from chimera.faults import NotReady
 from chimera.providers.adapters import ChatAdapter, open_adapter
-from chimera.providers.keys import open_key
+from chimera.providers.keys import take_key, unsealed
 from chimera.providers.vault import VaultError
 
 log = structlog.get_logger("chimera.drive")
@@ -31,22 +30,9 @@ GET_RUN = sql(
     dict,
     """
     SELECT r.campaign_id, r.launched_by AS user_id, COALESCE(r.api_key_id::text, '') AS api_key_id,
-           r.concurrency, r.priority, p.plan
+           r.created_at, r.concurrency, r.priority, p.plan
       FROM campaigns.runs r JOIN campaigns.run_plans p ON p.run_id = r.id
      WHERE r.id = %(run_id)s
-    """,
-)
-
-SAVE_CIRCUIT = sql(
-    Nothing,
-    """
-    INSERT INTO providers.circuits AS c
-        (org_id, model_id, state, cause, open_until, opened_count, changed_at)
-    VALUES (%(org_id)s, %(model_id)s, %(state)s, %(cause)s,
-            clock_timestamp() + make_interval(secs => %(open_s)s), %(opened)s, clock_timestamp())
-    ON CONFLICT (org_id, model_id) DO UPDATE
-       SET state = EXCLUDED.state, cause = EXCLUDED.cause, open_until = EXCLUDED.open_until,
-           opened_count = c.opened_count + EXCLUDED.opened_count, changed_at = EXCLUDED.changed_at
     """,
 )
 
@@ -74,6 +60,7 @@ class Opened:
     campaign_id: str
     user_id: str
     api_key_id: str
+    launched_at: datetime
     priority: int
     plan: RunPlan
     lanes: list[Lane]
@@ -93,20 +80,30 @@ async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> 
         raise LookupError(f"run {lease.run_id} is gone")
     plan = _compiled(lease.run_id, row["plan"])
     lanes = []
-    for target in plan.targets:
+    for model_no, model in enumerate(plan.models):
         pace = Pace(
             core.redis,
-            target.provider_key_id or target.provider_id,
-            target.requests_per_minute,
-            target.tokens_per_minute,
+            model.provider_key_id or model.provider_id,
+            model.requests_per_minute,
+            model.tokens_per_minute,
+            model=model.model_id,
+            run_id=lease.run_id,
         )
-        adapter = await _adapter(core, session, lease, target)
-        lane = Lane(target, adapter, pace, row["concurrency"])
+        adapter = await _adapter(core, session, lease, model)
+        lane = Lane(
+            model, adapter, pace, row["concurrency"], core.settings.circuit_patience_s, model_no
+        )
         if adapter is None:
             lane.given_up = "bad_key"
         lanes.append(lane)
     return Opened(
-        row["campaign_id"], row["user_id"], row["api_key_id"], row["priority"], plan, lanes
+        row["campaign_id"],
+        row["user_id"],
+        row["api_key_id"],
+        row["created_at"],
+        row["priority"],
+        plan,
+        lanes,
     )
 
 
@@ -121,40 +118,23 @@ async def settle_abandoned(core: Core, org_id: str, run_id: str) -> int:
 
 
 async def _adapter(
-    core: Core, session: aiohttp.ClientSession, lease: Lease, target: Target
+    core: Core, session: aiohttp.ClientSession, lease: Lease, model: Model
 ) -> ChatAdapter | None:
     try:
         async with core.db.begin(Call.by_worker("open_key", lease.org_id, seconds=30)) as tx:
-            key = await open_key(
-                tx, core.master, target.provider_key_id, purpose=f"run {lease.run_id}"
-            )
+            stored = await take_key(tx, model.provider_key_id, purpose=f"run {lease.run_id}")
+        key = await unsealed(core.master, stored)
     except (NotReady, VaultError) as error:  # any other fault passes, and the run waits
         log.error("drive.key_unusable", run_id=lease.run_id, error=type(error).__name__)
         return None
     return open_adapter(
-        target.provider_type,
+        model.provider_type,
         session=session,
-        base_url=target.base_url,
+        base_url=model.base_url,
         api_key=key,
         response_bytes_max=4 * core.settings.response_bytes_max,
+        config=model.provider_config,
     )
-
-
-async def save_circuits(tx: Tx, lanes: Sequence[Lane]) -> None:
-    """Writes circuits that opened or closed since the last tick."""
-    now = asyncio.get_running_loop().time()
-    for lane in lanes:
-        if lane.circuit_changed:
-            is_open = lane.is_open or bool(lane.given_up)
-            await tx.run(
-                SAVE_CIRCUIT,
-                org_id=tx.call.caller.org_id,
-                model_id=lane.target.model_id,
-                state="open" if is_open else "closed",
-                cause=lane.cause,
-                open_s=max(0.0, lane.open_until - now),
-                opened=1 if is_open else 0,
-            )
 
 
 async def pause_for_money(core: Core, run_id: str, campaign_id: str, org_id: str) -> None:

@@ -63,6 +63,7 @@ class Outcome:
     error_kind: str = ""
     error_message: str = ""
     result: Result | None = None
+    model_no: int | None = None  # None: the first that the cell would try
 
     def bare(self) -> None:
         """Leaves nothing of what the target said, for when that cannot be stored."""
@@ -91,6 +92,7 @@ class TickContext:
     slot: int
     lease_s: float
     plan: RunPlan
+    launched_at: datetime | None = None
     api_key_id: str = ""
 
     @property
@@ -100,7 +102,7 @@ class TickContext:
 
     @property
     def models(self) -> list[str]:
-        return [target.model_id for target in self.plan.targets]
+        return [model.model_id for model in self.plan.models]
 
 
 # Attempts move from sent (or, after a takeover, unknown) to settled once; that row drives ledger
@@ -117,12 +119,13 @@ SETTLE = sql(
         SELECT * FROM json_to_recordset(%(rows)s::json) AS r (
             cell_no bigint, attempt_no int, cost numeric, latency_ms int,
             input_tokens int, output_tokens int, http_status int, error_kind text, error_message text,
-            started_at timestamptz, prompt_no bigint, technique_no int, target_no int, iteration int,
+            started_at timestamptz, prompt_no bigint, technique_no int, target_no int, model_no int,
+            iteration int,
             state text, original_prompt text, transformed_prompt text, response text,
             response_truncated boolean, is_successful boolean, success_score real,
             verdict_reason text, final_error text, attempts int)
     ), held AS MATERIALIZED (
-        SELECT a.cell_no, a.attempt_no, a.state AS was, a.worst_cost, a.provider_key_id,
+        SELECT a.cell_no, a.attempt_no, a.state AS was, a.worst_cost, a.reserve, a.provider_key_id,
                (a.sent_at AT TIME ZONE 'UTC')::date AS sent_on
           FROM campaigns.attempts a JOIN r USING (cell_no, attempt_no)
          WHERE a.run_id = %(run_id)s AND a.state IN ('sent', 'unknown')
@@ -134,31 +137,32 @@ SETTLE = sql(
                settled_at = clock_timestamp()
           FROM held JOIN r USING (cell_no, attempt_no)
          WHERE a.run_id = %(run_id)s AND a.cell_no = held.cell_no AND a.attempt_no = held.attempt_no
-        RETURNING a.cell_no, a.attempt_no, held.was, held.worst_cost, held.provider_key_id,
-                  held.sent_on, r.cost, r.target_no, r.technique_no, r.input_tokens, r.output_tokens,
-                  r.state IS NOT NULL AS decides, r.error_kind IS DISTINCT FROM 'not_sent' AS went
+        RETURNING a.cell_no, a.attempt_no, held.was, held.worst_cost, held.reserve,
+                  held.provider_key_id, held.sent_on, r.cost, r.model_no, r.technique_no,
+                  r.input_tokens, r.output_tokens, r.state IS NOT NULL AS decides,
+                  r.error_kind IS DISTINCT FROM 'not_sent' AS went
     ), inserted AS (
         INSERT INTO campaigns.executions
-            (run_id, cell_no, org_id, prompt_no, technique_no, target_no, iteration_number, state,
+            (run_id, cell_no, org_id, prompt_no, technique_no, target_no, model_no, iteration_number, state,
              original_prompt, transformed_prompt, response, response_truncated, is_successful,
              success_score, verdict_reason, error_kind, attempts, latency_ms, input_tokens,
              output_tokens, cost, started_at)
         SELECT %(run_id)s::uuid, cell_no, %(org_id)s::uuid, prompt_no, technique_no, target_no,
-               iteration, state, original_prompt, transformed_prompt, response, response_truncated,
+               model_no, iteration, state, original_prompt, transformed_prompt, response, response_truncated,
                is_successful, success_score, verdict_reason, final_error, attempts, latency_ms,
                input_tokens, output_tokens, cost, started_at
           FROM r WHERE state IS NOT NULL
          ORDER BY cell_no
             ON CONFLICT (run_id, cell_no) DO NOTHING
-        RETURNING cell_no, technique_no, target_no, state, is_successful, latency_ms, input_tokens,
+        RETURNING cell_no, technique_no, target_no, model_no, state, is_successful, latency_ms, input_tokens,
                   output_tokens, cost
     ), booked AS (
         INSERT INTO providers.ledger
             (run_id, cell_no, attempt_no, entry_no, org_id, user_id, model_id, price_version_id,
              kind, discarded, input_tokens, output_tokens, cost, sent_on, provider_key_id, technique_no)
         SELECT %(run_id)s::uuid, s.cell_no, s.attempt_no, e.entry_no,
-               %(org_id)s::uuid, %(user_id)s::uuid, (%(models)s::uuid[])[s.target_no + 1],
-               (%(prices)s::uuid[])[s.target_no + 1], e.kind,
+               %(org_id)s::uuid, %(user_id)s::uuid, (%(models)s::uuid[])[s.model_no + 1],
+               (%(prices)s::uuid[])[s.model_no + 1], e.kind,
                e.kind = 'correction' OR i.cell_no IS NULL,
                CASE WHEN e.tells THEN s.input_tokens ELSE 0 END,
                CASE WHEN e.tells THEN s.output_tokens ELSE 0 END, e.cost, s.sent_on,
@@ -198,12 +202,34 @@ SETTLE = sql(
                input_tokens = t.input_tokens + EXCLUDED.input_tokens,
                output_tokens = t.output_tokens + EXCLUDED.output_tokens,
                cost = t.cost + EXCLUDED.cost
+    ), tallied_by_model AS (
+        INSERT INTO campaigns.model_tallies AS t
+            (run_id, slot, model_no, org_id, scored, successes, failed, latency_ms_sum,
+             input_tokens, output_tokens, cost)
+        SELECT %(run_id)s::uuid, %(slot)s::smallint, model_no, %(org_id)s::uuid,
+               count(*) FILTER (WHERE state = 'succeeded'),
+               count(*) FILTER (WHERE is_successful),
+               count(*) FILTER (WHERE state IN ('failed', 'parked')),
+               COALESCE(sum(latency_ms) FILTER (WHERE state = 'succeeded'), 0),
+               sum(input_tokens), sum(output_tokens), sum(cost)
+          FROM inserted
+         WHERE %(has_routes)s
+         GROUP BY model_no ORDER BY model_no
+            ON CONFLICT (run_id, slot, model_no) DO UPDATE
+           SET scored = t.scored + EXCLUDED.scored,
+               successes = t.successes + EXCLUDED.successes,
+               failed = t.failed + EXCLUDED.failed,
+               latency_ms_sum = t.latency_ms_sum + EXCLUDED.latency_ms_sum,
+               input_tokens = t.input_tokens + EXCLUDED.input_tokens,
+               output_tokens = t.output_tokens + EXCLUDED.output_tokens,
+               cost = t.cost + EXCLUDED.cost
     )
     SELECT (SELECT COALESCE(array_agg(cell_no), '{}') FROM inserted) AS cells,
            (SELECT COALESCE(json_agg(g), '[]') FROM (
                 SELECT provider_key_id, sent_on,
                        count(*) FILTER (WHERE was = 'sent') AS requests_released,
-                       COALESCE(sum(worst_cost) FILTER (WHERE was = 'sent'), 0)::text AS cost_released,
+                       COALESCE(sum(worst_cost + reserve) FILTER (WHERE was = 'sent'), 0)::text
+                           AS cost_released,
                        count(*) FILTER (WHERE was = 'sent' AND went) AS requests,
                        sum(CASE was WHEN 'sent' THEN cost ELSE cost - worst_cost END)::text AS cost
                   FROM settled GROUP BY provider_key_id, sent_on) g) AS groups
@@ -232,7 +258,8 @@ async def settle(tx: Tx, context: TickContext, outcomes: Sequence[Outcome]) -> l
         user_id=context.user_id,
         slot=context.slot % TALLY_SLOTS,
         models=context.models,
-        prices=[target.price_version_id for target in context.plan.targets],
+        prices=[model.price_version_id for model in context.plan.models],
+        has_routes=context.plan.has_routes,
     )
     assert done is not None  # an aggregate without GROUP BY has one row
     recorded = set(done["cells"])
@@ -298,8 +325,8 @@ def _telemetry(context: TickContext, rows: list[dict[str, Any]]) -> list[Event]:
             is_successful=row["is_successful"],
             score=row["success_score"],
             technique=plan.technique_names[row["technique_no"]],
-            provider=plan.targets[row["target_no"]].provider,
-            model=plan.targets[row["target_no"]].model,
+            provider=plan.models[row["model_no"]].provider,
+            model=plan.models[row["model_no"]].model,
             error_kind=row["final_error"],
             latency_ms=row["latency_ms"],
             input_tokens=row["input_tokens"],
@@ -334,12 +361,14 @@ def digest_bytes(row: dict[str, Any]) -> bytes:
 def _row(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
     """One outcome as the SETTLE statement and the digest see it."""
     cell = plan.cell(outcome.cell_no)
+    model_no = outcome.model_no
     row: dict[str, Any] = {
         "cell_no": outcome.cell_no,
         "attempt_no": outcome.attempt_no,
         "prompt_no": cell.prompt_no,
         "technique_no": cell.technique_no,
         "target_no": cell.target_no,
+        "model_no": plan.order(outcome.cell_no)[0] if model_no is None else model_no,
         "iteration": cell.iteration,
         "cost": decimal_text(outcome.cost),
         "latency_ms": outcome.latency_ms,
@@ -353,15 +382,19 @@ def _row(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
     }
     result = outcome.result
     if result is not None:
+        said: tuple[str, ...] = (result.original_prompt, result.transformed_prompt)
+        told: tuple[str, ...] = (result.response, result.verdict_reason)
+        if said[0] and (masked := plan.masked(cell, *told)):
+            said, told = masked[:2], masked[2:]
         row |= {
             "state": result.state,
-            "original_prompt": _storable(result.original_prompt),
-            "transformed_prompt": _storable(result.transformed_prompt),
-            "response": _storable(result.response),
+            "original_prompt": _storable(said[0]),
+            "transformed_prompt": _storable(said[1]),
+            "response": _storable(told[0]),
             "response_truncated": result.response_truncated,
             "is_successful": result.is_successful,
             "success_score": result.success_score,
-            "verdict_reason": _storable(result.verdict_reason),
+            "verdict_reason": _storable(told[1]),
             "final_error": result.error_kind,
             "attempts": result.attempts,
         }

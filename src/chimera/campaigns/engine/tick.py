@@ -1,15 +1,15 @@
 """One tick: the transaction that settles what came back and commits what goes out next.
 
-Order of locks: shards, attempts, executions, tallies, run_money, windows (migrations/README.md). Rows of a
-batch are sorted by key, or two workers deadlock. Every statement is safe to repeat: a tick whose
-COMMIT was lost from sight is simply run again.
+Order of locks: shards, attempts, executions, tallies, run_money, windows, circuits
+(migrations/README.md). Rows of a batch are sorted by key, or two workers deadlock. Every statement is
+safe to repeat: a tick whose COMMIT was lost from sight is simply run again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from chimera.accounting.windows import Settled, Short, Want, give_back, move
@@ -18,6 +18,11 @@ from chimera.campaigns.engine.leasing import Lease
 from chimera.campaigns.engine.settlement import Outcome, TickContext, settle
 from chimera.campaigns.plan import Prepared
 from chimera.db import Nothing, Tx, sql
+from chimera.providers import circuits
+from chimera.providers.circuits import Signs, Stand
+
+EPOCH = datetime.fromtimestamp(0, UTC)
+PROBE_GRACE_S = 5.0  # beyond its time limit, after which a probe is somebody else's
 
 
 @dataclass(slots=True)
@@ -28,6 +33,19 @@ class Send:
     attempt_no: int
     fence: int
     alone: bool = False
+    # Of a call that goes out through an open circuit: -1 until the right to it was given.
+    probe_no: int = 0
+
+
+@dataclass(slots=True)
+class Report:
+    """What the calls of a drive have said of their models since the last report.
+
+    probes: (model_id, probe_no, failure) of those that ended, see circuits.end_probe.
+    """
+
+    signs: list[Signs]
+    probes: list[tuple[str, int, str | None]]
 
 
 @dataclass(slots=True)
@@ -43,7 +61,12 @@ class Control:
     allowed: set[str]
     out_of_money: bool = False  # the limit, or a budget, let not one of them pass
     short: Short | None = None  # the budget that did it
+    budgeted: bool = False
+    at: datetime = EPOCH  # when the money was moved; what goes out was sent then
     admitted: list[Send] = field(default_factory=list)
+    # By model_no, after a report.
+    stands: list[Stand] = field(default_factory=list)
+    drives: int = 1  # of the organisation, then
 
 
 RENEW = sql(
@@ -97,13 +120,16 @@ SEND = sql(
     """
     WITH n AS MATERIALIZED (
         SELECT * FROM unnest(%(cells)s::bigint[], %(attempts)s::int[], %(fences)s::bigint[],
-                             %(alone)s::boolean[], %(worst)s::numeric[], %(keys)s::uuid[])
-                   AS n (cell_no, attempt_no, fence, alone, worst_cost, provider_key_id)
+                             %(alone)s::boolean[], %(worst)s::numeric[], %(reserves)s::numeric[],
+                             %(models)s::int[], %(keys)s::uuid[])
+                   AS n (cell_no, attempt_no, fence, alone, worst_cost, reserve, model_no,
+                         provider_key_id)
     ), sent AS (
         INSERT INTO campaigns.attempts
-            (run_id, cell_no, attempt_no, org_id, fence, alone, worst_cost, provider_key_id, sent_at)
+            (run_id, cell_no, attempt_no, org_id, fence, alone, worst_cost, reserve, model_no,
+             provider_key_id, sent_at)
         SELECT %(run_id)s::uuid, cell_no, attempt_no, %(org_id)s::uuid, fence, alone, worst_cost,
-               provider_key_id, %(at)s::timestamptz
+               reserve, model_no, provider_key_id, %(at)s::timestamptz
           FROM n ORDER BY cell_no, attempt_no
             ON CONFLICT (run_id, cell_no, attempt_no) DO NOTHING
         RETURNING cell_no, attempt_no
@@ -117,6 +143,17 @@ SEND = sql(
 )
 
 
+COUNT_DRIVES = sql(
+    int,
+    """
+    SELECT count(DISTINCT s.owner)
+      FROM campaigns.runs r
+      JOIN campaigns.shards s ON s.run_id = r.id AND s.state = 'open'
+     WHERE r.state = 'running' AND r.org_id = %(org_id)s AND s.lease_until > clock_timestamp()
+    """,
+)
+
+
 async def run_tick(
     tx: Tx,
     context: TickContext,
@@ -124,11 +161,12 @@ async def run_tick(
     outcomes: Sequence[Outcome],
     wanted: Sequence[Send],
     complete: Sequence[Lease],
+    report: Report | None = None,
 ) -> Control:
     """Everything of one tick, inside one transaction; the answer says what may be sent now.
 
     leases: those held; outcomes: what came back; wanted: what should go out next, in order;
-    complete: leases whose cells are all decided with these outcomes.
+    complete: leases whose cells are all decided with these outcomes; report: about once a second.
     """
     row = await tx.one(
         RENEW,
@@ -156,6 +194,11 @@ async def run_tick(
     sends = _admissible(control, context, held, wanted)
     if outcomes or sends:
         await _move_money(tx, context, control, settled, sends)
+    if report is not None:
+        control.stands = await _exchange(tx, context, report)
+        control.drives = await tx.one(COUNT_DRIVES, org_id=context.org_id) or 1
+    if control.admitted:
+        await _commit_sends(tx, context, control)
     if complete:
         kept = [lease for lease in complete if lease.shard_no in control.leases]
         await finish_shards(tx, context.run_id, context.campaign_id, context.owner, kept)
@@ -186,11 +229,11 @@ def _admissible(
     pass."""
     if control.state != "running" or control.stopped:
         return []
-    targets = context.plan.targets
+    models = context.plan.models
     return [
         send
         for send in wanted
-        if targets[send.prepared.cell.target_no].model_id in control.allowed
+        if models[send.prepared.model_no].model_id in control.allowed
         and any(lease.holds(send.prepared.cell.cell_no) for lease in held)
     ]
 
@@ -200,7 +243,7 @@ def _affordable(sends: list[Send], money_left: Decimal | None) -> list[Send]:
     if money_left is None:
         return sends
     for count, send in enumerate(sends):
-        money_left -= send.prepared.worst_cost
+        money_left -= send.prepared.worst_cost + send.prepared.reserve
         if money_left < 0:
             return sends[:count]
     return sends
@@ -209,7 +252,7 @@ def _affordable(sends: list[Send], money_left: Decimal | None) -> list[Send]:
 async def _move_money(
     tx: Tx, context: TickContext, control: Control, settled: Sequence[Settled], sends: list[Send]
 ) -> None:
-    """Books what was settled, and commits of `sends` what the run's limit and the budgets allow."""
+    """Books what was settled, and admits of `sends` what the run's limit and the budgets allow."""
     money = await tx.one(
         MOVE_MONEY,
         run_id=context.run_id,
@@ -217,29 +260,84 @@ async def _move_money(
         released=sum((group.cost_released for group in settled), Decimal(0)),
     )
     assert money is not None  # made with the run
+    control.at, control.budgeted = money["at"], money["budgeted"]
     control.admitted = _affordable(sends, money["money_left"])
-    if money["budgeted"]:
+    if control.budgeted:
         wants = [_want(context, send) for send in control.admitted]
-        verdict = await move(tx, context.purse, money["at"], settled, wants)
+        verdict = await move(tx, context.purse, control.at, settled, wants)
         control.admitted = [control.admitted[place] for place in verdict.admitted]
         control.short = verdict.short
     control.out_of_money = bool(sends) and not control.admitted
-    if control.admitted:
-        await _commit_sends(tx, context, control, money["at"], budgeted=money["budgeted"])
 
 
 def _want(context: TickContext, send: Send) -> Want:
-    return Want(_key_of(context, send), send.prepared.worst_cost)
+    """What the models after it may cost is held with its key too, until it has come back: each
+    attempt on a route then holds its own."""
+    return Want(_key_of(context, send), send.prepared.worst_cost + send.prepared.reserve)
 
 
 def _key_of(context: TickContext, send: Send) -> str:
-    return context.plan.targets[send.prepared.cell.target_no].provider_key_id
+    return context.plan.models[send.prepared.model_no].provider_key_id
 
 
-async def _commit_sends(
-    tx: Tx, context: TickContext, control: Control, at: datetime, *, budgeted: bool
-) -> None:
-    sends = control.admitted
+async def _exchange(tx: Tx, context: TickContext, report: Report) -> list[Stand]:
+    """Tells the circuits what calls have said, and hears how they stand."""
+    for model_id, probe_no, failure in sorted(report.probes, key=lambda probe: probe[0]):
+        await circuits.end_probe(tx, model_id, probe_no, failure=failure)
+    if report.signs:
+        await circuits.note_signs(tx, report.signs)
+    models = context.plan.models
+    return await circuits.list_stands(
+        tx,
+        [model.model_id for model in models],
+        [model.provider_id for model in models],
+        [model.provider_key_id for model in models],
+        since=context.launched_at,
+    )
+
+
+async def _passed(tx: Tx, context: TickContext, control: Control) -> list[Send]:
+    """Of what may be sent, what the circuits let pass: through an open one, the probe alone."""
+    passed = []
+    for send in control.admitted:
+        model_no = send.prepared.model_no
+        if send.probe_no:
+            model = context.plan.models[model_no]
+            within_s = model.timeout_s + PROBE_GRACE_S
+            probe_no = await circuits.take_probe(tx, model.model_id, within_s=within_s)
+            if probe_no is None:
+                continue
+            send.probe_no = probe_no
+        elif control.stands and not control.stands[model_no].lets_pass:
+            continue
+        passed.append(send)
+    return passed
+
+
+async def _commit_sends(tx: Tx, context: TickContext, control: Control) -> None:
+    """Writes down as sent what the circuits let pass; what does not go out gives its hold back."""
+    afforded = control.admitted
+    sends = await _passed(tx, context, control)
+    fresh = await _insert_sends(tx, context, control.at, sends) if sends else {}
+    control.admitted = [send for send in sends if _attempt_of(send) in fresh]
+    wants = {_attempt_of(send): _want(context, send) for send in afforded}
+    held = [want for attempt, want in wants.items() if fresh.get(attempt)]
+    hold = sum((want.cost for want in held), Decimal(0))
+    # Also without a limit: one may be set while these are in flight.
+    await tx.run(HOLD_MONEY, run_id=context.run_id, hold=hold)
+    if control.budgeted and len(held) < len(wants):
+        lost = [want for attempt, want in wants.items() if not fresh.get(attempt)]
+        await give_back(tx, context.purse, control.at, lost)
+
+
+def _attempt_of(send: Send) -> tuple[int, int]:
+    return send.prepared.cell.cell_no, send.attempt_no
+
+
+async def _insert_sends(
+    tx: Tx, context: TickContext, at: datetime, sends: list[Send]
+) -> dict[tuple[int, int], bool]:
+    """By cell and attempt, whether it is new; without those that somebody else has sent."""
     rows = await tx.all(
         SEND,
         run_id=context.run_id,
@@ -250,16 +348,8 @@ async def _commit_sends(
         fences=[send.fence for send in sends],
         alone=[send.alone for send in sends],
         worst=[send.prepared.worst_cost for send in sends],
+        reserves=[send.prepared.reserve for send in sends],
+        models=[send.prepared.model_no for send in sends],
         keys=[_key_of(context, send) or None for send in sends],
     )
-    fresh = {(row["cell_no"], row["attempt_no"]): row["fresh"] for row in rows}
-    control.admitted = [
-        send for send in sends if (send.prepared.cell.cell_no, send.attempt_no) in fresh
-    ]
-    held = [send for send in sends if fresh.get((send.prepared.cell.cell_no, send.attempt_no))]
-    hold = sum((send.prepared.worst_cost for send in held), Decimal(0))
-    # Also without a limit: one may be set while these are in flight.
-    await tx.run(HOLD_MONEY, run_id=context.run_id, hold=hold)
-    if budgeted and len(held) < len(sends):
-        lost = [_want(context, send) for send in sends if send not in held]
-        await give_back(tx, context.purse, at, lost)
+    return {(row["cell_no"], row["attempt_no"]): row["fresh"] for row in rows}

@@ -13,13 +13,16 @@ What must stay true:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from chimera.providers.adapters.config import AdapterConfig
+    from chimera.providers.adapters.exchange import Exchange
 
 ErrorKind = Literal[
     "rate_limited",
@@ -33,7 +36,10 @@ ErrorKind = Literal[
     "refused_address",
     "bad_response",
     "response_too_large",
+    "unsupported",
 ]
+# What stood in the way of a connection, as far as it is known.
+Obstacle = Literal["", "dns", "refused", "tls"]
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "other"]
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -65,15 +71,17 @@ class ChatRequest:
 class Usage:
     """Tokens of one call, in inclusive form.
 
-    `cached_input_tokens` is the part of `input_tokens` that was read from a cache, and
-    `reasoning_tokens` the part of `output_tokens` that was not shown. So the price-relevant kinds
-    are `input - cached`, `cached`, `output`; nothing is counted twice.
+    `cached_input_tokens` is the part of `input_tokens` that was read from a cache,
+    `cache_write_tokens` the part that was put into one, and `reasoning_tokens` the part of
+    `output_tokens` that was not shown. So the kinds that have prices are disjoint; nothing is
+    counted twice.
     """
 
     input_tokens: int
     output_tokens: int
     cached_input_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ class ChatReply:
     `response_bytes` is the size of the body. `truncated`: the provider stopped at the output limit,
     so the text is not a whole answer. `latency_ms` runs from the call to the last byte, waiting
     for a free connection included. NUL characters in `text` are replaced by U+FFFD, because
-    PostgreSQL cannot store them.
+    PostgreSQL cannot store them. `first_text_ms`: of a stream, until its first text.
     """
 
     text: str
@@ -94,6 +102,28 @@ class ChatReply:
     latency_ms: int
     response_bytes: int
     truncated: bool
+    provider_request_id: str
+    first_text_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """Texts to be turned into vectors. `dimensions` is sent where the format has it."""
+
+    model: str
+    texts: tuple[str, ...]
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedReply:
+    """One vector a text, in the order of the texts; else as `ChatReply`."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    model: str
+    usage: Usage | None
+    latency_ms: int
+    response_bytes: int
     provider_request_id: str
 
 
@@ -108,6 +138,8 @@ class ProviderError(Exception):
         be given back at once.
     The message is short and safe to store: it holds no key, no header and no text of the provider
     beyond an error identifier such as `context_length_exceeded`.
+    obstacle: what stood in the way of a connection.
+    partial: of a stream that broke off, what had arrived; its usage is the final one, or None.
     """
 
     def __init__(
@@ -119,6 +151,7 @@ class ProviderError(Exception):
         retry_after_s: float | None = None,
         retryable: bool = False,
         may_have_cost: bool = False,
+        obstacle: Obstacle = "",
     ) -> None:
         super().__init__(message)
         self.kind: ErrorKind = kind
@@ -126,6 +159,8 @@ class ProviderError(Exception):
         self.retry_after_s = retry_after_s
         self.retryable = retryable
         self.may_have_cost = may_have_cost
+        self.obstacle: Obstacle = obstacle
+        self.partial: ChatReply | None = None
 
 
 class ChatAdapter(Protocol):
@@ -136,6 +171,20 @@ class ChatAdapter(Protocol):
     ) -> ChatReply:
         """Sends `request` once. `timeout_s` covers everything from the wait for a connection to
         the last byte. `headers` are added to this call. Raises ProviderError."""
+        ...
+
+    def stream(
+        self, request: ChatRequest, *, timeout_s: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> AsyncGenerator[str | ChatReply, None]:
+        """The same with the answer in pieces: texts, then the whole reply. Raises ProviderError with
+        `partial`. Close it (`aclosing`) when leaving early; the connection ends with it."""
+        ...
+
+    async def embed(
+        self, request: EmbedRequest, *, timeout_s: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> EmbedReply:
+        """Sends `request` once. Raises ProviderError; kind `unsupported` where the provider has no
+        embeddings."""
         ...
 
     async def list_models(
@@ -157,6 +206,8 @@ _OPENAI_WIRE = {
     "custom": "max_tokens",
 }
 PROVIDER_TYPES = frozenset({*_OPENAI_WIRE, "anthropic"})
+# Servers of one's own often want no key, and tell nobody apart.
+KEYLESS_TYPES = frozenset({"local", "custom", "openai_compatible"})
 
 
 def open_adapter(
@@ -166,24 +217,52 @@ def open_adapter(
     base_url: str,
     api_key: str,
     response_bytes_max: int = 1_000_000,
+    config: Mapping[str, Any] = MappingProxyType({}),
 ) -> ChatAdapter:
     """The adapter for `provider_type` (one of `PROVIDER_TYPES`, else ValueError).
 
     `session` comes from `outbound.open_session` and stays the caller's. `base_url` ends where the
     provider's documentation ends it: `https://host/v1` for the OpenAI format, `https://host` or
     `https://host/v1` for Anthropic. A body beyond `response_bytes_max` is refused while reading.
+    `config`: the provider's default configuration, see `config.read_config` (ConfigError).
     """
+    from chimera.providers.adapters.config import read_config
     from chimera.providers.adapters.exchange import Exchange
 
+    if provider_type not in PROVIDER_TYPES:
+        raise ValueError(f"unknown provider type {provider_type!r}")
+    checked = read_config(provider_type, config)
     exchange = Exchange(session, api_key=api_key, response_bytes_max=response_bytes_max)
+    adapter = _adapter(provider_type, exchange, base_url, api_key, checked)
+    if checked.stream:
+        from chimera.providers.adapters.streaming import StreamedChats
+
+        return StreamedChats(adapter)
+    return adapter
+
+
+def _adapter(
+    provider_type: str, exchange: Exchange, base_url: str, api_key: str, checked: AdapterConfig
+) -> ChatAdapter:
     if provider_type == "anthropic":
         from chimera.providers.adapters.anthropic import AnthropicAdapter
 
-        return AnthropicAdapter(exchange, base_url=base_url, api_key=api_key)
+        return AnthropicAdapter(exchange, base_url=base_url, api_key=api_key, config=checked)
+    if checked.mapping is not None:
+        from chimera.providers.adapters.mapped import MappedAdapter
+
+        return MappedAdapter(exchange, base_url=base_url, api_key=api_key, config=checked)
+    if checked.api == "tgi":
+        from chimera.providers.adapters.tgi import TgiAdapter
+
+        return TgiAdapter(exchange, base_url=base_url, api_key=api_key, config=checked)
     from chimera.providers.adapters.openai import OpenAIAdapter
 
-    try:
-        limit_field = _OPENAI_WIRE[provider_type]
-    except KeyError:
-        raise ValueError(f"unknown provider type {provider_type!r}") from None
-    return OpenAIAdapter(exchange, base_url=base_url, api_key=api_key, limit_field=limit_field)
+    return OpenAIAdapter(
+        exchange,
+        base_url=base_url,
+        api_key=api_key,
+        limit_field=_OPENAI_WIRE[provider_type],
+        config=checked,
+        extracts_features=provider_type == "huggingface" and checked.embeddings != "openai",
+    )

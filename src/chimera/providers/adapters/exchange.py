@@ -8,8 +8,8 @@ a campaign, so it stays close to a bare aiohttp call.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
@@ -20,8 +20,10 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from chimera.providers.adapters import ErrorKind, ProviderError
+from chimera.providers.adapters import ErrorKind, Obstacle, ProviderError
+from chimera.providers.adapters.limits import hear
 from chimera.providers.adapters.outbound import RefusedAddressError
+from chimera.providers.adapters.sse import Event, EventReader, TooLong
 
 RETRY_AFTER_MAX_S = 3600.0
 CONNECT_MAX_S = 10.0
@@ -34,12 +36,30 @@ _HEADER_VALUE = re.compile(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A 200 answer: decoded JSON object, body size, time to the last byte, the provider's id."""
+    """A 200 answer: decoded JSON object, body size, time to the last byte, the provider's id.
+
+    `items` is the document of formats that answer with a bare list; `document` is then empty.
+    """
 
     document: dict[str, Any]
     body_bytes: int
     latency_ms: int
     request_id: str
+    items: list[Any] | None = None
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a stream came. `began`: the provider accepted the call."""
+
+    began: bool = False
+    request_id: str = ""
+    body_bytes: int = 0
+    first_text_ms: int | None = None
+    started: float = field(default_factory=perf_counter)
+
+    def elapsed_ms(self) -> int:
+        return round((perf_counter() - self.started) * 1000)
 
 
 class Exchange:
@@ -65,6 +85,7 @@ class Exchange:
         headers: Mapping[str, str],
         body: bytes | None,
         timeout_s: float,
+        may_be_list: bool = False,
     ) -> Answer:
         """One request, one answer. Raises ProviderError for everything but a readable 200."""
         if timeout_s <= 0:  # zero would mean "for ever" to aiohttp
@@ -83,6 +104,7 @@ class Exchange:
                 timeout=self._timeout,
                 allow_redirects=False,
             ) as response:
+                hear(response.headers)
                 if response.status != 200:
                     raise await self._refusal(response)
                 payload = await self._read(response)
@@ -92,17 +114,63 @@ class Exchange:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _network_error(error) from None
         latency_ms = round((perf_counter() - started) * 1000)
-        return Answer(_decode(payload), len(payload), latency_ms, request_id)
+        document = _decode(payload)
+        if isinstance(document, dict):
+            return Answer(document, len(payload), latency_ms, request_id)
+        if may_be_list and isinstance(document, list):
+            return Answer({}, len(payload), latency_ms, request_id, document)
+        raise bad_response("the answer is not a JSON object")
+
+    async def events(
+        self,
+        url: URL,
+        *,
+        headers: Mapping[str, str],
+        body: bytes,
+        timeout_s: float,
+        progress: Progress,
+    ) -> AsyncGenerator[Event, None]:
+        """One POST whose answer is an event stream. `progress` tells how far it came, also after an
+        error. `timeout_s` covers the whole stream. Raises ProviderError."""
+        if timeout_s <= 0:
+            raise ProviderError("timeout", "no time was left to call", retryable=True)
+        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, CONNECT_MAX_S))
+        reader = EventReader()
+        try:
+            async with self._session.request(
+                "POST", url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                if response.status != 200:
+                    raise await self._refusal(response)
+                progress.began = True
+                progress.request_id = _request_id(response.headers)
+                if response.content_type != "text/event-stream":
+                    raise bad_response("the answer is not an event stream")
+                async for chunk in response.content.iter_any():
+                    progress.body_bytes += len(chunk)
+                    if progress.body_bytes > self._body_max:
+                        raise self._too_large(response.status)
+                    for event in reader.feed(chunk):
+                        yield event
+        except ProviderError:
+            raise
+        except TooLong:
+            raise bad_response("an event of the stream is too long") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _network_error(error) from None
+
+    def _too_large(self, status: int) -> ProviderError:
+        return ProviderError(
+            "response_too_large",
+            f"the answer is larger than {self._body_max} bytes",
+            http_status=status,
+            may_have_cost=True,
+        )
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         body = await _collect(response.content, self._body_max)
         if len(body) > self._body_max:
-            raise ProviderError(
-                "response_too_large",
-                f"the answer is larger than {self._body_max} bytes",
-                http_status=response.status,
-                may_have_cost=True,
-            )
+            raise self._too_large(response.status)
         return body
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> ProviderError:
@@ -216,10 +284,13 @@ def _error_identifier(document: object) -> str:
     error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict):
         return ""
-    for name in ("code", "type"):
-        value = error.get(name)
-        if isinstance(value, str) and len(value) <= 64 and _IDENTIFIER.fullmatch(value):
-            return value
+    return error_identifier(error.get("code")) or error_identifier(error.get("type"))
+
+
+def error_identifier(value: object) -> str:
+    """`value` if it is a machine-readable identifier and nothing else."""
+    if isinstance(value, str) and len(value) <= 64 and _IDENTIFIER.fullmatch(value):
+        return value
     return ""
 
 
@@ -229,14 +300,17 @@ def _request_id(headers: Mapping[str, str]) -> str:
     return value if _REQUEST_ID.fullmatch(value) else ""
 
 
-def _decode(payload: bytes) -> dict[str, Any]:
+def _decode(payload: bytes) -> Any:
     try:
-        document = orjson.loads(payload)
+        return orjson.loads(payload)
     except ValueError:
         raise bad_response("the answer is not JSON") from None
-    if not isinstance(document, dict):
-        raise bad_response("the answer is not a JSON object")
-    return document
+
+
+def _obstacle(error: aiohttp.ClientConnectorError) -> Obstacle:
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "tls"
+    return "dns" if isinstance(error, aiohttp.ClientConnectorDNSError) else "refused"
 
 
 def _network_error(error: Exception) -> ProviderError:
@@ -255,6 +329,7 @@ def _network_error(error: Exception) -> ProviderError:
             "unreachable",
             "no TLS connection could be made" if tls else "no connection could be made",
             retryable=not tls,
+            obstacle=_obstacle(error),
         )
     if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
         return ProviderError("bad_request", "the provider's URL cannot be used")

@@ -6,7 +6,7 @@ of inside `completion_tokens`, some send null details. `_usage` brings them to o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from yarl import URL
@@ -15,11 +15,24 @@ from chimera.providers.adapters import (
     NO_HEADERS,
     ChatReply,
     ChatRequest,
+    EmbedReply,
+    EmbedRequest,
     FinishReason,
     Usage,
 )
-from chimera.providers.adapters.exchange import Answer, Exchange, bad_response, encode_json
-from chimera.providers.adapters.reading import storable, token_count
+from chimera.providers.adapters.config import PLAIN, AdapterConfig
+from chimera.providers.adapters.exchange import (
+    Answer,
+    Exchange,
+    bad_response,
+    encode_json,
+    error_identifier,
+)
+from chimera.providers.adapters.reading import embed_reply, storable, token_count, vectors_of
+from chimera.providers.adapters.sse import Event
+from chimera.providers.adapters.streaming import Assembly, decoded, stream_chat, stream_error
+
+NO_PARAMETERS: Mapping[str, Any] = NO_HEADERS
 
 _FINISH: dict[object, FinishReason] = {
     "stop": "stop",
@@ -31,22 +44,45 @@ _FINISH: dict[object, FinishReason] = {
 
 
 class OpenAIAdapter:
-    """See `ChatAdapter`. `limit_field` names the request field that caps output tokens."""
+    """See `ChatAdapter`. `limit_field` names the request field that caps output tokens.
 
-    __slots__ = ("_chat_url", "_exchange", "_headers", "_limit_field", "_models_url")
+    extracts_features: embeddings come from Hugging Face's feature extraction, at the same origin.
+    """
+
+    __slots__ = (
+        "_chat_url",
+        "_embeddings_url",
+        "_exchange",
+        "_features_origin",
+        "_headers",
+        "_limit_field",
+        "_models_url",
+        "_parameters",
+    )
 
     def __init__(
-        self, exchange: Exchange, *, base_url: str, api_key: str, limit_field: str
+        self,
+        exchange: Exchange,
+        *,
+        base_url: str,
+        api_key: str,
+        limit_field: str,
+        config: AdapterConfig = PLAIN,
+        extracts_features: bool = False,
     ) -> None:
         base = base_url.rstrip("/")
         self._exchange = exchange
         self._limit_field = limit_field
+        self._parameters = config.parameters
+        self._embeddings_url = URL(base + "/embeddings")
+        self._features_origin = str(URL(base).origin()) if extracts_features else ""
         self._chat_url = URL(base + "/chat/completions")
         self._models_url = URL(base + "/models")
         self._headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
             "Accept-Encoding": "identity",
+            **config.headers,
         }
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -59,10 +95,52 @@ class OpenAIAdapter:
             "POST",
             self._chat_url,
             headers={**headers, **self._headers},
-            body=encode_request(request, limit_field=self._limit_field),
+            body=encode_request(
+                request, limit_field=self._limit_field, parameters=self._parameters
+            ),
             timeout_s=timeout_s,
         )
         return parse_reply(answer)
+
+    def stream(
+        self, request: ChatRequest, *, timeout_s: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> AsyncGenerator[str | ChatReply, None]:
+        """Sends `request` once and hands the answer on as it comes. Raises ProviderError."""
+        return stream_chat(
+            self._exchange,
+            self._chat_url,
+            headers={**headers, **self._headers, "Accept": "text/event-stream"},
+            body=encode_request(
+                request,
+                limit_field=self._limit_field,
+                parameters=self._parameters,
+                stream=True,
+            ),
+            timeout_s=timeout_s,
+            read=read_event,
+        )
+
+    async def embed(
+        self, request: EmbedRequest, *, timeout_s: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> EmbedReply:
+        """POST /embeddings, or feature extraction. Raises ProviderError."""
+        url, body = self._embeddings_url, encode_embedding(request)
+        if self._features_origin:
+            place = f"/hf-inference/models/{request.model}/pipeline/feature-extraction"
+            url = URL(self._features_origin).with_path(place)
+            body = encode_json({"inputs": request.texts})
+        answer = await self._exchange.send(
+            "POST",
+            url,
+            headers={**headers, **self._headers},
+            body=body,
+            timeout_s=timeout_s,
+            may_be_list=bool(self._features_origin),
+        )
+        if self._features_origin:
+            found = vectors_of(answer.items, len(request.texts))
+            return embed_reply(answer, found, request.model, None)
+        return parse_embedding(answer, len(request.texts))
 
     async def list_models(
         self, *, timeout_s: float, headers: Mapping[str, str] = NO_HEADERS
@@ -78,9 +156,17 @@ class OpenAIAdapter:
         return parse_models(answer.document)
 
 
-def encode_request(request: ChatRequest, *, limit_field: str) -> bytes:
-    """The JSON body. Fields that are None stay out, so a provider's own defaults hold."""
+def encode_request(
+    request: ChatRequest,
+    *,
+    limit_field: str,
+    parameters: Mapping[str, Any] = NO_PARAMETERS,
+    stream: bool = False,
+) -> bytes:
+    """The JSON body. Fields that are None stay out, so `parameters` and then the provider's own
+    defaults hold."""
     body: dict[str, Any] = {
+        **parameters,
         "model": request.model,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
     }
@@ -94,7 +180,79 @@ def encode_request(request: ChatRequest, *, limit_field: str) -> bytes:
         body["seed"] = request.seed
     if request.stop:
         body["stop"] = request.stop
+    if stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
     return encode_json(body)
+
+
+def read_event(event: Event, assembly: Assembly) -> str:
+    """One event of a stream; usage comes in the last one, beside no choice, or in each."""
+    if event.data == b"[DONE]":
+        assembly.done = True
+        return ""
+    document = decoded(event)
+    if document.get("error") is not None:
+        error = document["error"]
+        code = error.get("code") or error.get("type") if isinstance(error, dict) else ""
+        raise stream_error(error_identifier(code))
+    for name, value in (("model", document.get("model")), ("identifier", document.get("id"))):
+        if isinstance(value, str) and value:
+            setattr(assembly, name, value)
+    assembly.usage = _usage(document.get("usage")) or assembly.usage
+    choices = document.get("choices")
+    if not isinstance(choices, list):
+        raise bad_response("an event of the stream has no choices")
+    if not choices:
+        return ""
+    choice = choices[0]
+    if not isinstance(choice, dict):
+        raise bad_response("a choice of the stream is not an object")
+    reason = choice.get("finish_reason")
+    if isinstance(reason, str):
+        assembly.finish = _FINISH.get(reason, "other")
+    delta = choice.get("delta")
+    if not isinstance(delta, dict):
+        return ""
+    content = delta.get("content")
+    if content is None:
+        content = delta.get("refusal") or ""
+    if not isinstance(content, str):
+        raise bad_response("the content of a stream is not text")
+    return content
+
+
+def encode_embedding(request: EmbedRequest) -> bytes:
+    body: dict[str, Any] = {
+        "model": request.model,
+        "input": request.texts,
+        "encoding_format": "float",
+    }
+    if request.dimensions is not None:
+        body["dimensions"] = request.dimensions
+    return encode_json(body)
+
+
+def parse_embedding(answer: Answer, count: int) -> EmbedReply:
+    """The vectors in an answer's document, by their index. Raises ProviderError."""
+    data = answer.document.get("data")
+    if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
+        raise bad_response("the answer has no data")
+    places = [entry.get("index", number) for number, entry in enumerate(data)]
+    whole = all(type(place) is int for place in places)
+    if not whole or sorted(places) != list(range(count)):
+        raise bad_response("the answer has another number of vectors than there were texts")
+    ordered = [entry for _, entry in sorted(zip(places, data, strict=True), key=lambda p: p[0])]
+    vectors = vectors_of([entry.get("embedding") for entry in ordered], count)
+    usage = answer.document.get("usage")
+    read = token_count(usage, "prompt_tokens") if isinstance(usage, dict) else None
+    model = answer.document.get("model")
+    return embed_reply(
+        answer,
+        vectors,
+        model if isinstance(model, str) else "",
+        None if read is None else Usage(read, 0),
+    )
 
 
 def parse_reply(answer: Answer) -> ChatReply:

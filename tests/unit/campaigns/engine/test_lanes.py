@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from chimera.campaigns.engine import lanes
-from chimera.campaigns.engine.lanes import Lane, retry_delay_s
+from chimera.campaigns.engine.lanes import LOOK_AGAIN_S, Lane, retry_delay_s
 from chimera.campaigns.engine.pace import Pace
 from chimera.providers.adapters import ProviderError
+from chimera.providers.circuits import FAILURES_TO_OPEN, Stand
 
 
 class Clock:
@@ -34,8 +37,8 @@ def lane(clock: Clock) -> Lane:
     """Ten places, no rate limit; its pace keeps to itself, for nobody listens on the port."""
     from redis.asyncio import Redis
 
-    target: Any = None
-    return Lane(target, None, Pace(Redis(port=1), "credential", 0, 0), window_max=10)
+    model: Any = SimpleNamespace(model_id="m")
+    return Lane(model, None, Pace(Redis(port=1), "credential", 0, 0), window_max=10)
 
 
 SERVER_ERROR = ProviderError("server_error", "500", retryable=True, may_have_cost=True)
@@ -65,32 +68,55 @@ async def test_a_rate_limit_shrinks_once_a_burst_and_grows_back(lane: Lane, cloc
     assert lane.places() == 10
 
 
-async def test_a_dead_target_is_probed_and_given_up(lane: Lane, clock: Clock) -> None:
-    """Ten failures in a row close the lane for a while; then one call at a time, and the third
-    failed probe is the last."""
-    for _ in range(10):
+def stand(
+    state: str = "closed", *, forced: str = "", wait_s: float = 0, down_s: float = 0
+) -> Stand:
+    return Stand(0, state, forced, "server_error", wait_s, down_s, 0, 0)
+
+
+async def test_ten_failures_in_a_row_shut_the_lane(lane: Lane, clock: Clock) -> None:
+    """At once and with news for the others; nothing but a probe goes out until the circuit closes."""
+    for number in range(FAILURES_TO_OPEN):
+        assert lane.places() == 10, number
         await lane.failed(SERVER_ERROR)
-    waits = []
-    while not lane.given_up:
-        assert lane.places() == 0
-        waits.append(lane.open_until - clock.now)
-        clock.now = lane.open_until
-        assert lane.places() == 1
+    assert lane.is_shut and lane.has_news
+    assert lane.places() == 0
+    assert lane.blocked_until > clock.now
+    signs = lane.take_signs()
+    assert signs is not None
+    assert (signs.failures, signs.in_a_row, signs.is_alive) == (10, 10, False)
+    lane.obey(stand("open", wait_s=2))
+    assert lane.blocked_until == clock.now + 2
+    lane.obey(stand("closed"))
+    assert lane.places() == 7  # it has just come back
+    for _ in range(FAILURES_TO_OPEN - 1):
         await lane.failed(SERVER_ERROR)
-    assert waits == [0.5, 2.0, 8.0]
+    assert not lane.is_shut
+
+
+async def test_an_answer_between_keeps_the_lane_open(lane: Lane) -> None:
+    for _ in range(5 * FAILURES_TO_OPEN):
+        await lane.failed(SERVER_ERROR)
+        lane.succeeded()
+    assert not lane.is_shut
+
+
+async def test_patience_ends_but_not_with_people(lane: Lane, clock: Clock) -> None:
+    """Nothing has come back for longer than a run waits; a circuit that people hold is waited for."""
+    lane.obey(stand("open", down_s=lane.patience_s + 1))
+    assert not lane.given_up, "nobody has waited here"
+    clock.now += LOOK_AGAIN_S
+    lane.obey(stand("open", down_s=lane.patience_s - 1))
+    assert not lane.given_up
+    lane.obey(stand("closed", forced="open"))
+    assert (lane.given_up, lane.blocked_until) == ("", math.inf)
+    lane.obey(stand("open", down_s=lane.patience_s + 1))
     assert lane.given_up == "server_error"
 
 
-async def test_one_success_closes_the_circuit(lane: Lane, clock: Clock) -> None:
-    """And failures start to be counted anew."""
-    for _ in range(10):
-        await lane.failed(SERVER_ERROR)
-    clock.now = lane.open_until
-    lane.succeeded()
-    assert lane.places() == 10
-    for _ in range(9):
-        await lane.failed(SERVER_ERROR)
-    assert lane.places() == 10
+async def test_a_circuit_held_closed_lets_everything_pass(lane: Lane) -> None:
+    lane.obey(stand("open", forced="closed", down_s=10_000))
+    assert (lane.places(), lane.given_up) == (10, "")
 
 
 async def test_the_requests_own_fault_is_not_the_targets(lane: Lane) -> None:

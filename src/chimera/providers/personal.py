@@ -1,0 +1,51 @@
+"""What this context holds about a person, and what becomes of it when they are erased."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chimera.db import Nothing, Tx, sql
+
+LIST_PERSONAL_KEYS = sql(
+    dict,
+    """
+    SELECT k.id, p.name AS provider, k.name, k.prefix, k.last_four, k.is_active, k.usage_count,
+           k.last_used_at, k.created_at
+      FROM providers.provider_keys k JOIN providers.providers p ON p.id = k.provider_id
+     WHERE k.org_id = %(org_id)s AND k.user_id = %(user_id)s
+     ORDER BY k.id
+    """,
+)
+
+SUM_USAGE = sql(
+    dict,
+    """
+    SELECT m.name AS model, count(*) AS entries, sum(l.input_tokens) AS input_tokens,
+           sum(l.output_tokens) AS output_tokens, sum(l.cost)::text AS cost_usd
+      FROM providers.ledger l JOIN providers.models m ON m.id = l.model_id
+     WHERE l.org_id = %(org_id)s AND l.user_id = %(user_id)s
+     GROUP BY m.name ORDER BY m.name
+    """,
+)
+
+# By a worker: nobody is asked for a secret that nobody may use.
+END_PERSONAL_KEYS = sql(
+    Nothing,
+    """
+    UPDATE providers.provider_keys SET is_active = false WHERE user_id = %(user_id)s AND is_active
+    """,
+)
+
+
+async def personal_data(tx: Tx, user_id: str) -> dict[str, list[dict[str, Any]]]:
+    """Provider keys without their secrets, and usage, in the caller's organisation."""
+    org_id = tx.call.caller.org_id
+    return {
+        "provider_keys": await tx.all(LIST_PERSONAL_KEYS, org_id=org_id, user_id=user_id),
+        "usage": await tx.all(SUM_USAGE, org_id=org_id, user_id=user_id),
+    }
+
+
+async def end_personal_keys(tx: Tx, user_id: str) -> int:
+    """For a worker that erases somebody: their keys are used no more; how many."""
+    return await tx.run(END_PERSONAL_KEYS, user_id=user_id)

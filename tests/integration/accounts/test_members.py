@@ -1,0 +1,216 @@
+"""Organisations, invitations, roles, and accounts that others manage."""
+
+from __future__ import annotations
+
+import asyncio
+
+from chimera.v1.identity_pb2 import Role
+from tests.integration.accounts.conftest import Table, reason, registered, together
+from tests.support.post import Post
+from tests.support.world import PASSWORD, World
+
+ADMIN, USER, VIEWER = Role.ROLE_ADMIN, Role.ROLE_USER, Role.ROLE_VIEWER
+
+
+async def test_one_person_in_two_organisations(world: World, post: Post) -> None:
+    """Olivia founds a second one and goes there and back; what is in one is not seen in the other."""
+    olivia = await registered(world, post, "olivia")
+    home = (await olivia.identity.GetMe()).organisation.id
+    made = await olivia.organisations.CreateOrganisation(name="Second")
+    assert await reason(olivia.organisations.CreateOrganisation(name="second")) == (
+        "ORGANISATION_NAME_TAKEN"
+    )
+    mine = (await olivia.organisations.ListMyOrganisations()).organisations
+    assert [(one.name, one.is_current) for one in mine] == [("olivia's", True), ("Second", False)]
+    switch = await olivia.organisations.SwitchOrganisation(organisation_id=made.organisation.id)
+    there = olivia.holding(switch.tokens.access_token)
+    assert (await there.identity.GetMe()).organisation.name == "Second"
+    assert [u.id for u in (await there.identity.ListUsers()).users] == [olivia.user_id]
+    sessions = (await there.account.ListSessions()).sessions
+    assert {s.organisation_id for s in sessions} == {home, made.organisation.id}
+    assert [s.is_current for s in sessions].count(True) == 1
+    direct = await world.nobody().identity.Login(
+        login="olivia.x", password=PASSWORD, organisation_id=made.organisation.id
+    )
+    me = await olivia.holding(direct.tokens.access_token).identity.GetMe()
+    assert me.organisation.id == made.organisation.id
+    stranger = await registered(world, post, "mallory")
+    goes = stranger.organisations.SwitchOrganisation(organisation_id=home)
+    assert await reason(goes) == "ORGANISATION_NOT_FOUND"
+
+
+async def test_an_invitation_is_never_used_more_often_than_it_says(
+    world: World, post: Post, table: Table
+) -> None:
+    """Eight people with accounts of their own hold a code for three."""
+    acme = (await world.organisation("acme")).admin
+    invited = await acme.organisations.CreateInvitation(role=VIEWER, uses_max=3)
+    people = [(await world.organisation(f"org{n}")).admin for n in range(8)]
+    reasons = await together(
+        *(p.organisations.RedeemInvitation(invitation_code=invited.code) for p in people)
+    )
+    assert reasons == ["INVITATION_INVALID"] * 5 + ["OK"] * 3
+    [listed] = (await acme.organisations.ListInvitations()).invitations
+    assert (listed.uses, listed.is_open) == (3, False)
+    joined = (await acme.identity.ListUsers()).users
+    assert len(joined) == 4
+    assert {u.is_managed_here for u in joined if u.role == VIEWER} == {False}
+    assert table.value("SELECT count(*) FROM identity.redemptions") == 3
+
+
+async def test_an_invitation_by_mail_is_for_its_address(world: World, post: Post) -> None:
+    """The administrator never sees the code; nobody else can use it; it needs no second mail."""
+    acme = (await world.organisation("acme")).admin
+    made = await acme.organisations.CreateInvitation(role=USER, email="Zoe@example.com")
+    assert not made.code
+    code = await post.token("zoe@example.com")
+    mallory = (await world.organisation("globex")).admin
+    redeem = mallory.organisations.RedeemInvitation(invitation_code=code)
+    assert await reason(redeem) == "INVITATION_INVALID"
+    ask = world.nobody().account.Register(
+        email="other@example.com", username="other", invitation_code=code
+    )
+    assert await reason(ask) == "INVITATION_INVALID"
+    accept = {"invitation_code": code, "username": "zoe", "password": PASSWORD}
+    nobody = world.nobody()
+    reasons = await together(*(nobody.account.AcceptInvitation(**accept) for _ in range(4)))
+    assert reasons.count("OK") == 1
+    zoe = await world.log_in("zoe@example.com")
+    me = await zoe.identity.GetMe()
+    assert (me.organisation.name, me.user.role) == ("acme", USER)
+    assert await reason(nobody.account.AcceptInvitation(**accept)) == "INVITATION_INVALID"
+
+
+async def test_invitations_end(world: World, post: Post, table: Table) -> None:
+    """Revoked, expired, redeemed twice, above one's own role."""
+    acme = await world.organisation("acme")
+    admin = acme.admin.organisations
+    guest = (await world.organisation("globex")).admin.organisations
+    code = (await admin.CreateInvitation(role=USER, uses_max=9)).code
+    assert await reason(guest.RedeemInvitation(invitation_code=code)) == "OK"
+    assert await reason(guest.RedeemInvitation(invitation_code=code)) == "ALREADY_A_MEMBER"
+    assert table.value("SELECT max(uses) FROM identity.invitations") == 1
+    other = (await world.organisation("third")).admin.organisations
+    table.rows("UPDATE identity.invitations SET expires_at = now() - interval '1 second'")
+    assert await reason(other.RedeemInvitation(invitation_code=code)) == "INVITATION_INVALID"
+    made = await admin.CreateInvitation(role=USER)
+    await admin.RevokeInvitation(invitation_id=made.invitation.id)
+    assert await reason(other.RedeemInvitation(invitation_code=made.code)) == "INVITATION_INVALID"
+    assert await reason(guest.RevokeInvitation(invitation_id=made.invitation.id)) == (
+        "INVITATION_NOT_FOUND"
+    )
+    key = await acme.admin.identity.CreateApiKey(name="inviter", scopes=[6])
+    narrow = acme.admin.holding(key.secret)
+    assert await reason(narrow.organisations.CreateInvitation(role=ADMIN)) == "PERMISSION_MISSING"
+
+
+async def test_an_organisation_keeps_an_administrator(world: World, table: Table) -> None:
+    """Of two who take it from each other at once, in whatever way, one stays, every time."""
+    acme = await world.organisation("acme")
+    anna = acme.admin
+    ways = [
+        lambda me, other: me.organisations.RemoveMember(user_id=other),
+        lambda me, other: me.organisations.ChangeMemberRole(user_id=other, role=VIEWER),
+        lambda me, other: me.identity.DisableUser(user_id=other),
+        lambda me, other: me.identity.DeleteUser(user_id=other),
+    ]
+    for number, way in enumerate(ways):
+        ben = await acme.person(f"ben{number}", role="admin")
+        cleo = await acme.person(f"cleo{number}", role="admin")
+        table.rows(
+            "UPDATE identity.memberships SET role = 'viewer' WHERE org_id = %s AND user_id <> ALL(%s)",
+            acme.id,
+            [ben.user_id, cleo.user_id],
+        )
+        await asyncio.gather(reason(way(ben, cleo.user_id)), reason(way(cleo, ben.user_id)))
+        left = table.value(
+            "SELECT count(*) FROM identity.memberships m JOIN identity.users u ON u.id = m.user_id"
+            " WHERE m.org_id = %s AND m.role = 'admin' AND u.state = 'active' AND u.deleted_at IS NULL",
+            acme.id,
+        )
+        assert left == 1, f"way {number}"
+        table.rows(
+            "UPDATE identity.memberships SET role = 'admin' WHERE user_id = %s", anna.user_id
+        )
+        anna = acme.admin = await world.log_in("admin-acme")
+    alone = (await world.organisation("alone")).admin
+    me = alone.user_id
+    for call in (
+        alone.organisations.ChangeMemberRole(user_id=me, role=USER),
+        alone.organisations.RemoveMember(user_id=me),
+        alone.identity.DeleteUser(user_id=me),
+        alone.organisations.LeaveOrganisation(
+            organisation_id=(await alone.identity.GetMe()).organisation.id
+        ),
+    ):
+        assert await reason(call) == "LAST_ADMIN"
+
+
+async def test_a_role_changes_at_once(world: World) -> None:
+    """Ben's old token is refused, his next one allows what his new role does."""
+    acme = await world.organisation("acme")
+    ben = await acme.person("ben", role="viewer")
+    changed = await acme.admin.organisations.ChangeMemberRole(user_id=ben.user_id, role=USER)
+    assert changed.user.role == USER
+    answer = await ben.identity.RefreshSession(refresh_token=ben.tokens.refresh_token)
+    ben.credential = answer.tokens.access_token
+    assert (await ben.identity.GetMe()).user.role == USER
+    await acme.admin.organisations.RemoveMember(user_id=ben.user_id)
+    assert await reason(ben.identity.GetMe()) == "SESSION_ENDED"
+    assert await reason(world.log_in(f"ben-{acme.id[-8:]}")) == "CREDENTIALS_INVALID"
+
+
+async def test_nobody_lifts_themselves(world: World) -> None:
+    """A user and a viewer change no role, invite nobody, delete nobody, make no operator."""
+    acme = await world.organisation("acme")
+    for role in ("user", "viewer"):
+        person = await acme.person(f"p-{role}", role=role)
+        me, admin = person.user_id, acme.admin.user_id
+        calls = [
+            person.organisations.ChangeMemberRole(user_id=me, role=ADMIN),
+            person.organisations.CreateInvitation(role=ADMIN),
+            person.organisations.RemoveMember(user_id=admin),
+            person.identity.DeleteUser(user_id=admin),
+            person.identity.SendPasswordReset(user_id=admin),
+            person.identity.ResetSecondFactor(user_id=admin),
+            person.identity.EndUserSessions(user_id=admin),
+            person.identity.SetSuperuser(user_id=me, is_superuser=True),
+        ]
+        assert {await reason(call) for call in calls} == {"PERMISSION_MISSING"}
+    sets = acme.admin.identity.SetSuperuser(user_id=acme.admin.user_id, is_superuser=True)
+    assert await reason(sets) == "PERMISSION_MISSING"
+
+
+async def test_an_account_is_managed_by_its_home(world: World) -> None:
+    """Globex's administrator joins acme; acme's can remove him there, and touch nothing else."""
+    acme, globex = await world.organisation("acme"), await world.organisation("globex")
+    code = (await acme.admin.organisations.CreateInvitation(role=USER)).code
+    guest = globex.admin
+    await guest.organisations.RedeemInvitation(invitation_code=code)
+    identity, user_id = acme.admin.identity, guest.user_id
+    for call in (
+        identity.DisableUser(user_id=user_id),
+        identity.DeleteUser(user_id=user_id),
+        identity.ResetSecondFactor(user_id=user_id),
+        identity.SendPasswordReset(user_id=user_id),
+        identity.UpdateUser(
+            user={"id": user_id, "username": "mine"}, update_mask={"paths": ["username"]}
+        ),
+    ):
+        assert await reason(call) == "USER_MANAGED_ELSEWHERE"
+    assert await reason(acme.admin.organisations.RemoveMember(user_id=user_id)) == "OK"
+    assert await reason(guest.identity.GetMe()) == "OK"
+
+
+async def test_operators_make_operators(world: World, table: Table) -> None:
+    """Of any organisation; the last one stays."""
+    root = (await world.organisation("installation", operator=True)).admin
+    ben = (await world.organisation("acme")).admin
+    set_superuser = root.identity.SetSuperuser
+    assert await reason(set_superuser(user_id=root.user_id, is_superuser=False)) == "USER_NOT_FOUND"
+    await set_superuser(user_id=ben.user_id, is_superuser=True)
+    again = await world.log_in("admin-acme")
+    assert (await again.identity.GetMe()).user.is_superuser
+    assert await reason(again.operations.ListStuckShards()) == "OK"
+    await set_superuser(user_id=ben.user_id, is_superuser=False)
+    assert table.value("SELECT count(*) FROM identity.users WHERE is_superuser") == 1

@@ -1,0 +1,130 @@
+"""What is held about a person, and its end."""
+
+from __future__ import annotations
+
+import json
+
+from chimera.core import open_core
+from chimera.settings import Settings
+from tests.integration.accounts.conftest import Table, reason, registered, with_factor
+from tests.support.campaigns import secret_template
+from tests.support.post import Post
+from tests.support.workers import until
+from tests.support.world import PASSWORD, World
+from workers.tasks.identity import erase_people, purge_accounts
+
+
+async def test_the_export_holds_everything_and_no_secret(
+    world: World, post: Post, table: Table
+) -> None:
+    """Two organisations, a key, a template, a session: all in one document."""
+    olivia = await registered(world, post, "olivia")
+    await olivia.organisations.CreateOrganisation(name="Second")
+    key = (await olivia.identity.CreateApiKey(name="ci")).secret
+    template_id = await secret_template(olivia)
+    _, codes = await with_factor(olivia)
+    document = (await olivia.privacy.ExportMyData()).document
+    held = json.loads(document)
+    assert held["user"]["email"] == "olivia@example.com"
+    assert [o["name"] for o in held["organisations"]] == ["olivia's", "Second"]
+    home = held["organisations"][0]
+    assert [k["name"] for k in home["api_keys"]] == ["ci"]
+    assert [t["id"] for t in home["templates"]] == [template_id]
+    assert {"campaigns", "runs", "provider_keys", "usage", "audit_events", "teams"} <= home.keys()
+    assert held["sessions"] and held["devices"]
+    stored = table.value("SELECT password_hash FROM identity.users")
+    for secret in (key, PASSWORD, stored, codes[0], olivia.tokens.refresh_token):
+        assert secret.encode() not in document
+    exported = table.value(
+        "SELECT count(*) FROM audit.pending WHERE facts->>'action' = 'privacy.export'"
+    )
+    assert exported == 1
+
+
+async def test_somebody_is_erased_after_the_time_of_grace(
+    world: World, post: Post, settings: Settings, table: Table
+) -> None:
+    """Asked for, taken back, asked for again, due: nothing is left but an id and what she made."""
+    olivia = await registered(world, post, "olivia")
+    key = olivia.holding((await olivia.identity.CreateApiKey(name="olivia's ci")).secret)
+    template_id = await secret_template(olivia)
+    await with_factor(olivia)
+    assert await reason(olivia.privacy.CancelErasure()) == "ERASURE_NOT_REQUESTED"
+    due = (await olivia.privacy.RequestErasure()).erase_at
+    assert (await olivia.privacy.RequestErasure()).erase_at == due
+    async with open_core(settings, "worker") as core:
+        await erase_people({"core": core})
+        assert await reason(olivia.identity.GetMe()) == "OK"
+        await olivia.privacy.CancelErasure()
+        table.rows("UPDATE identity.users SET erase_at = NULL")
+        await olivia.privacy.RequestErasure()
+        table.rows("UPDATE identity.users SET erase_at = now() - interval '1 second'")
+        await erase_people({"core": core})
+        await erase_people({"core": core})
+    left = table.rows("SELECT u::text FROM identity.users u")
+    assert len(left) == 1 and "olivia" not in left[0][0] and "argon2" not in left[0][0]
+    assert table.value("SELECT id FROM identity.users").hex == olivia.user_id.replace("-", "")
+    for name in ("devices", "recovery_codes", "one_time_tokens", "refresh_tokens", "registrations"):
+        query = f"SELECT count(*) FROM identity.{name}"  # noqa: S608 - names from this list
+        assert table.value(query) == 0, name  # type: ignore[arg-type]  # as above
+    assert table.rows("SELECT is_active, ip_address, user_agent FROM identity.sessions") == [
+        (False, None, "")
+    ]
+    assert table.rows("SELECT is_active, name FROM identity.api_keys") == [(False, "")]
+    assert str(table.value("SELECT id FROM templates.templates")) == template_id
+
+    async def ended() -> bool:
+        return await reason(olivia.identity.GetMe()) in ("SESSION_ENDED", "ACCOUNT_DISABLED")
+
+    await until(ended, "the session of who was erased ends")
+    assert await reason(key.identity.GetMe()) in ("API_KEY_INVALID", "ACCOUNT_DISABLED")
+    assert await reason(world.log_in("olivia.x")) == "CREDENTIALS_INVALID"
+    assert (
+        table.value("SELECT count(*) FROM audit.pending WHERE facts->>'action' = 'user.erase'") == 1
+    )
+
+
+async def test_who_would_leave_others_alone_finds_a_successor_first(world: World) -> None:
+    acme = await world.organisation("acme")
+    ben = await acme.person("ben")
+    assert await reason(acme.admin.privacy.RequestErasure()) == "LAST_ADMIN"
+    assert await reason(ben.privacy.RequestErasure()) == "OK"
+    await acme.admin.organisations.ChangeMemberRole(user_id=ben.user_id, role=1)
+    assert await reason(acme.admin.privacy.RequestErasure()) == "OK"
+
+
+async def test_what_is_over_goes(
+    world: World, post: Post, settings: Settings, table: Table
+) -> None:
+    """Old links, registrations, invitations, devices and ended sessions; what is young stays."""
+    olivia = await registered(world, post, "olivia")
+    await olivia.organisations.CreateInvitation(role=2)
+    await world.nobody().account.RequestPasswordReset(email="olivia@example.com")
+    await post.deliver()
+    other = await world.log_in("olivia.x")
+    await other.identity.Logout()
+    names = ("one_time_tokens", "registrations", "invitations", "devices", "sessions")
+
+    def counts() -> list[int]:
+        return [
+            table.value(f"SELECT count(*) FROM identity.{name}")  # type: ignore[arg-type]  # noqa: S608 - names from this list
+            for name in names
+        ]
+
+    before = counts()
+    assert all(before)
+    async with open_core(settings, "worker") as core:
+        await purge_accounts({"core": core})
+        assert counts() == before
+        for query in (
+            "UPDATE identity.one_time_tokens SET expires_at = now() - interval '2 days'",
+            "UPDATE identity.registrations SET expires_at = now() - interval '2 days'",
+            "UPDATE identity.invitations SET expires_at = now() - interval '31 days'",
+            "UPDATE identity.devices SET expires_at = now() - interval '1 day'",
+            "UPDATE identity.sessions SET ended_at = now() - interval '31 days' WHERE NOT is_active",
+        ):
+            table.rows(query)  # type: ignore[arg-type]  # one of this list
+        await purge_accounts({"core": core})
+        await purge_accounts({"core": core})
+    assert counts() == [0, 0, 0, 0, 1]
+    assert await reason(olivia.identity.GetMe()) == "OK"

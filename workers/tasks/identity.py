@@ -1,0 +1,36 @@
+"""What accounts need done without anybody asking at that moment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from chimera.call import Call
+from chimera.core import Core
+from chimera.identity.erasure import erase_person, list_due
+from chimera.identity.purging import purge
+from chimera.providers.personal import end_personal_keys
+
+log = structlog.get_logger("chimera.identity")
+
+
+async def purge_accounts(ctx: dict[str, Any]) -> None:
+    """Links, registrations, invitations, devices and sessions whose time is over."""
+    removed = await purge(ctx["core"])
+    if removed:
+        log.info("accounts.purged", rows=removed)
+
+
+async def erase_people(ctx: dict[str, Any]) -> None:
+    """Those whose time of grace is over, one after the other. Safe to run twice."""
+    core: Core = ctx["core"]
+    async with core.db.begin(Call.by_worker("erase_people")) as tx:
+        due = await list_due(tx)
+    for person in due:
+        for org_id in person.org_ids:
+            async with core.db.begin(Call.by_worker("end_personal_keys", org_id)) as tx:
+                await end_personal_keys(tx, person.user_id)
+        async with core.db.begin(Call.by_worker("erase_person", person.org_id or "")) as tx:
+            if await erase_person(tx, person.user_id):
+                log.info("accounts.erased", user_id=person.user_id)
