@@ -262,6 +262,26 @@ $_$;
 
 ALTER FUNCTION audit.words(fields jsonb) OWNER TO chimera_owner;
 
+CREATE FUNCTION identity.count_sealed_sign_in() RETURNS TABLE(kek_version integer, count bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT (p.sealed->>'kek_version')::int, count(*) FROM identity.sign_in_providers p
+     WHERE p.sealed ? 'kek_version' GROUP BY 1
+    $$;
+
+ALTER FUNCTION identity.count_sealed_sign_in() OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.count_sealed_totp() RETURNS TABLE(kek_version integer, count bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT (u.totp_sealed->>'kek_version')::int, count(*) FROM identity.users u
+     WHERE u.totp_sealed IS NOT NULL GROUP BY 1
+    $$;
+
+ALTER FUNCTION identity.count_sealed_totp() OWNER TO chimera_lookup;
+
 CREATE FUNCTION identity.find_account(login text, device_hash bytea, org uuid) RETURNS TABLE(user_id uuid, org_id uuid, role text, password_hash text, state text, is_superuser boolean, locked_until timestamp with time zone, authz_epoch bigint, has_second_factor boolean, device_id uuid, restriction text, password_changed_at timestamp with time zone)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -426,6 +446,17 @@ CREATE FUNCTION identity.find_registration(token_hash bytea) RETURNS TABLE(id uu
 $$;
 
 ALTER FUNCTION identity.find_registration(token_hash bytea) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.find_sealed_sign_in(newest integer, after_id uuid, size integer) RETURNS TABLE(id uuid, org_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT p.id, p.org_id FROM identity.sign_in_providers p
+     WHERE p.sealed ? 'kek_version' AND (p.sealed->>'kek_version')::int <> newest AND p.id > after_id
+     ORDER BY p.id LIMIT size
+    $$;
+
+ALTER FUNCTION identity.find_sealed_sign_in(newest integer, after_id uuid, size integer) OWNER TO chimera_lookup;
 
 CREATE FUNCTION identity.find_session(session_id uuid) RETURNS TABLE(user_id uuid, org_id uuid, role text, is_active boolean, state text, is_superuser boolean, authz_epoch bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -3864,6 +3895,10 @@ ALTER TABLE audit.nodes ENABLE ALWAYS TRIGGER no_truncate;
 
 CREATE TRIGGER touch BEFORE UPDATE ON campaigns.campaigns FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
+CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON identity.sign_in_providers FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed');
+
+CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF totp_sealed ON identity.users FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('totp_sealed');
+
 CREATE TRIGGER touch BEFORE UPDATE ON identity.organisations FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON identity.roles FOR EACH ROW EXECUTE FUNCTION ops.touch();
@@ -4539,6 +4574,8 @@ ALTER TABLE identity.refresh_tokens ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.registrations ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY rewrapping ON identity.sign_in_providers TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 ALTER TABLE identity.roles ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.sessions ENABLE ROW LEVEL SECURITY;
@@ -4924,6 +4961,14 @@ GRANT ALL ON FUNCTION audit.find_events(words text, after_id uuid, of_action tex
 REVOKE ALL ON FUNCTION audit.keep_until(child regclass, default_days integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION audit.keep_until(child regclass, default_days integer) TO chimera_upkeep;
 
+REVOKE ALL ON FUNCTION identity.count_sealed_sign_in() FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.count_sealed_sign_in() TO chimera_app;
+GRANT ALL ON FUNCTION identity.count_sealed_sign_in() TO chimera_worker;
+
+REVOKE ALL ON FUNCTION identity.count_sealed_totp() FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.count_sealed_totp() TO chimera_app;
+GRANT ALL ON FUNCTION identity.count_sealed_totp() TO chimera_worker;
+
 REVOKE ALL ON FUNCTION identity.find_account(login text, device_hash bytea, org uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_account(login text, device_hash bytea, org uuid) TO chimera_app;
 
@@ -4956,6 +5001,9 @@ GRANT ALL ON FUNCTION identity.find_refresh_token(token_hash bytea) TO chimera_a
 
 REVOKE ALL ON FUNCTION identity.find_registration(token_hash bytea) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_registration(token_hash bytea) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.find_sealed_sign_in(newest integer, after_id uuid, size integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_sealed_sign_in(newest integer, after_id uuid, size integer) TO chimera_worker;
 
 REVOKE ALL ON FUNCTION identity.find_session(session_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_session(session_id uuid) TO chimera_app;
@@ -5293,6 +5341,9 @@ GRANT SELECT,INSERT,UPDATE ON TABLE identity.roles TO chimera_app;
 
 GRANT SELECT ON TABLE identity.sign_in_providers TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.sign_in_providers TO chimera_app;
+GRANT SELECT ON TABLE identity.sign_in_providers TO chimera_worker;
+
+GRANT UPDATE(sealed) ON TABLE identity.sign_in_providers TO chimera_worker;
 
 GRANT SELECT,INSERT,DELETE ON TABLE identity.sign_ins TO chimera_app;
 GRANT SELECT,DELETE ON TABLE identity.sign_ins TO chimera_worker;

@@ -196,11 +196,16 @@ def _opened(master: MasterKeys, name: str, rows: list[dict[str, Any]]) -> list[b
     ]
 
 
+def field_context(table: str, row_id: str, field: str, version: int) -> SealContext:
+    """What a person's secret is bound to; it belongs to no organisation."""
+    return SealContext(UUID(NOBODY), table, UUID(row_id), field, version)
+
+
 def seal_field(
     master: MasterKeys, secret: bytes, table: str, row_id: str, field: str, version: int
 ) -> str:
     """A secret of a person, sealed for its place, as JSON text for a jsonb column. May block."""
-    context = SealContext(UUID(NOBODY), table, UUID(row_id), field, version)
+    context = field_context(table, row_id, field, version)
     return orjson.dumps(sealed_json(seal(master, secret, context))).decode()
 
 
@@ -213,5 +218,5 @@ def open_field(
     version: int,
 ) -> bytes:
     """The inverse of `seal_field`. May block. Raises VaultError."""
-    context = SealContext(UUID(NOBODY), table, UUID(row_id), field, version)
+    context = field_context(table, row_id, field, version)
     return unseal(master, sealed_from_json(stored), context)

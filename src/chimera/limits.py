@@ -72,11 +72,11 @@ class CallLimits:
             RateClass.RATE_CLASS_AUTH: _per_minute(settings.logins_per_minute),
             RateClass.RATE_CLASS_INGEST: _per_minute(settings.telemetry_batches_per_minute),
         }
-        # Telemetry is bounded by its backlog instead.
         self.by_org = {
             RateClass.RATE_CLASS_READ: _per_minute(settings.reads_per_org_minute),
             RateClass.RATE_CLASS_WATCH: _per_minute(settings.reads_per_org_minute),
             RateClass.RATE_CLASS_WRITE: _per_minute(settings.writes_per_org_minute),
+            RateClass.RATE_CLASS_INGEST: _per_minute(settings.telemetry_batches_per_org_minute),
         }
         self.watches_max = settings.watchers_max
         self.watches_per_caller_max = settings.watchers_per_caller_max

@@ -58,7 +58,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.providers.service import ProviderService
     from chimera.providers.vault_service import VaultService
     from chimera.telemetry.service import TelemetryService
-    from chimera.templates.service import DatasetService, TemplateService
+    from chimera.templates.dataset_service import DatasetService
+    from chimera.templates.service import TemplateService
     from chimera.v1 import (
         access_pb2,
         access_pb2_grpc,

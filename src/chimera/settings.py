@@ -146,6 +146,7 @@ class Settings(BaseSettings):
     telemetry_backlog_age_s_max: float = 86_400.0
     telemetry_dead_letters_max: int = 10_000  # of an organisation
     telemetry_batches_per_minute: int = 60_000  # per caller and process
+    telemetry_batches_per_org_minute: int = 240_000
     # Analytics: another ClickHouse to read from (a replica), and what one query may take.
     clickhouse_read_url: SecretStr = SecretStr("")
     telemetry_queries_per_org: int = 3  # at a time, per process

@@ -52,6 +52,7 @@ HEAD = f"""\
 SAMPLES: dict[str, Any] = {
     "version_number": 1,
     "name": "probe",
+    "title": "probe",
     "display_name": "probe",
     "role": Role.ROLE_VIEWER,
     "secret": "sk-probe-0123456789",
@@ -61,7 +62,9 @@ SAMPLES: dict[str, Any] = {
     "size": 1,
     "redirect_uri": "https://acme.example/signed-in",
     "permissions": [Permission.PERMISSION_TEAM_READ],
-    "state": 2,
+    "ChangeTemplateStateRequest.state": 2,
+    "CreateTemplateRequest.sharing_level": 2,
+    "ShareTemplateRequest.team_id": "",  # it is with a person or a team
     "rating": 3,
     "format": 1,
     "permission": 1,
@@ -140,7 +143,8 @@ def about(method: Method, things: dict[str, str]) -> tuple[Any, bool]:
     """A request that names `things` where it can; whether it names any."""
     request, names_one = method.request_type(), False
     for field in request.DESCRIPTOR.fields:
-        if field.name in things:
+        name = f"{request.DESCRIPTOR.name}.{field.name}"
+        if field.name in things and name not in SAMPLES:
             setattr(request, field.name, things[field.name])
             names_one = True
         elif f"{field.name}_id" in things and field.message_type is not None:  # UpdateTemplate
@@ -151,8 +155,8 @@ def about(method: Method, things: dict[str, str]) -> tuple[Any, bool]:
             )
             request.update_mask.paths.append(text)
             names_one = True
-        elif field.name in SAMPLES:
-            value = SAMPLES[field.name]
+        elif name in SAMPLES or field.name in SAMPLES:
+            value = SAMPLES.get(name, SAMPLES.get(field.name))
             if isinstance(value, list):
                 getattr(request, field.name).extend(value)
             elif hasattr(value, "DESCRIPTOR"):

@@ -42,6 +42,7 @@ GROUND_ARROWS: dict[str, set[str]] = {
     "chimera.server": {
         *(f"chimera.{context}.service" for context in ARROWS),
         "chimera.providers.vault_service",
+        "chimera.templates.dataset_service",
         "chimera.providers.health_service",
         "chimera.providers.route_service",
         "chimera.audit.recording",

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from chimera.call import NOBODY
 from chimera.db import Nothing, Statement, sql
-from chimera.keyring import secret_context
+from chimera.keyring import field_context, secret_context
 from chimera.providers.keys import seal_context
 from chimera.providers.vault import SealContext
 
@@ -80,6 +81,70 @@ PLACES: tuple[Place, ...] = (
         ),
         context=lambda row: seal_context(
             row["org_id"], row["id"], row["provider_id"], row["row_version"]
+        ),
+    ),
+    Place(
+        name="identity.sign_in_providers.sealed",
+        first="00000000-0000-0000-0000-000000000000",
+        count=sql(Wrapped, "SELECT kek_version, count FROM identity.count_sealed_sign_in()"),
+        find=sql(
+            dict,
+            """
+            SELECT id::text AS key, org_id
+              FROM identity.find_sealed_sign_in(%(newest)s::int, %(after)s::uuid, %(size)s::int)
+            """,
+        ),
+        get=sql(
+            dict,
+            """
+            SELECT id, org_id, row_version, sealed FROM identity.sign_in_providers
+             WHERE id = %(key)s::uuid AND sealed ? 'kek_version'
+            """,
+        ),
+        replace=sql(
+            Nothing,
+            """
+            UPDATE identity.sign_in_providers SET sealed = %(sealed)s::jsonb
+             WHERE id = %(key)s::uuid AND sealed = %(old)s::jsonb
+            """,
+        ),
+        context=lambda row: SealContext(
+            UUID(row["org_id"]),
+            "identity.sign_in_providers",
+            UUID(row["id"]),
+            "sealed",
+            row["row_version"],
+        ),
+    ),
+    Place(
+        name="identity.users.totp_sealed",
+        first="00000000-0000-0000-0000-000000000000",
+        count=sql(Wrapped, "SELECT kek_version, count FROM identity.count_sealed_totp()"),
+        find=sql(
+            dict,
+            """
+            SELECT id::text AS key, '' AS org_id FROM identity.users
+             WHERE totp_sealed IS NOT NULL AND id > %(after)s::uuid
+               AND (totp_sealed->>'kek_version')::int <> %(newest)s::int
+             ORDER BY id LIMIT %(size)s::int
+            """,
+        ),
+        get=sql(
+            dict,
+            """
+            SELECT id, totp_version, totp_sealed AS sealed FROM identity.users
+             WHERE id = %(key)s::uuid AND totp_sealed IS NOT NULL
+            """,
+        ),
+        replace=sql(
+            Nothing,
+            """
+            UPDATE identity.users SET totp_sealed = %(sealed)s::jsonb
+             WHERE id = %(key)s::uuid AND totp_sealed = %(old)s::jsonb
+            """,
+        ),
+        context=lambda row: SealContext(
+            UUID(NOBODY), "identity.users", UUID(row["id"]), "totp", row["totp_version"]
         ),
     ),
     Place(
@@ -169,5 +234,39 @@ PLACES: tuple[Place, ...] = (
             """,
         ),
         context=lambda row: secret_context(row["name"], row["version"]),
+    ),
+    Place(
+        name="identity.users.totp_sealed",
+        first="00000000-0000-0000-0000-000000000000",
+        count=sql(
+            Wrapped,
+            """
+            SELECT (totp_sealed->>'kek_version')::int AS kek_version, count(*) AS count
+              FROM identity.users WHERE totp_sealed IS NOT NULL GROUP BY 1
+            """,
+        ),
+        find=sql(
+            dict,
+            """
+            SELECT id::text AS key, '' AS org_id FROM identity.users
+             WHERE (totp_sealed->>'kek_version')::int <> %(newest)s::int AND id > %(after)s::uuid
+             ORDER BY id LIMIT %(size)s
+            """,
+        ),
+        get=sql(
+            dict,
+            """
+            SELECT id, totp_version, totp_sealed AS sealed FROM identity.users
+             WHERE id = %(key)s::uuid AND totp_sealed IS NOT NULL
+            """,
+        ),
+        replace=sql(
+            Nothing,
+            """
+            UPDATE identity.users SET totp_sealed = %(sealed)s::jsonb
+             WHERE id = %(key)s::uuid AND totp_sealed = %(old)s::jsonb
+            """,
+        ),
+        context=lambda row: field_context("identity.users", row["id"], "totp", row["totp_version"]),
     ),
 )

@@ -196,13 +196,14 @@ async def create_template(
 
 
 async def check_sharing(tx: Tx, level: int, team_id: str) -> None:
-    """Raises Invalid(FIELD_INVALID): a team goes with its level, and is one of the caller's."""
+    """A team goes with its level, and is one of the caller's. Raises Invalid(FIELD_INVALID),
+    NotFound(TEAM_NOT_FOUND)."""
     if level == SharingLevel.SHARING_LEVEL_PUBLIC:
         raise _bad_field("sharing_level", "is opened to everybody by SetTemplatePublic alone")
     if (level == SharingLevel.SHARING_LEVEL_TEAM) is not bool(team_id):
         raise _bad_field("team_id", "goes with the sharing level team, and only with it")
     if team_id and not await tx.one(OWN_TEAM, team_id=team_id):
-        raise _bad_field("team_id", "must be one of your teams")
+        raise NotFound("TEAM_NOT_FOUND", "You are in no such team.")
 
 
 def _bad_field(field: str, message: str) -> Invalid:

@@ -22,7 +22,6 @@ from chimera.templates import (
 )
 from chimera.templates.classifications import CLASSIFICATIONS
 from chimera.templates.content import Content, checked_content
-from chimera.templates.dataset_service import DatasetService
 from chimera.templates.diffs import diff_versions
 from chimera.templates.drafts import dry_render
 from chimera.templates.exporting import export_templates
@@ -105,8 +104,6 @@ from chimera.v1.templates_pb2 import (
     UpdateTemplateResponse,
     Variable,
 )
-
-__all__ = ["DatasetService", "TemplateService"]
 
 
 class TemplateService(templates_pb2_grpc.TemplateServiceServicer):

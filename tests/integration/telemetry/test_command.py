@@ -60,7 +60,9 @@ async def test_a_file_is_sent_watched_and_accounted_for(
         await tail.wait()
     await hands.drain()
     await reconcile(hands.core, hands.clickhouse)
-    status = (await run("status")).stdout
+    told = await run("status")
+    assert not told.stderr
+    status = told.stdout
     assert "accepted 41, stored 40, dead 1 (of them 0 thrown away), waiting 0" in status
     assert "compared with the store up to" in status
     books = await run("books")

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4, uuid5
 
 import lz4.block
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chimera.telemetry.events import Event, Recorded, RunFacts, execution_events, freeze
@@ -43,6 +43,7 @@ def events(draw: st.DrawFn) -> Event:
     )
 
 
+@settings(deadline=None)  # the first example imports the reader
 @given(st.lists(events(), min_size=1, max_size=5))
 def test_a_batch_comes_out_as_it_went_in(batch: list[Event]) -> None:
     """And freezing it again gives the same bytes."""

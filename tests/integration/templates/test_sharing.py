@@ -214,13 +214,21 @@ async def test_who_leaves_the_team_loses_what_the_team_sees(world: World) -> Non
         {"sharing_level": "SHARING_LEVEL_PUBLIC"},
         {"sharing_level": "SHARING_LEVEL_TEAM"},
         {"sharing_level": "SHARING_LEVEL_PRIVATE", "team_id": "018f0000-0000-7000-8000-000000000000"},
-        {"sharing_level": "SHARING_LEVEL_TEAM", "team_id": "018f0000-0000-7000-8000-000000000000"},
     ],
 )  # fmt: skip
 async def test_a_level_that_makes_no_sense_is_refused(world: World, fields: dict[str, str]) -> None:
     """Public is a step of its own; a team is one of one's own."""
     olivia = await (await world.organisation("acme")).person("olivia")
     assert await told(new_template(olivia, **fields)) == ("INVALID_ARGUMENT", "FIELD_INVALID")
+
+
+async def test_a_team_of_others_is_none(world: World) -> None:
+    olivia = await (await world.organisation("acme")).person("olivia")
+    level = {
+        "sharing_level": "SHARING_LEVEL_TEAM",
+        "team_id": "018f0000-0000-7000-8000-000000000000",
+    }
+    assert await told(new_template(olivia, **level)) == ("NOT_FOUND", "TEAM_NOT_FOUND")
 
 
 async def test_public_takes_a_permission_and_a_published_template(world: World) -> None:
