@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from decimal import Decimal
 
 import redis
 
 from chimera.v1.budgets_pb2 import BudgetPeriod, BudgetScope, BudgetScopeKind
+from chimera.v1.routes_pb2 import RouteStep, RouteStrategy
 from tests.support.accounting import limit, recount, waiting
+from tests.support.campaigns import assistant_models
 from tests.support.workers import Stage, until
 
 ORGANISATION = BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_ORGANISATION)
@@ -114,3 +117,61 @@ async def test_a_run_does_not_wait_for_a_lost_message(stage: Stage) -> None:
 
 async def _over(stage: Stage, run_id: str) -> bool:
     return len(await stage.books.recorded(run_id)) == 8
+
+
+async def test_a_route_goes_over_two_keys(stage: Stage) -> None:
+    """The first model is down and the second has a key of its own with a small budget; a worker is
+    killed on the way. Each call counts with the key it went out with, what is held for the rest of
+    the route is given back, and the run goes on when the second key has room again."""
+    plan = await stage.plan(rows=20, concurrency=6)
+    first = plan.targets[0].model_id
+    url = stage.stack.assistant_url
+    second = (await assistant_models(stage.olivia, url, ["guard-keyword"], name="second"))[0]
+    steps = [RouteStep(model_id=first), RouteStep(model_id=second)]
+    route = await stage.olivia.routes.CreateRoute(
+        name="main", strategy=RouteStrategy.ROUTE_STRATEGY_ORDERED, steps=steps
+    )
+    del plan.targets[:]
+    plan.targets.add(route_id=route.route.id)
+    keys = await stage.books.rows(
+        "SELECT k.id::text, p.name FROM providers.provider_keys k"
+        " JOIN providers.providers p ON p.id = k.provider_id ORDER BY k.id"
+    )
+    scopes = [
+        BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_PROVIDER_KEY, id=key["id"])
+        for key in keys
+    ]
+    await limit(stage.olivia, ORGANISATION, DAILY, cost="1")
+    await limit(stage.olivia, scopes[0], DAILY, requests=1000, cost="1")
+    await limit(stage.olivia, scopes[1], DAILY, requests=25, cost="1")
+    await stage.assistant.fault({"kind": "cut", "model": "guard-none"})
+    await stage.assistant.slow(30)
+    watchman = Watchman(stage)
+    worker = stage.worker()
+    run = await stage.launched(plan)
+    await stage.results(run.id, 5)
+    await worker.kill()
+    stage.worker()
+    assert "provider key" in (await waiting(stage, run.id)).state_reason
+    assert (await stage.assistant.stats())["calls"]["guard-keyword"] <= 25
+    await recount(stage)
+
+    await limit(stage.olivia, scopes[1], DAILY, requests=1000, cost="1")
+    over = await stage.over(run.id)
+    assert (over.counts.scored, over.counts.failed) == (40, 0)
+    assert await watchman.content() > 10
+    await stage.books.check(run.id, cells=40)
+    await recount(stage)
+    attempts = await stage.books.attempts(run.id)
+    assert any(attempt["reserve"] > 0 for attempt in attempts)
+    went = Counter(
+        str(attempt["provider_key_id"])
+        for attempt in attempts
+        if attempt["error_kind"] != "not_sent"
+    )
+    rows = await stage.books.rows(
+        "SELECT scope_id::text, requests_settled, requests_held, cost_held"
+        " FROM accounting.windows WHERE scope_kind = 'provider_key'"
+    )
+    assert {row["scope_id"]: row["requests_settled"] for row in rows} == went
+    assert {(row["requests_held"], row["cost_held"]) for row in rows} == {(0, Decimal(0))}

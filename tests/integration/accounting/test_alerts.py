@@ -26,6 +26,7 @@ from chimera.v1.budgets_pb2 import (
     ResponseClass,
     Webhook,
 )
+from chimera.v1.vault_pb2 import RotationState
 from tests.support.accounting import limit, waiting
 from tests.support.workers import Stage, until
 from tests.support.world import Refused, World
@@ -230,6 +231,33 @@ async def test_two_secrets_sign_while_one_is_rotated(stage: Stage, receiver: Rec
     await until(lambda: _calls(receiver, 4), "it is delivered again")
     assert receiver.is_signed_by(turned.secret)
     assert not receiver.is_signed_by(made.secret)
+
+
+async def test_secrets_follow_the_master_key(stage: Stage, receiver: Receiver) -> None:
+    """Both secrets are wrapped anew when the master key changes: its old version can be destroyed,
+    and both go on signing."""
+    root = (await stage.world.organisation("root", operator=True)).admin
+    made = await stage.olivia.webhooks.CreateWebhook(url=receiver.url)
+    turned = await stage.olivia.webhooks.RotateWebhookSecret(webhook_id=made.webhook.id)
+    await root.vault.RotateMasterKey()
+    stage.worker(**QUICK)
+
+    async def rewrapped() -> bool:
+        status = await root.vault.GetVaultStatus()
+        return bool(status.rotation.state == RotationState.ROTATION_STATE_COMPLETED)
+
+    await until(rewrapped, "everything is wrapped by the new version")
+    await root.vault.RetireMasterKeyVersion(version=1)
+    await root.vault.RetireMasterKeyVersion(version=1, destroy=True)
+    rows = await stage.books.rows(
+        "SELECT sealed->>'kek_version' AS sealed, previous_sealed->>'kek_version' AS previous"
+        " FROM accounting.webhooks"
+    )
+    assert rows == [{"sealed": "2", "previous": "2"}]
+    await limit(stage.olivia, ORGANISATION, DAILY, requests=0)
+    await delivered(stage, made.webhook.id, 3)
+    assert receiver.is_signed_by(made.secret)
+    assert receiver.is_signed_by(turned.secret)
 
 
 async def test_an_endpoint_that_is_gone_is_switched_off(stage: Stage) -> None:
