@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 
 from chimera.v1.campaigns_pb2 import RunState
+from chimera.v1.routes_pb2 import RouteStep, RouteStrategy
 from tests.support.workers import Stage
 from tests.support.world import Refused
 
@@ -47,6 +48,30 @@ async def test_a_preview_is_kept(stage: Stage) -> None:
     for row in after.by_technique_and_target:
         assert 0 < Decimal(row.cost_usd_actual) < Decimal(row.cost_usd_worst)
         assert row.requests_actual == 6
+
+
+async def test_a_route_is_expected_at_its_first_and_bounded_by_all(stage: Stage) -> None:
+    """The estimate is that of the model that is tried first; the worst is that each is tried."""
+    plan = await stage.plan(["guard-none", "guard-keyword"], rows=2, techniques=["plain"])
+    apart = await stage.olivia.campaigns.CreateCampaign(name="apart", plan=plan)
+    singles = await stage.olivia.costs.PreviewCost(campaign_id=apart.campaign.id)
+    steps = [RouteStep(model_id=target.model_id) for target in plan.targets]
+    route = await stage.olivia.routes.CreateRoute(
+        name="main", strategy=RouteStrategy.ROUTE_STRATEGY_ORDERED, steps=steps
+    )
+    del plan.targets[:]
+    plan.targets.add(route_id=route.route.id)
+    made = await stage.olivia.campaigns.CreateCampaign(name="routed", plan=plan)
+    routed = await stage.olivia.costs.PreviewCost(campaign_id=made.campaign.id)
+    (row,) = routed.by_technique_and_target
+    assert (row.target, row.cells) == ("route/main", 2)
+    assert row.cost_usd_expected == singles.by_technique_and_target[0].cost_usd_expected
+    assert row.cost_usd_worst == singles.totals.cost_usd_worst
+    run = (await stage.olivia.campaigns.LaunchCampaign(campaign_id=made.campaign.id)).run
+    stage.worker()
+    await stage.over(run.id)
+    after = (await stage.olivia.costs.CompareCost(run_id=run.id)).by_technique_and_target[0]
+    assert (after.requests_actual, after.cost_usd_worst) == (2, row.cost_usd_worst)
 
 
 async def test_strangers_learn_no_costs(stage: Stage) -> None:
