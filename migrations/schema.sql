@@ -4508,6 +4508,8 @@ CREATE POLICY machinery ON identity.devices TO chimera_worker USING (true) WITH 
 
 CREATE POLICY machinery ON identity.invitations TO chimera_worker USING (true) WITH CHECK (true);
 
+CREATE POLICY machinery ON identity.linked_identities TO chimera_worker USING (true);
+
 CREATE POLICY machinery ON identity.one_time_tokens TO chimera_worker USING (true) WITH CHECK (true);
 
 CREATE POLICY machinery ON identity.organisations FOR SELECT TO chimera_worker USING (true);
@@ -5291,6 +5293,7 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.invitations TO chimera_worke
 
 GRANT SELECT ON TABLE identity.linked_identities TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.linked_identities TO chimera_app;
+GRANT SELECT,DELETE ON TABLE identity.linked_identities TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.one_time_tokens TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.one_time_tokens TO chimera_app;

@@ -1,7 +1,8 @@
 """Erasure: a person asks to be forgotten, and after a time of grace is.
 
-What stays: the row with its id, without a name, because others' work refers to it, and what the log
-has sealed. What goes: address, names, password, factor, devices, sessions' whereabouts, keys.
+What stays: the row with its id, without a name, because others' work refers to it, and the leaves of
+the log. What goes: address, names, password, factor, devices, sessions' whereabouts, keys, links to
+accounts elsewhere, and the values in the log.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from chimera import mail
+from chimera.audit.erasure import erase_subject
 from chimera.audit.leaf import Kind, Severity
 from chimera.audit.recording import record
 from chimera.core import Core
@@ -113,6 +115,9 @@ ERASE_TOKENS = sql(Nothing, "DELETE FROM identity.one_time_tokens WHERE user_id 
 
 ERASE_TEAMS = sql(Nothing, "DELETE FROM identity.team_members WHERE user_id = %(user_id)s")
 
+# Who somebody is elsewhere.
+ERASE_LINKS = sql(Nothing, "DELETE FROM identity.linked_identities WHERE user_id = %(user_id)s")
+
 ERASE_REGISTRATIONS = sql(
     Nothing, "DELETE FROM identity.registrations WHERE lower(email) = lower(%(email)s)"
 )
@@ -137,6 +142,7 @@ OF_THE_PERSON = (
     ERASE_HISTORY,
     ERASE_TOKENS,
     ERASE_TEAMS,
+    ERASE_LINKS,
 )
 
 
@@ -189,5 +195,6 @@ async def erase_person(tx: Tx, user_id: str) -> bool:
         await tx.run(statement, user_id=user_id)
     await tx.run(ERASE_REGISTRATIONS, email=email)
     await tx.run(ERASE_INVITATIONS, email=email)
+    await erase_subject(tx, user_id)  # what the log holds of the person
     record(tx, "user.erase", "user", user_id, severity=Severity.WARNING, kind=Kind.SECURITY)
     return True

@@ -519,12 +519,6 @@ async def take_key(tx: Tx, provider_key_id: str, *, purpose: str) -> StoredKey:
     return stored
 
 
-async def open_key(tx: Tx, master: MasterKeys, provider_key_id: str, *, purpose: str) -> str:
-    """`take_key` and `unsealed` in one go, for who has nothing locked that others wait for. Raises as
-    they do."""
-    return await unsealed(master, await take_key(tx, provider_key_id, purpose=purpose))
-
-
 FIND_OWN_KEY = sql(
     StoredKey,
     """

@@ -20,7 +20,7 @@ from chimera.core import Core
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Fault, NotFound, NotReady
 from chimera.providers.adapters import ProviderError, open_adapter
-from chimera.providers.keys import get_key, open_key
+from chimera.providers.keys import get_key, take_key, unsealed
 from chimera.providers.operations import get_provider, not_yours
 from chimera.v1.health_pb2 import ConfigureProbeRequest, Probe
 
@@ -213,11 +213,8 @@ class Prober:
         if not key or time.monotonic() - opened_at > KEY_KEPT_S:
             call = Call.by_worker("open_key", provider.org_id, seconds=30)
             async with self.core.db.begin(call) as tx:
-                key = await open_key(
-                    tx,
-                    self.core.master,
-                    provider.provider_key_id,
-                    purpose=f"probe {provider.provider_id}",
-                )
+                purpose = f"probe {provider.provider_id}"
+                stored = await take_key(tx, provider.provider_key_id, purpose=purpose)
+            key = await unsealed(self.core.master, stored)  # maybe a network away
             self._keys[provider.provider_key_id] = (time.monotonic(), key)
         return key

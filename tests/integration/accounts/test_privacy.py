@@ -59,12 +59,27 @@ async def test_somebody_is_erased_after_the_time_of_grace(
         table.rows("UPDATE identity.users SET erase_at = NULL")
         await olivia.privacy.RequestErasure()
         table.rows("UPDATE identity.users SET erase_at = now() - interval '1 second'")
+        table.rows(
+            """
+            INSERT INTO identity.linked_identities (id, org_id, user_id, provider_name, issuer, subject)
+            SELECT gen_random_uuid(), org_id, user_id, 'hub', 'https://hub.example', '42'
+              FROM identity.memberships
+            """
+        )
         await erase_people({"core": core})
         await erase_people({"core": core})
     left = table.rows("SELECT u::text FROM identity.users u")
     assert len(left) == 1 and "olivia" not in left[0][0] and "argon2" not in left[0][0]
     assert table.value("SELECT id FROM identity.users").hex == olivia.user_id.replace("-", "")
-    for name in ("devices", "recovery_codes", "one_time_tokens", "refresh_tokens", "registrations"):
+    assert table.value("SELECT count(*) FROM audit.erasures WHERE state = 'open'") == 1
+    for name in (
+        "devices",
+        "recovery_codes",
+        "one_time_tokens",
+        "refresh_tokens",
+        "registrations",
+        "linked_identities",
+    ):
         query = f"SELECT count(*) FROM identity.{name}"  # noqa: S608 - names from this list
         assert table.value(query) == 0, name  # type: ignore[arg-type]  # as above
     assert table.rows("SELECT is_active, ip_address, user_agent FROM identity.sessions") == [

@@ -20,7 +20,7 @@ from chimera.core import open_database
 from chimera.db import Tx
 from chimera.faults import NotFound, NotReady
 from chimera.keyring import open_master_keys
-from chimera.providers.keys import find_default_key, get_key, open_key
+from chimera.providers.keys import find_default_key, get_key, take_key, unsealed
 from chimera.providers.vault import MasterKeys
 from tests.support.world import Organisation, Person, Refused, World
 
@@ -104,6 +104,11 @@ def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     )
     monkeypatch.setattr("chimera.gate.log", logger)
     return lines
+
+
+async def open_key(tx: Any, master: Any, key_id: str, *, purpose: str) -> str:
+    """As a worker does."""
+    return await unsealed(master, await take_key(tx, key_id, purpose=purpose))
 
 
 async def test_a_key_is_stored_and_only_its_ends_are_shown(world: World) -> None:
