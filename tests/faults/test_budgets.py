@@ -9,6 +9,7 @@ from decimal import Decimal
 import redis
 
 from chimera.v1.budgets_pb2 import BudgetPeriod, BudgetScope, BudgetScopeKind
+from chimera.v1.campaigns_pb2 import CampaignPlan
 from chimera.v1.routes_pb2 import RouteStep, RouteStrategy
 from tests.support.accounting import limit, recount, waiting
 from tests.support.campaigns import assistant_models
@@ -119,20 +120,27 @@ async def _over(stage: Stage, run_id: str) -> bool:
     return len(await stage.books.recorded(run_id)) == 8
 
 
-async def test_a_route_goes_over_two_keys(stage: Stage) -> None:
-    """The first model is down and the second has a key of its own with a small budget; a worker is
-    killed on the way. Each call counts with the key it went out with, what is held for the rest of
-    the route is given back, and the run goes on when the second key has room again."""
+async def routed(stage: Stage) -> CampaignPlan:
+    """A plan whose only target is a route over two providers, each with a key of its own."""
     plan = await stage.plan(rows=20, concurrency=6)
     first = plan.targets[0].model_id
     url = stage.stack.assistant_url
     second = (await assistant_models(stage.olivia, url, ["guard-keyword"], name="second"))[0]
-    steps = [RouteStep(model_id=first), RouteStep(model_id=second)]
     route = await stage.olivia.routes.CreateRoute(
-        name="main", strategy=RouteStrategy.ROUTE_STRATEGY_ORDERED, steps=steps
+        name="main",
+        strategy=RouteStrategy.ROUTE_STRATEGY_ORDERED,
+        steps=[RouteStep(model_id=first), RouteStep(model_id=second)],
     )
     del plan.targets[:]
     plan.targets.add(route_id=route.route.id)
+    return plan
+
+
+async def test_a_route_goes_over_two_keys(stage: Stage) -> None:
+    """The first model is down and the second has a key of its own with a small budget; a worker is
+    killed on the way. Each call counts with the key it went out with, what is held for the rest of
+    the route is given back, and the run goes on when the second key has room again."""
+    plan = await routed(stage)
     keys = await stage.books.rows(
         "SELECT k.id::text, p.name FROM providers.provider_keys k"
         " JOIN providers.providers p ON p.id = k.provider_id ORDER BY k.id"
@@ -175,3 +183,24 @@ async def test_a_route_goes_over_two_keys(stage: Stage) -> None:
     )
     assert {row["scope_id"]: row["requests_settled"] for row in rows} == went
     assert {(row["requests_held"], row["cost_held"]) for row in rows} == {(0, Decimal(0))}
+
+
+async def test_a_killed_worker_holds_nothing_for_the_rest_of_a_route(stage: Stage) -> None:
+    """What its calls may have cost is booked; what was held for the models after them comes back."""
+    plan = await routed(stage)
+    await limit(stage.olivia, ORGANISATION, DAILY, cost="1")
+    await stage.assistant.fault({"kind": "hang"})
+    worker = stage.worker()
+    run = await stage.launched(plan)
+    await stage.arrivals(run.id, 4)
+    watchman = Watchman(stage)
+    await worker.kill()
+    lost = await stage.books.attempts(run.id, "sent")
+    assert lost and all(attempt["reserve"] > 0 for attempt in lost)
+    await stage.assistant.heal()
+    stage.worker()
+    await stage.over(run.id)
+    assert await watchman.content() > 10
+    await recount(stage)
+    rows = await stage.books.rows("SELECT requests_held, cost_held FROM accounting.windows")
+    assert [(row["requests_held"], row["cost_held"]) for row in rows] == [(0, Decimal(0))]
