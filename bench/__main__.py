@@ -1,11 +1,11 @@
-"""python -m bench [audit|campaign|launch|login|rpc|search|telemetry] [options]: figures, no judgement."""
+"""python -m bench [audit|budgets|campaign|launch|login|rpc|search|telemetry] [options]: figures only."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-BENCHES = ("audit", "campaign", "launch", "login", "rpc", "search", "telemetry")
+BENCHES = ("audit", "budgets", "campaign", "launch", "login", "rpc", "search", "telemetry")
 
 
 def main() -> int:

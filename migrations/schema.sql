@@ -1,3 +1,7 @@
+CREATE SCHEMA accounting;
+
+ALTER SCHEMA accounting OWNER TO chimera_owner;
+
 CREATE SCHEMA audit;
 
 ALTER SCHEMA audit OWNER TO chimera_owner;
@@ -32,6 +36,29 @@ CREATE TYPE providers.uuid_range AS RANGE (
 );
 
 ALTER TYPE providers.uuid_range OWNER TO chimera_owner;
+
+CREATE FUNCTION accounting.count_sealed_secrets(is_previous boolean) RETURNS TABLE(kek_version integer, count bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT (s.secret->>'kek_version')::int, count(*) FROM accounting.webhooks w
+     CROSS JOIN LATERAL (SELECT CASE WHEN is_previous THEN w.previous_sealed ELSE w.sealed END AS secret) s
+     WHERE s.secret ? 'kek_version' GROUP BY 1
+    $$;
+
+ALTER FUNCTION accounting.count_sealed_secrets(is_previous boolean) OWNER TO chimera_lookup;
+
+CREATE FUNCTION accounting.find_sealed_secrets(newest integer, is_previous boolean, after_id uuid, size integer) RETURNS TABLE(id uuid, org_id uuid)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT w.id, w.org_id FROM accounting.webhooks w
+     CROSS JOIN LATERAL (SELECT CASE WHEN is_previous THEN w.previous_sealed ELSE w.sealed END AS secret) s
+     WHERE s.secret ? 'kek_version' AND (s.secret->>'kek_version')::int <> newest AND w.id > after_id
+     ORDER BY w.id LIMIT size
+    $$;
+
+ALTER FUNCTION accounting.find_sealed_secrets(newest integer, is_previous boolean, after_id uuid, size integer) OWNER TO chimera_lookup;
 
 CREATE FUNCTION audit.check_leaves(low bigint, high bigint) RETURNS TABLE(log_index bigint, leaf_hash bytea, previous_hash bytea, is_there boolean, is_right boolean, drop_range text)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -860,6 +887,7 @@ CREATE TABLE campaigns.runs (
     launched_by uuid NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     finished_at timestamp with time zone,
+    api_key_id uuid,
     CONSTRAINT runs_attempts_max_check CHECK ((attempts_max > 0)),
     CONSTRAINT runs_cells_total_check CHECK ((cells_total > 0)),
     CONSTRAINT runs_check CHECK ((shards_done <= shards_total)),
@@ -1319,6 +1347,186 @@ END $$;
 
 ALTER FUNCTION templates.search(words text, prefixes text[], keys text[], after_rank double precision, after_id uuid, page integer, bound integer, with_facets boolean) OWNER TO chimera_library;
 
+CREATE TABLE accounting.alerts (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    budget_id uuid NOT NULL,
+    scope_kind text NOT NULL,
+    scope_id uuid NOT NULL,
+    period text NOT NULL,
+    window_start date NOT NULL,
+    alert_type text NOT NULL,
+    threshold_percentage integer NOT NULL,
+    user_id uuid,
+    requests_settled bigint NOT NULL,
+    requests_max bigint,
+    cost_settled numeric(20,12) NOT NULL,
+    cost_max numeric(20,12),
+    triggered_at timestamp with time zone DEFAULT now() NOT NULL,
+    announced_at timestamp with time zone,
+    acknowledged boolean DEFAULT false NOT NULL,
+    acknowledged_at timestamp with time zone,
+    acknowledged_by uuid,
+    note text DEFAULT ''::text NOT NULL,
+    CONSTRAINT alerts_alert_type_check CHECK ((alert_type = ANY (ARRAY['daily_80'::text, 'daily_90'::text, 'daily_100'::text, 'monthly_80'::text, 'monthly_90'::text, 'monthly_100'::text])))
+);
+
+ALTER TABLE ONLY accounting.alerts FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.alerts OWNER TO chimera_owner;
+
+CREATE TABLE accounting.budgets (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    scope_kind text NOT NULL,
+    scope_id uuid NOT NULL,
+    period text NOT NULL,
+    requests_max bigint,
+    cost_max numeric(20,12),
+    own_requests_max bigint,
+    own_cost_max numeric(20,12),
+    owner_id uuid,
+    set_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT budgets_check CHECK ((num_nonnulls(requests_max, cost_max, own_requests_max, own_cost_max) > 0)),
+    CONSTRAINT budgets_cost_max_check CHECK ((cost_max >= (0)::numeric)),
+    CONSTRAINT budgets_own_cost_max_check CHECK ((own_cost_max >= (0)::numeric)),
+    CONSTRAINT budgets_own_requests_max_check CHECK ((own_requests_max >= 0)),
+    CONSTRAINT budgets_period_check CHECK ((period = ANY (ARRAY['daily'::text, 'monthly'::text]))),
+    CONSTRAINT budgets_requests_max_check CHECK ((requests_max >= 0)),
+    CONSTRAINT budgets_scope_kind_check CHECK ((scope_kind = ANY (ARRAY['organisation'::text, 'user'::text, 'api_key'::text, 'provider_key'::text, 'campaign'::text])))
+);
+
+ALTER TABLE ONLY accounting.budgets FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.budgets OWNER TO chimera_owner;
+
+CREATE TABLE accounting.deliveries (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    webhook_id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    event_type text NOT NULL,
+    body text NOT NULL,
+    state text DEFAULT 'waiting'::text NOT NULL,
+    tries integer DEFAULT 0 NOT NULL,
+    tries_max integer DEFAULT 10 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT deliveries_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'delivered'::text, 'failed'::text])))
+);
+
+ALTER TABLE ONLY accounting.deliveries FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.deliveries OWNER TO chimera_owner;
+
+CREATE TABLE accounting.delivery_tries (
+    delivery_id uuid NOT NULL,
+    try_no integer NOT NULL,
+    org_id uuid NOT NULL,
+    response_class text NOT NULL,
+    http_status integer,
+    latency_ms integer NOT NULL,
+    tried_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT delivery_tries_response_class_check CHECK ((response_class = ANY (ARRAY['success'::text, 'redirect'::text, 'client_error'::text, 'server_error'::text, 'timeout'::text, 'unreachable'::text, 'refused_address'::text])))
+);
+
+ALTER TABLE ONLY accounting.delivery_tries FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.delivery_tries OWNER TO chimera_owner;
+
+CREATE TABLE accounting.usage_daily (
+    org_id uuid NOT NULL,
+    day date NOT NULL,
+    run_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    model_id uuid NOT NULL,
+    provider_key_id uuid NOT NULL,
+    technique_no integer NOT NULL,
+    requests bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    cost numeric(20,12) NOT NULL,
+    discarded_cost numeric(20,12) NOT NULL
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.05');
+
+ALTER TABLE ONLY accounting.usage_daily FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.usage_daily OWNER TO chimera_owner;
+
+CREATE TABLE accounting.usage_mark (
+    id boolean DEFAULT true NOT NULL,
+    upto xid8 NOT NULL,
+    moved_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT usage_mark_id_check CHECK (id)
+);
+
+ALTER TABLE accounting.usage_mark OWNER TO chimera_owner;
+
+CREATE TABLE accounting.waits (
+    run_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    campaign_id uuid NOT NULL,
+    scope_kind text NOT NULL,
+    scope_id uuid NOT NULL,
+    period text NOT NULL,
+    window_start date NOT NULL,
+    cost numeric(20,12) NOT NULL,
+    until timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY accounting.waits FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.waits OWNER TO chimera_owner;
+
+CREATE TABLE accounting.webhooks (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    url text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    event_types text[] DEFAULT '{}'::text[] NOT NULL,
+    sealed jsonb NOT NULL,
+    row_version integer DEFAULT 1 NOT NULL,
+    previous_sealed jsonb,
+    previous_row_version integer,
+    previous_expires_at timestamp with time zone,
+    is_active boolean DEFAULT true NOT NULL,
+    disabled_reason text DEFAULT ''::text NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    failing_since timestamp with time zone,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone
+);
+
+ALTER TABLE ONLY accounting.webhooks FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.webhooks OWNER TO chimera_owner;
+
+CREATE TABLE accounting.windows (
+    scope_kind text NOT NULL,
+    scope_id uuid NOT NULL,
+    period text NOT NULL,
+    window_start date NOT NULL,
+    org_id uuid NOT NULL,
+    requests_max bigint,
+    cost_max numeric(20,12),
+    requests_settled bigint DEFAULT 0 NOT NULL,
+    requests_held bigint DEFAULT 0 NOT NULL,
+    cost_settled numeric(20,12) DEFAULT 0 NOT NULL,
+    cost_held numeric(20,12) DEFAULT 0 NOT NULL,
+    alerted smallint DEFAULT 0 NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
+
+ALTER TABLE ONLY accounting.windows FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.windows OWNER TO chimera_owner;
+
 CREATE TABLE audit.checkpoints (
     size bigint NOT NULL,
     root bytea NOT NULL,
@@ -1634,6 +1842,7 @@ CREATE TABLE campaigns.attempts (
     settled_at timestamp with time zone,
     model_no integer,
     reserve numeric(20,12) DEFAULT 0 NOT NULL,
+    provider_key_id uuid,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -1660,6 +1869,7 @@ CREATE TABLE campaigns.attempts_default (
     settled_at timestamp with time zone,
     model_no integer,
     reserve numeric(20,12) DEFAULT 0 CONSTRAINT attempts_reserve_not_null NOT NULL,
+    provider_key_id uuid,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 );
 
@@ -1803,7 +2013,8 @@ CREATE TABLE campaigns.run_money (
     org_id uuid NOT NULL,
     cost_max numeric(20,12),
     settled numeric(20,12) DEFAULT 0 NOT NULL,
-    held numeric(20,12) DEFAULT 0 NOT NULL
+    held numeric(20,12) DEFAULT 0 NOT NULL,
+    budgeted boolean DEFAULT false NOT NULL
 )
 WITH (fillfactor='50');
 
@@ -2413,6 +2624,9 @@ CREATE TABLE providers.ledger (
     output_tokens integer NOT NULL,
     cost numeric(20,12) NOT NULL,
     booked_at timestamp with time zone DEFAULT now() NOT NULL,
+    sent_on date,
+    provider_key_id uuid,
+    technique_no integer,
     CONSTRAINT ledger_kind_check CHECK ((kind = ANY (ARRAY['charge'::text, 'worst'::text, 'correction'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -2437,6 +2651,9 @@ CREATE TABLE providers.ledger_default (
     output_tokens integer CONSTRAINT ledger_output_tokens_not_null NOT NULL,
     cost numeric(20,12) CONSTRAINT ledger_cost_not_null NOT NULL,
     booked_at timestamp with time zone DEFAULT now() CONSTRAINT ledger_booked_at_not_null NOT NULL,
+    sent_on date,
+    provider_key_id uuid,
+    technique_no integer,
     CONSTRAINT ledger_kind_check CHECK ((kind = ANY (ARRAY['charge'::text, 'worst'::text, 'correction'::text])))
 );
 
@@ -2953,6 +3170,42 @@ ALTER TABLE ONLY providers.ledger ATTACH PARTITION providers.ledger_default DEFA
 
 ALTER TABLE ONLY telemetry.batches ATTACH PARTITION telemetry.batches_default DEFAULT;
 
+ALTER TABLE ONLY accounting.alerts
+    ADD CONSTRAINT alerts_budget_id_window_start_alert_type_key UNIQUE (budget_id, window_start, alert_type);
+
+ALTER TABLE ONLY accounting.alerts
+    ADD CONSTRAINT alerts_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY accounting.budgets
+    ADD CONSTRAINT budgets_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY accounting.budgets
+    ADD CONSTRAINT budgets_scope_kind_scope_id_period_key UNIQUE (scope_kind, scope_id, period);
+
+ALTER TABLE ONLY accounting.deliveries
+    ADD CONSTRAINT deliveries_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY accounting.deliveries
+    ADD CONSTRAINT deliveries_webhook_id_event_id_key UNIQUE (webhook_id, event_id);
+
+ALTER TABLE ONLY accounting.delivery_tries
+    ADD CONSTRAINT delivery_tries_pkey PRIMARY KEY (delivery_id, try_no);
+
+ALTER TABLE ONLY accounting.usage_daily
+    ADD CONSTRAINT usage_daily_pkey PRIMARY KEY (org_id, day, run_id, user_id, model_id, provider_key_id, technique_no);
+
+ALTER TABLE ONLY accounting.usage_mark
+    ADD CONSTRAINT usage_mark_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY accounting.waits
+    ADD CONSTRAINT waits_pkey PRIMARY KEY (run_id);
+
+ALTER TABLE ONLY accounting.webhooks
+    ADD CONSTRAINT webhooks_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY accounting.windows
+    ADD CONSTRAINT windows_pkey PRIMARY KEY (scope_kind, scope_id, period, window_start);
+
 ALTER TABLE ONLY audit.checkpoints
     ADD CONSTRAINT checkpoints_pkey PRIMARY KEY (size);
 
@@ -3328,6 +3581,18 @@ ALTER TABLE ONLY templates.versions
 ALTER TABLE ONLY templates.versions
     ADD CONSTRAINT versions_template_id_version_number_key UNIQUE (template_id, version_number);
 
+CREATE INDEX alerts_org ON accounting.alerts USING btree (org_id, id DESC);
+
+CREATE INDEX alerts_user ON accounting.alerts USING btree (org_id, user_id, id DESC);
+
+CREATE INDEX budgets_org ON accounting.budgets USING btree (org_id, id DESC);
+
+CREATE INDEX deliveries_webhook ON accounting.deliveries USING btree (webhook_id, created_at DESC, id DESC);
+
+CREATE INDEX webhooks_org ON accounting.webhooks USING btree (org_id, id DESC);
+
+CREATE INDEX windows_org ON accounting.windows USING btree (org_id, window_start);
+
 CREATE INDEX changes_open ON audit.configuration_changes USING btree (expires_at) WHERE (state = 'proposed'::text);
 
 CREATE INDEX changes_org ON audit.configuration_changes USING btree (org_id, id DESC);
@@ -3466,6 +3731,10 @@ CREATE INDEX outbox_due ON ops.outbox USING btree (due_at) WHERE (state <> 'dead
 
 CREATE INDEX health_points_at ON providers.health_points USING brin (at);
 
+CREATE INDEX ledger_xid ON ONLY providers.ledger USING btree (xid);
+
+CREATE INDEX ledger_default_xid_idx ON providers.ledger_default USING btree (xid);
+
 CREATE INDEX model_aliases_model ON providers.model_aliases USING btree (model_id);
 
 CREATE UNIQUE INDEX models_name ON providers.models USING btree (provider_id, name, version) WHERE (deleted_at IS NULL);
@@ -3562,6 +3831,8 @@ ALTER INDEX campaigns.verdicts_pkey ATTACH PARTITION campaigns.verdicts_default_
 
 ALTER INDEX providers.ledger_pkey ATTACH PARTITION providers.ledger_default_pkey;
 
+ALTER INDEX providers.ledger_xid ATTACH PARTITION providers.ledger_default_xid_idx;
+
 ALTER INDEX telemetry.batches_waiting ATTACH PARTITION telemetry.batches_default_batch_id_idx;
 
 ALTER INDEX telemetry.batches_new ATTACH PARTITION telemetry.batches_default_batch_id_idx1;
@@ -3571,6 +3842,12 @@ ALTER INDEX telemetry.batches_open ATTACH PARTITION telemetry.batches_default_gr
 ALTER INDEX telemetry.batches_tail ATTACH PARTITION telemetry.batches_default_org_id_xid_batch_id_idx;
 
 ALTER INDEX telemetry.batches_pkey ATTACH PARTITION telemetry.batches_default_pkey;
+
+CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed, previous_sealed ON accounting.webhooks FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed', 'previous_sealed');
+
+CREATE TRIGGER touch BEFORE UPDATE ON accounting.budgets FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON accounting.webhooks FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER no_change BEFORE DELETE OR UPDATE ON audit.checkpoints FOR EACH ROW EXECUTE FUNCTION audit.refuse();
 
@@ -3665,6 +3942,18 @@ CREATE TRIGGER touch BEFORE UPDATE ON templates.ratings FOR EACH ROW EXECUTE FUN
 CREATE TRIGGER touch BEFORE UPDATE ON templates.review_rules FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE OF title, description, technique_type, vulnerability_type, tags, state, sharing_level, team_id, submitted_by, version_number, deleted_at, metadata ON templates.templates FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+ALTER TABLE ONLY accounting.budgets
+    ADD CONSTRAINT budgets_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY accounting.deliveries
+    ADD CONSTRAINT deliveries_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES accounting.webhooks(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY accounting.delivery_tries
+    ADD CONSTRAINT delivery_tries_delivery_id_fkey FOREIGN KEY (delivery_id) REFERENCES accounting.deliveries(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY accounting.webhooks
+    ADD CONSTRAINT webhooks_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY audit.cosignatures
     ADD CONSTRAINT cosignatures_size_fkey FOREIGN KEY (size) REFERENCES audit.checkpoints(size) ON DELETE RESTRICT;
@@ -3933,6 +4222,46 @@ ALTER TABLE ONLY templates.versions
 ALTER TABLE ONLY templates.versions
     ADD CONSTRAINT versions_org_id_template_id_parent_version_number_fkey FOREIGN KEY (org_id, template_id, parent_version_number) REFERENCES templates.versions(org_id, template_id, version_number) ON DELETE RESTRICT;
 
+ALTER TABLE accounting.alerts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.budgets ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.deliveries ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.delivery_tries ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY lookup ON accounting.webhooks FOR SELECT TO chimera_lookup USING (true);
+
+CREATE POLICY machinery ON accounting.usage_daily TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON accounting.waits FOR SELECT TO chimera_worker USING (true);
+
+CREATE POLICY machinery ON accounting.windows FOR SELECT TO chimera_worker USING (true);
+
+CREATE POLICY tenant ON accounting.alerts TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON accounting.budgets TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON accounting.deliveries TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON accounting.delivery_tries TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON accounting.usage_daily TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON accounting.waits TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON accounting.webhooks TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON accounting.windows TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE accounting.usage_daily ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.waits ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.webhooks ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE accounting.windows ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY capture ON audit.pending FOR INSERT TO chimera_app, chimera_worker WITH CHECK (true);
 
 ALTER TABLE audit.configuration ENABLE ROW LEVEL SECURITY;
@@ -4126,6 +4455,12 @@ CREATE POLICY found ON identity.organisations FOR INSERT TO chimera_app WITH CHE
 ALTER TABLE identity.grants ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.invitations ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY letters ON identity.memberships FOR SELECT TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY letters ON identity.users FOR SELECT TO chimera_worker USING ((EXISTS ( SELECT
+   FROM identity.memberships m
+  WHERE ((m.user_id = users.id) AND (m.org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))))));
 
 ALTER TABLE identity.linked_identities ENABLE ROW LEVEL SECURITY;
 
@@ -4330,6 +4665,8 @@ ALTER TABLE providers.ledger_default ENABLE ROW LEVEL SECURITY;
 CREATE POLICY lookup ON providers.provider_keys FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY machinery ON providers.health_points TO chimera_worker USING (true) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY machinery ON providers.ledger FOR SELECT TO chimera_worker USING (true);
 
 CREATE POLICY machinery ON providers.probe_results TO chimera_worker USING (true) WITH CHECK (true);
 
@@ -4555,6 +4892,10 @@ ALTER TABLE templates.usages ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE templates.versions ENABLE ROW LEVEL SECURITY;
 
+GRANT USAGE ON SCHEMA accounting TO chimera_app;
+GRANT USAGE ON SCHEMA accounting TO chimera_worker;
+GRANT USAGE ON SCHEMA accounting TO chimera_lookup;
+
 GRANT USAGE ON SCHEMA audit TO chimera_app;
 GRANT USAGE ON SCHEMA audit TO chimera_worker;
 GRANT USAGE ON SCHEMA audit TO chimera_sealer;
@@ -4592,6 +4933,13 @@ GRANT USAGE ON SCHEMA templates TO chimera_app;
 GRANT USAGE ON SCHEMA templates TO chimera_worker;
 GRANT USAGE ON SCHEMA templates TO chimera_library;
 GRANT USAGE ON SCHEMA templates TO chimera_summary;
+
+REVOKE ALL ON FUNCTION accounting.count_sealed_secrets(is_previous boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION accounting.count_sealed_secrets(is_previous boolean) TO chimera_app;
+GRANT ALL ON FUNCTION accounting.count_sealed_secrets(is_previous boolean) TO chimera_worker;
+
+REVOKE ALL ON FUNCTION accounting.find_sealed_secrets(newest integer, is_previous boolean, after_id uuid, size integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION accounting.find_sealed_secrets(newest integer, is_previous boolean, after_id uuid, size integer) TO chimera_worker;
 
 REVOKE ALL ON FUNCTION audit.check_leaves(low bigint, high bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION audit.check_leaves(low bigint, high bigint) TO chimera_app;
@@ -4745,6 +5093,7 @@ GRANT SELECT ON TABLE identity.api_keys TO chimera_summary;
 
 GRANT SELECT ON TABLE identity.memberships TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.memberships TO chimera_app;
+GRANT SELECT ON TABLE identity.memberships TO chimera_worker;
 GRANT SELECT ON TABLE identity.memberships TO chimera_summary;
 
 GRANT SELECT ON TABLE identity.sessions TO chimera_lookup;
@@ -4789,6 +5138,34 @@ GRANT ALL ON FUNCTION templates.own_shares(permissions text[]) TO chimera_worker
 
 REVOKE ALL ON FUNCTION templates.search(words text, prefixes text[], keys text[], after_rank double precision, after_id uuid, page integer, bound integer, with_facets boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION templates.search(words text, prefixes text[], keys text[], after_rank double precision, after_id uuid, page integer, bound integer, with_facets boolean) TO chimera_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE accounting.alerts TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE accounting.alerts TO chimera_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE accounting.budgets TO chimera_app;
+GRANT SELECT ON TABLE accounting.budgets TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE accounting.deliveries TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE accounting.deliveries TO chimera_worker;
+
+GRANT SELECT ON TABLE accounting.delivery_tries TO chimera_app;
+GRANT SELECT,INSERT ON TABLE accounting.delivery_tries TO chimera_worker;
+
+GRANT SELECT ON TABLE accounting.usage_daily TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE accounting.usage_daily TO chimera_worker;
+
+GRANT SELECT ON TABLE accounting.usage_mark TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE accounting.usage_mark TO chimera_worker;
+
+GRANT SELECT,DELETE ON TABLE accounting.waits TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE accounting.waits TO chimera_worker;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE accounting.webhooks TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE accounting.webhooks TO chimera_worker;
+GRANT SELECT ON TABLE accounting.webhooks TO chimera_lookup;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE accounting.windows TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE accounting.windows TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE audit.checkpoints TO chimera_sealer;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_app;
@@ -4988,11 +5365,15 @@ GRANT SELECT ON TABLE identity.users TO chimera_lookup;
 GRANT SELECT,INSERT ON TABLE identity.users TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE identity.users TO chimera_worker;
 
+GRANT SELECT(id) ON TABLE identity.users TO chimera_worker;
+
 GRANT UPDATE(email) ON TABLE identity.users TO chimera_app;
+GRANT SELECT(email) ON TABLE identity.users TO chimera_worker;
 
 GRANT UPDATE(username) ON TABLE identity.users TO chimera_app;
 
 GRANT UPDATE(display_name) ON TABLE identity.users TO chimera_app;
+GRANT SELECT(display_name) ON TABLE identity.users TO chimera_worker;
 
 GRANT UPDATE(picture_url) ON TABLE identity.users TO chimera_app;
 
@@ -5017,6 +5398,7 @@ GRANT UPDATE(authz_epoch) ON TABLE identity.users TO chimera_app;
 GRANT UPDATE(updated_at) ON TABLE identity.users TO chimera_app;
 
 GRANT UPDATE(deleted_at) ON TABLE identity.users TO chimera_app;
+GRANT SELECT(deleted_at) ON TABLE identity.users TO chimera_worker;
 
 GRANT UPDATE(email_verified_at) ON TABLE identity.users TO chimera_app;
 

@@ -24,6 +24,7 @@ from chimera.audit.monitor import BATCH as MONITOR_BATCH
 from chimera.audit.monitor import watch_over
 from chimera.audit.sealer import Sealer
 from chimera.background import cancelled
+from chimera.campaigns.engine.waiting import wake_runs
 from chimera.core import Core, open_core, settle_memory
 from chimera.doorbell import CAMPAIGN_QUEUE, UPKEEP_QUEUE, Doorbell, pack_job, unpack_job
 from chimera.faults import Fault
@@ -36,6 +37,7 @@ from chimera.telemetry.drain import EVENTS_MAX, drain
 from chimera.telemetry.reconcile import reconcile
 from workers.loops import hold, pause
 from workers.schedule import cron_jobs
+from workers.tasks.accounting import announce_alert, deliver_webhook
 from workers.tasks.campaigns import (
     drive_runs,
     judge_again,
@@ -114,6 +116,8 @@ class WorkerProcess:
                         _function(settle_template_use),
                         _function(send_mail),
                         _function(rewrap_secrets),
+                        _function(announce_alert),
+                        _function(deliver_webhook),
                     ],
                 ),
             ]
@@ -181,6 +185,7 @@ class WorkerProcess:
 
     async def _sweep(self, core: Core) -> None:
         async def body(_fence: int) -> bool:
+            await wake_runs(core)
             await sweep_runs(core)
             return False
 

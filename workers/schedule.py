@@ -11,7 +11,7 @@ from typing import Any
 from arq import cron
 from arq.cron import CronJob
 
-from workers.tasks import audit, identity, providers, telemetry, upkeep
+from workers.tasks import accounting, audit, identity, providers, telemetry, upkeep
 
 
 def cron_jobs() -> list[CronJob]:
@@ -24,6 +24,10 @@ def cron_jobs() -> list[CronJob]:
         cron(upkeep.collect_windows, second=40, keep_result=0),
         # Partitions are made two steps ahead; an hour's look is plenty and costs nothing.
         cron(upkeep.keep_partitions, minute=7, second=30, run_at_startup=True, keep_result=0),
+        # Reports add what came since, so this may be late.
+        cron(accounting.aggregate_usage, second=20, keep_result=0),
+        # Reads a month of the ledger.
+        cron(accounting.reconcile_usage, hour=3, minute=41, second=0, keep_result=0, timeout=3600),
         # A drop takes several looks: its event has to be sealed in between.
         cron(audit.keep_months, minute={17, 27, 37}, second=45, timeout=3600, keep_result=0),
         cron(audit.erase_people, second=20, timeout=600, keep_result=0),

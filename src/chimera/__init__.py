@@ -9,6 +9,7 @@ Contexts, each a package with the same few files (service.py, operations, one mo
     templates    the prompt library: templates and their immutable versions
     providers    model endpoints, prices, the vault of keys, allowed targets, the ledger
     campaigns    plans, runs, results; engine/ drives them; techniques/ and scorers/
+    accounting   budgets that hold, usage by day, alerts, webhooks
     telemetry    events on their way to and from the column store
     audit        the tamper-evident log: capture, sealing, proofs, export, offline verifier
     operations   what operators need: kill switch, stuck shards, dead letters

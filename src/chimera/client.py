@@ -313,6 +313,7 @@ def _rpcs() -> dict[str, _Rpc]:
         accounts_pb2,
         analytics_pb2,
         audit_pb2,
+        budgets_pb2,
         campaigns_pb2,
         datasets_pb2,
         evaluation_pb2,
@@ -325,6 +326,7 @@ def _rpcs() -> dict[str, _Rpc]:
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
+        usage_pb2,
         vault_pb2,
     )
 
@@ -334,6 +336,7 @@ def _rpcs() -> dict[str, _Rpc]:
         access_pb2,
         analytics_pb2,
         audit_pb2,
+        budgets_pb2,
         campaigns_pb2,
         datasets_pb2,
         evaluation_pb2,
@@ -345,6 +348,7 @@ def _rpcs() -> dict[str, _Rpc]:
         providers_pb2,
         telemetry_pb2,
         templates_pb2,
+        usage_pb2,
         vault_pb2,
     ):
         for service in module.DESCRIPTOR.services_by_name.values():

@@ -30,3 +30,12 @@ PARTITIONS_REFUSED = Gauge(
     "chimera_partitions_refused", "Partitions that rows in a default partition keep from being made"
 )
 PENDING_AGE = Gauge("chimera_pending_age_seconds", "Age of the oldest waiting row", ["queue"])
+USAGE_DISCREPANCIES = Gauge(
+    "chimera_usage_discrepancies",
+    "Sums that differ from what they sum up, at the last look",
+    ["check"],
+)
+BUDGET_WAITS = Counter(
+    "chimera_budget_waits_total", "Runs paused because a budget is spent", ["scope_kind"]
+)
+WEBHOOK_TRIES = Counter("chimera_webhook_tries_total", "Deliveries tried", ["response_class"])

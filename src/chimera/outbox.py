@@ -27,6 +27,15 @@ ENQUEUE = sql(
     """,
 )
 
+ENQUEUE_LATER = sql(
+    Nothing,
+    """
+    INSERT INTO ops.outbox (id, org_id, task, args, due_at)
+    VALUES (%(id)s, %(org_id)s, %(task)s, %(args)s::jsonb,
+            clock_timestamp() + make_interval(secs => %(delay_s)s))
+    """,
+)
+
 CLAIM_DUE = sql(
     dict,
     """
@@ -74,6 +83,20 @@ async def enqueue(tx: Tx, task: str, **args: Any) -> str:
         args=orjson.dumps(args).decode(),
     )
     tx.doorbells = True
+    return row_id
+
+
+async def enqueue_later(tx: Tx, task: str, delay_s: float, **args: Any) -> str:
+    """The same, not before the delay is over."""
+    row_id = new_id()
+    await tx.run(
+        ENQUEUE_LATER,
+        id=row_id,
+        org_id=tx.call.caller.org_id or None,
+        task=task,
+        args=orjson.dumps(args).decode(),
+        delay_s=delay_s,
+    )
     return row_id
 
 

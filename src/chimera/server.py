@@ -37,10 +37,16 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]]]:
     """(descriptor module, registration, servicer) of every service of the product."""
     from chimera.access.service import AccessService, SigningKeyService, TeamService
+    from chimera.accounting.service import (
+        AlertService,
+        BudgetService,
+        UsageService,
+        WebhookService,
+    )
     from chimera.audit.service import AuditService
     from chimera.campaigns.analytics.service import AnalyticsService
     from chimera.campaigns.evaluation.service import EvaluationService
-    from chimera.campaigns.service import CampaignService
+    from chimera.campaigns.service import CampaignService, CostService
     from chimera.federation.service import SignInService
     from chimera.identity.account_service import AccountService
     from chimera.identity.organisation_service import OrganisationService
@@ -63,6 +69,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         analytics_pb2_grpc,
         audit_pb2,
         audit_pb2_grpc,
+        budgets_pb2,
+        budgets_pb2_grpc,
         campaigns_pb2,
         campaigns_pb2_grpc,
         datasets_pb2,
@@ -89,6 +97,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         telemetry_pb2_grpc,
         templates_pb2,
         templates_pb2_grpc,
+        usage_pb2,
+        usage_pb2_grpc,
         vault_pb2,
         vault_pb2_grpc,
     )
@@ -134,6 +144,11 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         (vault_pb2, vault_pb2_grpc.add_VaultServiceServicer_to_server, VaultService),
         (health_pb2, health_pb2_grpc.add_HealthServiceServicer_to_server, HealthService),
         (routes_pb2, routes_pb2_grpc.add_RouteServiceServicer_to_server, RouteService),
+        (budgets_pb2, budgets_pb2_grpc.add_BudgetServiceServicer_to_server, BudgetService),
+        (budgets_pb2, budgets_pb2_grpc.add_AlertServiceServicer_to_server, AlertService),
+        (budgets_pb2, budgets_pb2_grpc.add_WebhookServiceServicer_to_server, WebhookService),
+        (usage_pb2, usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageService),
+        (usage_pb2, usage_pb2_grpc.add_CostServiceServicer_to_server, CostService),
     ]
 
 

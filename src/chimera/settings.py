@@ -123,6 +123,11 @@ class Settings(BaseSettings):
     # Where people reach the pages that links in mails lead to, such as https://chimera.example.
     public_url: str = "http://127.0.0.1:8400"
 
+    # Webhooks: the first retry comes after so long, each later one four times as late.
+    webhook_retry_s: float = 5.0
+    webhook_timeout_s: float = 10.0
+    webhook_patience_s: float = 5 * 86400  # after so long without a success it is switched off
+
     # Workers.
     drives_max: int = 8  # runs one worker process drives at a time
     lease_s: float = 15.0

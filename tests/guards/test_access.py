@@ -19,6 +19,7 @@ from chimera.embedded.stack import StackUrls
 from chimera.gate import Method, method_of
 from chimera.server import service_descriptors
 from chimera.settings import Settings
+from chimera.v1.budgets_pb2 import BudgetLimits, BudgetPeriod, BudgetScope, BudgetScopeKind
 from chimera.v1.campaigns_pb2 import Scorer
 from chimera.v1.federation_pb2 import SignInProviderKind
 from chimera.v1.identity_pb2 import Role
@@ -89,6 +90,13 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
     )
     dataset = await admin.datasets.CreateDataset(name="theirs")
     api_key = await admin.identity.CreateApiKey(name="theirs")
+    budget = await admin.budgets.SetBudget(
+        scope=BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_USER),
+        period=BudgetPeriod.BUDGET_PERIOD_DAILY,
+        limits=BudgetLimits(requests_max=0),
+    )
+    alert = (await admin.alerts.ListAlerts()).alerts[0]
+    webhook = await admin.webhooks.CreateWebhook(url="https://example.com/hook")
     invited = await admin.organisations.CreateInvitation(role=Role.ROLE_VIEWER)
     role = await admin.access.CreateRole(
         name="theirs", permissions=[Permission.PERMISSION_TEAM_READ]
@@ -125,6 +133,9 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
         # Linked by their signing in at a provider; an id that nobody has does as well.
         "linked_identity_id": sign_in.sign_in_provider.id,
         "event_id": event.id,
+        "budget_id": budget.budget.id,
+        "alert_id": alert.id,
+        "webhook_id": webhook.webhook.id,
     }
 
 

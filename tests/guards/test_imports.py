@@ -22,13 +22,14 @@ ARROWS: dict[str, set[str]] = {
     "audit": set(),
     "identity": {"audit"},
     "access": {"audit", "identity"},
+    "accounting": {"audit", "providers"},
     "federation": {"audit", "identity", "providers"},
     "templates": {"audit"},
     "providers": {"audit"},
     "telemetry": {"audit"},
     "operations": {"audit"},
     "privacy": {"audit", "campaigns", "identity", "providers", "templates"},
-    "campaigns": {"audit", "operations", "providers", "telemetry", "templates"},
+    "campaigns": {"accounting", "audit", "operations", "providers", "telemetry", "templates"},
 }
 # The ground stands on nothing above it, but for these modules.
 GROUND_ARROWS: dict[str, set[str]] = {

@@ -21,7 +21,9 @@ from tests.support.campaigns import (
 )
 from tests.support.world import World
 
-SCHEMAS = ("ops", "identity", "templates", "providers", "campaigns", "telemetry", "audit")
+SCHEMAS = (
+    "ops", "identity", "templates", "providers", "campaigns", "telemetry", "audit", "accounting",
+)  # fmt: skip
 LOGINS = ("chimera_app", "chimera_worker", "chimera_sealer", "chimera_auditor", "chimera_upkeep")
 # What compares with the caller's organisation; evaluated once a query, and NULL when nobody is set.
 MINE = "NULLIF(current_setting('app.org_id'::text, true), ''::text)"
@@ -43,6 +45,8 @@ EXCEPTIONS = {
 OWNED_OTHERWISE = ("identity.organisations", "identity.users")
 # Run as their owner, with that owner's rights: who that is meant to be.
 DEFINERS = {
+    "accounting.find_sealed_secrets": "chimera_lookup",
+    "accounting.count_sealed_secrets": "chimera_lookup",
     "identity.find_login": "chimera_lookup",
     "identity.find_session": "chimera_lookup",
     "identity.find_api_key": "chimera_lookup",

@@ -22,6 +22,10 @@ from chimera.db import STATEMENTS, Statement
 # names both roles; a statement must be allowed to one of them.
 ROLES = {
     "workers": ("chimera_worker",),
+    "chimera.accounting.deliveries": ("chimera_app", "chimera_worker"),
+    "chimera.accounting.letters": ("chimera_worker",),
+    "chimera.accounting.usage": ("chimera_worker",),
+    "chimera.accounting.windows": ("chimera_worker",),
     "chimera.audit.sealer": ("chimera_sealer",),
     "chimera.audit.inspection": ("chimera_auditor",),
     "chimera.audit.operations": ("chimera_app", "chimera_sealer"),
@@ -58,6 +62,7 @@ ROLES = {
 }
 # Run by more than one role, so every one of them must be allowed.
 SHARED = {
+    "chimera.accounting.reconciling": ("chimera_app", "chimera_worker"),
     "chimera.audit.recording": ("chimera_app", "chimera_worker"),
     "chimera.keyring": ("chimera_app", "chimera_worker", "chimera_sealer"),
 }

@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, LiteralString
 from uuid import uuid4
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chimera.accounting.usage import aggregate_usage
 from chimera.call import Call
 from chimera.campaigns.engine import leasing
 from chimera.campaigns.engine.leasing import Lease
@@ -20,7 +22,11 @@ from chimera.campaigns.engine.settlement import Outcome, Result, TickContext
 from chimera.campaigns.engine.tick import Send, run_tick
 from chimera.campaigns.plan import RunPlan
 from chimera.core import Core, open_core
+from chimera.v1.budgets_pb2 import BudgetPeriod as Period
+from chimera.v1.budgets_pb2 import BudgetScope
+from chimera.v1.budgets_pb2 import BudgetScopeKind as Scope
 from chimera.v1.campaigns_pb2 import RunState
+from tests.support.accounting import limit, recount
 from tests.support.campaigns import launched
 from tests.support.workers import Stage, open_stage
 
@@ -300,3 +306,94 @@ async def test_a_lost_lease_sends_and_gives_up_nothing(scene: tuple[Stage, Core]
     assert all(kept.holds(attempt["cell_no"]) for attempt in sent)
     assert list(old.leases) == [kept.shard_no]
     await stage.books.check(run.id)
+
+
+# Twice, so that no two rows have one key in between.
+TURN: tuple[LiteralString, ...] = (
+    "UPDATE campaigns.attempts SET sent_at = sent_at - interval '40 days'",
+    "UPDATE providers.ledger SET sent_on = sent_on - 40",
+    "UPDATE accounting.usage_daily SET day = day - 100000",
+    "UPDATE accounting.usage_daily SET day = day + 99960",
+    "UPDATE accounting.windows SET window_start = window_start - 100000",
+    "UPDATE accounting.windows SET window_start = window_start + 99960 WHERE period = 'daily'",
+    """
+    UPDATE accounting.windows
+       SET window_start = date_trunc('month', (now() AT TIME ZONE 'UTC')::date - 40 * (j + 1))
+      FROM generate_series(0, 60) j
+     WHERE period = 'monthly'
+       AND window_start + 100000 = date_trunc('month', (now() AT TIME ZONE 'UTC')::date - 40 * j)
+    """,
+)
+
+
+async def turn(stage: Stage) -> None:
+    """The clock jumps forty days: all that was is in another day and another month now."""
+    async with await psycopg.AsyncConnection.connect(stage.books.url) as connection:
+        for statement in TURN:
+            await connection.execute(statement)
+
+
+async def check_budgets(stage: Stage) -> None:
+    """No window is overspent, and each is what ledger and attempts say."""
+    await recount(stage)
+    for row in await stage.books.rows("SELECT * FROM accounting.windows"):
+        assert row["requests_held"] >= 0, row
+        assert row["cost_held"] >= 0, row
+        if row["requests_max"] is not None:
+            assert row["requests_settled"] + row["requests_held"] <= row["requests_max"], row
+        if row["cost_max"] is not None:
+            assert row["cost_settled"] + row["cost_held"] <= row["cost_max"], row
+
+
+@settings(
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    begin=st.sampled_from([AT_WORK, TAKEN_OVER, LATE]),
+    actions=st.lists(
+        st.one_of(ACTIONS, st.tuples(st.just("turn")), st.tuples(st.just("limit"))),
+        min_size=5,
+        max_size=20,
+    ),
+)
+async def test_any_interleaving_keeps_the_budgets(
+    scene: tuple[Stage, Core], begin: list[tuple[Any, ...]], actions: list[tuple[Any, ...]]
+) -> None:
+    """A campaign's daily requests and monthly money, and a person's, which is set in the middle:
+    never overspent and always accounted for, whoever dies, wakes up, answers late or meets midnight;
+    at the end nothing is held, and the sums by day are the ledger."""
+    stage, core = scene
+    plan = scene_plans.get(id(stage))
+    if plan is None:
+        plan = scene_plans[id(stage)] = await stage.plan(rows=24, repetitions=2, attempts_max=10)
+    made = await stage.olivia.campaigns.CreateCampaign(name=f"campaign {uuid4()}", plan=plan)
+    campaign = BudgetScope(kind=Scope.BUDGET_SCOPE_KIND_CAMPAIGN, id=made.campaign.id)
+    person = BudgetScope(kind=Scope.BUDGET_SCOPE_KIND_USER)
+    await limit(stage.olivia, campaign, Period.BUDGET_PERIOD_DAILY, requests=25)
+    await limit(stage.olivia, campaign, Period.BUDGET_PERIOD_MONTHLY, cost="0.006")
+    run = (await stage.olivia.campaigns.LaunchCampaign(campaign_id=made.campaign.id)).run
+    drives = [await new_drive(stage, core, run.id, slot) for slot in (0, 1)]
+    budget = None
+    for action in [*begin, *actions]:
+        if action == ("turn",):
+            await turn(stage)
+        elif action == ("limit",):
+            budget = await limit(
+                stage.olivia, person, Period.BUDGET_PERIOD_DAILY, requests=1_000_000
+            )
+        else:
+            await act(stage, core, run.id, drives, action)
+        await check_budgets(stage)
+    await stage.books.check(run.id)
+    await limit(stage.olivia, campaign, Period.BUDGET_PERIOD_DAILY, requests=1_000_000)
+    await limit(stage.olivia, campaign, Period.BUDGET_PERIOD_MONTHLY, cost="1000")
+    await finish(stage, core, run.id, drives)
+    await stage.books.check(run.id, cells=CELLS)
+    await check_budgets(stage)
+    assert await stage.books.value("SELECT sum(requests_held) FROM accounting.windows") == 0
+    await aggregate_usage(core.db)
+    assert not (await stage.olivia.usage.ReconcileUsage(days=4000)).discrepancies
+    if budget is not None:
+        await stage.olivia.budgets.DeleteBudget(budget_id=budget.id)

@@ -22,6 +22,8 @@ from chimera.v1 import (
     analytics_pb2_grpc,
     audit_pb2,
     audit_pb2_grpc,
+    budgets_pb2,
+    budgets_pb2_grpc,
     campaigns_pb2,
     campaigns_pb2_grpc,
     datasets_pb2,
@@ -48,6 +50,8 @@ from chimera.v1 import (
     telemetry_pb2_grpc,
     templates_pb2,
     templates_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
     vault_pb2,
     vault_pb2_grpc,
 )
@@ -81,6 +85,11 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "vault": (vault_pb2, vault_pb2_grpc.VaultServiceStub, "VaultService"),
     "health": (health_pb2, health_pb2_grpc.HealthServiceStub, "HealthService"),
     "routes": (routes_pb2, routes_pb2_grpc.RouteServiceStub, "RouteService"),
+    "budgets": (budgets_pb2, budgets_pb2_grpc.BudgetServiceStub, "BudgetService"),
+    "usage": (usage_pb2, usage_pb2_grpc.UsageServiceStub, "UsageService"),
+    "costs": (usage_pb2, usage_pb2_grpc.CostServiceStub, "CostService"),
+    "webhooks": (budgets_pb2, budgets_pb2_grpc.WebhookServiceStub, "WebhookService"),
+    "alerts": (budgets_pb2, budgets_pb2_grpc.AlertServiceStub, "AlertService"),
 }
 
 
@@ -170,6 +179,11 @@ class Person:
     vault: Stub
     health: Stub
     routes: Stub
+    budgets: Stub
+    alerts: Stub
+    webhooks: Stub
+    usage: Stub
+    costs: Stub
 
     def __init__(self, channel: grpc.aio.Channel, name: str = "", credential: str = "") -> None:
         self.channel, self.name, self.credential = channel, name, credential

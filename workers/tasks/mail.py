@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from chimera import mail
+from chimera.accounting.letters import write_alert
 from chimera.audit.monitor import write_finding
 from chimera.core import Core
 from chimera.faults import Invalid
@@ -24,6 +25,7 @@ Writer = Callable[[Core, str | None, dict[str, Any]], Awaitable[mail.Mail | None
 
 WRITERS: Mapping[str, Writer] = {
     **letters.WRITERS,
+    "budget_alert": write_alert,
     "provider_key_due": write_key_due,
     "security_finding": write_finding,
 }

@@ -6,6 +6,8 @@ import asyncio
 from decimal import Decimal
 
 from chimera import outbox
+from chimera.accounting.remaining import admit_launch
+from chimera.accounting.windows import Purse
 from chimera.audit import recording
 from chimera.campaigns import template_use
 from chimera.campaigns.freezing import Frozen, freeze_plan, worst_cost_of
@@ -27,9 +29,10 @@ INSERT_RUN = sql(
     Nothing,
     """
     INSERT INTO campaigns.runs
-        (id, org_id, campaign_id, cells_total, shards_total, concurrency, attempts_max, priority, launched_by)
+        (id, org_id, campaign_id, cells_total, shards_total, concurrency, attempts_max, priority, launched_by,
+         api_key_id)
     VALUES (%(id)s, %(org_id)s, %(campaign_id)s, %(cells)s, %(shards)s, %(concurrency)s,
-            %(attempts_max)s, %(priority)s, %(launched_by)s)
+            %(attempts_max)s, %(priority)s, %(launched_by)s, %(api_key_id)s)
     """,
 )
 
@@ -46,7 +49,10 @@ INSERT_PLAN = sql(
 
 INSERT_MONEY = sql(
     Nothing,
-    "INSERT INTO campaigns.run_money (run_id, org_id, cost_max) VALUES (%(run_id)s, %(org_id)s, %(cost_max)s)",
+    """
+    INSERT INTO campaigns.run_money (run_id, org_id, cost_max, budgeted)
+    VALUES (%(run_id)s, %(org_id)s, %(cost_max)s, %(budgeted)s)
+    """,
 )
 
 INSERT_SHARDS = sql(
@@ -97,7 +103,7 @@ async def launch_campaign(tx: Tx, campaign_id: str, settings: Settings) -> tuple
         raise NotReady("SENDING_STOPPED", f"All sending is stopped: {why}")
     frozen = await freeze_plan(tx, campaign.plan, settings)
     run_id = new_id(await tx.one(NOW))  # type: ignore[arg-type]  # a timestamptz is a datetime
-    await _insert_run(tx, run_id, campaign, frozen)
+    await _insert_run(tx, run_id, campaign, frozen, await _is_budgeted(tx, campaign, frozen))
     await tx.run(START_CAMPAIGN, campaign_id=campaign_id, run_id=run_id)
     await template_use.note(tx, run_id, campaign, frozen)
     concurrency = campaign.plan.limits.concurrency or CONCURRENCY_DEFAULT
@@ -119,7 +125,16 @@ async def launch_campaign(tx: Tx, campaign_id: str, settings: Settings) -> tuple
     return await get_campaign(tx, campaign_id), await get_run(tx, run_id)
 
 
-async def _insert_run(tx: Tx, run_id: str, campaign: Campaign, frozen: Frozen) -> None:
+async def _is_budgeted(tx: Tx, campaign: Campaign, frozen: Frozen) -> bool:
+    """Whether budgets concern the run. Raises Exhausted(BUDGET_SPENT)."""
+    caller = tx.call.caller
+    purse = Purse(caller.org_id, caller.user_id, campaign.id, caller.api_key_id)
+    return await admit_launch(tx, purse, {model.provider_key_id for model in frozen.plan.models})
+
+
+async def _insert_run(
+    tx: Tx, run_id: str, campaign: Campaign, frozen: Frozen, budgeted: bool
+) -> None:
     limits, plan, org_id = campaign.plan.limits, frozen.plan, tx.call.caller.org_id
     await tx.run(
         INSERT_RUN,
@@ -132,6 +147,7 @@ async def _insert_run(tx: Tx, run_id: str, campaign: Campaign, frozen: Frozen) -
         attempts_max=limits.attempts_max or ATTEMPTS_DEFAULT,
         priority=limits.priority,
         launched_by=tx.call.caller.user_id,
+        api_key_id=tx.call.caller.api_key_id or None,
     )
     await tx.run(
         INSERT_PLAN,
@@ -147,7 +163,7 @@ async def _insert_run(tx: Tx, run_id: str, campaign: Campaign, frozen: Frozen) -
         model_names=[model.name for model in plan.models],
     )
     cost_max = Decimal(limits.cost_usd_max) if limits.cost_usd_max else None
-    await tx.run(INSERT_MONEY, run_id=run_id, org_id=org_id, cost_max=cost_max)
+    await tx.run(INSERT_MONEY, run_id=run_id, org_id=org_id, cost_max=cost_max, budgeted=budgeted)
     await tx.run(
         INSERT_SHARDS,
         run_id=run_id,

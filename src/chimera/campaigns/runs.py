@@ -147,6 +147,8 @@ SET_COST_MAX = sql(
     Nothing, "UPDATE campaigns.run_money SET cost_max = %(cost_max)s WHERE run_id = %(run_id)s"
 )
 
+END_WAIT = sql(Nothing, "DELETE FROM accounting.waits WHERE campaign_id = %(campaign_id)s")
+
 LIVE = ("running", "paused")
 
 
@@ -188,6 +190,7 @@ async def list_runs(tx: Tx, campaign_id: str, *, after: str | None, limit: int) 
 
 
 async def pause_campaign(tx: Tx, campaign_id: str, reason: str) -> Campaign:
+    """Also of one that waits for a budget, so that it does not go on by itself."""
     return await _move(tx, campaign_id, "pause", ("running",), "paused", reason)
 
 
@@ -216,7 +219,8 @@ async def _move(
     """Changes the state of a campaign and its run; the drives see it at their next tick."""
     before = await lock_campaign(tx, campaign_id)
     was = enum_text(before, "state", before.state) or ""
-    if was not in needed:
+    waited = await tx.run(END_WAIT, campaign_id=campaign_id)
+    if was not in needed and not (waited and verb == "pause"):
         code, message = REFUSALS[verb]
         raise NotReady(code, f"{message} This one is {was}.", facts={"state": was})
     await tx.run(

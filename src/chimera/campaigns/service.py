@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from chimera.call import Call
-from chimera.campaigns import launching, operations, results, runs
+from chimera.campaigns import costing, launching, operations, results, runs
 from chimera.campaigns.catalogue import scorer_kinds, techniques
 from chimera.core import Core
 from chimera.rows import enum_text
-from chimera.v1 import campaigns_pb2_grpc
+from chimera.v1 import campaigns_pb2_grpc, usage_pb2_grpc
 from chimera.v1.campaigns_pb2 import (
     CancelCampaignRequest,
     CancelCampaignResponse,
@@ -51,6 +51,12 @@ from chimera.v1.campaigns_pb2 import (
     UpdateCampaignResponse,
     WatchRunRequest,
     WatchRunResponse,
+)
+from chimera.v1.usage_pb2 import (
+    CompareCostRequest,
+    CompareCostResponse,
+    PreviewCostRequest,
+    PreviewCostResponse,
 )
 
 
@@ -200,3 +206,18 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
 
     async def ListScorers(self, request: ListScorersRequest, call: Call) -> ListScorersResponse:
         return ListScorersResponse(scorers=scorer_kinds())
+
+
+class CostService(usage_pb2_grpc.CostServiceServicer):
+    """What a campaign will cost, and what it did."""
+
+    def __init__(self, core: Core) -> None:
+        self.db, self.settings = core.db, core.settings
+
+    async def PreviewCost(self, request: PreviewCostRequest, call: Call) -> PreviewCostResponse:
+        async with self.db.begin(call) as tx:
+            return await costing.preview_cost(tx, request, self.settings)
+
+    async def CompareCost(self, request: CompareCostRequest, call: Call) -> CompareCostResponse:
+        async with self.db.begin(call) as tx:
+            return await costing.compare_cost(tx, request.run_id)

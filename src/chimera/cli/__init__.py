@@ -21,6 +21,7 @@ import typer
 from chimera.cli import (
     access,
     audit,
+    budget,
     campaign,
     dataset,
     migrations,
@@ -54,6 +55,8 @@ app.add_typer(campaign.app, name="campaign")
 app.add_typer(template.app, name="template")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(audit.app, name="audit")
+app.add_typer(budget.app, name="budget")
+app.add_typer(budget.usage_app, name="usage")
 app.add_typer(ops.app, name="ops")
 app.add_typer(people.app, name="user")
 app.add_typer(telemetry.app, name="telemetry")

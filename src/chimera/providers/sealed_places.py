@@ -48,6 +48,11 @@ class Place:
     context: Callable[[dict[str, Any]], SealContext] = field(repr=False)
 
 
+def webhook_context(org_id: str, webhook_id: str, row_version: int) -> SealContext:
+    """What the secret of a webhook is bound to; also when it is the one before."""
+    return SealContext(UUID(org_id), "accounting.webhooks", UUID(webhook_id), "sealed", row_version)
+
+
 PLACES: tuple[Place, ...] = (
     Place(
         name="providers.provider_keys.sealed",
@@ -141,6 +146,62 @@ PLACES: tuple[Place, ...] = (
         context=lambda row: SealContext(
             UUID(NOBODY), "identity.users", UUID(row["id"]), "totp", row["totp_version"]
         ),
+    ),
+    Place(
+        name="accounting.webhooks.sealed",
+        first="00000000-0000-0000-0000-000000000000",
+        count=sql(Wrapped, "SELECT kek_version, count FROM accounting.count_sealed_secrets(false)"),
+        find=sql(
+            dict,
+            """
+            SELECT id::text AS key, org_id
+              FROM accounting.find_sealed_secrets(
+                       %(newest)s::int, false, %(after)s::uuid, %(size)s::int)
+            """,
+        ),
+        get=sql(
+            dict,
+            """
+            SELECT id, org_id, row_version, sealed
+              FROM accounting.webhooks WHERE id = %(key)s::uuid AND sealed ? 'kek_version'
+            """,
+        ),
+        replace=sql(
+            Nothing,
+            """
+            UPDATE accounting.webhooks SET sealed = %(sealed)s::jsonb
+             WHERE id = %(key)s::uuid AND sealed = %(old)s::jsonb
+            """,
+        ),
+        context=lambda row: webhook_context(row["org_id"], row["id"], row["row_version"]),
+    ),
+    Place(
+        name="accounting.webhooks.previous_sealed",
+        first="00000000-0000-0000-0000-000000000000",
+        count=sql(Wrapped, "SELECT kek_version, count FROM accounting.count_sealed_secrets(true)"),
+        find=sql(
+            dict,
+            """
+            SELECT id::text AS key, org_id
+              FROM accounting.find_sealed_secrets(
+                       %(newest)s::int, true, %(after)s::uuid, %(size)s::int)
+            """,
+        ),
+        get=sql(
+            dict,
+            """
+            SELECT id, org_id, previous_row_version AS row_version, previous_sealed AS sealed
+              FROM accounting.webhooks WHERE id = %(key)s::uuid AND previous_sealed ? 'kek_version'
+            """,
+        ),
+        replace=sql(
+            Nothing,
+            """
+            UPDATE accounting.webhooks SET previous_sealed = %(sealed)s::jsonb
+             WHERE id = %(key)s::uuid AND previous_sealed = %(old)s::jsonb
+            """,
+        ),
+        context=lambda row: webhook_context(row["org_id"], row["id"], row["row_version"]),
     ),
     Place(
         name="ops.secrets.sealed",

@@ -204,7 +204,7 @@ class CampaignServiceServicer:
     def LaunchCampaign(self, request, context):
         """Freezes the plan into a run and starts it. Of two concurrent launches one wins.
         CAMPAIGN_NOT_DRAFT, PLAN_EMPTY, PLAN_TOO_LARGE, TEMPLATE_NOT_FOUND, VARIABLE_MISSING,
-        MODEL_NOT_FOUND, TARGET_NOT_ALLOWED, PROVIDER_KEY_MISSING, SENDING_STOPPED.
+        MODEL_NOT_FOUND, TARGET_NOT_ALLOWED, PROVIDER_KEY_MISSING, SENDING_STOPPED, BUDGET_SPENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,6 +52,11 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_TEAM_WRITE: _ClassVar[Permission]
     PERMISSION_TEAM_MANAGE: _ClassVar[Permission]
     PERMISSION_SIGN_IN_MANAGE: _ClassVar[Permission]
+    PERMISSION_BUDGET_READ: _ClassVar[Permission]
+    PERMISSION_BUDGET_WRITE: _ClassVar[Permission]
+    PERMISSION_BUDGET_MANAGE: _ClassVar[Permission]
+    PERMISSION_USAGE_READ: _ClassVar[Permission]
+    PERMISSION_WEBHOOK_MANAGE: _ClassVar[Permission]
 
 class RateClass(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -104,6 +109,11 @@ PERMISSION_TEAM_READ: Permission
 PERMISSION_TEAM_WRITE: Permission
 PERMISSION_TEAM_MANAGE: Permission
 PERMISSION_SIGN_IN_MANAGE: Permission
+PERMISSION_BUDGET_READ: Permission
+PERMISSION_BUDGET_WRITE: Permission
+PERMISSION_BUDGET_MANAGE: Permission
+PERMISSION_USAGE_READ: Permission
+PERMISSION_WEBHOOK_MANAGE: Permission
 RATE_CLASS_UNSPECIFIED: RateClass
 RATE_CLASS_AUTH: RateClass
 RATE_CLASS_READ: RateClass

@@ -21,6 +21,7 @@ from chimera.campaigns.engine.leasing import Lease
 from chimera.campaigns.engine.opening import Opened, open_run, pause_for_money
 from chimera.campaigns.engine.settlement import TickContext
 from chimera.campaigns.engine.tick import Control, Send, run_tick
+from chimera.campaigns.engine.waiting import wait_for_budget
 from chimera.core import Core
 from chimera.faults import Fault, Invalid
 
@@ -46,7 +47,7 @@ class Drive:
         self.owner, self.first = owner, first
         self.flights = Flights(first.run_id)
         self.ticked_at = self.claimed_at = self.reported_at = 0.0
-        self.broke_until = 0.0  # monotonic; 0 while the cost limit lets something out
+        self.broke_until = 0.0  # monotonic; 0 while limit and budgets let something out
         self.started_at = time.monotonic()
         self.priority = 0
 
@@ -78,6 +79,7 @@ class Drive:
             slot=hash(self.owner) & 0x7FFF,
             lease_s=self.core.settings.lease_s,
             plan=self.plan,
+            api_key_id=opened.api_key_id,
             launched_at=opened.launched_at,
         )
         await self._adopt(self.first)
@@ -297,7 +299,10 @@ class Drive:
         self.flights.obey(control.stands, control.drives)
         self._sort_out(control, wanted, is_repeated)
         if control.out_of_money and not self.flights.tasks:
-            await pause_for_money(self.core, self.run_id, self.opened.campaign_id, self.org_id)
+            if control.short is None:
+                await pause_for_money(self.core, self.run_id, self.opened.campaign_id, self.org_id)
+            elif control.short.is_spent:  # else others' calls may still give some of it back
+                await wait_for_budget(self.core, self.context, control.short)
 
     def _obey(self, control: Control, decided: set[int], complete: list[Lease]) -> None:
         for lease in self.flights.leases.values():

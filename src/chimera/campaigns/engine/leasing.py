@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from chimera.accounting.windows import Purse, Settled, move
 from chimera.call import Call
 from chimera.db import Database, Nothing, Statement, Tx, sql
 
@@ -131,7 +132,8 @@ LOSE = sql(
        SET state = 'unknown', cost = a.worst_cost
       FROM lost
      WHERE a.run_id = %(run_id)s AND a.cell_no = lost.cell_no AND a.attempt_no = lost.attempt_no
-    RETURNING a.cell_no, a.attempt_no, a.worst_cost, a.reserve, a.model_no
+    RETURNING a.cell_no, a.attempt_no, a.worst_cost, a.reserve, a.model_no, a.provider_key_id,
+              (a.sent_at AT TIME ZONE 'UTC')::date AS sent_on
     """,
 )
 
@@ -140,20 +142,33 @@ BOOK_WORST = sql(
     """
     INSERT INTO providers.ledger
         (run_id, cell_no, attempt_no, org_id, user_id, model_id, price_version_id, kind, discarded,
-         input_tokens, output_tokens, cost)
+         input_tokens, output_tokens, cost, sent_on, provider_key_id, technique_no)
     SELECT %(run_id)s::uuid, l.cell_no, l.attempt_no, %(org_id)s::uuid, %(user_id)s::uuid,
-           l.model_id, l.price_version_id, 'worst', true, 0, 0, l.cost
+           l.model_id, l.price_version_id, 'worst', true, 0, 0, l.cost, l.sent_on, l.key_id,
+           l.technique_no
       FROM unnest(%(cells)s::bigint[], %(attempts)s::int[], %(models)s::uuid[], %(prices)s::uuid[],
-                  %(costs)s::numeric[]) AS l (cell_no, attempt_no, model_id, price_version_id, cost)
+                  %(costs)s::numeric[], %(days)s::date[], %(keys)s::uuid[], %(techniques)s::int[])
+           AS l (cell_no, attempt_no, model_id, price_version_id, cost, sent_on, key_id, technique_no)
      ORDER BY l.cell_no, l.attempt_no
     """,
 )
 
 SETTLE_WORST = sql(
-    Nothing,
+    dict,
     """
-    UPDATE campaigns.run_money SET settled = settled + %(cost)s::numeric, held = held - %(cost)s::numeric - %(reserve)s::numeric
+    UPDATE campaigns.run_money
+       SET settled = settled + %(cost)s::numeric,
+           held = held - %(cost)s::numeric - %(reserve)s::numeric
      WHERE run_id = %(run_id)s
+    RETURNING budgeted, clock_timestamp() AS at
+    """,
+)
+
+FIND_PURSE = sql(
+    dict,
+    """
+    SELECT org_id, launched_by AS user_id, campaign_id, COALESCE(api_key_id::text, '') AS api_key_id
+      FROM campaigns.runs WHERE id = %(run_id)s
     """,
 )
 
@@ -222,13 +237,8 @@ async def take_over(tx: Tx, lease: Lease, plan: Any, user_id: str) -> None:
     if lease.fence == 1:
         return
     lost = await tx.all(LOSE, **span)
-    charged = [row for row in lost if row["worst_cost"]]
-    if charged:
-        await _book_worst(tx, lease, plan, user_id, charged)
     if lost:
-        cost = sum(row["worst_cost"] for row in lost)
-        reserve = sum(row["reserve"] for row in lost)
-        await tx.run(SETTLE_WORST, run_id=lease.run_id, cost=cost, reserve=reserve)
+        await _book_lost(tx, lease, plan, user_id, lost)
     recorded: list[int] = await tx.all(FIND_RECORDED, **span)
     lease.todo -= set(recorded)
     for row in await tx.all(FIND_PAST, **span):
@@ -237,21 +247,36 @@ async def take_over(tx: Tx, lease: Lease, plan: Any, user_id: str) -> None:
             lease.past[cell_no] = Past(**row)
 
 
-async def _book_worst(
-    tx: Tx, lease: Lease, plan: Any, user_id: str, charged: Sequence[dict[str, Any]]
+async def _book_lost(
+    tx: Tx, lease: Lease, plan: Any, user_id: str, lost: list[dict[str, Any]]
 ) -> None:
-    models = [plan.models[_model_no(plan, row)] for row in charged]
+    """Books what a lost worker had in flight at its worst, in the ledger and with the budgets."""
+    models = [plan.models[_model_no(plan, row)] for row in lost]
     await tx.run(
         BOOK_WORST,
         run_id=lease.run_id,
         org_id=lease.org_id,
         user_id=user_id,
-        cells=[row["cell_no"] for row in charged],
-        attempts=[row["attempt_no"] for row in charged],
+        cells=[row["cell_no"] for row in lost],
+        attempts=[row["attempt_no"] for row in lost],
         models=[model.model_id for model in models],
         prices=[model.price_version_id for model in models],
-        costs=[row["worst_cost"] for row in charged],
+        costs=[row["worst_cost"] for row in lost],
+        days=[row["sent_on"] for row in lost],
+        keys=[row["provider_key_id"] for row in lost],
+        techniques=[plan.cell(row["cell_no"]).technique_no for row in lost],
     )
+    cost = sum(row["worst_cost"] for row in lost)
+    reserve = sum(row["reserve"] for row in lost)
+    money = await tx.one(SETTLE_WORST, run_id=lease.run_id, cost=cost, reserve=reserve)
+    if money is not None and money["budgeted"]:
+        purse = Purse(**(await tx.one(FIND_PURSE, run_id=lease.run_id) or {}))
+        groups = [
+            Settled(row["provider_key_id"], row["sent_on"], 1, worst + row["reserve"], 1, worst)
+            for row in lost
+            for worst in (row["worst_cost"],)
+        ]
+        await move(tx, purse, money["at"], groups, [])
 
 
 def _model_no(plan: Any, attempt: dict[str, Any]) -> int:

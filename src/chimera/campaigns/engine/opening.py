@@ -29,7 +29,8 @@ log = structlog.get_logger("chimera.drive")
 GET_RUN = sql(
     dict,
     """
-    SELECT r.campaign_id, r.launched_by AS user_id, r.created_at, r.concurrency, r.priority, p.plan
+    SELECT r.campaign_id, r.launched_by AS user_id, COALESCE(r.api_key_id::text, '') AS api_key_id,
+           r.created_at, r.concurrency, r.priority, p.plan
       FROM campaigns.runs r JOIN campaigns.run_plans p ON p.run_id = r.id
      WHERE r.id = %(run_id)s
     """,
@@ -58,6 +59,7 @@ class Opened:
 
     campaign_id: str
     user_id: str
+    api_key_id: str
     launched_at: datetime
     priority: int
     plan: RunPlan
@@ -95,7 +97,13 @@ async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> 
             lane.given_up = "bad_key"
         lanes.append(lane)
     return Opened(
-        row["campaign_id"], row["user_id"], row["created_at"], row["priority"], plan, lanes
+        row["campaign_id"],
+        row["user_id"],
+        row["api_key_id"],
+        row["created_at"],
+        row["priority"],
+        plan,
+        lanes,
     )
 
 

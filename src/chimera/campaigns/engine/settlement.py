@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
 import orjson
 
+from chimera.accounting.windows import Purse, Settled
 from chimera.audit import merkle, recording
 from chimera.audit.leaf import Kind, Severity
 from chimera.campaigns.plan import RunPlan
@@ -92,6 +93,12 @@ class TickContext:
     lease_s: float
     plan: RunPlan
     launched_at: datetime | None = None
+    api_key_id: str = ""
+
+    @property
+    def purse(self) -> Purse:
+        """Whose budgets the run's calls are under."""
+        return Purse(self.org_id, self.user_id, self.campaign_id, self.api_key_id)
 
     @property
     def models(self) -> list[str]:
@@ -99,7 +106,8 @@ class TickContext:
 
 
 # Attempts move from sent (or, after a takeover, unknown) to settled once; that row drives ledger
-# and money. Executions are inserted once; that row drives the counters.
+# and money. Executions are inserted once; that row drives the counters. Every attempt that went out
+# has a ledger row, also at no cost: requests are counted there.
 #
 # What the recorded results cost is in the ledger as charges that are not discarded, cell by cell.
 # A late answer that is recorded after its attempt was booked at the worst takes that back whole and
@@ -117,7 +125,8 @@ SETTLE = sql(
             response_truncated boolean, is_successful boolean, success_score real,
             verdict_reason text, final_error text, attempts int)
     ), held AS MATERIALIZED (
-        SELECT a.cell_no, a.attempt_no, a.state AS was, a.worst_cost, a.reserve
+        SELECT a.cell_no, a.attempt_no, a.state AS was, a.worst_cost, a.reserve, a.provider_key_id,
+               (a.sent_at AT TIME ZONE 'UTC')::date AS sent_on
           FROM campaigns.attempts a JOIN r USING (cell_no, attempt_no)
          WHERE a.run_id = %(run_id)s AND a.state IN ('sent', 'unknown')
          ORDER BY a.cell_no, a.attempt_no FOR NO KEY UPDATE OF a
@@ -128,8 +137,10 @@ SETTLE = sql(
                settled_at = clock_timestamp()
           FROM held JOIN r USING (cell_no, attempt_no)
          WHERE a.run_id = %(run_id)s AND a.cell_no = held.cell_no AND a.attempt_no = held.attempt_no
-        RETURNING a.cell_no, a.attempt_no, held.was, held.worst_cost, held.reserve, r.cost,
-                  r.model_no, r.input_tokens, r.output_tokens, r.state IS NOT NULL AS decides
+        RETURNING a.cell_no, a.attempt_no, held.was, held.worst_cost, held.reserve,
+                  held.provider_key_id, held.sent_on, r.cost, r.model_no, r.technique_no,
+                  r.input_tokens, r.output_tokens, r.state IS NOT NULL AS decides,
+                  r.error_kind IS DISTINCT FROM 'not_sent' AS went
     ), inserted AS (
         INSERT INTO campaigns.executions
             (run_id, cell_no, org_id, prompt_no, technique_no, target_no, model_no, iteration_number, state,
@@ -148,17 +159,18 @@ SETTLE = sql(
     ), booked AS (
         INSERT INTO providers.ledger
             (run_id, cell_no, attempt_no, entry_no, org_id, user_id, model_id, price_version_id,
-             kind, discarded, input_tokens, output_tokens, cost)
+             kind, discarded, input_tokens, output_tokens, cost, sent_on, provider_key_id, technique_no)
         SELECT %(run_id)s::uuid, s.cell_no, s.attempt_no, e.entry_no,
                %(org_id)s::uuid, %(user_id)s::uuid, (%(models)s::uuid[])[s.model_no + 1],
                (%(prices)s::uuid[])[s.model_no + 1], e.kind,
                e.kind = 'correction' OR i.cell_no IS NULL,
                CASE WHEN e.tells THEN s.input_tokens ELSE 0 END,
-               CASE WHEN e.tells THEN s.output_tokens ELSE 0 END, e.cost
+               CASE WHEN e.tells THEN s.output_tokens ELSE 0 END, e.cost, s.sent_on,
+               s.provider_key_id, s.technique_no
           FROM settled s
           LEFT JOIN inserted i ON i.cell_no = s.cell_no AND s.decides
          CROSS JOIN LATERAL (VALUES
-            (0, 'charge', s.was = 'sent' AND s.cost <> 0, true, s.cost),
+            (0, 'charge', s.was = 'sent' AND s.went, true, s.cost),
             (1, 'correction', s.was = 'unknown', i.cell_no IS NULL,
                 CASE WHEN i.cell_no IS NULL THEN s.cost ELSE 0 END - s.worst_cost),
             (2, 'charge', s.was = 'unknown' AND i.cell_no IS NOT NULL, true, s.cost)
@@ -213,9 +225,14 @@ SETTLE = sql(
                cost = t.cost + EXCLUDED.cost
     )
     SELECT (SELECT COALESCE(array_agg(cell_no), '{}') FROM inserted) AS cells,
-           COALESCE((SELECT sum(worst_cost + reserve) FROM settled WHERE was = 'sent'), 0) AS released,
-           COALESCE((SELECT sum(CASE was WHEN 'sent' THEN cost ELSE cost - worst_cost END)
-                       FROM settled), 0) AS spent
+           (SELECT COALESCE(json_agg(g), '[]') FROM (
+                SELECT provider_key_id, sent_on,
+                       count(*) FILTER (WHERE was = 'sent') AS requests_released,
+                       COALESCE(sum(worst_cost + reserve) FILTER (WHERE was = 'sent'), 0)::text
+                           AS cost_released,
+                       count(*) FILTER (WHERE was = 'sent' AND went) AS requests,
+                       sum(CASE was WHEN 'sent' THEN cost ELSE cost - worst_cost END)::text AS cost
+                  FROM settled GROUP BY provider_key_id, sent_on) g) AS groups
     """,
 )
 
@@ -228,11 +245,10 @@ FLUSHED = sql(
 )
 
 
-async def settle(
-    tx: Tx, context: TickContext, outcomes: Sequence[Outcome]
-) -> tuple[Decimal, Decimal]:
-    """Records outcomes; returns the worst cost given back and the money spent."""
+async def settle(tx: Tx, context: TickContext, outcomes: Sequence[Outcome]) -> list[Settled]:
+    """Records outcomes; returns what their attempts held and cost, by key and day."""
     ordered = sorted(outcomes, key=lambda outcome: (outcome.cell_no, outcome.attempt_no))
+    _decide_once(ordered)
     rows = [_row(context.plan, outcome) for outcome in ordered]
     done = await tx.one(
         SETTLE,
@@ -250,7 +266,32 @@ async def settle(
     if recorded:
         fresh = [row for row in rows if row["state"] is not None and row["cell_no"] in recorded]
         await _tell(tx, context, fresh)
-    return done["released"], done["spent"]
+    return [_settled(group) for group in done["groups"]]
+
+
+def _decide_once(outcomes: Sequence[Outcome]) -> None:
+    """A drive that lost a shard and got it back may have two attempts of one cell in a batch: one
+    decides it, an answer before a failure; the other is only booked."""
+    decided: set[int] = set()
+    for outcome in sorted(
+        outcomes, key=lambda o: o.result is None or o.result.state != "succeeded"
+    ):
+        if outcome.result is None:
+            continue
+        if outcome.cell_no in decided:
+            outcome.result = None
+        decided.add(outcome.cell_no)
+
+
+def _settled(group: dict[str, Any]) -> Settled:
+    return Settled(
+        provider_key_id=group["provider_key_id"],
+        day=date.fromisoformat(group["sent_on"]),
+        requests_released=group["requests_released"],
+        cost_released=Decimal(group["cost_released"]),
+        requests=group["requests"],
+        cost=Decimal(group["cost"]),
+    )
 
 
 async def _tell(tx: Tx, context: TickContext, rows: list[dict[str, Any]]) -> None:

@@ -1,16 +1,18 @@
 """One tick: the transaction that settles what came back and commits what goes out next.
 
-Order of locks: shards, attempts, executions, tallies, run_money, circuits (migrations/README.md). Rows of a
-batch are sorted by key, or two workers deadlock. Every statement is safe to repeat: a tick whose
-COMMIT was lost from sight is simply run again.
+Order of locks: shards, attempts, executions, tallies, run_money, windows, circuits
+(migrations/README.md). Rows of a batch are sorted by key, or two workers deadlock. Every statement is
+safe to repeat: a tick whose COMMIT was lost from sight is simply run again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import Decimal
 
+from chimera.accounting.windows import Settled, Short, Want, give_back, move
 from chimera.campaigns.engine.completion import finish_shards
 from chimera.campaigns.engine.leasing import Lease
 from chimera.campaigns.engine.settlement import Outcome, TickContext, settle
@@ -19,6 +21,7 @@ from chimera.db import Nothing, Tx, sql
 from chimera.providers import circuits
 from chimera.providers.circuits import Signs, Stand
 
+EPOCH = datetime.fromtimestamp(0, UTC)
 PROBE_GRACE_S = 5.0  # beyond its time limit, after which a probe is somebody else's
 
 
@@ -56,7 +59,10 @@ class Control:
     stopped: bool
     leases: set[int]
     allowed: set[str]
-    out_of_money: bool = False  # the limit let not one of them pass
+    out_of_money: bool = False  # the limit, or a budget, let not one of them pass
+    short: Short | None = None  # the budget that did it
+    budgeted: bool = False
+    at: datetime = EPOCH  # when the money was moved; what goes out was sent then
     admitted: list[Send] = field(default_factory=list)
     # By model_no, after a report.
     stands: list[Stand] = field(default_factory=list)
@@ -99,7 +105,7 @@ MOVE_MONEY = sql(
     UPDATE campaigns.run_money
        SET settled = settled + %(spent)s::numeric, held = held - %(released)s::numeric
      WHERE run_id = %(run_id)s
-    RETURNING cost_max - settled - held AS money_left
+    RETURNING cost_max - settled - held AS money_left, budgeted, clock_timestamp() AS at
     """,
 )
 
@@ -115,13 +121,15 @@ SEND = sql(
     WITH n AS MATERIALIZED (
         SELECT * FROM unnest(%(cells)s::bigint[], %(attempts)s::int[], %(fences)s::bigint[],
                              %(alone)s::boolean[], %(worst)s::numeric[], %(reserves)s::numeric[],
-                             %(models)s::int[])
-                   AS n (cell_no, attempt_no, fence, alone, worst_cost, reserve, model_no)
+                             %(models)s::int[], %(keys)s::uuid[])
+                   AS n (cell_no, attempt_no, fence, alone, worst_cost, reserve, model_no,
+                         provider_key_id)
     ), sent AS (
         INSERT INTO campaigns.attempts
-            (run_id, cell_no, attempt_no, org_id, fence, alone, worst_cost, reserve, model_no)
+            (run_id, cell_no, attempt_no, org_id, fence, alone, worst_cost, reserve, model_no,
+             provider_key_id, sent_at)
         SELECT %(run_id)s::uuid, cell_no, attempt_no, %(org_id)s::uuid, fence, alone, worst_cost,
-               reserve, model_no
+               reserve, model_no, provider_key_id, %(at)s::timestamptz
           FROM n ORDER BY cell_no, attempt_no
             ON CONFLICT (run_id, cell_no, attempt_no) DO NOTHING
         RETURNING cell_no, attempt_no
@@ -182,19 +190,13 @@ async def run_tick(
     )
     held = [lease for lease in leases if lease.shard_no in control.leases]
     _leave_undecided(outcomes, held)
-    released = spent = Decimal(0)
-    if outcomes:
-        released, spent = await settle(tx, context, outcomes)
+    settled = await settle(tx, context, outcomes) if outcomes else []
     sends = _admissible(control, context, held, wanted)
     if outcomes or sends:
-        money = await tx.one(MOVE_MONEY, run_id=context.run_id, spent=spent, released=released)
-        control.admitted = _affordable(sends, money["money_left"] if money else None)
-        control.out_of_money = bool(sends) and not control.admitted
+        await _move_money(tx, context, control, settled, sends)
     if report is not None:
         control.stands = await _exchange(tx, context, report)
         control.drives = await tx.one(COUNT_DRIVES, org_id=context.org_id) or 1
-    if control.admitted:
-        control.admitted = await _passed(tx, context, control)
     if control.admitted:
         await _commit_sends(tx, context, control)
     if complete:
@@ -247,6 +249,37 @@ def _affordable(sends: list[Send], money_left: Decimal | None) -> list[Send]:
     return sends
 
 
+async def _move_money(
+    tx: Tx, context: TickContext, control: Control, settled: Sequence[Settled], sends: list[Send]
+) -> None:
+    """Books what was settled, and admits of `sends` what the run's limit and the budgets allow."""
+    money = await tx.one(
+        MOVE_MONEY,
+        run_id=context.run_id,
+        spent=sum((group.cost for group in settled), Decimal(0)),
+        released=sum((group.cost_released for group in settled), Decimal(0)),
+    )
+    assert money is not None  # made with the run
+    control.at, control.budgeted = money["at"], money["budgeted"]
+    control.admitted = _affordable(sends, money["money_left"])
+    if control.budgeted:
+        wants = [_want(context, send) for send in control.admitted]
+        verdict = await move(tx, context.purse, control.at, settled, wants)
+        control.admitted = [control.admitted[place] for place in verdict.admitted]
+        control.short = verdict.short
+    control.out_of_money = bool(sends) and not control.admitted
+
+
+def _want(context: TickContext, send: Send) -> Want:
+    """What the models after it may cost is held with its key too, until it has come back: each
+    attempt on a route then holds its own."""
+    return Want(_key_of(context, send), send.prepared.worst_cost + send.prepared.reserve)
+
+
+def _key_of(context: TickContext, send: Send) -> str:
+    return context.plan.models[send.prepared.model_no].provider_key_id
+
+
 async def _exchange(tx: Tx, context: TickContext, report: Report) -> list[Stand]:
     """Tells the circuits what calls have said, and hears how they stand."""
     for model_id, probe_no, failure in sorted(report.probes, key=lambda probe: probe[0]):
@@ -282,11 +315,34 @@ async def _passed(tx: Tx, context: TickContext, control: Control) -> list[Send]:
 
 
 async def _commit_sends(tx: Tx, context: TickContext, control: Control) -> None:
-    sends = control.admitted
+    """Writes down as sent what the circuits let pass; what does not go out gives its hold back."""
+    afforded = control.admitted
+    sends = await _passed(tx, context, control)
+    fresh = await _insert_sends(tx, context, control.at, sends) if sends else {}
+    control.admitted = [send for send in sends if _attempt_of(send) in fresh]
+    wants = {_attempt_of(send): _want(context, send) for send in afforded}
+    held = [want for attempt, want in wants.items() if fresh.get(attempt)]
+    hold = sum((want.cost for want in held), Decimal(0))
+    # Also without a limit: one may be set while these are in flight.
+    await tx.run(HOLD_MONEY, run_id=context.run_id, hold=hold)
+    if control.budgeted and len(held) < len(wants):
+        lost = [want for attempt, want in wants.items() if not fresh.get(attempt)]
+        await give_back(tx, context.purse, control.at, lost)
+
+
+def _attempt_of(send: Send) -> tuple[int, int]:
+    return send.prepared.cell.cell_no, send.attempt_no
+
+
+async def _insert_sends(
+    tx: Tx, context: TickContext, at: datetime, sends: list[Send]
+) -> dict[tuple[int, int], bool]:
+    """By cell and attempt, whether it is new; without those that somebody else has sent."""
     rows = await tx.all(
         SEND,
         run_id=context.run_id,
         org_id=context.org_id,
+        at=at,
         cells=[send.prepared.cell.cell_no for send in sends],
         attempts=[send.attempt_no for send in sends],
         fences=[send.fence for send in sends],
@@ -294,18 +350,6 @@ async def _commit_sends(tx: Tx, context: TickContext, control: Control) -> None:
         worst=[send.prepared.worst_cost for send in sends],
         reserves=[send.prepared.reserve for send in sends],
         models=[send.prepared.model_no for send in sends],
+        keys=[_key_of(context, send) or None for send in sends],
     )
-    fresh = {(row["cell_no"], row["attempt_no"]): row["fresh"] for row in rows}
-    control.admitted = [
-        send for send in sends if (send.prepared.cell.cell_no, send.attempt_no) in fresh
-    ]
-    hold = sum(
-        (
-            send.prepared.worst_cost + send.prepared.reserve
-            for send in control.admitted
-            if fresh[send.prepared.cell.cell_no, send.attempt_no]
-        ),
-        Decimal(0),
-    )
-    # Also without a limit: one may be set while these are in flight.
-    await tx.run(HOLD_MONEY, run_id=context.run_id, hold=hold)
+    return {(row["cell_no"], row["attempt_no"]): row["fresh"] for row in rows}

@@ -1,0 +1,206 @@
+"""Many workers and campaigns against one small budget, while things break."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from decimal import Decimal
+
+import redis
+
+from chimera.v1.budgets_pb2 import BudgetPeriod, BudgetScope, BudgetScopeKind
+from chimera.v1.campaigns_pb2 import CampaignPlan
+from chimera.v1.routes_pb2 import RouteStep, RouteStrategy
+from tests.support.accounting import limit, recount, waiting
+from tests.support.campaigns import assistant_models
+from tests.support.workers import Stage, until
+
+ORGANISATION = BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_ORGANISATION)
+PERSON = BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_USER)
+DAILY, MONTHLY = BudgetPeriod.BUDGET_PERIOD_DAILY, BudgetPeriod.BUDGET_PERIOD_MONTHLY
+
+
+class Watchman:
+    """Looks at the windows again and again: none may ever be over its limit."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.looks = stage, 0
+        self.task = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            await recount(self.stage)
+            over = await self.stage.books.rows(
+                "SELECT * FROM accounting.windows WHERE requests_settled + requests_held > requests_max"
+                " OR cost_settled + cost_held > cost_max"
+            )
+            assert not over, over
+            self.looks += 1
+            await asyncio.sleep(0.01)
+
+    async def content(self) -> int:
+        """How often he looked and found nothing."""
+        if self.task.done():
+            self.task.result()
+        self.task.cancel()
+        return self.looks
+
+
+async def test_many_workers_share_one_small_budget(stage: Stage) -> None:
+    """Three workers, four campaigns, a budget of calls and one of money, and Redis flushed in the
+    middle: at no moment is more settled and held than allowed, and in the end exactly as many calls
+    have arrived as the budget has."""
+    plan = await stage.plan(rows=40, repetitions=2, concurrency=16)
+    await limit(stage.olivia, ORGANISATION, DAILY, requests=150)
+    await limit(stage.olivia, PERSON, MONTHLY, cost="100")
+    await stage.assistant.forget_stats()
+    runs = [await stage.launched(plan, f"campaign {number}") for number in range(4)]
+    watchman = Watchman(stage)
+    for _ in range(3):
+        stage.worker()
+    await stage.arrivals(runs[0].id, 10)
+    redis.Redis.from_url(stage.settings.redis_url.get_secret_value()).flushall()
+    for run in runs:
+        await waiting(stage, run.id)
+    assert await watchman.content() > 10
+    arrived = [(await stage.assistant.arrived(run.id)).total() for run in runs]
+    assert sum(arrived) == 150
+    rows = await stage.books.rows("SELECT * FROM accounting.windows WHERE period = 'daily'")
+    assert [(row["requests_settled"], row["requests_held"]) for row in rows] == [(150, 0)]
+    for run in runs:
+        await stage.books.check(run.id)
+    alerts = (await stage.olivia.alerts.ListAlerts()).alerts
+    assert sorted(alert.threshold_percentage for alert in alerts) == [80, 90, 100]
+
+
+async def test_a_killed_worker_leaves_no_phantom_holds(stage: Stage) -> None:
+    """kill -9 with calls in the air: their holds become what they may have cost, in the window of
+    their day, and nothing stays held; the budget is never exceeded by it."""
+    plan = await stage.plan(rows=20, repetitions=2, concurrency=8)
+    await limit(stage.olivia, ORGANISATION, DAILY, requests=60)
+    await limit(stage.olivia, ORGANISATION, MONTHLY, cost="0.02")
+    await stage.assistant.slow(80)
+    first = stage.worker()
+    run = await stage.launched(plan)
+    watchman = Watchman(stage)
+    await stage.results(run.id, 16)
+    await first.kill()
+    lost = await stage.books.attempts(run.id, "sent")
+    assert lost
+    held = await stage.books.value("SELECT sum(requests_held) FROM accounting.windows")
+    assert held == 2 * len(lost)
+
+    stage.worker()
+    await waiting(stage, run.id)
+    assert await watchman.content() > 10
+    unknown = await stage.books.attempts(run.id, "unknown")
+    assert len(unknown) == len(lost)
+    rows = await stage.books.rows("SELECT * FROM accounting.windows ORDER BY period")
+    assert [row["requests_held"] for row in rows] == [0, 0]
+    assert [row["cost_held"] for row in rows] == [Decimal(0), Decimal(0)]
+    assert rows[0]["requests_settled"] == 60 or rows[1]["cost_settled"] > Decimal("0.018")
+    await recount(stage)
+
+
+async def test_a_run_does_not_wait_for_a_lost_message(stage: Stage) -> None:
+    """The budget grows while no worker runs and Redis is empty: the run goes on all the same."""
+    plan = await stage.plan(rows=4, concurrency=4)
+    await limit(stage.olivia, ORGANISATION, DAILY, requests=2)
+    run = await stage.launched(plan)
+    worker = stage.worker()
+    await waiting(stage, run.id)
+    await worker.terminate()
+    await limit(stage.olivia, ORGANISATION, DAILY, requests=100)
+    redis.Redis.from_url(stage.settings.redis_url.get_secret_value()).flushall()
+    stage.worker()
+    await until(lambda: _over(stage, run.id), "the run ends")
+
+
+async def _over(stage: Stage, run_id: str) -> bool:
+    return len(await stage.books.recorded(run_id)) == 8
+
+
+async def routed(stage: Stage) -> CampaignPlan:
+    """A plan whose only target is a route over two providers, each with a key of its own."""
+    plan = await stage.plan(rows=20, concurrency=6)
+    first = plan.targets[0].model_id
+    url = stage.stack.assistant_url
+    second = (await assistant_models(stage.olivia, url, ["guard-keyword"], name="second"))[0]
+    route = await stage.olivia.routes.CreateRoute(
+        name="main",
+        strategy=RouteStrategy.ROUTE_STRATEGY_ORDERED,
+        steps=[RouteStep(model_id=first), RouteStep(model_id=second)],
+    )
+    del plan.targets[:]
+    plan.targets.add(route_id=route.route.id)
+    return plan
+
+
+async def test_a_route_goes_over_two_keys(stage: Stage) -> None:
+    """The first model is down and the second has a key of its own with a small budget; a worker is
+    killed on the way. Each call counts with the key it went out with, what is held for the rest of
+    the route is given back, and the run goes on when the second key has room again."""
+    plan = await routed(stage)
+    keys = await stage.books.rows(
+        "SELECT k.id::text, p.name FROM providers.provider_keys k"
+        " JOIN providers.providers p ON p.id = k.provider_id ORDER BY k.id"
+    )
+    scopes = [
+        BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_PROVIDER_KEY, id=key["id"])
+        for key in keys
+    ]
+    await limit(stage.olivia, ORGANISATION, DAILY, cost="1")
+    await limit(stage.olivia, scopes[0], DAILY, requests=1000, cost="1")
+    await limit(stage.olivia, scopes[1], DAILY, requests=25, cost="1")
+    await stage.assistant.fault({"kind": "cut", "model": "guard-none"})
+    await stage.assistant.slow(30)
+    watchman = Watchman(stage)
+    worker = stage.worker()
+    run = await stage.launched(plan)
+    await stage.results(run.id, 5)
+    await worker.kill()
+    stage.worker()
+    assert "provider key" in (await waiting(stage, run.id)).state_reason
+    assert (await stage.assistant.stats())["calls"]["guard-keyword"] <= 25
+    await recount(stage)
+
+    await limit(stage.olivia, scopes[1], DAILY, requests=1000, cost="1")
+    over = await stage.over(run.id)
+    assert (over.counts.scored, over.counts.failed) == (40, 0)
+    assert await watchman.content() > 10
+    await stage.books.check(run.id, cells=40)
+    await recount(stage)
+    attempts = await stage.books.attempts(run.id)
+    assert any(attempt["reserve"] > 0 for attempt in attempts)
+    went = Counter(
+        str(attempt["provider_key_id"])
+        for attempt in attempts
+        if attempt["error_kind"] != "not_sent"
+    )
+    rows = await stage.books.rows(
+        "SELECT scope_id::text, requests_settled, requests_held, cost_held"
+        " FROM accounting.windows WHERE scope_kind = 'provider_key'"
+    )
+    assert {row["scope_id"]: row["requests_settled"] for row in rows} == went
+    assert {(row["requests_held"], row["cost_held"]) for row in rows} == {(0, Decimal(0))}
+
+
+async def test_a_killed_worker_holds_nothing_for_the_rest_of_a_route(stage: Stage) -> None:
+    """What its calls may have cost is booked; what was held for the models after them comes back."""
+    plan = await routed(stage)
+    await limit(stage.olivia, ORGANISATION, DAILY, cost="1")
+    await stage.assistant.fault({"kind": "hang"})
+    worker = stage.worker()
+    run = await stage.launched(plan)
+    await stage.arrivals(run.id, 4)
+    watchman = Watchman(stage)
+    await worker.kill()
+    lost = await stage.books.attempts(run.id, "sent")
+    assert lost and all(attempt["reserve"] > 0 for attempt in lost)
+    await stage.assistant.heal()
+    stage.worker()
+    await stage.over(run.id)
+    assert await watchman.content() > 10
+    await recount(stage)
+    rows = await stage.books.rows("SELECT requests_held, cost_held FROM accounting.windows")
+    assert [(row["requests_held"], row["cost_held"]) for row in rows] == [(0, Decimal(0))]
