@@ -5,7 +5,6 @@ It needs nothing of the installation it watches but the public key of its log.
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,6 +54,8 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(dir_okay=False)] = None,
 ) -> None:
     """Cosign over gRPC until SIGTERM."""
+    import asyncio
+
     with reported():
         tls = None
         if tls_certificate and tls_key:
@@ -88,6 +89,8 @@ def _witness(folder: Path) -> Witness:
 
 
 async def _serve(witness: Witness, listen: str, tls: tuple[bytes, bytes] | None) -> None:
+    import asyncio
+
     from chimera.audit.witness_rpc import start_witness
 
     server, port = await start_witness(witness, listen, tls)
