@@ -154,10 +154,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
 
 def service_descriptors() -> list[Any]:
     """Descriptors of every service, for the gate, reflection and the guard tests."""
-    modules = dict.fromkeys(module for module, _add, _servicer in services())
-    return [
-        service for module in modules for service in module.DESCRIPTOR.services_by_name.values()
-    ]
+    files = {module.DESCRIPTOR.name: module.DESCRIPTOR for module, _add, _servicer in services()}
+    return [service for file in files.values() for service in file.services_by_name.values()]
 
 
 class Server:

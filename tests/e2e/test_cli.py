@@ -50,7 +50,12 @@ def test_the_demo_holds_and_leaves_nothing_running(tmp_path: Path) -> None:
     rates = dict(re.findall(r"^ *(guard-\S+) +([\d.]+)%", done.stdout, re.MULTILINE))
     assert float(rates["guard-none"]) > float(rates["guard-keyword"]) > float(rates["guard-strict"])
     demo = tmp_path / "demo"
-    assert sorted(path.name for path in demo.iterdir()) == ["audit.jsonl", "logs", "report.html"]
+    assert sorted(path.name for path in demo.iterdir()) == [
+        "audit.jsonl",
+        "evidence.zip",
+        "logs",
+        "report.html",
+    ]
     assert "Who keeps a secret?" in (demo / "report.html").read_text()
 
 

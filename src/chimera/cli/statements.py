@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Annotated
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any
 
 import typer
 
@@ -23,14 +24,26 @@ def sql(
     import_everything()
     by_module: dict[str, list[str]] = {}
     for statement in STATEMENTS:
-        names = vars(sys.modules[statement.where])
-        name = next((name for name, value in names.items() if value is statement), "?")
+        name = _name_of(statement, vars(sys.modules[statement.where]))
         text = textwrap.dedent(statement.text).strip()
         by_module.setdefault(statement.where, []).append(f"-- {name}\n{text};")
     for where in sorted(by_module):
         if module in where:
             typer.echo(f"-- === {where} ===\n")
             typer.echo("\n\n".join(by_module[where]) + "\n")
+
+
+def _name_of(statement: Any, names: dict[str, Any]) -> str:
+    """Its name in its module, or `TABLE[number].field` in a tuple of dataclasses."""
+    for name, value in names.items():
+        if value is statement:
+            return name
+        if isinstance(value, tuple):
+            for number, row in enumerate(value):
+                for field in fields(row) if is_dataclass(row) else ():
+                    if getattr(row, field.name) is statement:
+                        return f"{name}[{number}].{field.name}"
+    return "?"
 
 
 def import_everything() -> None:

@@ -237,6 +237,10 @@ async def test_only_named_things(world: World) -> None:
     acme = await world.organisation("acme")
     admin, rosa = acme.admin, await acme.person("rosa", role="viewer")
     named, other = await secret_template(admin), await secret_template(admin)
+    for template_id in (named, other):  # the share says what she may do, the grant with which
+        await admin.templates.ShareTemplate(
+            template_id=template_id, user_id=rosa.user_id, permission="SHARE_PERMISSION_ADMIN"
+        )
     await granted(
         admin, rosa, [PERMISSION_TEMPLATE_WRITE, PERMISSION_TEMPLATE_READ], resource_ids=[named]
     )

@@ -53,7 +53,11 @@ async def ran(
         await finished(olivia, run.id)
 
         async def sealed() -> bool:
-            archive = await exported(olivia, run.id, tmp_path / "evidence.zip")
+            try:
+                archive = await exported(olivia, run.id, tmp_path / "evidence.zip")
+            except Refused as refused:
+                assert refused.reason == "CHECKPOINT_NOT_FOUND"
+                return False
             key = (await olivia.audit.GetCheckpoint()).verifier_key
             return verify_evidence(archive, [key]).verdict is Verdict.VERIFIED
 
