@@ -277,7 +277,7 @@ class TestFull:
         acme, globex = await world.organisation("acme"), await world.organisation("globex")
         taken = 0
         with pytest.raises(Refused) as refused:
-            for seed in range(200):
+            for seed in range(20_000):  # looked at once a second
                 await record(acme.admin, in_rows(some_events(20, seed)))
                 taken += 20
         assert (refused.value.code, refused.value.reason) == (
