@@ -273,13 +273,13 @@ def _listen(server: Any, settings: Settings) -> int:
 
 def _add_reflection(server: Any, names: list[str]) -> None:
     """grpcio-reflection knows v1alpha only; v1 has the same wire format under another name, and
-    newer tools ask for it first."""
+    newer tools ask for it first. Only the former is listed: there is no descriptor of the latter."""
     import grpc
     from grpc_reflection.v1alpha import _async, reflection_pb2
     from grpc_reflection.v1alpha.reflection import SERVICE_NAME
 
     current = "grpc.reflection.v1.ServerReflection"
-    servicer = _async.ReflectionServicer([*names, SERVICE_NAME, current])
+    servicer = _async.ReflectionServicer([*names, SERVICE_NAME])
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,

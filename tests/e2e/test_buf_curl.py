@@ -49,6 +49,13 @@ async def test_reflection_lists_every_service(world: World) -> None:
     assert {service.full_name for service in service_descriptors()} <= set(out.split())
 
 
+async def test_reflection_lists_every_method(world: World) -> None:
+    """The first command a newcomer types; every service that is listed can be described."""
+    code, out, err = await curl("--list-methods", f"http://{world.address}")
+    assert (code, err) == (0, "")
+    assert {method.path.removeprefix("/") for method in METHODS} <= set(out.split())
+
+
 async def test_an_api_key_and_one_line_answer_a_question(world: World) -> None:
     """Who am I? As JSON, through headers a person would write."""
     olivia = (await world.organisation("acme")).admin
