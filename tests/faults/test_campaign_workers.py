@@ -42,16 +42,22 @@ async def test_a_frozen_worker_loses_its_fence(stage: Stage) -> None:
     """A worker is stopped beyond its lease, another takes its shards over and is half done when the
     first wakes up: it sends nothing of what it had in hand, and what it gets back is only booked."""
     plan = await stage.plan(rows=20, repetitions=2, concurrency=8)
-    await stage.assistant.slow(300)
+    await stage.assistant.slow(1500)
     frozen = stage.worker()
     run = await stage.launched(plan)
-    await stage.results(run.id, 16)
+    await stage.arrivals(run.id, 8)  # all that may fly, before any comes back
     frozen.freeze()
+    await stage.assistant.heal()
+    await stage.assistant.slow(300)
     in_hand = await stage.books.attempts(run.id, "sent")
     arrived = await stage.assistant.arrived(run.id)
     committed_only = {a["cell_no"] for a in in_hand} - set(arrived)
     assert committed_only, "nothing was committed ahead"
 
+    async def answered() -> bool:
+        return not (await stage.assistant.stats())["in_flight"]
+
+    await until(answered, "what is in flight comes back to nobody")
     stage.worker()
 
     async def taken_over() -> bool:

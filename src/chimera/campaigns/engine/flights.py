@@ -169,11 +169,7 @@ class Flights:
         """Starts committed attempts as far as windows and paces allow."""
         if not self.may_send():
             return
-        if time.monotonic() >= self.leased_until:
-            # This process slept, or the database is away: first a tick, which says what is still
-            # ours. What goes out beyond a lease may be going out elsewhere too.
-            self.overslept = True
-            self.wake.set()
+        if self.oversleeps():
             return
         free = self.concurrency - len(self.tasks)
         while free > 0 and (lane := self._next_lane()) is not None:
@@ -183,6 +179,15 @@ class Flights:
             for lane in self.lanes:
                 if lane.committed and lane.places() > 0 and lane.pace.wants_refill():
                     self._ask_for_permits(lane, free)
+
+    def oversleeps(self) -> bool:
+        """Whether this process slept beyond its leases, or the database is away: first a tick,
+        which says what is still ours. What goes out beyond a lease may go out elsewhere too."""
+        if time.monotonic() >= self.leased_until:
+            self.overslept = True
+            self.wake.set()
+            return True
+        return False
 
     def _next_lane(self) -> Lane | None:
         """The next lane in turn that may start a call now; its permit is taken."""
@@ -225,6 +230,9 @@ class Flights:
 
     async def _call(self, lane: Lane, send: Send) -> None:
         """One attempt, from the wire to its outcome."""
+        if self.oversleeps():  # between the start of this task and its first step
+            self.take_back(send)
+            return
         try:
             heard: list[Told] = []
             HEARD.set(heard)  # of this task alone
