@@ -48,6 +48,11 @@ def check_plan(plan: CampaignPlan) -> None:
             )
     if plan.HasField("scorer"):
         checked_scorer(plan.scorer, "plan.scorer")
+    if plan.strategy.HasField("best_of_n"):
+        try:
+            check_chain(chain_steps(plan.strategy.best_of_n.variation))
+        except TechniqueError as error:
+            raise _invalid(error, "plan.strategy.best_of_n.variation") from None
 
 
 def checked_scorer(scorer: Scorer, path: str) -> dict[str, Any]:

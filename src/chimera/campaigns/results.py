@@ -10,9 +10,11 @@ from typing import NamedTuple
 from chimera.call import Call
 from chimera.campaigns.plan import RunPlan
 from chimera.campaigns.runs import LIVE, get_run
+from chimera.campaigns.transcripts import list_turns, messages_of_turn
 from chimera.db import Database, Tx, sql
 from chimera.faults import NotFound
 from chimera.paging import Pages
+from chimera.providers.adapters import Message
 from chimera.rows import enum_text
 from chimera.v1.campaigns_pb2 import (
     Attempt,
@@ -41,7 +43,7 @@ LIST_EXECUTIONS = sql(
            e.original_prompt, e.transformed_prompt, e.response, e.response_truncated,
            e.is_successful, e.success_score::float8 AS success_score, e.verdict_reason, e.error_kind,
            e.attempts, e.latency_ms, e.input_tokens, e.output_tokens, e.cost AS cost_usd,
-           e.started_at, e.recorded_at
+           e.started_at, e.recorded_at, e.turn_count, e.decided_turn_no, e.ended_by
       FROM campaigns.executions e JOIN campaigns.run_plans p ON p.run_id = e.run_id
      CROSS JOIN LATERAL (SELECT COALESCE(p.model_names[e.model_no + 1],
                                          p.target_names[e.target_no + 1]) AS name) u
@@ -75,7 +77,7 @@ LIST_ATTEMPTS = sql(
     SELECT a.attempt_no, a.state, a.error_kind, a.error_message, a.http_status, a.latency_ms,
            a.worst_cost AS worst_cost_usd, a.cost AS cost_usd, a.sent_at, a.settled_at,
            split_part(u.name, '/', 1) AS provider_used,
-           substr(u.name, strpos(u.name, '/') + 1) AS model_used
+           substr(u.name, strpos(u.name, '/') + 1) AS model_used, a.purpose
       FROM campaigns.attempts a JOIN campaigns.run_plans p ON p.run_id = a.run_id
      CROSS JOIN LATERAL (SELECT COALESCE(p.model_names[a.model_no + 1],
                                          p.target_names[%(target_no)s::int + 1]) AS name) u
@@ -163,8 +165,12 @@ def _compiled(body: bytes) -> RunPlan:
     return RunPlan(body)
 
 
-async def get_execution(tx: Tx, run_id: str, cell_no: int) -> GetExecutionResponse:
-    """One result, its attempts, and the messages as they were sent, made again from the plan."""
+async def get_execution(
+    tx: Tx, run_id: str, cell_no: int, turns_after: int = 0
+) -> GetExecutionResponse:
+    """One result, its attempts, and the messages as they were sent, made again from the plan with
+    secret values masked; of a
+    conversation also its turns after `turns_after`, as many as fit into a message."""
     await get_run(tx, run_id)
     found = await _executions_of(tx, run_id, [cell_no])
     if not found:
@@ -172,7 +178,11 @@ async def get_execution(tx: Tx, run_id: str, cell_no: int) -> GetExecutionRespon
     body = await tx.one(GET_PLAN, run_id=run_id)
     assert body is not None
     plan = _compiled(body)
-    sent = plan.prepare(cell_no).request.messages if found[0].transformed_prompt else ()
+    turns, more_after = await list_turns(tx, run_id, cell_no, turns_after)
+    if plan.talk is not None:
+        sent = await messages_of_turn(tx, plan, run_id, cell_no, found[0].decided_turn_no)
+    else:
+        sent = _sent(plan, cell_no, found[0].transformed_prompt)
     attempts: list[Attempt] = await tx.all(
         LIST_ATTEMPTS, run_id=run_id, cell_no=cell_no, target_no=found[0].target_no
     )
@@ -186,7 +196,20 @@ async def get_execution(tx: Tx, run_id: str, cell_no: int) -> GetExecutionRespon
             )
             for message in sent
         ],
+        turns=turns,
+        more_turns_after=more_after,
     )
+
+
+def _sent(plan: RunPlan, cell_no: int, transformed: str) -> Sequence[Message]:
+    """The messages of a cell that was sent, with masks in place of secret values."""
+    if not transformed:
+        return ()
+    shown = plan.shown_prompt(plan.cell(cell_no).prompt_no)
+    return [
+        Message(role, transformed if place == shown.subject else text)
+        for place, (role, text) in enumerate(shown.messages)
+    ]
 
 
 class Position(NamedTuple):
