@@ -39,6 +39,7 @@ LIST_EXECUTIONS = sql(
            split_part(u.name, '/', 1) AS provider_used,
            substr(u.name, strpos(u.name, '/') + 1) AS model_used,
            e.original_prompt, e.transformed_prompt, e.response, e.response_truncated,
+           e.finish_reason,
            e.is_successful, e.success_score::float8 AS success_score, e.verdict_reason, e.error_kind,
            e.attempts, e.latency_ms, e.input_tokens, e.output_tokens, e.cost AS cost_usd,
            e.started_at, e.recorded_at

@@ -82,6 +82,7 @@ def _scored(send: Send, reply: ChatReply, judge: Judge, run_id: str) -> Result:
         prepared.transformed,
         response=text,
         response_truncated=len(text) < len(reply.text),
+        finish_reason=reply.finish_reason,
         attempts=send.attempt_no,
     )
     response = Response(
