@@ -10,6 +10,7 @@ from typing import NamedTuple
 from chimera.call import Call
 from chimera.campaigns.plan import RunPlan
 from chimera.campaigns.runs import LIVE, get_run
+from chimera.campaigns.skipped import asks_for_skipped, find_skipped, list_skipped
 from chimera.db import Database, Tx, sql
 from chimera.faults import NotFound
 from chimera.paging import Pages
@@ -120,7 +121,9 @@ async def list_executions(
 ) -> tuple[list[Execution], bool]:
     """By cell number: at most `limit`, fewer when they are large, and whether there are more.
     Raises NotFound(RUN_NOT_FOUND)."""
-    await get_run(tx, request.run_id)
+    run = await get_run(tx, request.run_id)
+    if asks_for_skipped(request):
+        return await list_skipped(tx, run, request, after=after, limit=limit)
 
     def chosen(field: str) -> object:
         return getattr(request, field) if request.HasField(field) else None
@@ -166,10 +169,13 @@ def _compiled(body: bytes) -> RunPlan:
 
 async def get_execution(tx: Tx, run_id: str, cell_no: int) -> GetExecutionResponse:
     """One result, its attempts, and the messages as they were sent, made again from the plan."""
-    await get_run(tx, run_id)
+    run = await get_run(tx, run_id)
     found = await _executions_of(tx, run_id, [cell_no])
     if not found:
-        raise NotFound("EXECUTION_NOT_FOUND", "This cell has no result (yet).")
+        skipped = await find_skipped(tx, run, cell_no)
+        if skipped is None:
+            raise NotFound("EXECUTION_NOT_FOUND", "This cell has no result (yet).")
+        found = [skipped]
     body = await tx.one(GET_PLAN, run_id=run_id)
     assert body is not None
     plan = _compiled(body)

@@ -95,6 +95,8 @@ def _verify(archive: zipfile.ZipFile, keys: Sequence[str]) -> EvidenceReport:
         raise Refuted(Verdict.INCOMPLETE, "the log does not say yet that the run is over")
     if (proven.end["scored"], proven.end["successes"]) != (scored, successes):
         raise Refuted(Verdict.TAMPERED, "the counts differ from those at the end of the run")
+    if proven.end.get("recorded", results) != results:
+        raise Refuted(Verdict.TAMPERED, "the run recorded another number of results")
     return EvidenceReport(
         Verdict.VERIFIED,
         "everything holds",
