@@ -35,12 +35,13 @@ from tests.support.workers import Books
 
 def main(options: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="bench campaign")
-    parser.add_argument("--cells", type=int, default=20_000)
+    parser.add_argument("--cells", type=int)
     parser.add_argument("--latency-ms", type=int, nargs="*", default=[0, 100])
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--kill", type=int, default=0)
     parser.add_argument("--seed", type=int, default=7)
     chosen = parser.parse_args(options)
+    chosen.cells = chosen.cells or (100_000 if chosen.kill else 20_000)
     if chosen.kill:
         return asyncio.run(_run_with_kills(chosen))
     print(
@@ -76,7 +77,7 @@ async def _run(chosen: argparse.Namespace) -> None:
 
 async def _run_with_kills(chosen: argparse.Namespace) -> None:
     draw = random.Random(chosen.seed)
-    cells = max(chosen.cells, 100_000)
+    cells = chosen.cells
     async with installation(lease_s=3, heartbeat_s=0.5) as running:
         models = await assistant_models(running.admin, running.urls.assistant_url, ["guard-none"])
         plan = secret_plan(
