@@ -140,7 +140,7 @@ def _frozen(
     seats: Sequence[dict[str, Any]],
 ) -> Frozen:
     spec = scorer_spec(plan.scorer)
-    facts = {
+    facts: dict[str, Any] = {
         "format": 1,
         "prompts": [
             _prompt_facts(version, pins, source)

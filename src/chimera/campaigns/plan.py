@@ -74,6 +74,7 @@ class Prepared:
     transformed: str
     request: ChatRequest
     worst_cost: Decimal
+    worst_tokens: int  # in and out, as far as a call may go
     model_no: int = 0
     reserve: Decimal = Decimal(0)  # what the models its route has left may cost after this one
     ask: Ask | None = None
@@ -349,8 +350,8 @@ class RunPlan:
             seed=self.seed_at(f"{cell.prompt_no}/{cell.iteration}") & 0x7FFF_FFFF,
             stop=tuple(generation["stop"]),
         )
-        worst, reserve = self._worst(messages, generation["output_tokens_max"], order, step)
-        return Prepared(cell, prompt, transformed, request, worst, order[step], reserve)
+        bound, worst, reserve = self._worst(messages, generation["output_tokens_max"], order, step)
+        return Prepared(cell, prompt, transformed, request, worst, bound, order[step], reserve)
 
     def prepare_ask(
         self, cell_no: int, ask: Ask, before: tuple[Turn, ...], step: int = 0
@@ -368,20 +369,21 @@ class RunPlan:
             seed=ask.seed,
             stop=tuple(generation["stop"]),
         )
-        worst, reserve = self._worst(ask.messages, ask.output_tokens_max, order, step)
+        bound, worst, reserve = self._worst(ask.messages, ask.output_tokens_max, order, step)
         prompt = self.prompt(cell.prompt_no)
+        model_no = order[step]
         return Prepared(
-            cell, prompt, ask.request, request, worst, order[step], reserve, ask, before
+            cell, prompt, ask.request, request, worst, bound, model_no, reserve, ask, before
         )
 
     def _worst(
         self, messages: Sequence[Message], output: int, order: Sequence[int], step: int
-    ) -> tuple[Decimal, Decimal]:
-        """What a call can cost, and those its route may make after it."""
+    ) -> tuple[int, Decimal, Decimal]:
+        """What a call can take in tokens, what it can cost, and those its route may make after it."""
         bound = sum(upper_bound_tokens(message.content) for message in messages)
         worst = worst_cost(bound, output, self.models[order[step]].prices)
         later = [worst_cost(bound, output, self.models[no].prices) for no in order[step + 1 :]]
-        return worst, sum(later, Decimal(0))
+        return bound + output, worst, sum(later, Decimal(0))
 
 
 def subject_of(messages: Sequence[tuple[str, str]]) -> int:

@@ -113,6 +113,7 @@ def conclude(plan: RunPlan, cell_no: int, turns: Sequence[Turn], end: End, attem
         decided.request if decided else "",
         response=decided.reply if decided else "",
         response_truncated=decided.reply_truncated if decided else False,
+        finish_reason=decided.finish_reason if decided else "",
         is_successful=end.is_successful,
         success_score=end.score,
         verdict_reason=storable(plan.mask(cell.prompt_no, end.reason))[:1000],

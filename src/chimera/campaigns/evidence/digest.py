@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# All of it is stored as it stands.
+# All of it is stored as it stands. What came later is appended, and only for results that have it:
+# what was recorded before hashes as it did then.
 DIGESTED = (
     "cell_no",
     "state",
@@ -23,6 +24,8 @@ DIGESTED = (
     "output_tokens",
     "cost",
 )
+# transcript: of a conversation, the hash over its turns.
+LATER = ("finish_reason", "transcript")
 # Of a turn of a conversation; the hash over all of them is digested with the result.
 DIGESTED_OF_TURN = (
     "turn_no",
@@ -38,13 +41,15 @@ DIGESTED_OF_TURN = (
 )
 
 
+def digested(row: Mapping[str, Any]) -> list[Any]:
+    """The digested members of a result, in order."""
+    later = [row[name] for name in LATER if row.get(name) is not None]
+    return [row[name] for name in DIGESTED] + later
+
+
 def digest_bytes(row: Mapping[str, Any]) -> bytes:
-    """Canonical JSON of the digested members of a result: a list without spaces, UTF-8. The result
-    of a conversation has the hash of its transcript at the end."""
-    members = [row[name] for name in DIGESTED]
-    if row.get("transcript"):
-        members.append(row["transcript"])
-    return _canonical(members)
+    """Canonical JSON of the digested members of a result: a list without spaces, UTF-8."""
+    return _canonical(digested(row))
 
 
 def transcript_hash(turns: Sequence[Mapping[str, Any]]) -> str:

@@ -30,8 +30,12 @@ from chimera.campaigns.evidence.digest import digest_bytes, transcript_hash
 
 LINE_BYTES_MAX = 16 * 1024 * 1024
 MEMBERS = ("manifest.json", "plan.json", "flushes.jsonl", "results.jsonl", "audit.jsonl")
-# Format -> its members.
-FORMATS = {"chimera-evidence/1": MEMBERS, "chimera-evidence/2": (*MEMBERS, "turns.jsonl")}
+# Format -> its members. 2: results say why their answer ended; 3: there are conversations.
+FORMATS = {
+    "chimera-evidence/1": MEMBERS,
+    "chimera-evidence/2": MEMBERS,
+    "chimera-evidence/3": (*MEMBERS, "turns.jsonl"),
+}
 OVER = ("run.complete", "run.fail")
 
 
@@ -96,6 +100,8 @@ def _verify(archive: zipfile.ZipFile, keys: Sequence[str]) -> EvidenceReport:
         raise Refuted(Verdict.INCOMPLETE, "the log does not say yet that the run is over")
     if (proven.end["scored"], proven.end["successes"]) != (scored, successes):
         raise Refuted(Verdict.TAMPERED, "the counts differ from those at the end of the run")
+    if proven.end.get("recorded", results) != results:
+        raise Refuted(Verdict.TAMPERED, "the run recorded another number of results")
     return EvidenceReport(
         Verdict.VERIFIED,
         "everything holds",
