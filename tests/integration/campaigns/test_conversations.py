@@ -302,7 +302,7 @@ async def test_the_worst_case_counts_everybody(scene: Scene) -> None:
     olivia = scene.stage.olivia
     campaign = (await olivia.campaigns.CreateCampaign(name="dear", plan=plan)).campaign
     preview = await olivia.campaigns.PreviewCampaign(campaign_id=campaign.id)
-    cost = await olivia.usage.PreviewCost(campaign_id=campaign.id)
+    cost = await olivia.costs.PreviewCost(campaign_id=campaign.id)
     run = await scene.ran(plan)
     assert Decimal(run.counts.booked_usd) < Decimal(preview.cost_usd_worst)
     assert Decimal(cost.totals.cost_usd_expected) < Decimal(cost.totals.cost_usd_worst)
