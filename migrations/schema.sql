@@ -262,6 +262,20 @@ $_$;
 
 ALTER FUNCTION audit.words(fields jsonb) OWNER TO chimera_owner;
 
+CREATE FUNCTION campaigns.count_running_time() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF OLD.state = 'running' THEN
+        NEW.ran_s := OLD.ran_s + extract(epoch FROM clock_timestamp() - OLD.running_since);
+    ELSIF NEW.state = 'running' THEN
+        NEW.running_since := clock_timestamp();
+    END IF;
+    RETURN NEW;
+END $$;
+
+ALTER FUNCTION campaigns.count_running_time() OWNER TO chimera_owner;
+
 CREATE FUNCTION identity.count_sealed_sign_in() RETURNS TABLE(kek_version integer, count bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -888,6 +902,9 @@ CREATE TABLE campaigns.runs (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     finished_at timestamp with time zone,
     api_key_id uuid,
+    skipped bigint DEFAULT 0 NOT NULL,
+    ran_s double precision DEFAULT 0 NOT NULL,
+    running_since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT runs_attempts_max_check CHECK ((attempts_max > 0)),
     CONSTRAINT runs_cells_total_check CHECK ((cells_total > 0)),
     CONSTRAINT runs_check CHECK ((shards_done <= shards_total)),
@@ -1843,6 +1860,8 @@ CREATE TABLE campaigns.attempts (
     model_no integer,
     reserve numeric(20,12) DEFAULT 0 NOT NULL,
     provider_key_id uuid,
+    purpose text DEFAULT 'target'::text NOT NULL,
+    worst_tokens bigint DEFAULT 0 NOT NULL,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -1870,6 +1889,8 @@ CREATE TABLE campaigns.attempts_default (
     model_no integer,
     reserve numeric(20,12) DEFAULT 0 CONSTRAINT attempts_reserve_not_null NOT NULL,
     provider_key_id uuid,
+    purpose text DEFAULT 'target'::text CONSTRAINT attempts_purpose_not_null NOT NULL,
+    worst_tokens bigint DEFAULT 0 CONSTRAINT attempts_worst_tokens_not_null NOT NULL,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 );
 
@@ -1902,6 +1923,11 @@ CREATE TABLE campaigns.executions (
     started_at timestamp with time zone NOT NULL,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     model_no integer,
+    turn_count integer DEFAULT 0 NOT NULL,
+    decided_turn_no integer,
+    ended_by text DEFAULT ''::text NOT NULL,
+    transcript bytea,
+    finish_reason text,
     CONSTRAINT executions_state_check CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'parked'::text, 'skipped'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -1935,6 +1961,11 @@ CREATE TABLE campaigns.executions_default (
     started_at timestamp with time zone CONSTRAINT executions_started_at_not_null NOT NULL,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT executions_recorded_at_not_null NOT NULL,
     model_no integer,
+    turn_count integer DEFAULT 0 CONSTRAINT executions_turn_count_not_null NOT NULL,
+    decided_turn_no integer,
+    ended_by text DEFAULT ''::text CONSTRAINT executions_ended_by_not_null NOT NULL,
+    transcript bytea,
+    finish_reason text,
     CONSTRAINT executions_state_check CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'parked'::text, 'skipped'::text])))
 );
 
@@ -2014,7 +2045,24 @@ CREATE TABLE campaigns.run_money (
     cost_max numeric(20,12),
     settled numeric(20,12) DEFAULT 0 NOT NULL,
     held numeric(20,12) DEFAULT 0 NOT NULL,
-    budgeted boolean DEFAULT false NOT NULL
+    budgeted boolean DEFAULT false NOT NULL,
+    executions_max bigint,
+    tokens_max bigint,
+    wall_time_s bigint,
+    error_share_max double precision,
+    error_cells_min bigint DEFAULT 20 NOT NULL,
+    interval_width_max double precision,
+    cells_begun bigint DEFAULT 0 NOT NULL,
+    cells_recorded bigint DEFAULT 0 NOT NULL,
+    cells_failed bigint DEFAULT 0 NOT NULL,
+    cells_successful bigint DEFAULT 0 NOT NULL,
+    tokens_settled bigint DEFAULT 0 NOT NULL,
+    tokens_held bigint DEFAULT 0 NOT NULL,
+    stop_reason text,
+    CONSTRAINT run_money_executions_max_check CHECK ((executions_max > 0)),
+    CONSTRAINT run_money_stop_reason_check CHECK ((stop_reason = ANY (ARRAY['executions'::text, 'tokens'::text, 'wall_time'::text, 'error_share'::text, 'interval'::text]))),
+    CONSTRAINT run_money_tokens_max_check CHECK ((tokens_max > 0)),
+    CONSTRAINT run_money_wall_time_s_check CHECK ((wall_time_s > 0))
 )
 WITH (fillfactor='50');
 
@@ -2063,6 +2111,26 @@ ALTER TABLE ONLY campaigns.scorings FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.scorings OWNER TO chimera_owner;
 
+CREATE TABLE campaigns.seats (
+    run_id uuid NOT NULL,
+    seat_no integer NOT NULL,
+    org_id uuid NOT NULL,
+    purpose text NOT NULL,
+    target_name text NOT NULL,
+    cost_max numeric(20,12),
+    settled numeric(20,12) DEFAULT 0 NOT NULL,
+    held numeric(20,12) DEFAULT 0 NOT NULL,
+    calls bigint DEFAULT 0 NOT NULL,
+    input_tokens bigint DEFAULT 0 NOT NULL,
+    output_tokens bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT seats_purpose_check CHECK ((purpose = ANY (ARRAY['attacker'::text, 'judge'::text])))
+)
+WITH (fillfactor='50');
+
+ALTER TABLE ONLY campaigns.seats FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.seats OWNER TO chimera_owner;
+
 CREATE TABLE campaigns.shards (
     run_id uuid NOT NULL,
     shard_no integer NOT NULL,
@@ -2081,6 +2149,71 @@ WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
 ALTER TABLE ONLY campaigns.shards FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.shards OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.turns (
+    run_id uuid NOT NULL,
+    cell_no bigint NOT NULL,
+    turn_no integer NOT NULL,
+    org_id uuid NOT NULL,
+    purpose text NOT NULL,
+    model_no integer NOT NULL,
+    attempt_no integer NOT NULL,
+    request text NOT NULL,
+    reply text NOT NULL,
+    reply_truncated boolean DEFAULT false NOT NULL,
+    finish_reason text DEFAULT ''::text NOT NULL,
+    message text,
+    marks jsonb,
+    is_successful boolean,
+    success_score double precision,
+    verdict_reason text DEFAULT ''::text NOT NULL,
+    error_kind text DEFAULT ''::text NOT NULL,
+    input_tokens integer NOT NULL,
+    output_tokens integer NOT NULL,
+    cost numeric(20,12) NOT NULL,
+    latency_ms integer NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT turns_purpose_check CHECK ((purpose = ANY (ARRAY['target'::text, 'attacker'::text, 'judge'::text]))),
+    CONSTRAINT turns_turn_no_check CHECK ((turn_no > 0))
+)
+PARTITION BY RANGE (run_id);
+
+ALTER TABLE ONLY campaigns.turns FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.turns OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.turns_default (
+    run_id uuid CONSTRAINT turns_run_id_not_null NOT NULL,
+    cell_no bigint CONSTRAINT turns_cell_no_not_null NOT NULL,
+    turn_no integer CONSTRAINT turns_turn_no_not_null NOT NULL,
+    org_id uuid CONSTRAINT turns_org_id_not_null NOT NULL,
+    purpose text CONSTRAINT turns_purpose_not_null NOT NULL,
+    model_no integer CONSTRAINT turns_model_no_not_null NOT NULL,
+    attempt_no integer CONSTRAINT turns_attempt_no_not_null NOT NULL,
+    request text CONSTRAINT turns_request_not_null NOT NULL,
+    reply text CONSTRAINT turns_reply_not_null NOT NULL,
+    reply_truncated boolean DEFAULT false CONSTRAINT turns_reply_truncated_not_null NOT NULL,
+    finish_reason text DEFAULT ''::text CONSTRAINT turns_finish_reason_not_null NOT NULL,
+    message text,
+    marks jsonb,
+    is_successful boolean,
+    success_score double precision,
+    verdict_reason text DEFAULT ''::text CONSTRAINT turns_verdict_reason_not_null NOT NULL,
+    error_kind text DEFAULT ''::text CONSTRAINT turns_error_kind_not_null NOT NULL,
+    input_tokens integer CONSTRAINT turns_input_tokens_not_null NOT NULL,
+    output_tokens integer CONSTRAINT turns_output_tokens_not_null NOT NULL,
+    cost numeric(20,12) CONSTRAINT turns_cost_not_null NOT NULL,
+    latency_ms integer CONSTRAINT turns_latency_ms_not_null NOT NULL,
+    started_at timestamp with time zone CONSTRAINT turns_started_at_not_null NOT NULL,
+    recorded_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT turns_recorded_at_not_null NOT NULL,
+    CONSTRAINT turns_purpose_check CHECK ((purpose = ANY (ARRAY['target'::text, 'attacker'::text, 'judge'::text]))),
+    CONSTRAINT turns_turn_no_check CHECK ((turn_no > 0))
+);
+
+ALTER TABLE ONLY campaigns.turns_default FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.turns_default OWNER TO chimera_owner;
 
 CREATE TABLE campaigns.verdicts (
     scoring_id uuid NOT NULL,
@@ -3164,6 +3297,8 @@ ALTER TABLE ONLY campaigns.executions ATTACH PARTITION campaigns.executions_defa
 
 ALTER TABLE ONLY campaigns.flushes ATTACH PARTITION campaigns.flushes_default DEFAULT;
 
+ALTER TABLE ONLY campaigns.turns ATTACH PARTITION campaigns.turns_default DEFAULT;
+
 ALTER TABLE ONLY campaigns.verdicts ATTACH PARTITION campaigns.verdicts_default DEFAULT;
 
 ALTER TABLE ONLY providers.ledger ATTACH PARTITION providers.ledger_default DEFAULT;
@@ -3317,11 +3452,20 @@ ALTER TABLE ONLY campaigns.runs
 ALTER TABLE ONLY campaigns.scorings
     ADD CONSTRAINT scorings_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY campaigns.seats
+    ADD CONSTRAINT seats_pkey PRIMARY KEY (run_id, seat_no);
+
 ALTER TABLE ONLY campaigns.shards
     ADD CONSTRAINT shards_pkey PRIMARY KEY (run_id, shard_no);
 
 ALTER TABLE ONLY campaigns.tallies
     ADD CONSTRAINT tallies_pkey PRIMARY KEY (run_id, slot, technique_no, target_no);
+
+ALTER TABLE ONLY campaigns.turns
+    ADD CONSTRAINT turns_pkey PRIMARY KEY (run_id, cell_no, turn_no);
+
+ALTER TABLE ONLY campaigns.turns_default
+    ADD CONSTRAINT turns_default_pkey PRIMARY KEY (run_id, cell_no, turn_no);
 
 ALTER TABLE ONLY campaigns.verdicts
     ADD CONSTRAINT verdicts_pkey PRIMARY KEY (scoring_id, cell_no);
@@ -3827,6 +3971,8 @@ ALTER INDEX campaigns.executions_pkey ATTACH PARTITION campaigns.executions_defa
 
 ALTER INDEX campaigns.flushes_pkey ATTACH PARTITION campaigns.flushes_default_pkey;
 
+ALTER INDEX campaigns.turns_pkey ATTACH PARTITION campaigns.turns_default_pkey;
+
 ALTER INDEX campaigns.verdicts_pkey ATTACH PARTITION campaigns.verdicts_default_pkey;
 
 ALTER INDEX providers.ledger_pkey ATTACH PARTITION providers.ledger_default_pkey;
@@ -3892,6 +4038,8 @@ ALTER TABLE audit.leaves ENABLE ALWAYS TRIGGER no_truncate;
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.nodes FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
 
 ALTER TABLE audit.nodes ENABLE ALWAYS TRIGGER no_truncate;
+
+CREATE TRIGGER count_running_time BEFORE UPDATE OF state ON campaigns.runs FOR EACH ROW WHEN ((old.state <> new.state)) EXECUTE FUNCTION campaigns.count_running_time();
 
 CREATE TRIGGER touch BEFORE UPDATE ON campaigns.campaigns FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
@@ -4390,6 +4538,8 @@ ALTER TABLE campaigns.runs ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.scorings ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE campaigns.seats ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE campaigns.shards ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY summary ON campaigns.campaigns FOR SELECT TO chimera_summary USING (true);
@@ -4422,13 +4572,21 @@ CREATE POLICY tenant ON campaigns.runs TO chimera_app, chimera_worker USING ((or
 
 CREATE POLICY tenant ON campaigns.scorings TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON campaigns.seats TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON campaigns.shards TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.tallies TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON campaigns.turns TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON campaigns.verdicts TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.windows TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE campaigns.turns ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.turns_default ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.verdicts ENABLE ROW LEVEL SECURITY;
 
@@ -5271,8 +5429,14 @@ GRANT SELECT ON TABLE campaigns.run_plans TO chimera_worker;
 GRANT SELECT,INSERT ON TABLE campaigns.scorings TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.scorings TO chimera_worker;
 
+GRANT SELECT,INSERT ON TABLE campaigns.seats TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE campaigns.seats TO chimera_worker;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.shards TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.shards TO chimera_worker;
+
+GRANT SELECT ON TABLE campaigns.turns TO chimera_app;
+GRANT SELECT,INSERT ON TABLE campaigns.turns TO chimera_worker;
 
 GRANT SELECT ON TABLE campaigns.verdicts TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.verdicts TO chimera_worker;

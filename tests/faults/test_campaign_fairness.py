@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from chimera.campaigns.engine import leasing
 from chimera.core import open_core
-from chimera.v1.campaigns_pb2 import Run, RunState
+from chimera.v1.campaigns_pb2 import CampaignPlan, Run, RunState
 from tests.support.campaigns import assistant_models, launched, secret_plan, secret_template
 from tests.support.workers import Stage, until
 from workers.tasks.campaigns import next_to_go
@@ -56,7 +56,10 @@ async def test_five_small_runs_beside_a_large_one(stage: Stage) -> None:
     """Started together on one worker, each of five small runs is over while the large one has
     recorded no more than a few times as many cells as all of them."""
     large = await stage.plan(rows=300, repetitions=10, concurrency=8)
-    small = await stage.plan(rows=10, repetitions=2, concurrency=8)
+    small = CampaignPlan()
+    small.CopyFrom(large)
+    small.repetitions = 2
+    del small.prompts[0].rows[10:]
     await stage.assistant.slow(10)
     stage.worker()
     big_run = await stage.launched(large, "large")
@@ -108,7 +111,7 @@ def test_who_makes_room() -> None:
 
     low, high = drive("a", -1), drive("a", 1, age_s=100)
     assert next_to_go([drive("a"), low, high], 0, "b", turn_s=30) is low
-    assert next_to_go([drive("a"), high], 0, "b", turn_s=30) is None
+    assert next_to_go([drive("c"), high], 0, "b", turn_s=30) is None
     long = drive("a", age_s=40)
     assert next_to_go([drive("b"), long], 0, "c", turn_s=30) is long
     many = [drive("a", age_s=age_s) for age_s in (1, 3, 2)]

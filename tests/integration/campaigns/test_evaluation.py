@@ -182,7 +182,11 @@ async def test_answers_are_judged_again_without_being_sent_again(
 
     assert (unknown.scored, unknown.errored, unknown.successes) == (0, 480, 0)
     listed = await olivia.evaluation.ListScorings(run_id=run_id)
-    assert [scoring.id for scoring in listed.scorings] == [unknown.id, refusal.id]
+    assert [scoring.id for scoring in listed.scorings] == [
+        stopped.id,
+        unknown.id,
+        refusal.id,
+    ]
 
 
 async def test_two_workers_at_one_scoring_judge_each_answer_once(
