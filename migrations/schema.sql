@@ -262,6 +262,20 @@ $_$;
 
 ALTER FUNCTION audit.words(fields jsonb) OWNER TO chimera_owner;
 
+CREATE FUNCTION campaigns.count_running_time() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF OLD.state = 'running' THEN
+        NEW.ran_s := OLD.ran_s + extract(epoch FROM clock_timestamp() - OLD.running_since);
+    ELSIF NEW.state = 'running' THEN
+        NEW.running_since := clock_timestamp();
+    END IF;
+    RETURN NEW;
+END $$;
+
+ALTER FUNCTION campaigns.count_running_time() OWNER TO chimera_owner;
+
 CREATE FUNCTION identity.count_sealed_sign_in() RETURNS TABLE(kek_version integer, count bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -888,6 +902,9 @@ CREATE TABLE campaigns.runs (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     finished_at timestamp with time zone,
     api_key_id uuid,
+    skipped bigint DEFAULT 0 NOT NULL,
+    ran_s double precision DEFAULT 0 NOT NULL,
+    running_since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT runs_attempts_max_check CHECK ((attempts_max > 0)),
     CONSTRAINT runs_cells_total_check CHECK ((cells_total > 0)),
     CONSTRAINT runs_check CHECK ((shards_done <= shards_total)),
@@ -1843,6 +1860,7 @@ CREATE TABLE campaigns.attempts (
     model_no integer,
     reserve numeric(20,12) DEFAULT 0 NOT NULL,
     provider_key_id uuid,
+    worst_tokens bigint DEFAULT 0 NOT NULL,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -1870,6 +1888,7 @@ CREATE TABLE campaigns.attempts_default (
     model_no integer,
     reserve numeric(20,12) DEFAULT 0 CONSTRAINT attempts_reserve_not_null NOT NULL,
     provider_key_id uuid,
+    worst_tokens bigint DEFAULT 0 CONSTRAINT attempts_worst_tokens_not_null NOT NULL,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 );
 
@@ -1902,6 +1921,7 @@ CREATE TABLE campaigns.executions (
     started_at timestamp with time zone NOT NULL,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     model_no integer,
+    finish_reason text,
     CONSTRAINT executions_state_check CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'parked'::text, 'skipped'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -1935,6 +1955,7 @@ CREATE TABLE campaigns.executions_default (
     started_at timestamp with time zone CONSTRAINT executions_started_at_not_null NOT NULL,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT executions_recorded_at_not_null NOT NULL,
     model_no integer,
+    finish_reason text,
     CONSTRAINT executions_state_check CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'parked'::text, 'skipped'::text])))
 );
 
@@ -2014,7 +2035,24 @@ CREATE TABLE campaigns.run_money (
     cost_max numeric(20,12),
     settled numeric(20,12) DEFAULT 0 NOT NULL,
     held numeric(20,12) DEFAULT 0 NOT NULL,
-    budgeted boolean DEFAULT false NOT NULL
+    budgeted boolean DEFAULT false NOT NULL,
+    executions_max bigint,
+    tokens_max bigint,
+    wall_time_s bigint,
+    error_share_max double precision,
+    error_cells_min bigint DEFAULT 20 NOT NULL,
+    interval_width_max double precision,
+    cells_begun bigint DEFAULT 0 NOT NULL,
+    cells_recorded bigint DEFAULT 0 NOT NULL,
+    cells_failed bigint DEFAULT 0 NOT NULL,
+    cells_successful bigint DEFAULT 0 NOT NULL,
+    tokens_settled bigint DEFAULT 0 NOT NULL,
+    tokens_held bigint DEFAULT 0 NOT NULL,
+    stop_reason text,
+    CONSTRAINT run_money_executions_max_check CHECK ((executions_max > 0)),
+    CONSTRAINT run_money_stop_reason_check CHECK ((stop_reason = ANY (ARRAY['executions'::text, 'tokens'::text, 'wall_time'::text, 'error_share'::text, 'interval'::text]))),
+    CONSTRAINT run_money_tokens_max_check CHECK ((tokens_max > 0)),
+    CONSTRAINT run_money_wall_time_s_check CHECK ((wall_time_s > 0))
 )
 WITH (fillfactor='50');
 
@@ -3892,6 +3930,8 @@ ALTER TABLE audit.leaves ENABLE ALWAYS TRIGGER no_truncate;
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.nodes FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse();
 
 ALTER TABLE audit.nodes ENABLE ALWAYS TRIGGER no_truncate;
+
+CREATE TRIGGER count_running_time BEFORE UPDATE OF state ON campaigns.runs FOR EACH ROW WHEN ((old.state <> new.state)) EXECUTE FUNCTION campaigns.count_running_time();
 
 CREATE TRIGGER touch BEFORE UPDATE ON campaigns.campaigns FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
