@@ -26,6 +26,7 @@ from chimera.templates.dataset_files import (
     csv_row,
     read_rows,
 )
+from chimera.templates.dataset_yaml import yaml_row, yaml_rows
 from chimera.templates.datasets import (
     get_dataset,
     get_dataset_version,
@@ -99,7 +100,9 @@ async def _put_aside(
 
 def _read(file: IO[bytes], format: int, delimiter: str) -> _Read:
     found = _Read()
-    for line, row in read_rows(file, format, delimiter):
+    file.seek(0)
+    is_yaml = format == DatasetFormat.DATASET_FORMAT_YAML
+    for line, row in yaml_rows(file) if is_yaml else read_rows(file, format, delimiter):
         try:
             if isinstance(row, BadRow):
                 raise row
@@ -158,13 +161,17 @@ async def export_dataset(
     reading = replace(call, access=Access())
     columns = list(version.columns)
     is_csv = request.format == DatasetFormat.DATASET_FORMAT_CSV
+    write = {
+        DatasetFormat.DATASET_FORMAT_CSV: lambda line: csv_row(columns, json.loads(line)),
+        DatasetFormat.DATASET_FORMAT_YAML: lambda line: yaml_row(json.loads(line)),
+    }.get(request.format, lambda line: line.encode() + b"\n")
     waiting = [csv_header(columns)] if is_csv and columns else []
     size = after = 0
     while True:
         async with db.begin(reading) as tx:
             lines = await read_lines(tx, version, after, PAGE_ROWS)
         for line in lines:
-            piece = csv_row(columns, json.loads(line)) if is_csv else line.encode() + b"\n"
+            piece = write(line)
             if size + len(piece) > CHUNK_BYTES:
                 yield b"".join(waiting)
                 waiting, size = [], 0
