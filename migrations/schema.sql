@@ -3028,7 +3028,8 @@ CREATE TABLE telemetry.verified (
     batch_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
     verified_to timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     is_asked boolean DEFAULT false NOT NULL,
-    checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+    checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    rollups_checked_at timestamp with time zone
 );
 
 ALTER TABLE ONLY telemetry.verified FORCE ROW LEVEL SECURITY;
