@@ -196,6 +196,19 @@ AT_WORK: list[tuple[Any, ...]] = [("claim", 0), ("adopt", 0), ("tick", 0, 10, 1)
 TAKEN_OVER: list[tuple[Any, ...]] = [*AT_WORK, ("expire",), ("claim", 1), ("adopt", 1)]
 LATE: list[tuple[Any, ...]] = [*TAKEN_OVER, ("answer", 0, 5, "answer"), ("tick", 0, 0, 1)]
 
+# Calls are in the air when a day, and then a month, is over; and then it is the day before again.
+OVER_MIDNIGHT: list[tuple[Any, ...]] = [
+    *AT_WORK,
+    ("jump", 2),
+    ("tick", 0, 5, 1),
+    ("jump", 3),
+    ("answer", 0, 6, "answer"),
+    ("tick", 0, 5, 1),
+    ("jump", 1),
+    ("answer", 0, 3, "costly error"),
+    ("tick", 0, 5, 1),
+]
+
 
 async def act(
     stage: Stage, core: Core, run_id: str, drives: list[Drive], action: tuple[Any, ...]
@@ -328,7 +341,7 @@ async def check_budgets(stage: Stage) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
-    begin=st.sampled_from([AT_WORK, TAKEN_OVER, LATE]),
+    begin=st.sampled_from([AT_WORK, TAKEN_OVER, LATE, OVER_MIDNIGHT]),
     actions=st.lists(
         st.one_of(
             ACTIONS, st.tuples(st.just("jump"), st.integers(0, 5)), st.tuples(st.just("limit"))

@@ -25,6 +25,8 @@ INSTALL = """
         AS 'SELECT pg_catalog.clock_timestamp() + (SELECT ahead FROM shifted.clock)';
     CREATE FUNCTION shifted.now() RETURNS timestamptz LANGUAGE sql STABLE
         AS 'SELECT pg_catalog.now() + (SELECT ahead FROM shifted.clock)';
+    CREATE FUNCTION shifted.statement_timestamp() RETURNS timestamptz LANGUAGE sql STABLE
+        AS 'SELECT pg_catalog.statement_timestamp() + (SELECT ahead FROM shifted.clock)';
     GRANT USAGE ON SCHEMA shifted TO PUBLIC;
     GRANT SELECT ON shifted.clock TO PUBLIC;
 """
