@@ -788,6 +788,15 @@ END $$;
 
 ALTER FUNCTION providers.fit_price() OWNER TO chimera_owner;
 
+CREATE FUNCTION providers.held(own text, everywhere text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    SELECT CASE WHEN 'open' IN (own, everywhere) THEN 'open'
+                WHEN 'closed' IN (own, everywhere) THEN 'closed' ELSE '' END
+    $$;
+
+ALTER FUNCTION providers.held(own text, everywhere text) OWNER TO chimera_owner;
+
 CREATE FUNCTION providers.keep_price() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1492,7 +1501,9 @@ CREATE TABLE accounting.waits (
     window_start date NOT NULL,
     cost numeric(20,12) NOT NULL,
     until timestamp with time zone NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    other_models uuid[] DEFAULT '{}'::uuid[] NOT NULL,
+    other_keys uuid[] DEFAULT '{}'::uuid[] NOT NULL
 );
 
 ALTER TABLE ONLY accounting.waits FORCE ROW LEVEL SECURITY;
@@ -2599,6 +2610,20 @@ ALTER TABLE ONLY providers.allowed_targets FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.allowed_targets OWNER TO chimera_owner;
 
+CREATE TABLE providers.circuit_holds (
+    model_id uuid NOT NULL,
+    forced text NOT NULL,
+    forced_by uuid NOT NULL,
+    forced_reason text DEFAULT ''::text NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT circuit_holds_forced_check CHECK ((forced = ANY (ARRAY[''::text, 'open'::text, 'closed'::text])))
+);
+
+ALTER TABLE ONLY providers.circuit_holds FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.circuit_holds OWNER TO chimera_owner;
+
 CREATE TABLE providers.circuits (
     org_id uuid NOT NULL,
     model_id uuid NOT NULL,
@@ -2645,6 +2670,18 @@ WITH (fillfactor='70');
 ALTER TABLE ONLY providers.health_points FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.health_points OWNER TO chimera_owner;
+
+CREATE TABLE providers.key_usage (
+    provider_key_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    requests bigint NOT NULL,
+    last_used_at timestamp with time zone NOT NULL
+)
+WITH (fillfactor='70');
+
+ALTER TABLE ONLY providers.key_usage FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.key_usage OWNER TO chimera_owner;
 
 CREATE TABLE providers.ledger (
     run_id uuid NOT NULL,
@@ -3494,11 +3531,17 @@ ALTER TABLE ONLY ops.secrets
 ALTER TABLE ONLY providers.allowed_targets
     ADD CONSTRAINT allowed_targets_pkey PRIMARY KEY (org_id, model_id);
 
+ALTER TABLE ONLY providers.circuit_holds
+    ADD CONSTRAINT circuit_holds_pkey PRIMARY KEY (model_id);
+
 ALTER TABLE ONLY providers.circuits
     ADD CONSTRAINT circuits_pkey PRIMARY KEY (org_id, model_id);
 
 ALTER TABLE ONLY providers.health_points
     ADD CONSTRAINT health_points_pkey PRIMARY KEY (org_id, model_id, at);
+
+ALTER TABLE ONLY providers.key_usage
+    ADD CONSTRAINT key_usage_pkey PRIMARY KEY (provider_key_id);
 
 ALTER TABLE ONLY providers.ledger
     ADD CONSTRAINT ledger_pkey PRIMARY KEY (run_id, cell_no, attempt_no, entry_no);
@@ -3626,11 +3669,15 @@ CREATE INDEX alerts_user ON accounting.alerts USING btree (org_id, user_id, id D
 
 CREATE INDEX budgets_org ON accounting.budgets USING btree (org_id, id DESC);
 
+CREATE INDEX deliveries_finished ON accounting.deliveries USING btree (finished_at) WHERE (finished_at IS NOT NULL);
+
 CREATE INDEX deliveries_webhook ON accounting.deliveries USING btree (webhook_id, created_at DESC, id DESC);
 
 CREATE INDEX webhooks_org ON accounting.webhooks USING btree (org_id, id DESC);
 
 CREATE INDEX windows_org ON accounting.windows USING btree (org_id, window_start);
+
+CREATE INDEX windows_start ON accounting.windows USING brin (window_start);
 
 CREATE INDEX changes_open ON audit.configuration_changes USING btree (expires_at) WHERE (state = 'proposed'::text);
 
@@ -3769,6 +3816,8 @@ CREATE UNIQUE INDEX key_rotations_running ON ops.key_rotations USING btree ((tru
 CREATE INDEX outbox_due ON ops.outbox USING btree (due_at) WHERE (state <> 'dead'::text);
 
 CREATE INDEX health_points_at ON providers.health_points USING brin (at);
+
+CREATE INDEX key_usage_org ON providers.key_usage USING btree (org_id);
 
 CREATE INDEX ledger_xid ON ONLY providers.ledger USING btree (xid);
 
@@ -3991,7 +4040,7 @@ ALTER TABLE ONLY accounting.deliveries
     ADD CONSTRAINT deliveries_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES accounting.webhooks(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY accounting.delivery_tries
-    ADD CONSTRAINT delivery_tries_delivery_id_fkey FOREIGN KEY (delivery_id) REFERENCES accounting.deliveries(id) ON DELETE RESTRICT;
+    ADD CONSTRAINT delivery_tries_delivery_id_fkey FOREIGN KEY (delivery_id) REFERENCES accounting.deliveries(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY accounting.webhooks
     ADD CONSTRAINT webhooks_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
@@ -4136,6 +4185,9 @@ ALTER TABLE ONLY providers.allowed_targets
 
 ALTER TABLE ONLY providers.allowed_targets
     ADD CONSTRAINT allowed_targets_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.circuit_holds
+    ADD CONSTRAINT circuit_holds_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY providers.circuits
     ADD CONSTRAINT circuits_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
@@ -4294,6 +4346,12 @@ CREATE POLICY tenant ON accounting.waits TO chimera_app, chimera_worker USING ((
 CREATE POLICY tenant ON accounting.webhooks TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON accounting.windows TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY upkeep ON accounting.deliveries FOR DELETE TO chimera_worker USING ((finished_at < (now() - '30 days'::interval)));
+
+CREATE POLICY upkeep ON accounting.windows FOR DELETE TO chimera_worker USING ((window_start < (((now() AT TIME ZONE 'UTC'::text))::date - 120)));
+
+CREATE POLICY upkeep_look ON accounting.deliveries FOR SELECT TO chimera_worker USING ((finished_at < (now() - '30 days'::interval)));
 
 ALTER TABLE accounting.usage_daily ENABLE ROW LEVEL SECURITY;
 
@@ -4695,9 +4753,13 @@ CREATE POLICY tenant ON ops.outbox TO chimera_app USING ((org_id = ( SELECT (NUL
 
 ALTER TABLE providers.allowed_targets ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE providers.circuit_holds ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE providers.circuits ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.health_points ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.key_usage ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.ledger ENABLE ROW LEVEL SECURITY;
 
@@ -4705,7 +4767,11 @@ ALTER TABLE providers.ledger_default ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY lookup ON providers.provider_keys FOR SELECT TO chimera_lookup USING (true);
 
+CREATE POLICY machinery ON providers.circuits FOR SELECT TO chimera_worker USING (true);
+
 CREATE POLICY machinery ON providers.health_points TO chimera_worker USING (true) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY machinery ON providers.key_usage TO chimera_worker USING (true) WITH CHECK (true);
 
 CREATE POLICY machinery ON providers.ledger FOR SELECT TO chimera_worker USING (true);
 
@@ -4718,6 +4784,8 @@ CREATE POLICY machinery ON providers.providers FOR SELECT TO chimera_worker USIN
 ALTER TABLE providers.model_aliases ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.models ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY operator ON providers.circuit_holds TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
 CREATE POLICY operator ON providers.model_aliases TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
@@ -4741,6 +4809,8 @@ ALTER TABLE providers.providers ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.rate_limits ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY readable ON providers.circuit_holds FOR SELECT TO chimera_app, chimera_worker USING (true);
+
 CREATE POLICY readable ON providers.model_aliases FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
 
 CREATE POLICY readable ON providers.models FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
@@ -4763,6 +4833,8 @@ CREATE POLICY tenant ON providers.circuits TO chimera_app, chimera_worker USING 
 
 CREATE POLICY tenant ON providers.health_points TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON providers.key_usage FOR SELECT TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON providers.ledger TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.model_aliases TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
@@ -4782,6 +4854,8 @@ CREATE POLICY tenant ON providers.rate_limits TO chimera_app, chimera_worker USI
 CREATE POLICY tenant ON providers.route_versions TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.routes TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY upkeep ON providers.circuits FOR DELETE TO chimera_worker USING (((forced = ''::text) AND (GREATEST(changed_at, last_checked_at) < (now() - '30 days'::interval))));
 
 ALTER TABLE telemetry.batches ENABLE ROW LEVEL SECURITY;
 
@@ -5187,7 +5261,7 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE accounting.budgets TO chimera_app;
 GRANT SELECT ON TABLE accounting.budgets TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE accounting.deliveries TO chimera_app;
-GRANT SELECT,INSERT,UPDATE ON TABLE accounting.deliveries TO chimera_worker;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE accounting.deliveries TO chimera_worker;
 
 GRANT SELECT ON TABLE accounting.delivery_tries TO chimera_app;
 GRANT SELECT,INSERT ON TABLE accounting.delivery_tries TO chimera_worker;
@@ -5206,7 +5280,7 @@ GRANT SELECT,UPDATE ON TABLE accounting.webhooks TO chimera_worker;
 GRANT SELECT ON TABLE accounting.webhooks TO chimera_lookup;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE accounting.windows TO chimera_app;
-GRANT SELECT,INSERT,UPDATE ON TABLE accounting.windows TO chimera_worker;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE accounting.windows TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE audit.checkpoints TO chimera_sealer;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_app;
@@ -5487,11 +5561,17 @@ GRANT UPDATE(sealed) ON TABLE ops.secrets TO chimera_worker;
 GRANT SELECT,INSERT,DELETE ON TABLE providers.allowed_targets TO chimera_app;
 GRANT SELECT ON TABLE providers.allowed_targets TO chimera_worker;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuit_holds TO chimera_app;
+GRANT SELECT ON TABLE providers.circuit_holds TO chimera_worker;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuits TO chimera_app;
-GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuits TO chimera_worker;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.circuits TO chimera_worker;
 
 GRANT SELECT ON TABLE providers.health_points TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.health_points TO chimera_worker;
+
+GRANT SELECT ON TABLE providers.key_usage TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.key_usage TO chimera_worker;
 
 GRANT SELECT ON TABLE providers.ledger TO chimera_app;
 GRANT SELECT,INSERT ON TABLE providers.ledger TO chimera_worker;

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from chimera.call import Call
 from chimera.campaigns.plan import RunPlan
-from chimera.campaigns.runs import LIVE, get_run
+from chimera.campaigns.runs import LIVE, add_waiting, get_run
 from chimera.campaigns.skipped import asks_for_skipped, find_skipped, list_skipped
 from chimera.db import Database, Tx, sql
 from chimera.faults import NotFound
@@ -219,7 +219,7 @@ async def watch_run(
     while True:
         async with db.look(call) as tx:
             # The run is read first: what was recorded before it was over is then in the flushes.
-            run = await get_run(tx, request.run_id)
+            run = await add_waiting(tx, await get_run(tx, request.run_id))
             news, is_full = await _news(tx, run, position)
             is_last = not news and not await _more_to_come(tx, run, position)
             portions = await _portions(tx, request, list(news))

@@ -187,13 +187,12 @@ async def add_waiting(tx: Tx, run: Run) -> Run:
         row = await tx.one(LIST_MODELS, run_id=run.id)
         names = dict(zip(row["model_ids"], row["model_names"], strict=True)) if row else {}
         for circuit in await list_shut(tx, list(names)):
+            is_held = circuit.force or circuit.installation_force
             run.waiting_for.add(
                 model_id=circuit.model_id,
                 name=names[circuit.model_id],
-                circuit_state="open"
-                if circuit.force
-                else enum_text(circuit, "state", circuit.state),
-                cause="forced" if circuit.force else circuit.cause,
+                circuit_state="open" if is_held else enum_text(circuit, "state", circuit.state),
+                cause="forced" if is_held else circuit.cause,
                 retry_at=circuit.retry_at if circuit.HasField("retry_at") else None,
             )
     return run

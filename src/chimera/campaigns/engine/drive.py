@@ -323,7 +323,7 @@ class Drive:
             if control.short is None:
                 await pause_for_money(self.core, self.run_id, self.opened.campaign_id, self.org_id)
             elif control.short.is_spent:  # else others' calls may still give some of it back
-                await wait_for_budget(self.core, self.context, control.short)
+                await wait_for_budget(self.core, self.context, control.short, self.flights.lanes)
 
     def _keep_undecided(
         self, undecided: list[Outcome], outcomes: list[Outcome], decided: set[int]
