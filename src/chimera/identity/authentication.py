@@ -99,7 +99,7 @@ FIND_API_KEY = sql(
 def held_in_session(session: SessionState) -> Held:
     """What somebody who is signed in holds."""
     holdings = holdings_of(session.role, is_operator=session.is_superuser, grants=session.grants)
-    return Held(session.user_id, holdings)
+    return Held(session.user_id, holdings, second_factor_at=session.second_factor_at)
 
 
 def held_by_key(key: KeyState) -> Held:
@@ -332,7 +332,8 @@ def _credential_in(metadata: Mapping[str, str]) -> tuple[str, bool]:
 def circumstances_of(caller: Caller, address: str) -> Circumstances:
     """What is known about a call before its request is looked at."""
     signed_in_at = made_at(caller.session_id) if caller.session_id else None
-    return Circumstances(datetime.now(UTC), address, signed_in_at)
+    second_factor_at = caller.held.second_factor_at if caller.held else None
+    return Circumstances(datetime.now(UTC), address, signed_in_at, second_factor_at)
 
 
 def is_creating(method: str) -> bool:
