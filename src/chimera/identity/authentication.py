@@ -32,6 +32,7 @@ from chimera.identity.decisions import (
     is_outside,
 )
 from chimera.identity.endings import CHANGES, STATE_AGE_S
+from chimera.identity.notices import Notices
 from chimera.identity.roles import holdings_of, scope_numbers
 from chimera.identity.things import find_thing, named_in
 from chimera.identity.tokens import Claims, Tokens, check_not_expired, hash_of
@@ -161,11 +162,12 @@ class Authenticator:
     @classmethod
     @asynccontextmanager
     async def opened(cls, core: Core) -> AsyncIterator[Authenticator]:
-        """With the installation's keys, flushing usage in the background."""
+        """With the installation's keys; exchanges notices and flushes usage in the background."""
         authenticator = cls(core, await Tokens.opened(core))
         flushing = asyncio.create_task(authenticator.usage.flush_for_ever())
         try:
-            yield authenticator
+            async with Notices.exchanged(core.redis):
+                yield authenticator
         finally:
             await cancelled(flushing)
             await authenticator.usage.flush()
