@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from chimera.embedded.stack import Stack, StackUrls
 from chimera.identity.endings import Changes
@@ -16,8 +17,10 @@ async def heard_by(redis: Redis, listeners: int) -> None:
     """So many processes listen."""
 
     async def all_listen() -> bool:
-        [(_, count)] = await redis.pubsub_numsub(CHANNEL)
-        return bool(count == listeners)
+        with suppress(RedisError):
+            [(_, count)] = await redis.pubsub_numsub(CHANNEL)
+            return bool(count == listeners)
+        return False
 
     await eventually(all_listen)
 

@@ -18,7 +18,7 @@ from tests.support.world import Refused, World
 CALLS: dict[str, tuple[str, str, str]] = {
     "campaign": ("CAMPAIGN_RUN", "campaigns", "PauseCampaign"),
     "run": ("CAMPAIGN_RUN", "evaluation", "RescoreRun"),
-    "template": ("TEMPLATE_WRITE", "templates", "DeleteTemplate"),
+    "template": ("TEMPLATE_RATE", "templates", "DeleteTemplateRating"),
     "dataset": ("DATASET_WRITE", "datasets", "DeleteDataset"),
     "provider": ("PROVIDER_MANAGE", "providers", "DeleteProvider"),
     "model": ("PROVIDER_MANAGE", "providers", "DeleteModel"),
