@@ -888,6 +888,7 @@ CREATE TABLE campaigns.runs (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     finished_at timestamp with time zone,
     api_key_id uuid,
+    origins uuid[] DEFAULT '{}'::uuid[] NOT NULL,
     CONSTRAINT runs_attempts_max_check CHECK ((attempts_max > 0)),
     CONSTRAINT runs_cells_total_check CHECK ((cells_total > 0)),
     CONSTRAINT runs_check CHECK ((shards_done <= shards_total)),
@@ -1233,6 +1234,18 @@ CREATE FUNCTION templates.own_shares(permissions text[]) RETURNS uuid[]
     $$;
 
 ALTER FUNCTION templates.own_shares(permissions text[]) OWNER TO chimera_library;
+
+CREATE FUNCTION templates.pinned_rows(dataset_id uuid, version_number integer, row_nos integer[]) RETURNS TABLE(row_no integer, fields json)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT r.row_no, r.fields FROM templates.dataset_rows r
+     WHERE r.org_id = NULLIF(current_setting('app.org_id', true), '')::uuid
+       AND r.dataset_id = pinned_rows.dataset_id AND r.version_number = pinned_rows.version_number
+       AND r.row_no = ANY (pinned_rows.row_nos)
+    $$;
+
+ALTER FUNCTION templates.pinned_rows(dataset_id uuid, version_number integer, row_nos integer[]) OWNER TO chimera_library;
 
 CREATE FUNCTION templates.search(words text, prefixes text[], keys text[], after_rank double precision, after_id uuid, page integer, bound integer, with_facets boolean) RETURNS TABLE(total integer, ids uuid[], ranks double precision[], titles text[], snippets text[], facets jsonb)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -2039,6 +2052,36 @@ ALTER TABLE ONLY campaigns.run_plans FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.run_plans OWNER TO chimera_owner;
 
+CREATE TABLE campaigns.schedules (
+    campaign_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    state text DEFAULT 'active'::text NOT NULL,
+    state_reason text DEFAULT ''::text NOT NULL,
+    start_at timestamp with time zone,
+    cron text,
+    time_zone text,
+    next_at timestamp with time zone,
+    scheduled_by uuid NOT NULL,
+    api_key_id uuid,
+    launch_count integer DEFAULT 0 NOT NULL,
+    last_run_id uuid,
+    last_launched_at timestamp with time zone,
+    watched_run_id uuid,
+    refused_at timestamp with time zone,
+    refusal_reason text DEFAULT ''::text NOT NULL,
+    refusal_message text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT schedules_check CHECK (((start_at IS NULL) = (cron IS NOT NULL))),
+    CONSTRAINT schedules_check1 CHECK (((cron IS NULL) = (time_zone IS NULL))),
+    CONSTRAINT schedules_check2 CHECK (((state = 'active'::text) = (next_at IS NOT NULL))),
+    CONSTRAINT schedules_state_check CHECK ((state = ANY (ARRAY['active'::text, 'done'::text, 'stopped'::text])))
+);
+
+ALTER TABLE ONLY campaigns.schedules FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.schedules OWNER TO chimera_owner;
+
 CREATE TABLE campaigns.scorings (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -2073,6 +2116,7 @@ CREATE TABLE campaigns.shards (
     owner text DEFAULT ''::text NOT NULL,
     fence bigint DEFAULT 0 NOT NULL,
     lease_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    wanted bigint[],
     CONSTRAINT shards_cells_check CHECK ((cells > 0)),
     CONSTRAINT shards_state_check CHECK ((state = ANY (ARRAY['open'::text, 'done'::text])))
 )
@@ -2081,6 +2125,41 @@ WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
 ALTER TABLE ONLY campaigns.shards FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.shards OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.technique_suite_versions (
+    org_id uuid NOT NULL,
+    suite_id uuid NOT NULL,
+    version_number integer NOT NULL,
+    chains bytea NOT NULL,
+    chain_count integer NOT NULL,
+    content_hash text NOT NULL,
+    change_note text DEFAULT ''::text NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT technique_suite_versions_chain_count_check CHECK ((chain_count > 0)),
+    CONSTRAINT technique_suite_versions_version_number_check CHECK ((version_number > 0))
+);
+
+ALTER TABLE ONLY campaigns.technique_suite_versions FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.technique_suite_versions OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.technique_suites (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    version_number integer DEFAULT 0 NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT technique_suites_name_check CHECK (((length(name) >= 1) AND (length(name) <= 64)))
+);
+
+ALTER TABLE ONLY campaigns.technique_suites FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.technique_suites OWNER TO chimera_owner;
 
 CREATE TABLE campaigns.verdicts (
     scoring_id uuid NOT NULL,
@@ -3314,6 +3393,9 @@ ALTER TABLE ONLY campaigns.run_plans
 ALTER TABLE ONLY campaigns.runs
     ADD CONSTRAINT runs_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY campaigns.schedules
+    ADD CONSTRAINT schedules_pkey PRIMARY KEY (campaign_id);
+
 ALTER TABLE ONLY campaigns.scorings
     ADD CONSTRAINT scorings_pkey PRIMARY KEY (id);
 
@@ -3322,6 +3404,15 @@ ALTER TABLE ONLY campaigns.shards
 
 ALTER TABLE ONLY campaigns.tallies
     ADD CONSTRAINT tallies_pkey PRIMARY KEY (run_id, slot, technique_no, target_no);
+
+ALTER TABLE ONLY campaigns.technique_suite_versions
+    ADD CONSTRAINT technique_suite_versions_pkey PRIMARY KEY (suite_id, version_number);
+
+ALTER TABLE ONLY campaigns.technique_suites
+    ADD CONSTRAINT technique_suites_org_id_id_key UNIQUE (org_id, id);
+
+ALTER TABLE ONLY campaigns.technique_suites
+    ADD CONSTRAINT technique_suites_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY campaigns.verdicts
     ADD CONSTRAINT verdicts_pkey PRIMARY KEY (scoring_id, cell_no);
@@ -3663,9 +3754,19 @@ CREATE INDEX runs_campaign ON campaigns.runs USING btree (org_id, campaign_id, i
 
 CREATE INDEX runs_live ON campaigns.runs USING btree (priority DESC, served_at) WHERE (state = 'running'::text);
 
+CREATE INDEX schedules_due ON campaigns.schedules USING btree (next_at) WHERE (state = 'active'::text);
+
+CREATE INDEX schedules_newest ON campaigns.schedules USING btree (org_id, campaign_id DESC);
+
+CREATE INDEX schedules_watched ON campaigns.schedules USING btree (watched_run_id) WHERE (watched_run_id IS NOT NULL);
+
 CREATE INDEX scorings_run ON campaigns.scorings USING btree (run_id, id DESC);
 
 CREATE INDEX shards_open ON campaigns.shards USING btree (run_id, shard_no) WHERE (state = 'open'::text);
+
+CREATE UNIQUE INDEX technique_suites_name ON campaigns.technique_suites USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
+
+CREATE INDEX technique_suites_newest ON campaigns.technique_suites USING btree (org_id, id DESC);
 
 CREATE INDEX windows_time ON campaigns.windows USING btree (org_id, window_start);
 
@@ -3895,6 +3996,10 @@ ALTER TABLE audit.nodes ENABLE ALWAYS TRIGGER no_truncate;
 
 CREATE TRIGGER touch BEFORE UPDATE ON campaigns.campaigns FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
+CREATE TRIGGER touch BEFORE UPDATE ON campaigns.schedules FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON campaigns.technique_suites FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
 CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON identity.sign_in_providers FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed');
 
 CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF totp_sealed ON identity.users FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('totp_sealed');
@@ -3979,6 +4084,12 @@ ALTER TABLE ONLY campaigns.overrides
 ALTER TABLE ONLY campaigns.runs
     ADD CONSTRAINT runs_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY campaigns.schedules
+    ADD CONSTRAINT schedules_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.schedules
+    ADD CONSTRAINT schedules_scheduled_by_fkey FOREIGN KEY (scheduled_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY campaigns.scorings
     ADD CONSTRAINT scorings_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
@@ -3987,6 +4098,18 @@ ALTER TABLE ONLY campaigns.scorings
 
 ALTER TABLE ONLY campaigns.scorings
     ADD CONSTRAINT scorings_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.technique_suite_versions
+    ADD CONSTRAINT technique_suite_versions_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.technique_suite_versions
+    ADD CONSTRAINT technique_suite_versions_org_id_suite_id_fkey FOREIGN KEY (org_id, suite_id) REFERENCES campaigns.technique_suites(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.technique_suites
+    ADD CONSTRAINT technique_suites_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.technique_suites
+    ADD CONSTRAINT technique_suites_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY campaigns.windows
     ADD CONSTRAINT windows_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
@@ -4370,6 +4493,8 @@ CREATE POLICY machinery ON campaigns.analysed FOR SELECT TO chimera_worker USING
 
 CREATE POLICY machinery ON campaigns.runs TO chimera_worker USING (true) WITH CHECK (true);
 
+CREATE POLICY machinery ON campaigns.schedules TO chimera_worker USING (true) WITH CHECK (true);
+
 CREATE POLICY machinery ON campaigns.shards TO chimera_worker USING (true) WITH CHECK (true);
 
 ALTER TABLE campaigns.model_tallies ENABLE ROW LEVEL SECURITY;
@@ -4388,6 +4513,8 @@ ALTER TABLE campaigns.run_plans ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.runs ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE campaigns.schedules ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE campaigns.scorings ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.shards ENABLE ROW LEVEL SECURITY;
@@ -4399,6 +4526,10 @@ CREATE POLICY summary ON campaigns.runs FOR SELECT TO chimera_summary USING (tru
 CREATE POLICY summary ON campaigns.tallies FOR SELECT TO chimera_summary USING (true);
 
 ALTER TABLE campaigns.tallies ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.technique_suite_versions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.technique_suites ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON campaigns.analysed TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -4420,11 +4551,19 @@ CREATE POLICY tenant ON campaigns.run_plans TO chimera_app, chimera_worker USING
 
 CREATE POLICY tenant ON campaigns.runs TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON campaigns.schedules TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (EXISTS ( SELECT
+   FROM campaigns.campaigns c
+  WHERE (c.id = schedules.campaign_id))))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON campaigns.scorings TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.shards TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.tallies TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON campaigns.technique_suite_versions TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON campaigns.technique_suites TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.verdicts TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -4806,6 +4945,8 @@ CREATE POLICY library_count ON templates.templates FOR UPDATE TO chimera_library
 
 CREATE POLICY library_count ON templates.versions FOR UPDATE TO chimera_library USING (true);
 
+CREATE POLICY library_read ON templates.dataset_rows FOR SELECT TO chimera_library USING (true);
+
 CREATE POLICY library_read ON templates.shares FOR SELECT TO chimera_library USING (true);
 
 CREATE POLICY library_read ON templates.templates FOR SELECT TO chimera_library USING (true);
@@ -5136,6 +5277,10 @@ REVOKE ALL ON FUNCTION templates.own_shares(permissions text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION templates.own_shares(permissions text[]) TO chimera_app;
 GRANT ALL ON FUNCTION templates.own_shares(permissions text[]) TO chimera_worker;
 
+REVOKE ALL ON FUNCTION templates.pinned_rows(dataset_id uuid, version_number integer, row_nos integer[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION templates.pinned_rows(dataset_id uuid, version_number integer, row_nos integer[]) TO chimera_app;
+GRANT ALL ON FUNCTION templates.pinned_rows(dataset_id uuid, version_number integer, row_nos integer[]) TO chimera_worker;
+
 REVOKE ALL ON FUNCTION templates.search(words text, prefixes text[], keys text[], after_rank double precision, after_id uuid, page integer, bound integer, with_facets boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION templates.search(words text, prefixes text[], keys text[], after_rank double precision, after_id uuid, page integer, bound integer, with_facets boolean) TO chimera_app;
 
@@ -5268,11 +5413,18 @@ GRANT SELECT,UPDATE ON TABLE campaigns.run_money TO chimera_worker;
 GRANT SELECT,INSERT ON TABLE campaigns.run_plans TO chimera_app;
 GRANT SELECT ON TABLE campaigns.run_plans TO chimera_worker;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.schedules TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE campaigns.schedules TO chimera_worker;
+
 GRANT SELECT,INSERT ON TABLE campaigns.scorings TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.scorings TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.shards TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.shards TO chimera_worker;
+
+GRANT SELECT,INSERT ON TABLE campaigns.technique_suite_versions TO chimera_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.technique_suites TO chimera_app;
 
 GRANT SELECT ON TABLE campaigns.verdicts TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.verdicts TO chimera_worker;
@@ -5520,6 +5672,7 @@ GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.verified TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE telemetry.verified TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE templates.dataset_rows TO chimera_app;
+GRANT SELECT ON TABLE templates.dataset_rows TO chimera_library;
 
 GRANT SELECT,INSERT ON TABLE templates.dataset_versions TO chimera_app;
 
