@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from chimera.call import Call
+from chimera.campaigns.dataset_rows import bring_rows, keep_rows
 from chimera.campaigns.plan import RunPlan
 from chimera.campaigns.runs import LIVE, add_waiting, get_run
 from chimera.campaigns.skipped import asks_for_skipped, find_skipped, list_skipped
@@ -179,7 +180,11 @@ async def get_execution(tx: Tx, run_id: str, cell_no: int) -> GetExecutionRespon
     body = await tx.one(GET_PLAN, run_id=run_id)
     assert body is not None
     plan = _compiled(body)
-    sent = plan.prepare(cell_no).request.messages if found[0].transformed_prompt else ()
+    sent: list[tuple[str, str]] = []
+    if found[0].transformed_prompt:
+        await bring_rows(tx, plan, [cell_no])
+        sent = plan.shown_messages(cell_no)
+        keep_rows(plan, ())
     attempts: list[Attempt] = await tx.all(
         LIST_ATTEMPTS, run_id=run_id, cell_no=cell_no, target_no=found[0].target_no
     )
@@ -187,11 +192,7 @@ async def get_execution(tx: Tx, run_id: str, cell_no: int) -> GetExecutionRespon
         execution=found[0],
         attempts=attempts,
         messages=[
-            PromptMessage(
-                role=f"MESSAGE_ROLE_{message.role.upper()}",
-                text=message.content,
-            )
-            for message in sent
+            PromptMessage(role=f"MESSAGE_ROLE_{role.upper()}", text=text) for role, text in sent
         ],
     )
 

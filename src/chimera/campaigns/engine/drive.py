@@ -15,6 +15,7 @@ import structlog
 
 from chimera import metrics
 from chimera.call import Call
+from chimera.campaigns.dataset_rows import bring_rows, keep_rows
 from chimera.campaigns.engine import leasing
 from chimera.campaigns.engine.flights import FLUSH_AT, Flights
 from chimera.campaigns.engine.leasing import Lease
@@ -51,6 +52,7 @@ class Drive:
         self.started_at = time.monotonic()
         self.priority = 0
         self.closing = False  # a limit stopped the run: its shards are closed, one after the other
+        self.has_lost = False  # a shard, to another worker
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -69,6 +71,7 @@ class Drive:
     async def _open(self) -> None:
         opened: Opened = await open_run(self.core, self.session, self.first)
         self.opened, self.plan = opened, opened.plan
+        keep_rows(self.plan, ())  # what the process's last drive of the run left
         self.priority = opened.priority
         self.flights.open(opened.plan, opened.lanes)
         self.context = TickContext(
@@ -210,6 +213,7 @@ class Drive:
         call = Call.by_worker("take_over", self.org_id, seconds=30)
         async with self.core.db.begin(call) as tx:
             await leasing.take_over(tx, lease, self.plan, self.opened.user_id)
+            await bring_rows(tx, self.plan, lease.todo)
         self.flights.leases[lease.shard_no] = lease
         if self.closing:
             return
@@ -344,6 +348,9 @@ class Drive:
         for shard_no in [shard for shard in self.flights.leases if shard not in control.leases]:
             log.warning("drive.lease_lost", run_id=self.run_id, shard_no=shard_no)
             self.flights.lose(self.flights.leases.pop(shard_no))
+            self.has_lost = True  # what is in flight of it still needs its rows
+        if complete and not self.has_lost:
+            keep_rows(self.plan, [lease.span for lease in self.flights.leases.values()])
         is_running = control.state == "running"
         self.closing = is_running and bool(control.stop_reason)
         self.flights.sending = is_running and not control.stopped and not self.closing

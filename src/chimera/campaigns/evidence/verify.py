@@ -32,6 +32,7 @@ from chimera.campaigns.evidence.digest import digest_bytes
 FORMATS = ("chimera-evidence/1", "chimera-evidence/2")
 LINE_BYTES_MAX = 16 * 1024 * 1024
 MEMBERS = ("manifest.json", "plan.json", "flushes.jsonl", "results.jsonl", "audit.jsonl")
+LAUNCHES = ("campaign.launch", "run.rerun_failed")
 OVER = ("run.complete", "run.fail")
 
 
@@ -137,7 +138,7 @@ def _proven(archive: zipfile.ZipFile, keys: Sequence[str], run_id: str) -> Prove
             for opening in entry.openings
             if opening.name.startswith("new:")
         }
-        if leaf.action == "campaign.launch" and new.get("run_id") == run_id:
+        if leaf.action in LAUNCHES and new.get("run_id") == run_id:
             proven.plan_hash = new["plan_hash"]
         elif leaf.entity_id != run_id:
             continue
