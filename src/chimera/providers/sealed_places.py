@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from chimera.db import Nothing, Statement, sql
-from chimera.keyring import secret_context
+from chimera.keyring import field_context, secret_context
 from chimera.providers.keys import seal_context
 from chimera.providers.vault import SealContext
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from tempfile import SpooledTemporaryFile
 from typing import IO
@@ -147,6 +147,15 @@ async def _store(
     return summary
 
 
+def _line_writer(form: DatasetFormat, columns: list[str]) -> Callable[[str], bytes]:
+    """How a stored line, one row as JSON, is written in this format."""
+    if form == DatasetFormat.DATASET_FORMAT_CSV:
+        return lambda line: csv_row(columns, json.loads(line))
+    if form == DatasetFormat.DATASET_FORMAT_YAML:
+        return lambda line: yaml_row(json.loads(line))
+    return lambda line: line.encode() + b"\n"
+
+
 async def export_dataset(
     db: Database, call: Call, request: ExportDatasetRequest
 ) -> AsyncIterator[bytes]:
@@ -161,10 +170,7 @@ async def export_dataset(
     reading = replace(call, access=Access())
     columns = list(version.columns)
     is_csv = request.format == DatasetFormat.DATASET_FORMAT_CSV
-    write = {
-        DatasetFormat.DATASET_FORMAT_CSV: lambda line: csv_row(columns, json.loads(line)),
-        DatasetFormat.DATASET_FORMAT_YAML: lambda line: yaml_row(json.loads(line)),
-    }.get(request.format, lambda line: line.encode() + b"\n")
+    write = _line_writer(request.format, columns)
     waiting = [csv_header(columns)] if is_csv and columns else []
     size = after = 0
     while True:
