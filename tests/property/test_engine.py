@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, LiteralString
+from typing import Any
 from uuid import uuid4
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,7 +27,10 @@ from chimera.v1.budgets_pb2 import BudgetScopeKind as Scope
 from chimera.v1.campaigns_pb2 import RunState
 from tests.support.accounting import limit, recount
 from tests.support.campaigns import launched
+from tests.support.clock import Clock, clock
 from tests.support.workers import Stage, open_stage
+
+__all__ = ["clock"]  # a fixture
 
 LEASE_S = 1000.0  # leases end when the test says so
 CELLS = 96
@@ -36,9 +38,9 @@ CELLS = 96
 
 @pytest.fixture
 async def scene(
-    world: Any, stack: Any, settings: Any, tmp_path: Any
+    clock: Clock, world: Any, stack: Any, settings: Any, tmp_path: Any
 ) -> AsyncIterator[tuple[Stage, Core]]:
-    """A server, and the worker's view of the database; no worker runs."""
+    """A server, and the worker's view of the database; no worker runs. Its clock can be put."""
     async with (
         open_stage(world, stack, settings, tmp_path) as stage,
         open_core(settings, "worker") as core,
@@ -215,6 +217,19 @@ ACTIONS = st.one_of(
 AT_WORK: list[tuple[Any, ...]] = [("claim", 0), ("adopt", 0), ("tick", 0, 10, 1)]
 TAKEN_OVER: list[tuple[Any, ...]] = [*AT_WORK, ("expire",), ("claim", 1), ("adopt", 1)]
 LATE: list[tuple[Any, ...]] = [*TAKEN_OVER, ("answer", 0, 5, "answer"), ("tick", 0, 0, 1)]
+
+# Calls are in the air when a day, and then a month, is over; and then it is the day before again.
+OVER_MIDNIGHT: list[tuple[Any, ...]] = [
+    *AT_WORK,
+    ("jump", 2),
+    ("tick", 0, 5, 1),
+    ("jump", 3),
+    ("answer", 0, 6, "answer"),
+    ("tick", 0, 5, 1),
+    ("jump", 1),
+    ("answer", 0, 3, "costly error"),
+    ("tick", 0, 5, 1),
+]
 
 
 async def act(
@@ -409,31 +424,6 @@ async def test_a_lost_lease_sends_and_gives_up_nothing(scene: tuple[Stage, Core]
     await stage.books.check(run.id)
 
 
-# Twice, so that no two rows have one key in between.
-TURN: tuple[LiteralString, ...] = (
-    "UPDATE campaigns.attempts SET sent_at = sent_at - interval '40 days'",
-    "UPDATE providers.ledger SET sent_on = sent_on - 40",
-    "UPDATE accounting.usage_daily SET day = day - 100000",
-    "UPDATE accounting.usage_daily SET day = day + 99960",
-    "UPDATE accounting.windows SET window_start = window_start - 100000",
-    "UPDATE accounting.windows SET window_start = window_start + 99960 WHERE period = 'daily'",
-    """
-    UPDATE accounting.windows
-       SET window_start = date_trunc('month', (now() AT TIME ZONE 'UTC')::date - 40 * (j + 1))
-      FROM generate_series(0, 60) j
-     WHERE period = 'monthly'
-       AND window_start + 100000 = date_trunc('month', (now() AT TIME ZONE 'UTC')::date - 40 * j)
-    """,
-)
-
-
-async def turn(stage: Stage) -> None:
-    """The clock jumps forty days: all that was is in another day and another month now."""
-    async with await psycopg.AsyncConnection.connect(stage.books.url) as connection:
-        for statement in TURN:
-            await connection.execute(statement)
-
-
 async def check_budgets(stage: Stage) -> None:
     """No window is overspent, and each is what ledger and attempts say."""
     await recount(stage)
@@ -452,19 +442,25 @@ async def check_budgets(stage: Stage) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
-    begin=st.sampled_from([AT_WORK, TAKEN_OVER, LATE]),
+    begin=st.sampled_from([AT_WORK, TAKEN_OVER, LATE, OVER_MIDNIGHT]),
     actions=st.lists(
-        st.one_of(ACTIONS, st.tuples(st.just("turn")), st.tuples(st.just("limit"))),
+        st.one_of(
+            ACTIONS, st.tuples(st.just("jump"), st.integers(0, 5)), st.tuples(st.just("limit"))
+        ),
         min_size=5,
         max_size=20,
     ),
 )
 async def test_any_interleaving_keeps_the_budgets(
-    scene: tuple[Stage, Core], begin: list[tuple[Any, ...]], actions: list[tuple[Any, ...]]
+    scene: tuple[Stage, Core],
+    clock: Clock,
+    begin: list[tuple[Any, ...]],
+    actions: list[tuple[Any, ...]],
 ) -> None:
     """A campaign's daily requests and monthly money, and a person's, which is set in the middle:
-    never overspent and always accounted for, whoever dies, wakes up, answers late or meets midnight;
-    at the end nothing is held, and the sums by day are the ledger."""
+    never overspent and always accounted for, whoever dies, wakes up or answers late, while the clock
+    jumps over the ends of days and of a month, forward and back; at the end nothing is held, and the
+    sums by day are the ledger, which is the results and what was discarded."""
     stage, core = scene
     plan = scene_plans.get(-id(stage))
     if plan is None:
@@ -478,8 +474,8 @@ async def test_any_interleaving_keeps_the_budgets(
     drives = [await new_drive(stage, core, run.id, slot) for slot in (0, 1)]
     budget = None
     for action in [*begin, *actions]:
-        if action == ("turn",):
-            await turn(stage)
+        if action[0] == "jump":
+            clock.jump(action[1])
         elif action == ("limit",):
             budget = await limit(
                 stage.olivia, person, Period.BUDGET_PERIOD_DAILY, requests=1_000_000

@@ -9,7 +9,8 @@ from chimera.accounting.remaining import admit_launch
 from chimera.accounting.windows import Purse
 from chimera.audit import recording
 from chimera.campaigns import template_use
-from chimera.campaigns.freezing import Frozen, freeze_plan, worst_cost_of
+from chimera.campaigns.dataset_rows import bring_prompts
+from chimera.campaigns.freezing import Frozen, freeze_plan, sampled_prompts, worst_cost_of
 from chimera.campaigns.operations import get_campaign, lock_campaign
 from chimera.campaigns.runs import get_run, money_limits
 from chimera.db import Nothing, Tx, sql
@@ -93,6 +94,7 @@ async def preview_campaign(tx: Tx, campaign_id: str, settings: Settings) -> Prev
     campaign = await get_campaign(tx, campaign_id)
     frozen = await freeze_plan(tx, campaign.plan, settings)
     plan = frozen.plan
+    await bring_prompts(tx, plan, sampled_prompts(plan))
     return PreviewCampaignResponse(
         prompts=plan.prompt_count,
         techniques=len(plan.chains),
@@ -109,13 +111,23 @@ async def launch_campaign(tx: Tx, campaign_id: str, settings: Settings) -> tuple
     campaign = await lock_campaign(tx, campaign_id)
     if enum_text(campaign, "state", campaign.state) != "draft":
         raise NotReady("CAMPAIGN_NOT_DRAFT", "Only a draft can be launched.")
+    return await launch_locked(tx, campaign, settings)
+
+
+async def check_sending(tx: Tx) -> None:
+    """Raises NotReady(SENDING_STOPPED)."""
     stopped, why = await sending_stopped(tx)
     if stopped:
         raise NotReady("SENDING_STOPPED", f"All sending is stopped: {why}")
+
+
+async def launch_locked(tx: Tx, campaign: Campaign, settings: Settings) -> tuple[Campaign, Run]:
+    """Freezes the plan of a campaign that is locked and fit to be launched, and starts a run."""
+    await check_sending(tx)
     frozen = await freeze_plan(tx, campaign.plan, settings)
     run_id = new_id(await tx.one(NOW))  # type: ignore[arg-type]  # a timestamptz is a datetime
     await _insert_run(tx, run_id, campaign, frozen, await _is_budgeted(tx, campaign, frozen))
-    await tx.run(START_CAMPAIGN, campaign_id=campaign_id, run_id=run_id)
+    await tx.run(START_CAMPAIGN, campaign_id=campaign.id, run_id=run_id)
     await template_use.note(tx, run_id, campaign, frozen)
     concurrency = campaign.plan.limits.concurrency or CONCURRENCY_DEFAULT
     for _ in range(max(1, min(RINGS_MAX, frozen.shards, concurrency // 32))):
@@ -124,8 +136,8 @@ async def launch_campaign(tx: Tx, campaign_id: str, settings: Settings) -> tuple
         tx,
         "campaign.launch",
         "campaign",
-        campaign_id,
-        old={"state": "draft"},
+        campaign.id,
+        old={"state": enum_text(campaign, "state", campaign.state)},
         new={
             "state": "running",
             "run_id": run_id,
@@ -133,7 +145,7 @@ async def launch_campaign(tx: Tx, campaign_id: str, settings: Settings) -> tuple
             "cells": frozen.plan.cells_total,
         },
     )
-    return await get_campaign(tx, campaign_id), await get_run(tx, run_id)
+    return await get_campaign(tx, campaign.id), await get_run(tx, run_id)
 
 
 async def _is_budgeted(tx: Tx, campaign: Campaign, frozen: Frozen) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -33,7 +33,19 @@ from chimera.providers.pricing import Prices, prices_from_json, upper_bound_toke
 from chimera.templates.rendering import Template, compile_template
 from chimera.templates.values import RenderError, Variable
 
-__all__ = ["MASK", "Cell", "Model", "Prepared", "Prompt", "RunPlan", "Seat", "Target", "freeze"]
+__all__ = [
+    "MASK",
+    "BorrowedRows",
+    "Cell",
+    "Model",
+    "Prepared",
+    "Prompt",
+    "RunPlan",
+    "Seat",
+    "Target",
+    "freeze",
+    "row_count",
+]
 
 PROMPTS_KEPT = 512
 
@@ -130,6 +142,32 @@ class Seat:
     cost_max: Decimal | None
 
 
+class BorrowedRows(Sequence[dict[str, Any]]):
+    """The rows of a dataset, which the plan names and does not hold. Only those that were brought in
+    can be read; see dataset_rows.py."""
+
+    def __init__(self, facts: Mapping[str, Any], kinds: dict[str, str]) -> None:
+        self.dataset_id: str = facts["dataset_id"]
+        self.version_number: int = facts["version_number"]
+        self.row_count: int = facts["row_count"]
+        self.kinds = kinds  # of the template's variables, by name
+        self.kept: dict[int, dict[str, Any]] = {}  # by row number, from 0
+
+    def __len__(self) -> int:
+        return self.row_count
+
+    def __getitem__(self, row_no: Any) -> Any:
+        return self.kept[row_no]
+
+    def keep(self, row_nos: Set[int]) -> None:
+        self.kept = {row_no: self.kept[row_no] for row_no in row_nos & self.kept.keys()}
+
+
+def row_count(source: Mapping[str, Any]) -> int:
+    """How many prompts a frozen source makes."""
+    return source["dataset"]["row_count"] if "dataset" in source else len(source["rows"]) or 1
+
+
 def freeze(facts: Mapping[str, Any]) -> tuple[bytes, str]:
     """Canonical bytes of a plan's facts, and their SHA-256 in hex."""
     body = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
@@ -143,7 +181,8 @@ class RunPlan:
         facts = orjson.loads(body)
         self.sources = facts["prompts"]
         self.templates: list[Template] = [_template(source) for source in self.sources]
-        self.rows: list[list[dict[str, Any]]] = [source["rows"] or [{}] for source in self.sources]
+        self.rows: list[Sequence[dict[str, Any]]] = [_rows(source) for source in self.sources]
+        self.borrows = any(isinstance(rows, BorrowedRows) for rows in self.rows)
         self.starts = [0, *accumulate(len(rows) for rows in self.rows)]
         self.technique_names: list[str] = [chain["name"] for chain in facts["techniques"]]
         self.chains: list[Chain] = [
@@ -243,6 +282,11 @@ class RunPlan:
         target = self.owners[model_no]
         return target.is_route and cause in target.fallbacks[model_no - target.model_nos[0]]
 
+    def place(self, prompt_no: int) -> tuple[int, int]:
+        """Which source a prompt comes from, and which of its rows, from 0."""
+        source = bisect_right(self.starts, prompt_no) - 1
+        return source, prompt_no - self.starts[source]
+
     def _prompt(self, prompt_no: int) -> Prompt:
         template, row = self._source(prompt_no)
         texts = template.texts(row)
@@ -259,7 +303,7 @@ class RunPlan:
         prompt, and `texts` said about it. The prompt is made again with masks in place of the values,
         so that no technique encodes one; in the texts the values themselves are masked. Empty when
         there is nothing to mask."""
-        if not self._source(cell.prompt_no)[0].secrets:
+        if not self.templates[self.place(cell.prompt_no)[0]].secrets:
             return ()
         prompt = self.shown_prompt(cell.prompt_no).text
         seed = self.seed_at(f"{cell.prompt_no}/{cell.technique_no}/{cell.iteration}")
@@ -271,7 +315,7 @@ class RunPlan:
 
     def mask(self, prompt_no: int, text: str) -> str:
         """A text with a mask for each value of a secret variable."""
-        secrets = self._source(prompt_no)[0].secrets
+        secrets = self.templates[self.place(prompt_no)[0]].secrets
         if secrets:
             variables = self.prompt(prompt_no).variables
             values = sorted(filter(None, (variables[name] for name in secrets)), key=len)
@@ -290,7 +334,7 @@ class RunPlan:
         try:
             messages = tuple(template.fill(texts, values))
         except RenderError:  # a loop over a secret list, say
-            messages = (("user", MASK),)
+            messages = tuple((role, MASK) for role, _text in prompt.messages)
         return Prompt(messages, subject_of(messages), texts)
 
     def _shown(
@@ -300,14 +344,32 @@ class RunPlan:
         texts = {**prompt.variables, **dict.fromkeys(hidden, MASK)}
         return texts, {name: MASK if name in hidden else value for name, value in row.items()}
 
+    def shown_messages(self, cell_no: int) -> list[tuple[str, str]]:
+        """The messages of a cell as (role, text), as they were sent but for secret values."""
+        cell = self.cell(cell_no)
+        masked = self.masked(cell)
+        if not masked:
+            return [(one.role, one.content) for one in self.prepare(cell_no).request.messages]
+        shown = self.shown_prompt(cell.prompt_no)
+        return [
+            (role, masked[1] if place == shown.subject else text)
+            for place, (role, text) in enumerate(shown.messages)
+        ]
+
     def _source(self, prompt_no: int) -> tuple[Template, dict[str, Any]]:
         """Its template, and its row."""
-        source = bisect_right(self.starts, prompt_no) - 1
-        return self.templates[source], self.rows[source][prompt_no - self.starts[source]]
+        source, row_no = self.place(prompt_no)
+        return self.templates[source], self.rows[source][row_no]
+
+    def holds(self, prompt_no: int) -> bool:
+        """Whether a prompt can be made: its row is in the plan, or was brought in."""
+        source, row_no = self.place(prompt_no)
+        rows = self.rows[source]
+        return not isinstance(rows, BorrowedRows) or row_no in rows.kept
 
     def script(self, prompt_no: int) -> list[str]:
         """The follow-up messages of the strategy, filled in. Raises RenderError."""
-        script = self.scripts[bisect_right(self.starts, prompt_no) - 1]
+        script = self.scripts[self.place(prompt_no)[0]]
         row = self._source(prompt_no)[1]
         return [text for _role, text in script.fill(self.prompt(prompt_no).variables, row)]
 
@@ -316,7 +378,7 @@ class RunPlan:
         template, row = self._source(prompt_no)
         if not template.secrets:
             return self.script(prompt_no)
-        script = self.scripts[bisect_right(self.starts, prompt_no) - 1]
+        script = self.scripts[self.place(prompt_no)[0]]
         texts, values = self._shown(template, self.prompt(prompt_no), row)
         try:
             return [text for _role, text in script.fill(texts, values)]
@@ -390,6 +452,13 @@ def subject_of(messages: Sequence[tuple[str, str]]) -> int:
     """Index of the last user message, or of the last message when the user says nothing."""
     users = [place for place, (role, _text) in enumerate(messages) if role == "user"]
     return users[-1] if users else len(messages) - 1
+
+
+def _rows(source: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+    if "dataset" not in source:
+        return source["rows"] or [{}]
+    kinds = {variable["name"]: variable["kind"] for variable in source["variables"]}
+    return BorrowedRows(source["dataset"], kinds)
 
 
 def _template(source: Mapping[str, Any]) -> Template:

@@ -8,14 +8,14 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from chimera.call import Call
+from chimera.campaigns.dataset_rows import bring_rows, keep_rows
 from chimera.campaigns.plan import RunPlan
-from chimera.campaigns.runs import LIVE, get_run
+from chimera.campaigns.runs import LIVE, add_waiting, get_run
 from chimera.campaigns.skipped import asks_for_skipped, find_skipped, list_skipped
 from chimera.campaigns.transcripts import list_turns, messages_of_turn
 from chimera.db import Database, Tx, sql
 from chimera.faults import NotFound
 from chimera.paging import Pages
-from chimera.providers.adapters import Message
 from chimera.rows import enum_text
 from chimera.v1.campaigns_pb2 import (
     Attempt,
@@ -186,10 +186,14 @@ async def get_execution(
     assert body is not None
     plan = _compiled(body)
     turns, more_after = await list_turns(tx, run_id, cell_no, turns_after)
-    if plan.talk is not None:
-        sent = await messages_of_turn(tx, plan, run_id, cell_no, found[0].decided_turn_no)
-    else:
-        sent = _sent(plan, cell_no, found[0].transformed_prompt)
+    sent: Sequence[tuple[str, str]] = []
+    if plan.talk is not None or found[0].transformed_prompt:
+        await bring_rows(tx, plan, [cell_no])
+        if plan.talk is not None:
+            sent = await messages_of_turn(tx, plan, run_id, cell_no, found[0].decided_turn_no)
+        else:
+            sent = plan.shown_messages(cell_no)
+        keep_rows(plan, ())
     attempts: list[Attempt] = await tx.all(
         LIST_ATTEMPTS, run_id=run_id, cell_no=cell_no, target_no=found[0].target_no
     )
@@ -197,26 +201,11 @@ async def get_execution(
         execution=found[0],
         attempts=attempts,
         messages=[
-            PromptMessage(
-                role=f"MESSAGE_ROLE_{message.role.upper()}",
-                text=message.content,
-            )
-            for message in sent
+            PromptMessage(role=f"MESSAGE_ROLE_{role.upper()}", text=text) for role, text in sent
         ],
         turns=turns,
         more_turns_after=more_after,
     )
-
-
-def _sent(plan: RunPlan, cell_no: int, transformed: str) -> Sequence[Message]:
-    """The messages of a cell that was sent, with masks in place of secret values."""
-    if not transformed:
-        return ()
-    shown = plan.shown_prompt(plan.cell(cell_no).prompt_no)
-    return [
-        Message(role, transformed if place == shown.subject else text)
-        for place, (role, text) in enumerate(shown.messages)
-    ]
 
 
 class Position(NamedTuple):
@@ -242,7 +231,7 @@ async def watch_run(
     while True:
         async with db.look(call) as tx:
             # The run is read first: what was recorded before it was over is then in the flushes.
-            run = await get_run(tx, request.run_id)
+            run = await add_waiting(tx, await get_run(tx, request.run_id))
             news, is_full = await _news(tx, run, position)
             is_last = not news and not await _more_to_come(tx, run, position)
             portions = await _portions(tx, request, list(news))

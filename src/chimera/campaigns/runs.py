@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
@@ -35,7 +35,7 @@ GET_RUN = sql(
     SELECT r.id, r.campaign_id, r.state, p.plan_hash, r.cells_total, r.shards_total, r.shards_done,
            r.concurrency, m.cost_max AS cost_usd_max, r.state_reason, r.launched_by, r.created_at,
            r.finished_at, p.prompt_count, p.technique_names, p.target_names, p.repetitions,
-           m.stop_reason,
+           r.origins[1] AS origin_run_id, m.stop_reason,
            jsonb_strip_nulls(jsonb_build_object(
                'concurrency', r.concurrency, 'attempts_max', r.attempts_max,
                'cost_usd_max', trim_scale(m.cost_max)::text, 'priority', r.priority,
@@ -76,7 +76,7 @@ LIST_RUNS = sql(
     SELECT r.id, r.campaign_id, r.state, p.plan_hash, r.cells_total, r.shards_total, r.shards_done,
            r.concurrency, m.cost_max AS cost_usd_max, r.state_reason, r.launched_by, r.created_at,
            r.finished_at, p.prompt_count, p.technique_names, p.target_names, p.repetitions,
-           m.stop_reason
+           r.origins[1] AS origin_run_id, m.stop_reason
       FROM campaigns.runs r
       JOIN campaigns.run_plans p ON p.run_id = r.id
       JOIN campaigns.run_money m ON m.run_id = r.id
@@ -194,13 +194,12 @@ async def add_waiting(tx: Tx, run: Run) -> Run:
         row = await tx.one(LIST_MODELS, run_id=run.id)
         names = dict(zip(row["model_ids"], row["model_names"], strict=True)) if row else {}
         for circuit in await list_shut(tx, list(names)):
+            is_held = circuit.force or circuit.installation_force
             run.waiting_for.add(
                 model_id=circuit.model_id,
                 name=names[circuit.model_id],
-                circuit_state="open"
-                if circuit.force
-                else enum_text(circuit, "state", circuit.state),
-                cause="forced" if circuit.force else circuit.cause,
+                circuit_state="open" if is_held else enum_text(circuit, "state", circuit.state),
+                cause="forced" if is_held else circuit.cause,
                 retry_at=circuit.retry_at if circuit.HasField("retry_at") else None,
             )
     return run
@@ -396,11 +395,23 @@ async def summarise_run(tx: Tx, run_id: str) -> GetRunSummaryResponse:
         (row["technique_no"], row["target_no"]): row
         for row in await tx.all(LIST_LATENCIES, run_id=run_id)
     }
-    targets = [name.partition("/") for name in run.target_names]
     by_model = await tx.all(LIST_MODEL_TALLIES, run_id=run_id)
     models = await tx.one(LIST_MODELS, run_id=run_id)
+    return summary_of(run, rows, latencies, models, by_model)
+
+
+def summary_of(
+    run: Run,
+    rows: Sequence[dict[str, Any]],
+    latencies: Mapping[tuple[int | None, int | None], dict[str, Any]],
+    models: dict[str, Any] | None,
+    by_model: Sequence[dict[str, Any]],
+) -> GetRunSummaryResponse:
+    """rows: tallies by technique and target; latencies: by (technique_no, target_no), None for all."""
+    targets = [name.partition("/") for name in run.target_names]
     return GetRunSummaryResponse(
         run=run,
+        run_ids=[run.id],
         overall=_sum(rows).rate(latencies.get((None, None))),
         by_technique=[
             RateByTechnique(

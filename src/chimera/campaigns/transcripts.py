@@ -8,7 +8,6 @@ from chimera.campaigns.conversations.turns import Ask
 from chimera.campaigns.conversations.turns import Turn as Recorded
 from chimera.campaigns.plan import RunPlan
 from chimera.db import Tx, sql
-from chimera.providers.adapters import Message
 from chimera.v1.campaigns_pb2 import Turn
 
 TURNS_BYTES = 1_500_000  # of texts in one message; gRPC clients take 4 MB
@@ -71,8 +70,8 @@ async def list_turns(tx: Tx, run_id: str, cell_no: int, after: int) -> tuple[lis
 
 async def messages_of_turn(
     tx: Tx, plan: RunPlan, run_id: str, cell_no: int, turn_no: int
-) -> Sequence[Message]:
-    """What was sent for a turn, made again from the plan and the turns before it, with secret values
+) -> Sequence[tuple[str, str]]:
+    """What was sent for a turn as (role, text), made again from the plan and the turns before it, with secret values
     masked: of a message the value itself, and the last one as it was kept."""
     if not turn_no or plan.talk is None:
         return ()
@@ -83,7 +82,7 @@ async def messages_of_turn(
     prompt_no = plan.cell(cell_no).prompt_no
     last = len(asked.messages) - 1
     return [
-        Message(
+        (
             message.role,
             asked.request if place == last else plan.mask(prompt_no, message.content),
         )

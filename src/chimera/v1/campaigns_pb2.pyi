@@ -128,16 +128,20 @@ class TechniqueChain(_message.Message):
     def __init__(self, name: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[TechniqueStep, _Mapping]]] = ...) -> None: ...
 
 class PromptSource(_message.Message):
-    __slots__ = ("template_id", "version_number", "rows", "label")
+    __slots__ = ("template_id", "version_number", "rows", "label", "dataset_id", "dataset_version")
     TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
+    DATASET_ID_FIELD_NUMBER: _ClassVar[int]
+    DATASET_VERSION_FIELD_NUMBER: _ClassVar[int]
     template_id: str
     version_number: int
     rows: _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]
     label: str
-    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., label: _Optional[str] = ...) -> None: ...
+    dataset_id: str
+    dataset_version: int
+    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., label: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_version: _Optional[int] = ...) -> None: ...
 
 class Target(_message.Message):
     __slots__ = ("model_id", "provider_key_id", "route_id", "route_version")
@@ -246,7 +250,7 @@ class ConversationLimits(_message.Message):
     def __init__(self, turns_max: _Optional[int] = ..., tokens_max: _Optional[int] = ..., cost_usd_max: _Optional[str] = ...) -> None: ...
 
 class CampaignPlan(_message.Message):
-    __slots__ = ("prompts", "techniques", "targets", "repetitions", "scorer", "generation", "limits", "seed", "strategy")
+    __slots__ = ("prompts", "techniques", "targets", "repetitions", "scorer", "generation", "limits", "seed", "strategy", "suites")
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     TECHNIQUES_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
@@ -256,6 +260,7 @@ class CampaignPlan(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    SUITES_FIELD_NUMBER: _ClassVar[int]
     prompts: _containers.RepeatedCompositeFieldContainer[PromptSource]
     techniques: _containers.RepeatedCompositeFieldContainer[TechniqueChain]
     targets: _containers.RepeatedCompositeFieldContainer[Target]
@@ -265,7 +270,18 @@ class CampaignPlan(_message.Message):
     limits: Limits
     seed: int
     strategy: Strategy
-    def __init__(self, prompts: _Optional[_Iterable[_Union[PromptSource, _Mapping]]] = ..., techniques: _Optional[_Iterable[_Union[TechniqueChain, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., repetitions: _Optional[int] = ..., scorer: _Optional[_Union[Scorer, _Mapping]] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., seed: _Optional[int] = ..., strategy: _Optional[_Union[Strategy, _Mapping]] = ...) -> None: ...
+    suites: _containers.RepeatedCompositeFieldContainer[SuiteUse]
+    def __init__(self, prompts: _Optional[_Iterable[_Union[PromptSource, _Mapping]]] = ..., techniques: _Optional[_Iterable[_Union[TechniqueChain, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., repetitions: _Optional[int] = ..., scorer: _Optional[_Union[Scorer, _Mapping]] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., seed: _Optional[int] = ..., strategy: _Optional[_Union[Strategy, _Mapping]] = ..., suites: _Optional[_Iterable[_Union[SuiteUse, _Mapping]]] = ...) -> None: ...
+
+class SuiteUse(_message.Message):
+    __slots__ = ("built_in", "suite_id", "version_number")
+    BUILT_IN_FIELD_NUMBER: _ClassVar[int]
+    SUITE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    built_in: str
+    suite_id: str
+    version_number: int
+    def __init__(self, built_in: _Optional[str] = ..., suite_id: _Optional[str] = ..., version_number: _Optional[int] = ...) -> None: ...
 
 class Campaign(_message.Message):
     __slots__ = ("id", "name", "description", "objective", "state", "visibility", "plan", "run_id", "success_rate", "created_by", "created_at", "updated_at", "deleted_at", "etag")
@@ -300,7 +316,7 @@ class Campaign(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., run_id: _Optional[str] = ..., success_rate: _Optional[float] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deleted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("id", "campaign_id", "state", "plan_hash", "cells_total", "counts", "shards_total", "shards_done", "concurrency", "cost_usd_max", "state_reason", "launched_by", "created_at", "finished_at", "prompt_count", "technique_names", "target_names", "repetitions", "waiting_for", "seats", "stop_reason", "limits")
+    __slots__ = ("id", "campaign_id", "state", "plan_hash", "cells_total", "counts", "shards_total", "shards_done", "concurrency", "cost_usd_max", "state_reason", "launched_by", "created_at", "finished_at", "prompt_count", "technique_names", "target_names", "repetitions", "waiting_for", "seats", "stop_reason", "limits", "origin_run_id")
     ID_FIELD_NUMBER: _ClassVar[int]
     CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -323,6 +339,7 @@ class Run(_message.Message):
     SEATS_FIELD_NUMBER: _ClassVar[int]
     STOP_REASON_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_RUN_ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     campaign_id: str
     state: RunState
@@ -345,7 +362,8 @@ class Run(_message.Message):
     seats: _containers.RepeatedCompositeFieldContainer[Seat]
     stop_reason: StopReason
     limits: Limits
-    def __init__(self, id: _Optional[str] = ..., campaign_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., plan_hash: _Optional[str] = ..., cells_total: _Optional[int] = ..., counts: _Optional[_Union[RunCounts, _Mapping]] = ..., shards_total: _Optional[int] = ..., shards_done: _Optional[int] = ..., concurrency: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., state_reason: _Optional[str] = ..., launched_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_count: _Optional[int] = ..., technique_names: _Optional[_Iterable[str]] = ..., target_names: _Optional[_Iterable[str]] = ..., repetitions: _Optional[int] = ..., waiting_for: _Optional[_Iterable[_Union[WaitingTarget, _Mapping]]] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    origin_run_id: str
+    def __init__(self, id: _Optional[str] = ..., campaign_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., plan_hash: _Optional[str] = ..., cells_total: _Optional[int] = ..., counts: _Optional[_Union[RunCounts, _Mapping]] = ..., shards_total: _Optional[int] = ..., shards_done: _Optional[int] = ..., concurrency: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., state_reason: _Optional[str] = ..., launched_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_count: _Optional[int] = ..., technique_names: _Optional[_Iterable[str]] = ..., target_names: _Optional[_Iterable[str]] = ..., repetitions: _Optional[int] = ..., waiting_for: _Optional[_Iterable[_Union[WaitingTarget, _Mapping]]] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., origin_run_id: _Optional[str] = ...) -> None: ...
 
 class Seat(_message.Message):
     __slots__ = ("seat_no", "purpose", "target_name", "calls", "input_tokens", "output_tokens", "cost_usd", "cost_usd_max")
@@ -763,6 +781,78 @@ class UndeleteCampaignResponse(_message.Message):
     campaign: Campaign
     def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ...) -> None: ...
 
+class CloneCampaignRequest(_message.Message):
+    __slots__ = ("campaign_id", "run_id", "name", "visibility", "plan", "plan_mask", "request_id")
+    CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VISIBILITY_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    PLAN_MASK_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    campaign_id: str
+    run_id: str
+    name: str
+    visibility: CampaignVisibility
+    plan: CampaignPlan
+    plan_mask: _field_mask_pb2.FieldMask
+    request_id: str
+    def __init__(self, campaign_id: _Optional[str] = ..., run_id: _Optional[str] = ..., name: _Optional[str] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., plan_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class CloneCampaignResponse(_message.Message):
+    __slots__ = ("campaign",)
+    CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
+    campaign: Campaign
+    def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ...) -> None: ...
+
+class RerunFailedRequest(_message.Message):
+    __slots__ = ("run_id", "states", "request_id")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    states: _containers.RepeatedScalarFieldContainer[ExecutionState]
+    request_id: str
+    def __init__(self, run_id: _Optional[str] = ..., states: _Optional[_Iterable[_Union[ExecutionState, str]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class RerunFailedResponse(_message.Message):
+    __slots__ = ("campaign", "run")
+    CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    campaign: Campaign
+    run: Run
+    def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ..., run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
+
+class ArchiveCampaignRequest(_message.Message):
+    __slots__ = ("campaign_id", "etag", "request_id")
+    CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    campaign_id: str
+    etag: str
+    request_id: str
+    def __init__(self, campaign_id: _Optional[str] = ..., etag: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ArchiveCampaignResponse(_message.Message):
+    __slots__ = ("campaign",)
+    CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
+    campaign: Campaign
+    def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ...) -> None: ...
+
+class UnarchiveCampaignRequest(_message.Message):
+    __slots__ = ("campaign_id", "request_id")
+    CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    campaign_id: str
+    request_id: str
+    def __init__(self, campaign_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class UnarchiveCampaignResponse(_message.Message):
+    __slots__ = ("campaign",)
+    CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
+    campaign: Campaign
+    def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ...) -> None: ...
+
 class PreviewCampaignRequest(_message.Message):
     __slots__ = ("campaign_id",)
     CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -910,26 +1000,30 @@ class ListRunsResponse(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class GetRunSummaryRequest(_message.Message):
-    __slots__ = ("run_id",)
+    __slots__ = ("run_id", "include_origins")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_ORIGINS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
-    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+    include_origins: bool
+    def __init__(self, run_id: _Optional[str] = ..., include_origins: _Optional[bool] = ...) -> None: ...
 
 class GetRunSummaryResponse(_message.Message):
-    __slots__ = ("run", "overall", "by_technique", "by_target", "by_technique_and_target", "by_model_used")
+    __slots__ = ("run", "overall", "by_technique", "by_target", "by_technique_and_target", "by_model_used", "run_ids")
     RUN_FIELD_NUMBER: _ClassVar[int]
     OVERALL_FIELD_NUMBER: _ClassVar[int]
     BY_TECHNIQUE_FIELD_NUMBER: _ClassVar[int]
     BY_TARGET_FIELD_NUMBER: _ClassVar[int]
     BY_TECHNIQUE_AND_TARGET_FIELD_NUMBER: _ClassVar[int]
     BY_MODEL_USED_FIELD_NUMBER: _ClassVar[int]
+    RUN_IDS_FIELD_NUMBER: _ClassVar[int]
     run: Run
     overall: Rate
     by_technique: _containers.RepeatedCompositeFieldContainer[RateByTechnique]
     by_target: _containers.RepeatedCompositeFieldContainer[RateByTarget]
     by_technique_and_target: _containers.RepeatedCompositeFieldContainer[RateByCell]
     by_model_used: _containers.RepeatedCompositeFieldContainer[RateByModel]
-    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ..., overall: _Optional[_Union[Rate, _Mapping]] = ..., by_technique: _Optional[_Iterable[_Union[RateByTechnique, _Mapping]]] = ..., by_target: _Optional[_Iterable[_Union[RateByTarget, _Mapping]]] = ..., by_technique_and_target: _Optional[_Iterable[_Union[RateByCell, _Mapping]]] = ..., by_model_used: _Optional[_Iterable[_Union[RateByModel, _Mapping]]] = ...) -> None: ...
+    run_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ..., overall: _Optional[_Union[Rate, _Mapping]] = ..., by_technique: _Optional[_Iterable[_Union[RateByTechnique, _Mapping]]] = ..., by_target: _Optional[_Iterable[_Union[RateByTarget, _Mapping]]] = ..., by_technique_and_target: _Optional[_Iterable[_Union[RateByCell, _Mapping]]] = ..., by_model_used: _Optional[_Iterable[_Union[RateByModel, _Mapping]]] = ..., run_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WatchRunRequest(_message.Message):
     __slots__ = ("run_id", "cursor", "include_executions")

@@ -54,7 +54,7 @@ def _variation(strategy: Strategy) -> Sequence[dict[str, Any]]:
 
 
 def _check_script(messages: Sequence[str], prompts: Sequence[dict[str, Any]]) -> None:
-    """Every message can be filled from every row of every source."""
+    """Every message can be filled from every row that the plan itself holds."""
     for number, text in enumerate(messages):
         field = f"plan.strategy.script.messages[{number}]"
         for source, prompt in enumerate(prompts):

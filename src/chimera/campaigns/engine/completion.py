@@ -20,7 +20,7 @@ FINISH_SHARDS = sql(
        AND s.owner = %(owner)s AND s.state = 'open'
        AND (SELECT count(*) FROM campaigns.executions e
              WHERE e.run_id = %(run_id)s AND e.cell_no >= s.first_cell
-               AND e.cell_no < s.first_cell + s.cells) = s.cells
+               AND e.cell_no < s.first_cell + s.cells) = COALESCE(cardinality(s.wanted), s.cells)
     RETURNING s.shard_no
     """,
 )
@@ -108,7 +108,8 @@ FINISH_RUN = sql(
     """,
 )
 
-# The cached rate follows the counters of the campaign's newest run.
+# The cached rate follows the counters of the campaign's newest run, and of those whose unscored cells
+# it sends again: no cell is scored in two of them.
 CACHE_RATE = sql(
     Nothing,
     """
@@ -116,7 +117,9 @@ CACHE_RATE = sql(
        SET success_rate = t.successes::float8 / NULLIF(t.scored, 0),
            state = COALESCE(%(state)s::text, c.state)
       FROM (SELECT sum(scored) AS scored, sum(successes) AS successes
-              FROM campaigns.tallies WHERE run_id = %(run_id)s) t
+              FROM campaigns.tallies
+             WHERE run_id = %(run_id)s
+                OR run_id = ANY ((SELECT origins FROM campaigns.runs WHERE id = %(run_id)s)::uuid[])) t
      WHERE c.id = %(campaign_id)s AND c.run_id = %(run_id)s
     """,
 )

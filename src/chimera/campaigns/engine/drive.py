@@ -15,6 +15,7 @@ import structlog
 
 from chimera import metrics
 from chimera.call import Call
+from chimera.campaigns.dataset_rows import bring_rows, keep_rows
 from chimera.campaigns.engine import leasing
 from chimera.campaigns.engine.flights import FLUSH_AT, Flights
 from chimera.campaigns.engine.leasing import Lease
@@ -52,6 +53,7 @@ class Drive:
         self.started_at = time.monotonic()
         self.priority = 0
         self.closing = False  # a limit stopped the run: its shards are closed, one after the other
+        self.has_lost = False  # a shard, to another worker
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -70,6 +72,7 @@ class Drive:
     async def _open(self) -> None:
         opened: Opened = await open_run(self.core, self.session, self.first)
         self.opened, self.plan = opened, opened.plan
+        keep_rows(self.plan, ())  # what the process's last drive of the run left
         self.priority = opened.priority
         self.flights.open(opened.plan, opened.lanes)
         self.context = TickContext(
@@ -211,6 +214,7 @@ class Drive:
         call = Call.by_worker("take_over", self.org_id, seconds=30)
         async with self.core.db.begin(call) as tx:
             await leasing.take_over(tx, lease, self.plan, self.opened.user_id)
+            await bring_rows(tx, self.plan, lease.todo)
         self.flights.leases[lease.shard_no] = lease
         if self.closing:
             return
@@ -328,7 +332,7 @@ class Drive:
             if control.short is None:
                 await pause_for_money(self.core, self.run_id, self.opened.campaign_id, self.org_id)
             elif control.short.is_spent:  # else others' calls may still give some of it back
-                await wait_for_budget(self.core, self.context, control.short)
+                await wait_for_budget(self.core, self.context, control.short, self.flights.lanes)
 
     def _keep_undecided(
         self, undecided: list[Outcome], outcomes: list[Outcome], decided: set[int]
@@ -349,6 +353,9 @@ class Drive:
         for shard_no in [shard for shard in self.flights.leases if shard not in control.leases]:
             log.warning("drive.lease_lost", run_id=self.run_id, shard_no=shard_no)
             self.flights.lose(self.flights.leases.pop(shard_no))
+            self.has_lost = True  # what is in flight of it still needs its rows
+        if complete and not self.has_lost:
+            keep_rows(self.plan, [lease.span for lease in self.flights.leases.values()])
         is_running = control.state == "running"
         self.closing = is_running and bool(control.stop_reason)
         self.flights.sending = is_running and not control.stopped and not self.closing

@@ -26,6 +26,8 @@ def hear(plan: RunPlan, prepared: Prepared, reply: ChatReply, outcome: Outcome) 
     ask = prepared.ask
     assert ask is not None
     cell = prepared.cell
+    if not plan.holds(cell.prompt_no):
+        return  # its lease was lost, and with it the row it is made of: it is only booked
     text = reply.text[:TEXT_CHARS_MAX]
 
     def kept(said: str) -> str:

@@ -57,8 +57,14 @@ class Lease:
     fence: int
     first_cell: int
     cells: int
+    wanted: list[int] | None = None  # of the cells in between, when it is not all of them
     todo: set[int] = field(default_factory=set)
     past: dict[int, Past] = field(default_factory=dict)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first cell, and the one after the last."""
+        return self.first_cell, self.first_cell + self.cells
 
     def holds(self, cell_no: int) -> bool:
         return self.first_cell <= cell_no < self.first_cell + self.cells
@@ -99,7 +105,7 @@ CLAIM = sql(
            lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
       FROM chosen c
      WHERE s.run_id = c.run_id AND s.shard_no = c.shard_no
-    RETURNING s.run_id, s.org_id, s.shard_no, s.fence, s.first_cell, s.cells
+    RETURNING s.run_id, s.org_id, s.shard_no, s.fence, s.first_cell, s.cells, s.wanted
     """,
     prepare=False,
 )
@@ -114,7 +120,7 @@ CLAIM_ABANDONED = sql(
          WHERE run_id = %(run_id)s AND state = 'open' AND isfinite(lease_until)
            AND lease_until < clock_timestamp()
          ORDER BY shard_no LIMIT 1 FOR UPDATE SKIP LOCKED)
-    RETURNING s.run_id, s.org_id, s.shard_no, s.fence, s.first_cell, s.cells
+    RETURNING s.run_id, s.org_id, s.shard_no, s.fence, s.first_cell, s.cells, s.wanted
     """,
 )
 
@@ -270,7 +276,7 @@ async def take_over(tx: Tx, lease: Lease, plan: Any, user_id: str) -> None:
     unknown and are booked at their worst."""
     end = lease.first_cell + lease.cells
     span: dict[str, Any] = {"run_id": lease.run_id, "first": lease.first_cell, "end": end}
-    lease.todo = set(range(lease.first_cell, end))
+    lease.todo = set(range(lease.first_cell, end) if lease.wanted is None else lease.wanted)
     if lease.fence == 1:
         return
     lost = await tx.all(LOSE, **span)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from chimera.call import Call
 from chimera.campaigns.checking import scorer_spec
+from chimera.campaigns.dataset_rows import bring_rows, keep_rows
 from chimera.campaigns.plan import RunPlan
 from chimera.campaigns.scorers import Judge, Response, ScorerError, compile_scorer
 from chimera.core import Core
@@ -95,7 +96,9 @@ async def _judge_portion(
     """The position after the portion; None when there is nothing left, or another worker has it."""
     async with core.db.begin(Call.by_worker("judge_again", org_id, seconds=60)) as tx:
         rows = await tx.all(READ_ANSWERS, run_id=run_id, after=position, limit=PORTION)
+        await bring_rows(tx, plan, [row["cell_no"] for row in rows])
         verdicts = [_judged(plan, judge, row) for row in rows]
+        keep_rows(plan, ())
         moved = await tx.one(
             MOVE_ON,
             scoring_id=scoring_id,

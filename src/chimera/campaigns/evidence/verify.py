@@ -36,6 +36,7 @@ FORMATS = {
     "chimera-evidence/2": MEMBERS,
     "chimera-evidence/3": (*MEMBERS, "turns.jsonl"),
 }
+LAUNCHES = ("campaign.launch", "run.rerun_failed")
 OVER = ("run.complete", "run.fail")
 
 
@@ -142,7 +143,7 @@ def _proven(archive: zipfile.ZipFile, keys: Sequence[str], run_id: str) -> Prove
             for opening in entry.openings
             if opening.name.startswith("new:")
         }
-        if leaf.action == "campaign.launch" and new.get("run_id") == run_id:
+        if leaf.action in LAUNCHES and new.get("run_id") == run_id:
             proven.plan_hash = new["plan_hash"]
         elif leaf.entity_id != run_id:
             continue
