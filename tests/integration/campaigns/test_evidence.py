@@ -144,7 +144,7 @@ async def test_an_outsider_verifies_a_run(
         lines.pop()
 
     def swap_cells(lines: list[Any]) -> None:
-        lines[0]["cells"].reverse()
+        max((line["cells"] for line in lines), key=len).reverse()  # one of a single cell is alike
 
     assert forged("flushes.jsonl", drop_batch)[0] is Verdict.TAMPERED
     assert len(
