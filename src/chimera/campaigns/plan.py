@@ -264,9 +264,6 @@ class RunPlan:
     def shown_messages(self, cell_no: int) -> list[tuple[str, str]]:
         """The messages of a cell as (role, text), as they were sent but for secret values."""
         cell = self.cell(cell_no)
-        source, _row_no = self.place(cell.prompt_no)
-        if not self.templates[source].secrets:
-            return [(one.role, one.content) for one in self.prepare(cell_no).request.messages]
         try:
             messages, transformed = self._masked_messages(cell)
         except (TechniqueError, RenderError):

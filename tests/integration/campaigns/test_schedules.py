@@ -17,7 +17,7 @@ from chimera.v1.identity_pb2 import Role
 from chimera.v1.options_pb2 import Permission
 from chimera.v1.schedules_pb2 import Cron, Schedule, ScheduleState
 from tests.support.campaigns import finished, worker
-from tests.support.workers import Stage
+from tests.support.workers import Stage, until
 from tests.support.world import Person, Refused
 from workers.tasks.schedules import launch_scheduled
 
@@ -127,9 +127,16 @@ async def test_a_single_moment_launches_once_whoever_looks(
     assert await state_of(olivia, campaign_id) == "RUNNING"
     actions = await stage.books.actions(campaign_id)
     assert actions.count("campaign.launch") == 1 and "campaign.schedule" in actions
-    async with worker(stage.settings):  # whose relay rings for the run
+    async with worker(stage.settings):  # which also looks by itself
         await finished(olivia, run.id)
-    assert await state_of(olivia, campaign_id) == "COMPLETED"
+        assert await state_of(olivia, campaign_id) == "COMPLETED"
+        await olivia.schedules.ScheduleCampaign(campaign_id=campaign_id, start_at=after(seconds=1))
+
+        async def launched_again() -> bool:
+            return (await schedule_of(olivia, campaign_id)).launch_count == 2
+
+        await until(launched_again, "the worker launches what is due", every_s=0.2)
+        await finished(olivia, (await schedule_of(olivia, campaign_id)).last_run_id)
 
 
 async def test_cron_makes_a_run_each_time_and_one_after_downtime(
