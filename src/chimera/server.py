@@ -202,6 +202,7 @@ class Server:
             methods,
             settings,
             authenticate=authenticator.authenticate,
+            authenticate_again=authenticator.authenticate_again,
             authorize=authenticator.authorize,
             limits=CallLimits(settings, core.redis),
             record_refusal=Refusals(core.db).record,

@@ -34,6 +34,7 @@ ARROWS: dict[str, set[str]] = {
 # The ground stands on nothing above it, but for these modules.
 GROUND_ARROWS: dict[str, set[str]] = {
     "chimera.keyring": {
+        "chimera.providers.homes",
         "chimera.providers.kms_keys",
         "chimera.providers.local_keys",
         "chimera.providers.vault",

@@ -47,6 +47,7 @@ class Wanted:
     permission: int
     is_public: bool = False
     creates: bool = False
+    needs_session: bool = False
     is_rpc: bool = False
 
 
@@ -97,10 +98,14 @@ async def explain_access(
     )
     async with db.look(replace(call, caller=about)) as tx:
         things = await _things(tx, request, wanted)
+    has_factor = key is None and request.HasField("second_factor_age_s")
     seen = Circumstances(
         at=at,
         address=request.address or call.ip_address,
         signed_in_at=None if key else at - timedelta(seconds=request.sign_in_age_s),
+        second_factor_at=at - timedelta(seconds=request.second_factor_age_s)
+        if has_factor
+        else None,
         things=things,
         creates=wanted.creates,
     )
@@ -110,6 +115,8 @@ async def explain_access(
         barriers.append("account_state")
     if key is not None and not key.is_usable:
         barriers.append("api_key_state")
+    if key is not None and wanted.needs_session:
+        barriers.append("session_required")
     return ExplainAccessResponse(
         allowed=wanted.is_public or (decision.is_allowed and barriers == list(decision.barriers)),
         permission=Permission.Name(wanted.permission),
@@ -136,6 +143,7 @@ def _wanted(request: ExplainAccessRequest) -> Wanted:
         access.permission,
         is_public=access.public,
         creates=is_creating(f"/{service_name}/{method_name}"),
+        needs_session=access.session_only,
         is_rpc=True,
     )
 

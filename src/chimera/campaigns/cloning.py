@@ -18,7 +18,7 @@ from chimera.campaigns.secrecy import restore_masked
 from chimera.campaigns.techniques import TECHNIQUES
 from chimera.db import Tx, sql
 from chimera.faults import Fault, NotFound, NotReady
-from chimera.providers.keys import get_key
+from chimera.providers.owned_keys import get_key
 from chimera.templates.partials import expand
 from chimera.templates.versions import get_version
 from chimera.updates import checked_paths

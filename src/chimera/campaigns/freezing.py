@@ -20,7 +20,7 @@ from chimera.campaigns.suites.expanding import Expanded, expand_suites
 from chimera.campaigns.techniques import TECHNIQUES, TechniqueError
 from chimera.db import Tx
 from chimera.faults import Invalid, NotReady, Violation
-from chimera.providers.keys import find_default_key, get_key
+from chimera.providers.owned_keys import find_default_key, get_key
 from chimera.providers.pricing import prices_json
 from chimera.providers.routes import fallback_causes, get_route
 from chimera.providers.targets import get_target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from decimal import Decimal
 
 from chimera import outbox
 from chimera.accounting.remaining import admit_launch
@@ -13,7 +12,7 @@ from chimera.campaigns import template_use
 from chimera.campaigns.dataset_rows import bring_prompts
 from chimera.campaigns.freezing import Frozen, freeze_plan, sampled_prompts, worst_cost_of
 from chimera.campaigns.operations import get_campaign, lock_campaign
-from chimera.campaigns.runs import get_run
+from chimera.campaigns.runs import get_run, money_limits
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotReady
 from chimera.ids import new_id
@@ -51,8 +50,10 @@ INSERT_PLAN = sql(
 INSERT_MONEY = sql(
     Nothing,
     """
-    INSERT INTO campaigns.run_money (run_id, org_id, cost_max, budgeted)
-    VALUES (%(run_id)s, %(org_id)s, %(cost_max)s, %(budgeted)s)
+    INSERT INTO campaigns.run_money (run_id, org_id, cost_max, budgeted, executions_max, tokens_max,
+        wall_time_s, error_share_max, error_cells_min, interval_width_max)
+    VALUES (%(run_id)s, %(org_id)s, %(cost_max)s, %(budgeted)s, %(executions_max)s, %(tokens_max)s,
+        %(wall_time_s)s, %(error_share_max)s, %(error_cells_min)s, %(interval_width_max)s)
     """,
 )
 
@@ -174,8 +175,9 @@ async def _insert_run(
         model_ids=[model.model_id for model in plan.models],
         model_names=[model.name for model in plan.models],
     )
-    cost_max = Decimal(limits.cost_usd_max) if limits.cost_usd_max else None
-    await tx.run(INSERT_MONEY, run_id=run_id, org_id=org_id, cost_max=cost_max, budgeted=budgeted)
+    await tx.run(
+        INSERT_MONEY, run_id=run_id, org_id=org_id, budgeted=budgeted, **money_limits(limits)
+    )
     await tx.run(
         INSERT_SHARDS,
         run_id=run_id,

@@ -64,6 +64,7 @@ class Prepared:
     transformed: str
     request: ChatRequest
     worst_cost: Decimal
+    worst_tokens: int  # in and out, as far as a call may go
     model_no: int = 0
     reserve: Decimal = Decimal(0)  # what the models its route has left may cost after this one
 
@@ -304,7 +305,9 @@ class RunPlan:
         worst = worst_cost(bound, output, model.prices)
         later = [worst_cost(bound, output, self.models[no].prices) for no in order[step + 1 :]]
         reserve = sum(later, Decimal(0))
-        return Prepared(cell, prompt, transformed, request, worst, order[step], reserve)
+        return Prepared(
+            cell, prompt, transformed, request, worst, bound + output, order[step], reserve
+        )
 
 
 def subject_of(messages: Sequence[tuple[str, str]]) -> int:

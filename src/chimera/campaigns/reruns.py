@@ -26,7 +26,7 @@ from chimera.campaigns.runs import (
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotReady
 from chimera.ids import new_id
-from chimera.providers.keys import get_key
+from chimera.providers.owned_keys import get_key
 from chimera.providers.targets import get_target
 from chimera.rows import enum_text
 from chimera.v1.campaigns_pb2 import (

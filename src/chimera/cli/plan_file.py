@@ -18,7 +18,9 @@
     scorer: {kind: canary_leak, params: {canary: "{{secret}}"}}
     repetitions: 3                   # default 1
     generation: {output_tokens_max: 256, temperature: 0.7, top_p: 1, stop: []}
-    limits: {concurrency: 16, attempts_max: 4, cost_usd_max: "1.50", priority: 0}
+    limits: {concurrency: 16, attempts_max: 4, cost_usd_max: "1.50", priority: 0,
+             executions_max: 5000, tokens_max: 2000000, wall_time_s: 3600,
+             error_share_max: 0.2, error_cells_min: 50, interval_width_max: 0.05}
     seed: 7                          # of the techniques' random choices; default 0
 
 What must stay true: a name that is not known is an error, never ignored.
@@ -131,6 +133,12 @@ class LimitsPart(_Part):
     attempts_max: int = 0
     cost_usd_max: str = ""
     priority: int = 0
+    executions_max: int = 0
+    tokens_max: int = 0
+    wall_time_s: int = 0
+    error_share_max: float | None = None
+    error_cells_min: int = 0
+    interval_width_max: float = 0
 
 
 class PlanFile(_Part):
@@ -160,7 +168,7 @@ class PlanFile(_Part):
         return Generation(**self.generation.model_dump(exclude_none=True))
 
     def limits_message(self) -> Limits:
-        return Limits(**self.limits.model_dump())
+        return Limits(**self.limits.model_dump(exclude_none=True))
 
 
 def read_plan(path: Path) -> PlanFile:

@@ -252,7 +252,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TuneRun(self, request, context):
-        """Changes concurrency or cost limit of a live run within a second or so. CAMPAIGN_ALREADY_OVER.
+        """Changes limits of a live run within a second or so. CAMPAIGN_ALREADY_OVER, RUN_STOPPING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -290,7 +290,8 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListExecutions(self, request, context):
-        """Results by cell number. RUN_NOT_FOUND.
+        """Results by cell number; cells that a limit left out only when they are asked for by their state.
+        RUN_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

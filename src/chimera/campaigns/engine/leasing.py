@@ -64,30 +64,34 @@ class Lease:
         return self.first_cell <= cell_no < self.first_cell + self.cells
 
 
-# Fair order: priority, then the run that was served longest ago. A drive that overslept its lease
-# renews it or loses it; it must not take its own shard over, for it still has the cells in hand.
+# Fair order: priority, then the organisation that was served longest ago, and of it the run that
+# was. A drive that overslept its lease renews it or loses it; it must not take its own shard over,
+# for it still has the cells in hand.
 CLAIM = sql(
     dict,
     """
-    WITH chosen AS MATERIALIZED (
+    WITH live AS MATERIALIZED (
+        SELECT id, org_id, priority, concurrency, served_at,
+               max(served_at) OVER (PARTITION BY org_id) AS org_served_at
+          FROM campaigns.runs
+         WHERE state = 'running' AND (%(run_id)s::uuid IS NULL OR id = %(run_id)s)
+    ), chosen AS MATERIALIZED (
         SELECT s.run_id, s.shard_no
-          FROM campaigns.runs r
+          FROM live r
          CROSS JOIN LATERAL (
             SELECT run_id, shard_no FROM campaigns.shards
              WHERE run_id = r.id AND state = 'open' AND lease_until < clock_timestamp()
                AND owner <> %(owner)s
              ORDER BY shard_no LIMIT 1 FOR UPDATE SKIP LOCKED
          ) s
-         WHERE r.state = 'running'
-           AND (%(run_id)s::uuid IS NULL OR r.id = %(run_id)s)
-           AND r.id <> ALL(%(driven)s::uuid[])
+         WHERE r.id <> ALL(%(driven)s::uuid[])
            -- No more drives than calls may be in flight.
            AND (%(run_id)s::uuid IS NOT NULL OR r.concurrency > (
                 SELECT count(DISTINCT l.owner) FROM campaigns.shards l
                  WHERE l.run_id = r.id AND l.state = 'open' AND l.lease_until >= clock_timestamp()))
            AND NOT EXISTS (SELECT FROM ops.kill_switches k WHERE k.sending_stopped
                             AND (k.org_id IS NULL OR k.org_id = r.org_id))
-         ORDER BY r.priority DESC, r.served_at, r.id
+         ORDER BY r.priority DESC, r.org_served_at, r.served_at, r.id
          LIMIT 1
     )
     UPDATE campaigns.shards s
@@ -138,7 +142,7 @@ LOSE = sql(
        SET state = 'unknown', cost = a.worst_cost
       FROM lost
      WHERE a.run_id = %(run_id)s AND a.cell_no = lost.cell_no AND a.attempt_no = lost.attempt_no
-    RETURNING a.cell_no, a.attempt_no, a.worst_cost, a.reserve, a.model_no, a.provider_key_id,
+    RETURNING a.cell_no, a.attempt_no, a.worst_cost, a.worst_tokens, a.reserve, a.model_no, a.provider_key_id,
               (a.sent_at AT TIME ZONE 'UTC')::date AS sent_on
     """,
 )
@@ -164,7 +168,8 @@ SETTLE_WORST = sql(
     """
     UPDATE campaigns.run_money
        SET settled = settled + %(cost)s::numeric,
-           held = held - %(cost)s::numeric - %(reserve)s::numeric
+           held = held - %(cost)s::numeric - %(reserve)s::numeric,
+           tokens_settled = tokens_settled + %(tokens)s, tokens_held = tokens_held - %(tokens)s
      WHERE run_id = %(run_id)s
     RETURNING budgeted, clock_timestamp() AS at
     """,
@@ -274,7 +279,10 @@ async def _book_lost(
     )
     cost = sum(row["worst_cost"] for row in lost)
     reserve = sum(row["reserve"] for row in lost)
-    money = await tx.one(SETTLE_WORST, run_id=lease.run_id, cost=cost, reserve=reserve)
+    tokens = sum(row["worst_tokens"] for row in lost)
+    money = await tx.one(
+        SETTLE_WORST, run_id=lease.run_id, cost=cost, reserve=reserve, tokens=tokens
+    )
     if money is not None and money["budgeted"]:
         purse = Purse(**(await tx.one(FIND_PURSE, run_id=lease.run_id) or {}))
         groups = [

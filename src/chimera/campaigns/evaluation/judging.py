@@ -30,7 +30,7 @@ OPEN_SCORING = sql(
 READ_ANSWERS = sql(
     dict,
     """
-    SELECT cell_no, response, original_prompt, transformed_prompt, is_successful
+    SELECT cell_no, response, original_prompt, transformed_prompt, finish_reason, is_successful
       FROM campaigns.executions
      WHERE run_id = %(run_id)s AND cell_no > %(after)s AND state = 'succeeded'
      ORDER BY cell_no LIMIT %(limit)s
@@ -146,6 +146,7 @@ def _judged(plan: RunPlan, judge: Judge, row: dict[str, object]) -> ScoredAgain:
                 prompt=str(row["transformed_prompt"]),
                 original_prompt=str(row["original_prompt"]),
                 variables=plan.prompt(plan.cell(cell_no).prompt_no).variables,
+                finish_reason=str(row["finish_reason"] or ""),
             )
         )
     except ScorerError as error:
