@@ -51,18 +51,20 @@ READ_ORIGIN = sql(
     """,
 )
 
-# Shards that have no result at all are taken over whole. The other wanted cells go evenly over new
-# shards: those whose result is wanted again, and in shards that were not finished those without one.
+# Cells that a limit or somebody left out have no rows. Shards without any result are taken over whole;
+# the other wanted cells go evenly over new ones: those whose result is wanted again, and those without.
 INSERT_SHARDS = sql(
     dict,
     """
     WITH unfinished AS MATERIALIZED (
-        SELECT s.first_cell, s.cells, s.wanted,
-               EXISTS (SELECT FROM campaigns.executions e
-                        WHERE e.run_id = %(origin)s AND e.cell_no >= s.first_cell
-                          AND e.cell_no < s.first_cell + s.cells) AS begun
+        SELECT s.first_cell, s.cells, s.wanted, r.recorded > 0 AS begun
           FROM campaigns.shards s
-         WHERE s.run_id = %(origin)s AND s.state = 'open' AND 'skipped' = ANY(%(states)s::text[])
+         CROSS JOIN LATERAL (
+            SELECT count(*) AS recorded FROM campaigns.executions e
+             WHERE e.run_id = %(origin)s AND e.cell_no >= s.first_cell
+               AND e.cell_no < s.first_cell + s.cells) r
+         WHERE s.run_id = %(origin)s AND 'skipped' = ANY(%(states)s::text[])
+           AND r.recorded < COALESCE(cardinality(s.wanted), s.cells)
     ), scattered AS (
         SELECT e.cell_no FROM campaigns.executions e
          WHERE e.run_id = %(origin)s AND e.state = ANY(%(states)s::text[])
@@ -123,8 +125,11 @@ INSERT_PLAN = sql(
 INSERT_MONEY = sql(
     Nothing,
     """
-    INSERT INTO campaigns.run_money (run_id, org_id, cost_max, budgeted)
-    SELECT %(id)s, org_id, cost_max, %(budgeted)s FROM campaigns.run_money WHERE run_id = %(origin)s
+    INSERT INTO campaigns.run_money (run_id, org_id, cost_max, budgeted, executions_max, tokens_max,
+        wall_time_s, error_share_max, error_cells_min, interval_width_max)
+    SELECT %(id)s, org_id, cost_max, %(budgeted)s, executions_max, tokens_max, wall_time_s,
+           error_share_max, error_cells_min, interval_width_max
+      FROM campaigns.run_money WHERE run_id = %(origin)s
     """,
 )
 

@@ -137,6 +137,38 @@ async def test_what_a_cancelled_run_never_sent_counts_as_skipped(stage: Stage) -
     await stage.books.check(again.id)
 
 
+async def test_what_a_limit_left_out_is_sent_by_reruns_until_nothing_is_left(stage: Stage) -> None:
+    """A run that ends with its limit of executions leaves cells without rows. A rerun has the limits of
+    its origin, and what it skips in turn is listed as its own, never a cell that it was not to send."""
+    olivia = stage.olivia
+    campaigns = olivia.campaigns
+    plan = await stage.plan(rows=70, techniques=("plain", "base64"), executions_max=60)
+    run = await stage.launched(plan)
+    seen: set[int] = set()
+    async with worker(stage.settings):
+        over = await finished(olivia, run.id)
+        for skipped in (80, 20):
+            assert (over.counts.recorded, over.counts.skipped) == (60, skipped)
+            recorded = set(await stage.books.recorded(over.id))
+            assert not recorded & seen
+            seen |= recorded
+            listed = (
+                await campaigns.ListExecutions(
+                    run_id=over.id, state=ExecutionState.EXECUTION_STATE_SKIPPED, page_size=200
+                )
+            ).executions
+            assert {one.cell_no for one in listed} == set(range(140)) - seen
+            nothing = campaigns.RerunFailed(run_id=over.id, states=[FAILED])
+            assert await refusal(nothing) == "NOTHING_TO_RERUN"
+            again = (await campaigns.RerunFailed(run_id=over.id)).run
+            assert again.cells_total == skipped
+            over = await finished(olivia, again.id)
+    assert (over.counts.recorded, over.counts.skipped, over.stop_reason) == (20, 0, 0)
+    assert set(await stage.books.recorded(over.id)) == set(range(140)) - seen
+    merged = await campaigns.GetRunSummary(run_id=over.id, include_origins=True)
+    assert merged.overall.scored == 140
+
+
 async def test_a_rerun_asks_again_what_a_launch_asks(stage: Stage) -> None:
     """Keys are personal, targets may be forbidden by now, sending may be stopped."""
     olivia = stage.olivia
