@@ -47,7 +47,7 @@ from chimera.identity.throttle import (
     with_factor,
 )
 from chimera.identity.tokens import hash_of
-from chimera.identity.users import get_user, normal_login
+from chimera.identity.users import normal_login
 from chimera.ids import new_id
 from chimera.v1.identity_pb2 import CompleteLoginRequest, LoginChallenge, LoginRequest, User
 
@@ -210,7 +210,6 @@ class Logins:
         )
         if session is None:
             raise _refused()
-        user = await get_user(tx, account.user_id)
         record(
             tx,
             "session.login",
@@ -220,7 +219,7 @@ class Logins:
         )
         restriction = account.restriction
         return Opened(
-            user,
+            session.user,
             session,
             device_token=device.new_token,
             restriction="" if has_second_factor and restriction == "second_factor" else restriction,
@@ -283,11 +282,10 @@ class Logins:
                     },
                     severity=Severity.WARNING if proof.recovery_hash else Severity.INFO,
                 )
-                user = await get_user(tx, holder.user_id)
             await attempt.succeeded()
         kept = facts["restriction"]
         return Opened(
-            user,
+            session.user,
             session,
             device_token=device.new_token,
             restriction="" if kept == "second_factor" else kept,
