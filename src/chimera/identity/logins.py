@@ -25,7 +25,7 @@ from chimera.audit.recording import record
 from chimera.call import ANONYMOUS, NOBODY, Call, Caller
 from chimera.core import Core
 from chimera.db import Nothing, sql
-from chimera.faults import Fault, Unauthenticated
+from chimera.faults import Conflict, Fault, Unauthenticated
 from chimera.identity.calls import as_caller
 from chimera.identity.challenges import CHALLENGE_ATTEMPTS, insert_challenge
 from chimera.identity.one_time import (
@@ -54,6 +54,7 @@ from chimera.v1.identity_pb2 import CompleteLoginRequest, LoginChallenge, LoginR
 log = structlog.get_logger("chimera.identity")
 
 STEP_S = 0.05
+TRIES = 3
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -191,9 +192,16 @@ class Logins:
             return await self._opened(tx, account, _device_of(account, request), True)
 
     async def _session(self, account: Account, device: Device, call: Call) -> Opened:
-        own = as_caller(call, session_caller(account.caller(), new_id()))
-        async with self.db.begin(own) as tx:
-            return await self._opened(tx, account, device, False)
+        for tries_left in reversed(range(TRIES)):
+            own = as_caller(call, session_caller(account.caller(), new_id()))
+            try:
+                async with self.db.begin(own) as tx:
+                    return await self._opened(tx, account, device, False)
+            except Conflict:
+                # They sign in somewhere else at this moment; a hash was spent on this, so wait again.
+                if not tries_left:
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     async def _opened(
         self, tx: Any, account: Account, device: Device, has_second_factor: bool
