@@ -96,7 +96,7 @@ NEED_NO_STEP_UP = {
     "RevokeGrant", "RevokeInvitation", "RevokeApiKey", "RevokeProviderKey", "EndUserSessions",
     "DeleteWebhook", "PlaceLegalHold", "RejectConfigurationChange", "UnlockUser", "SendPasswordReset",
     "UpdateUser", "UpdateProviderKey", "RedeliverEvent", "TestConnection",
-    "DiscoverModels", "SeedPrices", "ReleaseShard", "RetryOutbox",
+    "DiscoverModels", "SeedPrices", "ReleaseShard", "RetryOutbox", "ForceInstallationCircuit",
 }  # fmt: skip
 
 

@@ -87,7 +87,7 @@ async def explain_access(
         if person is None:
             raise NotFound("USER_NOT_FOUND", f"There is no user {user_id}.")
         key = await _find_key(tx, request, user_id, at)
-    held = _held(person, key)
+    held = held_of(person, key)
     # Under the row policies of the one it is about: what they cannot see is not theirs.
     about = Caller(
         "user",
@@ -165,7 +165,8 @@ async def _find_key(
     return key
 
 
-def _held(person: Person, key: Key | None) -> Held:
+def held_of(person: Person, key: Key | None) -> Held:
+    """All that they were given, narrowed by the key."""
     holdings = holdings_of(person.role, is_operator=person.is_superuser, grants=person.grants)
     if key is None:
         return Held(person.user_id, holdings)

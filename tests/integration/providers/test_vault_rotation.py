@@ -362,7 +362,8 @@ async def test_nothing_is_stored_under_a_retired_version(
     from chimera.call import Caller
     from chimera.core import open_database
     from chimera.faults import Conflict
-    from chimera.providers.keys import create_key, seal_key
+    from chimera.providers.keys import seal_key
+    from chimera.providers.owned_keys import create_key
     from chimera.v1.providers_pb2 import CreateProviderKeyRequest
 
     acme = await world.organisation("acme")
