@@ -1625,6 +1625,7 @@ CREATE TABLE audit.erasures (
     events bigint DEFAULT 0 NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     done_at timestamp with time zone,
+    archives_through text DEFAULT ''::text NOT NULL,
     CONSTRAINT erasures_state_check CHECK ((state = ANY (ARRAY['open'::text, 'done'::text])))
 );
 

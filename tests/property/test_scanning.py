@@ -75,7 +75,7 @@ def assert_same(data: bytes, careful: leaves.Leaf | None, fast: Scan | None) -> 
     assert (careful is None) == (fast is None), data.hex()
     if careful and fast:
         assert (fast.writer_id, fast.writer_seq) == (careful.writer_id, careful.writer_seq)
-        assert fast.commitments == {c.name.encode(): c.digest for c in careful.commitments}
+        assert fast.commitments == {c.name: c.digest for c in careful.commitments}
         is_drop = (careful.action, careful.entity, careful.outcome) == (
             leaves.DROP_ACTION, leaves.DROP_ENTITY, Outcome.SUCCESS,
         )  # fmt: skip
@@ -112,7 +112,10 @@ def test_times_at_the_edges() -> None:
 HASHES = st.binary(min_size=32, max_size=32)
 OPENINGS = st.lists(
     st.builds(
-        Opening, TOKENS | st.text(max_size=3), st.binary(max_size=40), st.binary(max_size=40)
+        Opening,
+        TOKENS | st.text(max_size=3),
+        HASHES | st.binary(max_size=40),
+        st.binary(max_size=40),
     ),
     max_size=3,
 )

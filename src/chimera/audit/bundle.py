@@ -159,7 +159,7 @@ def decode_line(line: bytes) -> Line:
 # Canonical base64: the bits of the last character that carry nothing are 0.
 _BASE64 = rb"[A-Za-z0-9+/]*(?:[AEIMQUYcgkosw048]=|[AQgw]==)?"
 _HASH = rb"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
-_OPENED = rb'\{"name":"([!#-\[\]-~]*)","salt":"(%b)","value":"(%b)"\}' % (_BASE64, _BASE64)
+_OPENED = rb'\{"name":"([!#-\[\]-~]*)","salt":"(%b)","value":"(%b)"\}' % (_HASH, _BASE64)
 _OPENINGS = re.compile(_OPENED)
 _PLAIN_ENTRY = re.compile(
     rb'\{"type":"entry","index":(0|[1-9][0-9]{0,17}),"prev":"(%b)","leaf":"(%b)","hash":"(%b)"'
@@ -180,7 +180,7 @@ def _plain_entry(line: bytes) -> Entry | None:
         if opened:
             openings = tuple(
                 [
-                    Opening(name.decode("ascii"), _decoded(salt), _decoded(value))
+                    Opening(name.decode("ascii"), a2b_base64(salt), _decoded(value))
                     for name, salt, value in _OPENINGS.findall(opened)
                 ]
             )

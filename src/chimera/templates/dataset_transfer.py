@@ -161,17 +161,13 @@ async def export_dataset(
     reading = replace(call, access=Access())
     columns = list(version.columns)
     is_csv = request.format == DatasetFormat.DATASET_FORMAT_CSV
-    write = {
-        DatasetFormat.DATASET_FORMAT_CSV: lambda line: csv_row(columns, json.loads(line)),
-        DatasetFormat.DATASET_FORMAT_YAML: lambda line: yaml_row(json.loads(line)),
-    }.get(request.format, lambda line: line.encode() + b"\n")
     waiting = [csv_header(columns)] if is_csv and columns else []
     size = after = 0
     while True:
         async with db.begin(reading) as tx:
             lines = await read_lines(tx, version, after, PAGE_ROWS)
         for line in lines:
-            piece = write(line)
+            piece = _written(line, columns, request.format)
             if size + len(piece) > CHUNK_BYTES:
                 yield b"".join(waiting)
                 waiting, size = [], 0
@@ -182,3 +178,12 @@ async def export_dataset(
             break
     if waiting:
         yield b"".join(waiting)
+
+
+def _written(line: str, columns: list[str], format: int) -> bytes:
+    """A stored row in the file."""
+    if format == DatasetFormat.DATASET_FORMAT_CSV:
+        return csv_row(columns, json.loads(line))
+    if format == DatasetFormat.DATASET_FORMAT_YAML:
+        return yaml_row(json.loads(line))
+    return line.encode() + b"\n"
