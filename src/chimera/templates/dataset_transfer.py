@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from tempfile import SpooledTemporaryFile
 from typing import IO
@@ -147,6 +147,15 @@ async def _store(
     return summary
 
 
+def _line_writer(form: DatasetFormat, columns: list[str]) -> Callable[[str], bytes]:
+    """How a stored line, one row as JSON, is written in this format."""
+    if form == DatasetFormat.DATASET_FORMAT_CSV:
+        return lambda line: csv_row(columns, json.loads(line))
+    if form == DatasetFormat.DATASET_FORMAT_YAML:
+        return lambda line: yaml_row(json.loads(line))
+    return lambda line: line.encode() + b"\n"
+
+
 async def export_dataset(
     db: Database, call: Call, request: ExportDatasetRequest
 ) -> AsyncIterator[bytes]:
@@ -161,13 +170,14 @@ async def export_dataset(
     reading = replace(call, access=Access())
     columns = list(version.columns)
     is_csv = request.format == DatasetFormat.DATASET_FORMAT_CSV
+    write = _line_writer(request.format, columns)
     waiting = [csv_header(columns)] if is_csv and columns else []
     size = after = 0
     while True:
         async with db.begin(reading) as tx:
             lines = await read_lines(tx, version, after, PAGE_ROWS)
         for line in lines:
-            piece = _written(line, columns, request.format)
+            piece = write(line)
             if size + len(piece) > CHUNK_BYTES:
                 yield b"".join(waiting)
                 waiting, size = [], 0
@@ -178,12 +188,3 @@ async def export_dataset(
             break
     if waiting:
         yield b"".join(waiting)
-
-
-def _written(line: str, columns: list[str], format: int) -> bytes:
-    """A stored row in the file."""
-    if format == DatasetFormat.DATASET_FORMAT_CSV:
-        return csv_row(columns, json.loads(line))
-    if format == DatasetFormat.DATASET_FORMAT_YAML:
-        return yaml_row(json.loads(line))
-    return line.encode() + b"\n"
