@@ -86,6 +86,7 @@ class Drive:
             plan=self.plan,
             api_key_id=opened.api_key_id,
             launched_at=opened.launched_at,
+            cells_total=opened.cells_total,
         )
         await self._adopt(self.first)
         await self._tick()

@@ -138,6 +138,7 @@ class TickContext:
     plan: RunPlan
     launched_at: datetime | None = None
     api_key_id: str = ""
+    cells_total: int = 0  # of the run; 0: all that the plan has
 
     @property
     def purse(self) -> Purse:

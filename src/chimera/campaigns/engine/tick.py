@@ -379,7 +379,7 @@ def _within_limits(
     control.stop_reason = control.stop_reason or money["stop_reason"]
     if control.stop_reason or control.state != "running":
         return []
-    control.stop_reason = limits.reached(money, context.plan.cells_total)
+    control.stop_reason = limits.reached(money, context.cells_total or context.plan.cells_total)
     if control.stop_reason:
         return []
     fit, control.out_of_tokens = limits.fitting(sends, money)
