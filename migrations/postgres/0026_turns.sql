@@ -79,6 +79,7 @@ GRANT INSERT ON campaigns.turns TO chimera_worker;
 GRANT INSERT ON campaigns.seats TO chimera_app;
 GRANT UPDATE ON campaigns.seats TO chimera_worker;
 RESET ROLE;
+SELECT ops.make_partitions();
 
 -- migrate:down
 SET ROLE chimera_owner;
