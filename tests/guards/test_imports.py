@@ -50,6 +50,8 @@ GROUND_ARROWS: dict[str, set[str]] = {
         "chimera.identity.account_service",
         "chimera.campaigns.analytics.service",
         "chimera.campaigns.evaluation.service",
+        "chimera.campaigns.schedules.service",
+        "chimera.campaigns.suites.service",
         "chimera.identity.authentication",
         "chimera.identity.organisation_service",
     },

@@ -76,6 +76,7 @@ DEFINERS = {
     "templates.count_rating": "chimera_library",
     "templates.count_usage": "chimera_library",
     "templates.own_shares": "chimera_library",
+    "templates.pinned_rows": "chimera_library",
     "templates.search": "chimera_library",
     "ops.make_partitions": "chimera_owner",
     "providers.count_sealed_keys": "chimera_lookup",

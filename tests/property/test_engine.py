@@ -59,6 +59,7 @@ class Drive:
     ready: list[int] = field(default_factory=list)
     flying: list[Send] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
+    is_stopped: bool = False  # by a limit: shards are closed
 
     @property
     def org_id(self) -> str:
@@ -92,6 +93,11 @@ class Drive:
         outcome = Outcome(cell_no, send.attempt_no, datetime.now(UTC), worst_cost=worst)
         outcome.cost = {"answer": worst / 3, "costly error": worst}.get(kind, Decimal(0))
         outcome.cost = outcome.cost.quantize(Decimal("1e-12"))
+        outcome.worst_tokens = send.prepared.worst_tokens
+        outcome.tokens = {
+            "answer": outcome.worst_tokens // 3,
+            "costly error": outcome.worst_tokens,
+        }.get(kind, 0)
         lease = next((lease for lease in self.leases.values() if lease.holds(cell_no)), None)
         if kind == "answer":
             outcome.result = Result("succeeded", "p", "t", "r", is_successful=cell_no % 2 == 0)
@@ -103,6 +109,16 @@ class Drive:
             else:
                 outcome.result = Result("failed", "p", "t", error_kind="server_error")
         self.outcomes.append(outcome)
+
+    def give_up(self, count: int) -> None:
+        """Cells that were never sent are to be recorded as failed."""
+        for _ in range(min(count, len(self.ready))):
+            cell_no = self.ready.pop()
+            lease = next((lease for lease in self.leases.values() if lease.holds(cell_no)), None)
+            past = lease.past.get(cell_no) if lease is not None else None
+            result = Result("failed", "p", "t", error_kind="bad_key")
+            result.attempts = past.attempts if past else 0
+            self.outcomes.append(Outcome(cell_no, 0, datetime.now(UTC), result=result))
 
     def unsend(self) -> None:
         """Takes back what was committed and did not go out."""
@@ -119,13 +135,19 @@ class Drive:
         self.ready = self.ready[count:]
         decided = {outcome.cell_no for outcome in outcomes if outcome.result is not None}
         leases = list(self.leases.values())
-        complete = [lease for lease in leases if lease.todo <= decided]
+        is_closing = self.is_stopped and not self.flying
+        complete = [lease for lease in leases if lease.todo <= decided or is_closing]
         for _ in range(times):
             async with self.core.db.begin(Call.by_worker("tick", self.org_id)) as tx:
                 control = await run_tick(tx, self.context, leases, outcomes, wanted, complete)
+        self.is_stopped = bool(control.stop_reason)
+        undecided = {outcome.cell_no for outcome in control.undecided}
+        self.ready += undecided
         for lease in leases:
-            lease.todo -= decided
+            lease.todo -= decided - undecided
         for lease in complete:
+            if lease.todo and not is_closing:
+                continue
             self.leases.pop(lease.shard_no, None)
         for shard_no in [number for number in self.leases if number not in control.leases]:
             self.leases.pop(shard_no)
@@ -225,6 +247,8 @@ async def act(
                 drives[who].answer(number * 7, kind)
         case ("unsend", who):
             drives[who].unsend()
+        case ("give up", who, count):
+            drives[who].give_up(count)
         case ("expire",):
             await expire(stage, run_id)
         case ("die", who):
@@ -283,6 +307,83 @@ async def test_any_interleaving_keeps_the_books(
     await stage.books.check(run.id)
     await finish(stage, core, run.id, drives)
     await stage.books.check(run.id, cells=CELLS)
+
+
+async def check_limits(stage: Stage, run_id: str) -> None:
+    """The counters are what attempts and results say, and within the limits."""
+    row = (
+        await stage.books.rows(
+            """
+            SELECT m.*, (SELECT count(*) FROM campaigns.executions WHERE run_id = m.run_id) AS recorded,
+                   (SELECT count(DISTINCT cell_no)
+                      FROM (SELECT cell_no FROM campaigns.attempts WHERE run_id = m.run_id
+                             UNION SELECT cell_no FROM campaigns.executions WHERE run_id = m.run_id) c
+                   ) AS begun,
+                   (SELECT COALESCE(sum(worst_tokens), 0) FROM campaigns.attempts
+                     WHERE run_id = m.run_id AND state = 'sent') AS in_flight
+              FROM campaigns.run_money m WHERE run_id = %(run_id)s
+            """,
+            run_id=run_id,
+        )
+    )[0]
+    assert row["cells_recorded"] == row["recorded"] <= row["cells_begun"] == row["begun"], row
+    assert row["cells_begun"] <= row["executions_max"], row
+    assert row["tokens_held"] == row["in_flight"], row
+    assert 0 <= row["tokens_settled"] + row["tokens_held"] <= row["tokens_max"], row
+
+
+@settings(
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    begin=st.sampled_from([AT_WORK, TAKEN_OVER, LATE]),
+    actions=st.lists(
+        st.one_of(ACTIONS, st.tuples(st.just("give up"), st.integers(0, 1), st.integers(1, 8))),
+        min_size=5,
+        max_size=25,
+    ),
+)
+async def test_any_interleaving_keeps_the_limits(
+    scene: tuple[Stage, Core], begin: list[tuple[Any, ...]], actions: list[tuple[Any, ...]]
+) -> None:
+    """Never more cells begun, nor more tokens taken, than the limits say; a run that one of them
+    stopped is over, with every cell recorded or skipped, and nothing held."""
+    stage, core = scene
+    plan = scene_plans.get(-id(stage))
+    if plan is None:
+        plan = scene_plans[-id(stage)] = await stage.plan(rows=24, repetitions=2, attempts_max=10)
+        plan.limits.executions_max, plan.limits.tokens_max = 40, 15_000
+    run = await launched(stage.olivia, plan, f"campaign {uuid4()}")
+    drives = [await new_drive(stage, core, run.id, slot) for slot in (0, 1)]
+    for action in [*begin, *actions]:
+        await act(stage, core, run.id, drives, action)
+        await check_limits(stage, run.id)
+    await stage.books.check(run.id)
+    for drive in drives:
+        while drive.flying:
+            drive.answer(0, "answer")
+        await drive.tick(0)
+    await expire(stage, run.id)
+    last = await new_drive(stage, core, run.id, 2)
+    for _ in range(40):
+        await last.claim()
+        await last.adopt()
+        await last.tick(20)
+        while last.flying:
+            last.answer(0, "answer")
+        await last.tick(0)
+        await check_limits(stage, run.id)
+        over = await stage.run(run.id)
+        if over.finished_at.seconds:
+            break
+    assert over.state in (RunState.RUN_STATE_COMPLETED, RunState.RUN_STATE_FAILED)
+    assert over.stop_reason
+    assert over.counts.recorded == len(await stage.books.recorded(run.id))
+    assert over.counts.recorded + over.counts.skipped == CELLS
+    await stage.books.check(run.id)
+    assert not await stage.books.attempts(run.id, "sent")
 
 
 scene_plans: dict[int, Any] = {}
@@ -361,9 +462,9 @@ async def test_any_interleaving_keeps_the_budgets(
     jumps over the ends of days and of a month, forward and back; at the end nothing is held, and the
     sums by day are the ledger, which is the results and what was discarded."""
     stage, core = scene
-    plan = scene_plans.get(id(stage))
+    plan = scene_plans.get(-id(stage))
     if plan is None:
-        plan = scene_plans[id(stage)] = await stage.plan(rows=24, repetitions=2, attempts_max=10)
+        plan = scene_plans[-id(stage)] = await stage.plan(rows=24, repetitions=2, attempts_max=10)
     made = await stage.olivia.campaigns.CreateCampaign(name=f"campaign {uuid4()}", plan=plan)
     campaign = BudgetScope(kind=Scope.BUDGET_SCOPE_KIND_CAMPAIGN, id=made.campaign.id)
     person = BudgetScope(kind=Scope.BUDGET_SCOPE_KIND_USER)

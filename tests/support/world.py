@@ -46,6 +46,10 @@ from chimera.v1 import (
     providers_pb2_grpc,
     routes_pb2,
     routes_pb2_grpc,
+    schedules_pb2,
+    schedules_pb2_grpc,
+    suites_pb2,
+    suites_pb2_grpc,
     telemetry_pb2,
     telemetry_pb2_grpc,
     templates_pb2,
@@ -77,6 +81,8 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "datasets": (datasets_pb2, datasets_pb2_grpc.DatasetServiceStub, "DatasetService"),
     "providers": (providers_pb2, providers_pb2_grpc.ProviderServiceStub, "ProviderService"),
     "campaigns": (campaigns_pb2, campaigns_pb2_grpc.CampaignServiceStub, "CampaignService"),
+    "suites": (suites_pb2, suites_pb2_grpc.SuiteServiceStub, "SuiteService"),
+    "schedules": (schedules_pb2, schedules_pb2_grpc.ScheduleServiceStub, "ScheduleService"),
     "analytics": (analytics_pb2, analytics_pb2_grpc.AnalyticsServiceStub, "AnalyticsService"),
     "evaluation": (evaluation_pb2, evaluation_pb2_grpc.EvaluationServiceStub, "EvaluationService"),
     "telemetry": (telemetry_pb2, telemetry_pb2_grpc.TelemetryServiceStub, "TelemetryService"),
@@ -171,6 +177,8 @@ class Person:
     datasets: Stub
     providers: Stub
     campaigns: Stub
+    suites: Stub
+    schedules: Stub
     evaluation: Stub
     analytics: Stub
     telemetry: Stub

@@ -9,6 +9,7 @@ from psycopg.errors import UniqueViolation
 
 from chimera.audit import recording
 from chimera.campaigns.checking import check_plan
+from chimera.campaigns.secrecy import restore_masked
 from chimera.db import Tx, sql, violated
 from chimera.faults import AlreadyExists, Denied, NotFound, NotReady
 from chimera.ids import new_id
@@ -53,7 +54,7 @@ LIST_CAMPAIGNS = sql(
       FROM campaigns.campaigns
      WHERE org_id = %(org_id)s
        AND id < %(before)s
-       AND (%(state)s::text IS NULL OR state = %(state)s)
+       AND (state = %(state)s::text OR (%(state)s IS NULL AND state <> 'archived'))
        AND (%(show_deleted)s OR deleted_at IS NULL)
      ORDER BY id DESC LIMIT %(limit)s
     """,
@@ -114,6 +115,12 @@ def name_taken(error: UniqueViolation) -> AlreadyExists:
 async def create_campaign(tx: Tx, request: CreateCampaignRequest) -> Campaign:
     """A draft; its plan may still be incomplete, but what it names must make sense."""
     check_plan(request.plan)
+    await restore_masked(tx, request.plan)
+    return await insert_campaign(tx, request, "campaign.create")
+
+
+async def insert_campaign(tx: Tx, request: CreateCampaignRequest, action: str) -> Campaign:
+    """A draft of what was checked before. Raises AlreadyExists(CAMPAIGN_NAME_TAKEN)."""
     caller = tx.call.caller
     try:
         campaign = await tx.one(
@@ -130,7 +137,7 @@ async def create_campaign(tx: Tx, request: CreateCampaignRequest) -> Campaign:
     except UniqueViolation as error:
         raise name_taken(error) from None
     assert campaign is not None
-    recording.record(tx, "campaign.create", "campaign", campaign.id, new=_audited(campaign))
+    recording.record(tx, action, "campaign", campaign.id, new=_audited(campaign))
     return campaign
 
 
@@ -183,6 +190,7 @@ async def update_campaign(tx: Tx, request: UpdateCampaignRequest) -> Campaign:
         if enum_text(before, "state", before.state) != "draft":
             raise NotReady("CAMPAIGN_NOT_DRAFT", "The plan of a launched campaign is frozen.")
         check_plan(given.plan)
+        await restore_masked(tx, given.plan, before.plan)
     try:
         campaign = await tx.one(
             UPDATE_CAMPAIGN,
@@ -205,10 +213,13 @@ async def update_campaign(tx: Tx, request: UpdateCampaignRequest) -> Campaign:
 
 async def delete_campaign(tx: Tx, campaign_id: str, etag: str) -> Campaign:
     before = await lock_campaign(tx, campaign_id, etag=etag)
-    if enum_text(before, "state", before.state) in ("running", "paused"):
+    state = enum_text(before, "state", before.state)
+    if state in ("running", "paused"):
         raise NotReady(
             "CAMPAIGN_NOT_DRAFT", "A live campaign must be cancelled before it is deleted."
         )
+    if state == "scheduled":
+        raise NotReady("CAMPAIGN_BUSY", "A scheduled campaign must be unscheduled first.")
     campaign = await tx.one(DELETE_CAMPAIGN, campaign_id=campaign_id)
     assert campaign is not None
     recording.record(tx, "campaign.delete", "campaign", campaign_id, new={"deleted": True})

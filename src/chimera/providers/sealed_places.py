@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from chimera.call import NOBODY
 from chimera.db import Nothing, Statement, sql
-from chimera.keyring import secret_context
+from chimera.keyring import field_context, secret_context
 from chimera.providers.keys import seal_context
 from chimera.providers.vault import SealContext
 
@@ -143,9 +142,7 @@ PLACES: tuple[Place, ...] = (
              WHERE id = %(key)s::uuid AND totp_sealed = %(old)s::jsonb
             """,
         ),
-        context=lambda row: SealContext(
-            UUID(NOBODY), "identity.users", UUID(row["id"]), "totp", row["totp_version"]
-        ),
+        context=lambda row: field_context("identity.users", row["id"], "totp", row["totp_version"]),
     ),
     Place(
         name="accounting.webhooks.sealed",
