@@ -14,6 +14,7 @@ import aiohttp
 import structlog
 
 from chimera import metrics
+from chimera.accounting.windows import Short
 from chimera.call import Call
 from chimera.campaigns.dataset_rows import bring_rows, keep_rows
 from chimera.campaigns.engine import leasing
@@ -50,6 +51,7 @@ class Drive:
         self.flights = Flights(first.run_id)
         self.ticked_at = self.claimed_at = self.reported_at = 0.0
         self.broke_until = 0.0  # monotonic; 0 while limit and budgets let something out
+        self.turned_from: set[str] = set()  # provider keys
         self.started_at = time.monotonic()
         self.priority = 0
         self.closing = False  # a limit stopped the run: its shards are closed, one after the other
@@ -332,8 +334,22 @@ class Drive:
         if control.out_of_money and not self.flights.tasks:
             if control.short is None:
                 await pause_for_money(self.core, self.run_id, self.opened.campaign_id, self.org_id)
-            elif control.short.is_spent:  # else others' calls may still give some of it back
+            elif control.short.is_spent and not self._turn_from(control.short):
+                # Were it not spent, others' calls might still give some of it back.
                 await wait_for_budget(self.core, self.context, control.short, self.flights.lanes)
+
+    def _turn_from(self, short: Short) -> bool:
+        """Whether cells that would wait for the budget of a key could be sent to another model of
+        their route instead. Once for each key, or a model that keeps failing would use up their
+        tries before its circuit opens; who waits for the budget tries again (waiting.py)."""
+        key = short.key
+        if key.scope_kind != "provider_key" or key.scope_id in self.turned_from:
+            return False
+        self.turned_from.add(key.scope_id)
+        if not self.flights.ways.turn_from_key(key.scope_id):
+            return False
+        self.broke_until = 0.0
+        return True
 
     def _keep_undecided(
         self, undecided: list[Outcome], outcomes: list[Outcome], decided: set[int]

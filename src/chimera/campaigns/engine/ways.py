@@ -128,6 +128,35 @@ class Ways:
                 return True
         return False
 
+    def turn_from_key(self, provider_key_id: str) -> bool:
+        """Moves cells from models with this key, which has nothing left to spend, to the first of
+        their order with another one that lets calls through; whether any could be moved."""
+        now = time.monotonic()
+        has_moved = False
+        for lane in self.lanes:
+            if lane.model.provider_key_id != provider_key_id:
+                continue
+            for _ in range(len(lane.ready)):
+                cell_no = lane.ready.popleft()
+                lease = self._lease_of(cell_no)
+                order = self.plan.order(cell_no)
+                step = next(
+                    (
+                        step
+                        for step, model_no in enumerate(order)
+                        if self.lanes[model_no].model.provider_key_id != provider_key_id
+                        and not self.lanes[model_no].avoided_for(now)
+                    ),
+                    None,
+                )
+                if lease is None or step is None:
+                    lane.ready.append(cell_no)
+                    continue
+                lease.past.setdefault(cell_no, Past()).step = step
+                self.lanes[order[step]].ready.append(cell_no)
+                has_moved = True
+        return has_moved
+
     def _step(self, cell_no: int) -> int:
         lease = self._lease_of(cell_no)
         past = lease.past.get(cell_no) if lease is not None else None
