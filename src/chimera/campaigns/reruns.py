@@ -133,6 +133,16 @@ INSERT_MONEY = sql(
     """,
 )
 
+# Who sits in on conversations, each with its own limit again.
+INSERT_SEATS = sql(
+    Nothing,
+    """
+    INSERT INTO campaigns.seats (run_id, seat_no, org_id, purpose, target_name, cost_max)
+    SELECT %(id)s, seat_no, org_id, purpose, target_name, cost_max
+      FROM campaigns.seats WHERE run_id = %(origin)s
+    """,
+)
+
 START_CAMPAIGN = sql(
     Nothing,
     "UPDATE campaigns.campaigns SET state = 'running', run_id = %(run_id)s WHERE id = %(campaign_id)s",
@@ -177,6 +187,7 @@ async def rerun_failed(tx: Tx, request: RerunFailedRequest) -> tuple[Campaign, R
     )
     await tx.run(INSERT_PLAN, **copied)
     await tx.run(INSERT_MONEY, **copied, budgeted=budgeted)
+    await tx.run(INSERT_SEATS, **copied)
     await tx.run(START_CAMPAIGN, campaign_id=campaign.id, run_id=run_id)
     for _ in range(min(RINGS_MAX, wanted["shards"])):
         await outbox.enqueue(tx, "drive_runs", run_id=run_id)
