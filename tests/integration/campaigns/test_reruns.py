@@ -102,11 +102,20 @@ async def test_a_line_of_reruns_ends_with_every_cell_scored_once(
 
 
 async def test_what_a_cancelled_run_never_sent_counts_as_skipped(stage: Stage) -> None:
-    """All that has no result is sent by the rerun, in ranges; of two reruns at once one starts."""
+    """Some cells are recorded when the run is cancelled: the rerun sends exactly the others, untouched
+    shards as the ranges they were. Of two reruns at once one starts."""
     olivia = stage.olivia
     campaigns = olivia.campaigns
-    run = await stage.launched(await stage.plan(rows=100, techniques=("plain", "base64")))
-    await campaigns.CancelCampaign(campaign_id=run.campaign_id)
+    await stage.assistant.slow(20)
+    run = await stage.launched(
+        await stage.plan(rows=100, techniques=("plain", "base64"), concurrency=2)
+    )
+    async with worker(stage.settings):
+        await stage.results(run.id, 5)
+        await campaigns.CancelCampaign(campaign_id=run.campaign_id)
+        await stage.assistant.heal()
+    done = await stage.books.recorded(run.id)
+    assert 5 <= len(done) < 64
     answers = await asyncio.gather(
         *(campaigns.RerunFailed(run_id=run.id) for _ in range(2)), return_exceptions=True
     )
@@ -114,15 +123,50 @@ async def test_what_a_cancelled_run_never_sent_counts_as_skipped(stage: Stage) -
     told = [answer.reason for answer in answers if isinstance(answer, Refused)]
     assert len(started) == 1 and told[0] in ("CAMPAIGN_BUSY", "CONFLICT_TRY_AGAIN")
     again = started[0].run
-    assert (again.cells_total, again.prompt_count) == (200, 100)
+    assert (again.cells_total, again.prompt_count) == (200 - len(done), 100)
     shards = await stage.books.rows(
-        "SELECT wanted FROM campaigns.shards WHERE run_id = %(id)s", id=again.id
+        "SELECT first_cell, cells FROM campaigns.shards WHERE run_id = %(id)s AND wanted IS NULL"
+        " AND first_cell >= 64 ORDER BY first_cell",
+        id=again.id,
     )
-    assert all(shard["wanted"] is None for shard in shards)
+    assert [tuple(shard.values()) for shard in shards] == [(64, 64), (128, 64), (192, 8)]
     async with worker(stage.settings):
-        over = await finished(olivia, again.id)
-    assert over.counts.recorded == 200
-    await stage.books.check(again.id, cells=200)
+        await finished(olivia, again.id)
+    recorded = await stage.books.recorded(again.id)
+    assert sorted(done + recorded) == list(range(200))
+    await stage.books.check(again.id)
+
+
+async def test_what_a_limit_left_out_is_sent_by_reruns_until_nothing_is_left(stage: Stage) -> None:
+    """A run that ends with its limit of executions leaves cells without rows. A rerun has the limits of
+    its origin, and what it skips in turn is listed as its own, never a cell that it was not to send."""
+    olivia = stage.olivia
+    campaigns = olivia.campaigns
+    plan = await stage.plan(rows=70, techniques=("plain", "base64"), executions_max=60)
+    run = await stage.launched(plan)
+    seen: set[int] = set()
+    async with worker(stage.settings):
+        over = await finished(olivia, run.id)
+        for skipped in (80, 20):
+            assert (over.counts.recorded, over.counts.skipped) == (60, skipped)
+            recorded = set(await stage.books.recorded(over.id))
+            assert not recorded & seen
+            seen |= recorded
+            listed = (
+                await campaigns.ListExecutions(
+                    run_id=over.id, state=ExecutionState.EXECUTION_STATE_SKIPPED, page_size=200
+                )
+            ).executions
+            assert {one.cell_no for one in listed} == set(range(140)) - seen
+            nothing = campaigns.RerunFailed(run_id=over.id, states=[FAILED])
+            assert await refusal(nothing) == "NOTHING_TO_RERUN"
+            again = (await campaigns.RerunFailed(run_id=over.id)).run
+            assert again.cells_total == skipped
+            over = await finished(olivia, again.id)
+    assert (over.counts.recorded, over.counts.skipped, over.stop_reason) == (20, 0, 0)
+    assert set(await stage.books.recorded(over.id)) == set(range(140)) - seen
+    merged = await campaigns.GetRunSummary(run_id=over.id, include_origins=True)
+    assert merged.overall.scored == 140
 
 
 async def test_a_rerun_asks_again_what_a_launch_asks(stage: Stage) -> None:

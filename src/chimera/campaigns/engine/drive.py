@@ -34,6 +34,7 @@ COMMIT_WITHIN_S = 0.01  # how long places that will soon be empty wait for new a
 LEASES_MAX = 3
 CLAIM_EVERY_S = 1.0
 REPORT_EVERY_S = 1.0  # how calls went, to the circuits; at once when one should open or close
+SEAT_BROKE_S = 0.2  # how long an attacker or a judge waits for money that is held
 BROKE_S = 1.0  # how often a drive asks whether the limits let something out again
 
 
@@ -87,6 +88,7 @@ class Drive:
             plan=self.plan,
             api_key_id=opened.api_key_id,
             launched_at=opened.launched_at,
+            cells_total=opened.cells_total,
         )
         await self._adopt(self.first)
         await self._tick()
@@ -222,6 +224,8 @@ class Drive:
         for cell_no in sorted(lease.todo):
             past = lease.past.get(cell_no)
             if past is not None:
+                if not self.flights.talks.take_up(cell_no, past):
+                    continue
                 self.flights.ways.go_on(cell_no, past)
             if past is not None and past.poisonous:
                 self.flights.park(cell_no, past)
@@ -279,6 +283,7 @@ class Drive:
         wanted = self.flights.pick() if self.flights.may_send() else []
         outcomes += self.flights.outcomes  # cells whose text could not be made
         self.flights.outcomes = []
+        self.flights.talks.sift(outcomes)
         leases = list(self.flights.leases.values())
         decided = {outcome.cell_no for outcome in outcomes if outcome.result is not None}
         complete = [lease for lease in leases if lease.todo <= decided or self._may_close()]
@@ -322,6 +327,7 @@ class Drive:
         if report is not None:
             self.reported_at = self.ticked_at
         self._obey(control, decided, complete)
+        self.flights.talks.go_on(outcomes)
         self.flights.obey(control.stands, control.drives)
         self._sort_out(control, wanted, is_repeated)
         self.flights.stall(may_begin=control.may_begin)
@@ -386,13 +392,21 @@ class Drive:
         After a repeated tick, what was not admitted may be recorded as sent all the same, by a
         COMMIT whose answer was lost: it is taken back, which does nothing where there is no row.
         """
+        spent = [send.prepared.cell.cell_no for send in control.seated.spent]
+        for seat_no in control.seated.short:
+            for model_no in self.plan.seats[seat_no].target.model_nos:
+                self.flights.lanes[model_no].broke_until = time.monotonic() + SEAT_BROKE_S
         admitted = set()
         for send in control.admitted:
             admitted.add(send.prepared.cell.cell_no)
             self.flights.lanes[send.prepared.model_no].committed.append(send)
         for send in reversed(wanted):
             if send.prepared.cell.cell_no not in admitted:
-                if is_repeated:
+                if send.prepared.cell.cell_no in spent:
+                    self.flights.talks.seat_is_spent(send)
+                    if send.alone:
+                        self.flights.alone = None
+                elif is_repeated:
                     self.flights.take_back(send)
                 else:
                     self.flights.put_back(send)
