@@ -5919,13 +5919,25 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.provider_keys TO chimera_ap
 GRANT SELECT ON TABLE providers.provider_keys TO chimera_worker;
 GRANT SELECT ON TABLE providers.provider_keys TO chimera_lookup;
 
+GRANT UPDATE(name) ON TABLE providers.provider_keys TO chimera_worker;
+
+GRANT UPDATE(prefix) ON TABLE providers.provider_keys TO chimera_worker;
+
+GRANT UPDATE(last_four) ON TABLE providers.provider_keys TO chimera_worker;
+
 GRANT UPDATE(sealed) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT UPDATE(is_active) ON TABLE providers.provider_keys TO chimera_worker;
 
+GRANT UPDATE(is_default) ON TABLE providers.provider_keys TO chimera_worker;
+
 GRANT UPDATE(usage_count) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT UPDATE(last_used_at) ON TABLE providers.provider_keys TO chimera_worker;
+
+GRANT UPDATE(rotate_at) ON TABLE providers.provider_keys TO chimera_worker;
+
+GRANT UPDATE(revoked_at) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT UPDATE(reminded_at) ON TABLE providers.provider_keys TO chimera_worker;
 
