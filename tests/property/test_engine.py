@@ -496,6 +496,16 @@ async def test_any_interleaving_keeps_the_budgets(
         await stage.olivia.budgets.DeleteBudget(budget_id=budget.id)
 
 
+async def began(stage: Stage, run_id: str, *, hours_ago: int) -> None:
+    """The run runs since then, by the clock that the engine sees."""
+    await stage.books.value(
+        "WITH e AS (UPDATE campaigns.runs SET running_since = now() - %(ago)s * interval '1 hour' "
+        "WHERE id = %(run_id)s RETURNING 1) SELECT count(*) FROM e",
+        run_id=run_id,
+        ago=hours_ago,
+    )
+
+
 async def test_a_late_answer_changes_no_run_that_is_over(scene: tuple[Stage, Core]) -> None:
     """A drive sleeps beyond its lease; meanwhile the run is out of time, and another drive closes its
     shards. What the first gets back is booked and not recorded: the run said already what it left out."""
@@ -506,13 +516,10 @@ async def test_a_late_answer_changes_no_run_that_is_over(scene: tuple[Stage, Cor
     old, new = [await new_drive(stage, core, run.id, slot) for slot in (0, 1)]
     await old.claim()
     await old.adopt()
+    await began(stage, run.id, hours_ago=0)
     await old.tick(10)
     await expire(stage, run.id)
-    await stage.books.value(
-        "WITH e AS (UPDATE campaigns.runs SET running_since = running_since - interval '2 hours' "
-        "WHERE id = %(run_id)s RETURNING 1) SELECT count(*) FROM e",
-        run_id=run.id,
-    )
+    await began(stage, run.id, hours_ago=2)
     await new.claim()
     await new.adopt()
     for _ in range(2):
