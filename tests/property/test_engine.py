@@ -123,10 +123,17 @@ class Drive:
     def unsend(self) -> None:
         """Takes back what was committed and did not go out."""
         for send in self.flying:
-            outcome = Outcome(send.prepared.cell.cell_no, send.attempt_no, datetime.now(UTC))
-            outcome.error_kind, outcome.worst_cost = "not_sent", send.prepared.worst_cost
-            self.outcomes.append(outcome)
+            self._take_back(send)
         self.flying.clear()
+
+    def _take_back(self, send: Send) -> None:
+        cell_no = send.prepared.cell.cell_no
+        outcome = Outcome(cell_no, send.attempt_no, datetime.now(UTC))
+        outcome.error_kind, outcome.worst_cost = "not_sent", send.prepared.worst_cost
+        self.outcomes.append(outcome)
+        lease = next((lease for lease in self.leases.values() if lease.holds(cell_no)), None)
+        if lease is not None:
+            lease.past.setdefault(cell_no, leasing.Past()).attempts = send.attempt_no
 
     async def tick(self, count: int, *, times: int = 1) -> None:
         """times: 2 for a COMMIT whose answer was lost, after which the same tick is run again."""
@@ -153,6 +160,10 @@ class Drive:
             self.leases.pop(shard_no)
         held = list(self.leases.values())
         sent = {send.prepared.cell.cell_no for send in control.admitted}
+        if times > 1:  # what the second did not admit may have been sent by the first
+            for send in wanted:
+                if send.prepared.cell.cell_no not in sent:
+                    self._take_back(send)
         self.flying += control.admitted
         self.ready += [
             s.prepared.cell.cell_no for s in wanted if s.prepared.cell.cell_no not in sent
