@@ -45,6 +45,7 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     )
     from chimera.audit.service import AuditService
     from chimera.campaigns.analytics.service import AnalyticsService
+    from chimera.campaigns.collaboration.service import CollaborationService
     from chimera.campaigns.evaluation.service import EvaluationService
     from chimera.campaigns.service import CampaignService, CostService
     from chimera.federation.service import SignInService
@@ -73,6 +74,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         budgets_pb2_grpc,
         campaigns_pb2,
         campaigns_pb2_grpc,
+        collaboration_pb2,
+        collaboration_pb2_grpc,
         datasets_pb2,
         datasets_pb2_grpc,
         evaluation_pb2,
@@ -120,6 +123,11 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         (datasets_pb2, datasets_pb2_grpc.add_DatasetServiceServicer_to_server, DatasetService),
         (providers_pb2, providers_pb2_grpc.add_ProviderServiceServicer_to_server, ProviderService),
         (campaigns_pb2, campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, CampaignService),
+        (
+            collaboration_pb2,
+            collaboration_pb2_grpc.add_CollaborationServiceServicer_to_server,
+            CollaborationService,
+        ),
         (
             analytics_pb2,
             analytics_pb2_grpc.add_AnalyticsServiceServicer_to_server,

@@ -65,6 +65,9 @@ SAMPLES: dict[str, Any] = {
     "ChangeTemplateStateRequest.state": 2,
     "CreateTemplateRequest.sharing_level": 2,
     "ShareTemplateRequest.team_id": "",  # it is with a person or a team
+    "ShareCampaignRequest.team_id": "",
+    "CreateCampaignRequest.team_id": "",  # goes with a visibility
+    "text": "probe",
     "rating": 3,
     "format": 1,
     "permission": 1,

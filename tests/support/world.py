@@ -26,6 +26,8 @@ from chimera.v1 import (
     budgets_pb2_grpc,
     campaigns_pb2,
     campaigns_pb2_grpc,
+    collaboration_pb2,
+    collaboration_pb2_grpc,
     datasets_pb2,
     datasets_pb2_grpc,
     evaluation_pb2,
@@ -77,6 +79,11 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "datasets": (datasets_pb2, datasets_pb2_grpc.DatasetServiceStub, "DatasetService"),
     "providers": (providers_pb2, providers_pb2_grpc.ProviderServiceStub, "ProviderService"),
     "campaigns": (campaigns_pb2, campaigns_pb2_grpc.CampaignServiceStub, "CampaignService"),
+    "collaboration": (
+        collaboration_pb2,
+        collaboration_pb2_grpc.CollaborationServiceStub,
+        "CollaborationService",
+    ),
     "analytics": (analytics_pb2, analytics_pb2_grpc.AnalyticsServiceStub, "AnalyticsService"),
     "evaluation": (evaluation_pb2, evaluation_pb2_grpc.EvaluationServiceStub, "EvaluationService"),
     "telemetry": (telemetry_pb2, telemetry_pb2_grpc.TelemetryServiceStub, "TelemetryService"),
@@ -171,6 +178,7 @@ class Person:
     datasets: Stub
     providers: Stub
     campaigns: Stub
+    collaboration: Stub
     evaluation: Stub
     analytics: Stub
     telemetry: Stub

@@ -8,7 +8,6 @@ from chimera.call import Call
 from chimera.campaigns import costing, launching, operations, results, runs
 from chimera.campaigns.catalogue import scorer_kinds, techniques
 from chimera.core import Core
-from chimera.rows import enum_text
 from chimera.v1 import campaigns_pb2_grpc, usage_pb2_grpc
 from chimera.v1.campaigns_pb2 import (
     CancelCampaignRequest,
@@ -88,10 +87,9 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
             await operations.list_campaigns(
                 tx,
                 answer.campaigns,
+                request,
                 after=position[0] if position else None,
                 limit=size + 1,
-                state=enum_text(request, "state", request.state),
-                show_deleted=request.show_deleted,
             )
         answer.next_page_token = self.pages.next_token(request, answer.campaigns, size, "id")
         del answer.campaigns[size:]

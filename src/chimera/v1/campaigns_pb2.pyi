@@ -56,7 +56,9 @@ class CampaignVisibility(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CAMPAIGN_VISIBILITY_UNSPECIFIED: _ClassVar[CampaignVisibility]
     CAMPAIGN_VISIBILITY_PRIVATE: _ClassVar[CampaignVisibility]
+    CAMPAIGN_VISIBILITY_TEAM: _ClassVar[CampaignVisibility]
     CAMPAIGN_VISIBILITY_ORGANISATION: _ClassVar[CampaignVisibility]
+    CAMPAIGN_VISIBILITY_PUBLIC: _ClassVar[CampaignVisibility]
 CAMPAIGN_STATE_UNSPECIFIED: CampaignState
 CAMPAIGN_STATE_DRAFT: CampaignState
 CAMPAIGN_STATE_SCHEDULED: CampaignState
@@ -83,7 +85,9 @@ ATTEMPT_STATE_SETTLED: AttemptState
 ATTEMPT_STATE_UNKNOWN: AttemptState
 CAMPAIGN_VISIBILITY_UNSPECIFIED: CampaignVisibility
 CAMPAIGN_VISIBILITY_PRIVATE: CampaignVisibility
+CAMPAIGN_VISIBILITY_TEAM: CampaignVisibility
 CAMPAIGN_VISIBILITY_ORGANISATION: CampaignVisibility
+CAMPAIGN_VISIBILITY_PUBLIC: CampaignVisibility
 
 class TechniqueStep(_message.Message):
     __slots__ = ("technique", "params")
@@ -180,7 +184,7 @@ class CampaignPlan(_message.Message):
     def __init__(self, prompts: _Optional[_Iterable[_Union[PromptSource, _Mapping]]] = ..., techniques: _Optional[_Iterable[_Union[TechniqueChain, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., repetitions: _Optional[int] = ..., scorer: _Optional[_Union[Scorer, _Mapping]] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Campaign(_message.Message):
-    __slots__ = ("id", "name", "description", "objective", "state", "visibility", "plan", "run_id", "success_rate", "created_by", "created_at", "updated_at", "deleted_at", "etag")
+    __slots__ = ("id", "name", "description", "objective", "state", "visibility", "plan", "run_id", "success_rate", "created_by", "created_at", "updated_at", "deleted_at", "etag", "team_id", "labels")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -195,6 +199,8 @@ class Campaign(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
     DELETED_AT_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    TEAM_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     description: str
@@ -209,7 +215,9 @@ class Campaign(_message.Message):
     updated_at: _timestamp_pb2.Timestamp
     deleted_at: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., run_id: _Optional[str] = ..., success_rate: _Optional[float] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deleted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    team_id: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., run_id: _Optional[str] = ..., success_rate: _Optional[float] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deleted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., team_id: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("id", "campaign_id", "state", "plan_hash", "cells_total", "counts", "shards_total", "shards_done", "concurrency", "cost_usd_max", "state_reason", "launched_by", "created_at", "finished_at", "prompt_count", "technique_names", "target_names", "repetitions", "waiting_for")
@@ -496,20 +504,24 @@ class ScorerKind(_message.Message):
     def __init__(self, name: _Optional[str] = ..., title: _Optional[str] = ..., description: _Optional[str] = ..., source: _Optional[str] = ..., version: _Optional[int] = ..., parameters: _Optional[_Iterable[_Union[TechniqueParameter, _Mapping]]] = ...) -> None: ...
 
 class CreateCampaignRequest(_message.Message):
-    __slots__ = ("name", "description", "objective", "visibility", "plan", "request_id")
+    __slots__ = ("name", "description", "objective", "visibility", "plan", "request_id", "team_id", "labels")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     VISIBILITY_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TEAM_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     name: str
     description: str
     objective: str
     visibility: CampaignVisibility
     plan: CampaignPlan
     request_id: str
-    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    team_id: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., request_id: _Optional[str] = ..., team_id: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateCampaignResponse(_message.Message):
     __slots__ = ("campaign",)
@@ -530,16 +542,22 @@ class GetCampaignResponse(_message.Message):
     def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ...) -> None: ...
 
 class ListCampaignsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "state", "show_deleted")
+    __slots__ = ("page_size", "page_token", "state", "show_deleted", "shared_with_me", "labels", "public_elsewhere")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SHOW_DELETED_FIELD_NUMBER: _ClassVar[int]
+    SHARED_WITH_ME_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
     state: CampaignState
     show_deleted: bool
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., show_deleted: _Optional[bool] = ...) -> None: ...
+    shared_with_me: bool
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    public_elsewhere: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., show_deleted: _Optional[bool] = ..., shared_with_me: _Optional[bool] = ..., labels: _Optional[_Iterable[str]] = ..., public_elsewhere: _Optional[bool] = ...) -> None: ...
 
 class ListCampaignsResponse(_message.Message):
     __slots__ = ("campaigns", "next_page_token")

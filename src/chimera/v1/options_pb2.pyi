@@ -57,6 +57,8 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_BUDGET_MANAGE: _ClassVar[Permission]
     PERMISSION_USAGE_READ: _ClassVar[Permission]
     PERMISSION_WEBHOOK_MANAGE: _ClassVar[Permission]
+    PERMISSION_CAMPAIGN_MANAGE: _ClassVar[Permission]
+    PERMISSION_CAMPAIGN_COMMENT: _ClassVar[Permission]
 
 class RateClass(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -114,6 +116,8 @@ PERMISSION_BUDGET_WRITE: Permission
 PERMISSION_BUDGET_MANAGE: Permission
 PERMISSION_USAGE_READ: Permission
 PERMISSION_WEBHOOK_MANAGE: Permission
+PERMISSION_CAMPAIGN_MANAGE: Permission
+PERMISSION_CAMPAIGN_COMMENT: Permission
 RATE_CLASS_UNSPECIFIED: RateClass
 RATE_CLASS_AUTH: RateClass
 RATE_CLASS_READ: RateClass

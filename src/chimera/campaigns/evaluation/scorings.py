@@ -5,7 +5,7 @@ from __future__ import annotations
 from chimera import outbox
 from chimera.audit import recording
 from chimera.campaigns.checking import checked_scorer
-from chimera.campaigns.runs import LIVE, get_run
+from chimera.campaigns.runs import LIVE, check_run_level, get_run
 from chimera.campaigns.scorers import (
     fingerprint,
 )
@@ -59,9 +59,10 @@ LIST_VERDICTS = sql(
 
 
 async def rescore_run(tx: Tx, request: RescoreRunRequest) -> Scoring:
-    """Starts a scoring. Raises NotFound(RUN_NOT_FOUND), NotReady(RUN_NOT_OVER), Invalid(SCORER_*)."""
+    """Starts a scoring. Raises NotFound(RUN_NOT_FOUND), Denied(CAMPAIGN_LEVEL_TOO_LOW),
+    NotReady(RUN_NOT_OVER), Invalid(SCORER_*)."""
     spec = checked_scorer(request.scorer, "scorer")
-    run = await get_run(tx, request.run_id)
+    run = await check_run_level(tx, request.run_id, "execute")
     if enum_text(run, "state", run.state) in LIVE:
         raise NotReady("RUN_NOT_OVER", "The run still records results; wait for its end.")
     scoring = await tx.one(

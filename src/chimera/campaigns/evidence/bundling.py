@@ -111,6 +111,7 @@ async def export_evidence(db: Database, run_id: str, call: Call) -> AsyncIterato
 async def _members(db: Database, run: Run, call: Call, archive: _Archive) -> AsyncIterator[None]:
     """Writes one member after the other; yields after each page."""
     async with db.look(call) as tx:
+        await tx.name_run(run.id)
         plan = await tx.one(GET_PLAN, run_id=run.id)
     assert plan is not None
     manifest = {"format": FORMAT, "run_id": run.id, "campaign_id": run.campaign_id}
@@ -121,6 +122,7 @@ async def _members(db: Database, run: Run, call: Call, archive: _Archive) -> Asy
         xid, flush_id = "0", "00000000-0000-0000-0000-000000000000"
         while True:
             async with db.look(call) as tx:
+                await tx.name_run(run.id)
                 flushes = await tx.all(
                     READ_FLUSHES, run_id=run.id, xid=xid, id=flush_id, limit=PAGE_FLUSHES
                 )
@@ -135,6 +137,7 @@ async def _members(db: Database, run: Run, call: Call, archive: _Archive) -> Asy
         after = -1
         while True:
             async with db.look(call) as tx:
+                await tx.name_run(run.id)
                 rows = await tx.all(READ_RESULTS, run_id=run.id, after=after, limit=PAGE_RESULTS)
             for row in rows:
                 after = row["cell_no"]
@@ -142,6 +145,8 @@ async def _members(db: Database, run: Run, call: Call, archive: _Archive) -> Asy
             yield
             if len(rows) < PAGE_RESULTS:
                 break
+    async with db.look(call) as tx:
+        await get_run(tx, run.id)  # what ended because it is not shared any more is not complete
     with archive.member("audit.jsonl") as member:
         things = [("campaign", run.campaign_id), ("run", run.id)]
         async for event in select_lines(db, call, things):
