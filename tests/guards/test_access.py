@@ -91,6 +91,7 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
     share = await admin.templates.ShareTemplate(
         template_id=template_id, user_id=admin.user_id, permission=1
     )
+    comment = await admin.collaboration.CreateComment(campaign_id=run.campaign_id, text="theirs")
     dataset = await admin.datasets.CreateDataset(name="theirs")
     api_key = await admin.identity.CreateApiKey(name="theirs")
     budget = await admin.budgets.SetBudget(
@@ -125,6 +126,7 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
         "provider_id": provider.id,
         "provider_key_id": key.id,
         "campaign_id": run.campaign_id,
+        "comment_id": comment.comment.id,
         "run_id": run.id,
         "user_id": admin.user_id,
         "api_key_id": api_key.api_key.id,

@@ -9,7 +9,6 @@ from chimera.campaigns.operations import get_campaign
 from chimera.core import Core
 from chimera.v1 import collaboration_pb2_grpc
 from chimera.v1.collaboration_pb2 import (
-    CampaignLevel,
     CreateCommentRequest,
     CreateCommentResponse,
     DeleteCommentRequest,
@@ -47,9 +46,7 @@ class CollaborationService(collaboration_pb2_grpc.CollaborationServiceServicer):
         async with self.db.look(call) as tx:
             await get_campaign(tx, request.campaign_id)
             level = await find_level(tx, request.campaign_id) or "unspecified"
-            return GetCampaignAccessResponse(
-                level=CampaignLevel.Value(f"CAMPAIGN_LEVEL_{level.upper()}")
-            )
+            return GetCampaignAccessResponse(level=f"CAMPAIGN_LEVEL_{level.upper()}")
 
     async def ShareCampaign(
         self, request: ShareCampaignRequest, call: Call
