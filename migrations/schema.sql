@@ -263,7 +263,7 @@ $_$;
 ALTER FUNCTION audit.words(fields jsonb) OWNER TO chimera_owner;
 
 CREATE FUNCTION campaigns.may(campaign uuid, needed text) RETURNS boolean
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
     AS $$
 DECLARE
     levels text[] := ARRAY['view', 'comment', 'edit', 'execute', 'admin'];
@@ -274,7 +274,7 @@ END $$;
 ALTER FUNCTION campaigns.may(campaign uuid, needed text) OWNER TO chimera_owner;
 
 CREATE FUNCTION campaigns.may_run(run uuid, needed text) RETURNS boolean
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
     AS $$
 BEGIN
     RETURN EXISTS (SELECT FROM campaigns.runs r WHERE r.id = run AND campaigns.may(r.campaign_id, needed));
@@ -283,7 +283,7 @@ END $$;
 ALTER FUNCTION campaigns.may_run(run uuid, needed text) OWNER TO chimera_owner;
 
 CREATE FUNCTION campaigns.own_level(campaign uuid) RETURNS text
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
     AS $$
 DECLARE
     me uuid := NULLIF(current_setting('app.user_id', true), '')::uuid;
@@ -315,7 +315,7 @@ END $$;
 ALTER FUNCTION campaigns.own_level(campaign uuid) OWNER TO chimera_owner;
 
 CREATE FUNCTION campaigns.own_shares() RETURNS uuid[]
-    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
@@ -331,7 +331,7 @@ END $$;
 ALTER FUNCTION campaigns.own_shares() OWNER TO chimera_lookup;
 
 CREATE FUNCTION campaigns.runs_in_view() RETURNS uuid[]
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
     AS $$
 DECLARE
     named uuid[] := NULLIF(current_setting('app.run_ids', true), '')::uuid[];
@@ -339,14 +339,15 @@ BEGIN
     IF named IS NULL THEN
         RETURN '{}';
     END IF;
-    RETURN ARRAY(SELECT r.id FROM campaigns.runs r JOIN campaigns.campaigns c ON c.id = r.campaign_id
-                  WHERE r.id = ANY (named));
+    RETURN ARRAY(SELECT r.id FROM campaigns.runs r
+                  WHERE r.id = ANY (named)
+                    AND (current_setting('app.role', true) IS DISTINCT FROM 'operator' OR campaigns.sees(r.campaign_id)));
 END $$;
 
 ALTER FUNCTION campaigns.runs_in_view() OWNER TO chimera_owner;
 
 CREATE FUNCTION campaigns.scorings_in_view() RETURNS uuid[]
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
     AS $$
 BEGIN
     RETURN ARRAY(SELECT s.id FROM campaigns.scorings s WHERE s.run_id = ANY (campaigns.runs_in_view()));
@@ -355,7 +356,7 @@ END $$;
 ALTER FUNCTION campaigns.scorings_in_view() OWNER TO chimera_owner;
 
 CREATE FUNCTION campaigns.sees(campaign uuid) RETURNS boolean
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
     AS $$
 BEGIN
     RETURN EXISTS (SELECT FROM campaigns.campaigns c WHERE c.id = campaign);
@@ -364,16 +365,18 @@ END $$;
 ALTER FUNCTION campaigns.sees(campaign uuid) OWNER TO chimera_owner;
 
 CREATE FUNCTION campaigns.sees_run(run uuid) RETURNS boolean
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
     AS $$
 BEGIN
-    RETURN EXISTS (SELECT FROM campaigns.runs r JOIN campaigns.campaigns c ON c.id = r.campaign_id WHERE r.id = run);
+    RETURN EXISTS (SELECT FROM campaigns.runs r
+                    WHERE r.id = run
+                      AND (current_setting('app.role', true) IS DISTINCT FROM 'operator' OR campaigns.sees(r.campaign_id)));
 END $$;
 
 ALTER FUNCTION campaigns.sees_run(run uuid) OWNER TO chimera_owner;
 
 CREATE FUNCTION campaigns.sees_scoring(scoring uuid) RETURNS boolean
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
     AS $$
 BEGIN
     RETURN EXISTS (SELECT FROM campaigns.scorings s WHERE s.id = scoring);
@@ -674,7 +677,7 @@ $$;
 ALTER FUNCTION identity.own_organisations() OWNER TO chimera_lookup;
 
 CREATE FUNCTION identity.own_teams() RETURNS uuid[]
-    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN

@@ -72,7 +72,7 @@ GRANT CREATE ON SCHEMA identity, campaigns TO chimera_lookup;
 SET ROLE chimera_lookup;
 -- As it was, in a language that keeps its plan: policies ask it once a statement, of many statements.
 CREATE OR REPLACE FUNCTION identity.own_teams() RETURNS uuid[]
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN ARRAY(SELECT m.team_id
                    FROM identity.team_members m JOIN identity.teams t ON t.id = m.team_id
@@ -84,7 +84,7 @@ END $$;
 -- The campaigns that were shared with the caller, or with a team of the caller's, and not until a moment
 -- that has passed.
 CREATE FUNCTION campaigns.own_shares() RETURNS uuid[]
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     teams uuid[] := identity.own_teams();
 BEGIN
@@ -103,7 +103,7 @@ REVOKE CREATE ON SCHEMA identity, campaigns FROM chimera_lookup;
 
 -- What the caller may do with a campaign, or NULL. app.reach is 'all' for those who manage every
 -- campaign of their organisation, and while its books are counted (Tx.see_all_campaigns).
-CREATE FUNCTION campaigns.own_level(campaign uuid) RETURNS text LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION campaigns.own_level(campaign uuid) RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
 DECLARE
     me uuid := NULLIF(current_setting('app.user_id', true), '')::uuid;
     mine uuid := NULLIF(current_setting('app.org_id', true), '')::uuid;
@@ -131,47 +131,51 @@ BEGIN
     RETURN levels[given];
 END $$;
 
-CREATE FUNCTION campaigns.may(campaign uuid, needed text) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION campaigns.may(campaign uuid, needed text) RETURNS boolean LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
 DECLARE
     levels text[] := ARRAY['view', 'comment', 'edit', 'execute', 'admin'];
 BEGIN
     RETURN coalesce(array_position(levels, campaigns.own_level(campaign)) >= array_position(levels, needed), false);
 END $$;
 
-CREATE FUNCTION campaigns.sees(campaign uuid) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION campaigns.sees(campaign uuid) RETURNS boolean LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
 BEGIN
     RETURN EXISTS (SELECT FROM campaigns.campaigns c WHERE c.id = campaign);
 END $$;
 
-CREATE FUNCTION campaigns.sees_run(run uuid) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+-- Operators see that other organisations' runs are there, not what is in them.
+CREATE FUNCTION campaigns.sees_run(run uuid) RETURNS boolean LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
 BEGIN
-    RETURN EXISTS (SELECT FROM campaigns.runs r JOIN campaigns.campaigns c ON c.id = r.campaign_id WHERE r.id = run);
+    RETURN EXISTS (SELECT FROM campaigns.runs r
+                    WHERE r.id = run
+                      AND (current_setting('app.role', true) IS DISTINCT FROM 'operator' OR campaigns.sees(r.campaign_id)));
 END $$;
 
-CREATE FUNCTION campaigns.may_run(run uuid, needed text) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION campaigns.may_run(run uuid, needed text) RETURNS boolean LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
 BEGIN
     RETURN EXISTS (SELECT FROM campaigns.runs r WHERE r.id = run AND campaigns.may(r.campaign_id, needed));
 END $$;
 
 -- Of the runs that an operation named (Tx.name_run), those that the caller sees. A statement over a
 -- hundred thousand rows of a run asks this once; of other runs the policies ask row by row.
-CREATE FUNCTION campaigns.runs_in_view() RETURNS uuid[] LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION campaigns.runs_in_view() RETURNS uuid[] LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
 DECLARE
     named uuid[] := NULLIF(current_setting('app.run_ids', true), '')::uuid[];
 BEGIN
     IF named IS NULL THEN
         RETURN '{}';
     END IF;
-    RETURN ARRAY(SELECT r.id FROM campaigns.runs r JOIN campaigns.campaigns c ON c.id = r.campaign_id
-                  WHERE r.id = ANY (named));
+    RETURN ARRAY(SELECT r.id FROM campaigns.runs r
+                  WHERE r.id = ANY (named)
+                    AND (current_setting('app.role', true) IS DISTINCT FROM 'operator' OR campaigns.sees(r.campaign_id)));
 END $$;
 
-CREATE FUNCTION campaigns.scorings_in_view() RETURNS uuid[] LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION campaigns.scorings_in_view() RETURNS uuid[] LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
 BEGIN
     RETURN ARRAY(SELECT s.id FROM campaigns.scorings s WHERE s.run_id = ANY (campaigns.runs_in_view()));
 END $$;
 
-CREATE FUNCTION campaigns.sees_scoring(scoring uuid) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION campaigns.sees_scoring(scoring uuid) RETURNS boolean LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
 BEGIN
     RETURN EXISTS (SELECT FROM campaigns.scorings s WHERE s.id = scoring);
 END $$;

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql as pgsql
 
+from chimera.call import NOBODY
 from chimera.campaigns.analytics.collecting import collect
 from chimera.core import open_core
 from chimera.embedded.stack import StackUrls
@@ -69,11 +70,11 @@ class Scene:
         return answer.share
 
     def rows_seen(
-        self, person: Person, org_id: str, *, reach: str = ""
+        self, person: Person, org_id: str, *, role: str = "user"
     ) -> dict[str, tuple[int, int]]:
         """By table of the campaigns' schema: rows that PostgreSQL shows the person, of all there are."""
         url = self.world.settings.database_url.get_secret_value()
-        settings = {"app.org_id": org_id, "app.user_id": person.user_id, "app.reach": reach}
+        settings = {"app.org_id": org_id, "app.user_id": person.user_id, "app.role": role}
         seen = {}
         with psycopg.connect(url) as connection:
             tables = connection.execute(
@@ -231,6 +232,11 @@ async def test_each_visibility_is_seen_by_exactly_its_people_in_everything(scene
     full = {"campaigns", "runs", "run_plans", "run_money", "shards", "attempts", "executions", "flushes",
             "tallies", "overrides", "scorings", "verdicts", "windows", "comments"}  # fmt: skip
     assert full <= {table for table, (_, there) in rows.items() if there}
+    await scene.show("private")
+    operator = scene.rows_seen(people["gus"], NOBODY, role="operator")
+    seen = {table for table, (found, _) in operator.items() if found}
+    assert seen == {"runs", "shards", "attempts"}, "operators see that there is work, not what"
+    await scene.show("public")
     # What is said inside the organisation stays there.
     gus = people["gus"].collaboration
     assert not (await gus.ListComments(campaign_id=scene.campaign_id)).comments
