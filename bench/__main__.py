@@ -1,11 +1,21 @@
-"""python -m bench [audit|budgets|campaign|launch|login|rpc|search|telemetry] [options]: figures only."""
+"""python -m bench [audit|budgets|campaign|fairness|launch|login|rpc|search|telemetry] [options]: figures only."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-BENCHES = ("audit", "budgets", "campaign", "launch", "login", "rpc", "search", "telemetry")
+BENCHES = (
+    "audit",
+    "budgets",
+    "campaign",
+    "fairness",
+    "launch",
+    "login",
+    "rpc",
+    "search",
+    "telemetry",
+)
 
 
 def main() -> int:

@@ -14,13 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psycopg
+from psycopg.rows import dict_row
+
 from bench.processes import usage
 from chimera import migrate
 from chimera.audit import merkle
-from chimera.audit.inspection import verify_live
+from chimera.audit.bundle import encode_line
+from chimera.audit.inspection import Inspection, verify_live
 from chimera.audit.operations import find_checkpoint, get_inclusion_proof
 from chimera.audit.recording import record
 from chimera.audit.sealer import Sealer
+from chimera.audit.signing_home import load_signer
+from chimera.audit.verify import verify_bundle
 from chimera.call import Call, Caller
 from chimera.core import open_core, open_database
 from chimera.db import Database, Nothing, sql
@@ -174,8 +180,29 @@ async def _proofs(db: Database) -> None:
 
 
 def _verify(settings: Settings, postgres: int) -> None:
+    """In the database, and what an auditor does with an export, of the same leaves."""
     before, started = _cpu_s(postgres), time.perf_counter()
     report = verify_live(settings)
     count = report.entries + report.tombstones
     _told("verified in the database", count, time.perf_counter() - started, before, postgres)
     print(f"verdict: {report.verdict.name.lower()}, {report.opened} values opened", flush=True)
+
+    path = settings.home / "bundle.jsonl"
+    _export(settings, path)
+    key = load_signer(settings).verifier_key
+    before, started = _cpu_s(postgres), time.perf_counter()
+    with path.open("rb") as file:
+        report = verify_bundle(file, [key])
+    _told("verified offline, from a bundle", report.entries, time.perf_counter() - started, before,
+          postgres)  # fmt: skip
+    print(f"verdict: {report.verdict.name.lower()}, {report.opened} values opened", flush=True)
+    path.unlink()
+
+
+def _export(settings: Settings, path: Path) -> None:
+    with (
+        psycopg.connect(settings.role_url("sealer"), row_factory=dict_row) as connection,
+        path.open("wb") as file,
+    ):
+        connection.execute("SET ROLE chimera_sealer")
+        file.writelines(map(encode_line, Inspection(connection).lines()))

@@ -1,14 +1,17 @@
 """A campaign of many single-turn executions, from Launch until outbox drained and audit sealed.
 
     python -m bench campaign [--cells 20000] [--latency-ms 0] [--concurrency 64]
+    python -m bench campaign --kill 20 [--cells 100000] [--seed 7]
 
-Counts the CPU of server, worker, PostgreSQL, Redis and the ClickHouse engine; the target is apart.
+With --kill, two workers do it and one of them is killed (-9) at a random moment and replaced, so many
+times; then it is checked that every cell was recorded once and every cent booked once. Counts the CPU of server, worker, PostgreSQL, Redis and the ClickHouse engine; the target is apart.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import subprocess
 import sys
 import time
@@ -27,14 +30,20 @@ from tests.support.campaigns import (
     secret_plan,
     secret_template,
 )
+from tests.support.workers import Books
 
 
 def main(options: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="bench campaign")
-    parser.add_argument("--cells", type=int, default=20_000)
+    parser.add_argument("--cells", type=int)
     parser.add_argument("--latency-ms", type=int, nargs="*", default=[0, 100])
     parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--kill", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=7)
     chosen = parser.parse_args(options)
+    chosen.cells = chosen.cells or (100_000 if chosen.kill else 20_000)
+    if chosen.kill:
+        return asyncio.run(_run_with_kills(chosen))
     print(
         f"import time: server {_import_s('chimera.server'):.2f} s, worker {_import_s('workers.main'):.2f} s"
     )
@@ -55,7 +64,7 @@ async def _run(chosen: argparse.Namespace) -> None:
         template = await secret_template(running.admin)
         await _measure(running, template, models, 1000, 64, "warm-up", show=False)
         for latency_ms in chosen.latency_ms:
-            _set_latency(running.urls.assistant_url, latency_ms)
+            set_latency(running.urls.assistant_url, latency_ms)
             await _measure(
                 running,
                 template,
@@ -66,7 +75,46 @@ async def _run(chosen: argparse.Namespace) -> None:
             )
 
 
-def _set_latency(url: str, latency_ms: int) -> None:
+async def _run_with_kills(chosen: argparse.Namespace) -> None:
+    draw = random.Random(chosen.seed)
+    cells = chosen.cells
+    async with installation(lease_s=3, heartbeat_s=0.5) as running:
+        models = await assistant_models(running.admin, running.urls.assistant_url, ["guard-none"])
+        plan = secret_plan(
+            await secret_template(running.admin),
+            models,
+            rows=cells // 20,
+            repetitions=10,
+            concurrency=chosen.concurrency,
+        )
+        running.start("worker-1", "workers.main", running.environment)
+        names = ["worker", "worker-1"]
+        started = time.perf_counter()
+        run = await launched(running.admin, plan, "bench kills")
+        for number, moment in enumerate(sorted(draw.sample(range(cells), chosen.kill)), start=2):
+
+            async def reached(moment: int = moment) -> bool:
+                now = (await running.admin.campaigns.GetRun(run_id=run.id)).run
+                return now.counts.recorded >= moment
+
+            await until(reached, timeout_s=600)
+            running.kill(names.pop(draw.randrange(2)))
+            names.append(f"worker-{number}")
+            running.start(names[-1], "workers.main", running.environment)
+        over = await finished(running.admin, run.id, timeout_s=900)
+        took_s = time.perf_counter() - started
+        books = Books(running.settings)
+        await books.check(run.id, cells=cells)
+        unknown = len(await books.attempts(run.id, "unknown"))
+        print(
+            f"{cells} cells in {took_s:.0f} s, {chosen.kill} workers killed (seed {chosen.seed}): "
+            f"{over.counts.recorded} recorded, {over.counts.failed} failed, {over.counts.parked} parked, "
+            f"{unknown} calls lost and booked at their worst; "
+            "executions, counters, ledger, money and flushes agree"
+        )
+
+
+def set_latency(url: str, latency_ms: int) -> None:
     reset = urllib.request.Request(f"{url}/faults", method="DELETE")
     urllib.request.urlopen(reset).read()
     if latency_ms:

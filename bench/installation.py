@@ -34,6 +34,7 @@ class Installation:
     urls: StackUrls
     settings: Settings
     admin: Person
+    environment: dict[str, str] = field(default_factory=dict)  # of its processes
     children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def usages(self) -> dict[str, Usage]:
@@ -48,6 +49,12 @@ class Installation:
         self.children[name] = subprocess.Popen(
             [sys.executable, "-m", module], env={**os.environ, **env}, stdout=log, stderr=log
         )
+
+    def kill(self, name: str) -> None:
+        """kill -9, and gone."""
+        child = self.children.pop(name)
+        child.kill()
+        child.wait()
 
 
 @asynccontextmanager
@@ -83,7 +90,7 @@ async def installation(*, durable: bool = True, **overrides: Any) -> AsyncIterat
             )
             channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
             admin = Person(channel, "admin", made.api_key)
-            running = Installation(stack, urls, settings, admin)
+            running = Installation(stack, urls, settings, admin, env)
             running.start("server", "chimera.server", env)
             running.start("worker", "workers.main", env)
             await asyncio.wait_for(channel.channel_ready(), 30)

@@ -4,7 +4,9 @@
 
 Counted: the serving process, and apart from it PostgreSQL and Redis. Twenty people sign in from known
 devices, eight at a time. The floor is argon2-cffi verifying in a process of its own, one after the
-other, in the same round. Then: 100 people at once, whether all get in, and the memory they take.
+other, before and after in the same round, while nothing else runs. Then: ten logins a second, and how
+long they take; 100 people at once, whether all get in, the memory they take, and how long somebody
+else (in a process of its own) waits for GetMe beside them.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ import asyncio
 import multiprocessing
 import statistics
 import time
+from collections.abc import Awaitable, Callable
+from multiprocessing.synchronize import Event
 from typing import Any
 
 from bench.installation import Installation, installation
 from bench.processes import usage
 from tests.support.world import PASSWORD
 
-PEOPLE, PARALLEL = 20, 8
+PEOPLE, PARALLEL, CROWD = 20, 8, 100
+SECONDS_QUIET, SECONDS_STEADY, PER_SECOND = 3, 20, 10
+spawn = multiprocessing.get_context("spawn")
 
 
 def main(options: list[str]) -> None:
@@ -35,20 +41,34 @@ async def _run(chosen: argparse.Namespace) -> None:
         running.children["worker"].terminate()
         running.children["worker"].wait()
         people = await _people(running)
+        await _cost(running, people, 40)  # warm
         figures: dict[str, list[float]] = {}
         for _ in range(chosen.rounds):
-            floor = await asyncio.to_thread(_raw_cost, chosen.calls)
+            before = await asyncio.to_thread(_raw_cost, chosen.calls // 2)
             spent = await _cost(running, people, chosen.calls)
+            floor = (before + await asyncio.to_thread(_raw_cost, chosen.calls // 2)) / 2
             figures.setdefault("raw Argon2", []).append(floor * 1e3)
             for name, value in spent.items():
                 figures.setdefault(name, []).append(value * 1e3)
             figures.setdefault("server / raw", []).append(spent["server"] / floor)
             figures.setdefault("all / raw", []).append(sum(spent.values()) / floor)
         print(f"\nCPU per login in ms, and ratios; {chosen.calls} x {chosen.rounds}")
-        for name, values in figures.items():
-            low, middle, high = min(values), statistics.median(values), max(values)
-            print(f"  {name:14} {middle:.2f} ({low:.2f} to {high:.2f})")
-        await _crowd(running, people)
+        _print(figures)
+        times = sorted(await _steady(running, people))
+        middle, late = times[len(times) // 2], times[int(len(times) * 0.95)]
+        print(f"{PER_SECOND} logins a second: p50 {middle * 1e3:.0f} ms, p95 {late * 1e3:.0f} ms")
+        figures = {}
+        for _ in range(chosen.rounds):
+            for name, value in (await _crowd(running, people)).items():
+                figures.setdefault(name, []).append(value)
+        print(f"{CROWD} at once")
+        _print(figures)
+
+
+def _print(figures: dict[str, list[float]]) -> None:
+    for name, values in figures.items():
+        low, middle, high = min(values), statistics.median(values), max(values)
+        print(f"  {name:20} {middle:.2f} ({low:.2f} to {high:.2f})")
 
 
 async def _people(running: Installation) -> list[dict[str, str]]:
@@ -87,7 +107,7 @@ async def _cost(
 
 def _raw_cost(calls: int) -> float:
     """CPU-seconds per verification, in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with spawn.Pool(1) as pool:
         return pool.apply(_raw, (calls,))
 
 
@@ -111,36 +131,68 @@ def _raw(calls: int) -> float:
     return (time.process_time() - started) / calls
 
 
-async def _crowd(running: Installation, people: list[dict[str, str]]) -> None:
+async def _steady(running: Installation, people: list[dict[str, str]]) -> list[float]:
+    """Seconds of each login when they come evenly, however long those before take."""
+
+    async def one(number: int) -> float:
+        await asyncio.sleep(number / PER_SECOND)
+        started = time.perf_counter()
+        await running.admin.identity.Login(password=PASSWORD, **people[number % PEOPLE])
+        return time.perf_counter() - started
+
+    return list(await asyncio.gather(*map(one, range(SECONDS_STEADY * PER_SECOND))))
+
+
+async def _crowd(running: Installation, people: list[dict[str, str]]) -> dict[str, float]:
     """A hundred at once, and a reader beside them."""
     server = running.children["server"].pid
     idle = usage(server).resident
 
-    async def reading(seconds_each: list[float], stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            started = time.perf_counter()
-            await running.admin.identity.GetMe()
-            seconds_each.append(time.perf_counter() - started)
-
-    async def beside(work: Any) -> tuple[Any, float]:
-        times: list[float] = []
-        stop = asyncio.Event()
-        reader = asyncio.create_task(reading(times, stop))
-        answer = await work
-        stop.set()
-        await reader
-        return answer, sorted(times)[int(len(times) * 0.99)]
-
-    _, quiet = await beside(asyncio.sleep(2))
-    crowd = asyncio.gather(
-        *(
+    async def crowd() -> int:
+        logins = (
             running.admin.identity.Login(password=PASSWORD, **people[number % PEOPLE])
-            for number in range(100)
-        ),
-        return_exceptions=True,
-    )
-    answers, busy = await beside(crowd)
-    inside = sum(not isinstance(answer, BaseException) for answer in answers)
-    more = (usage(server).peak - idle) / 2**20
-    print(f"  100 at once    {inside} got in, {more:.0f} MiB above idle at the peak")
-    print(f"  GetMe p99      {quiet * 1e3:.1f} ms idle, {busy * 1e3:.1f} ms beside them")
+            for number in range(CROWD)
+        )
+        answers = await asyncio.gather(*logins, return_exceptions=True)
+        return sum(not isinstance(answer, BaseException) for answer in answers)
+
+    quiet, _ = await _beside(running, lambda: asyncio.sleep(SECONDS_QUIET))
+    busy, inside = await _beside(running, crowd)
+    return {
+        "got in": inside,
+        "MiB above idle": (usage(server).peak - idle) / 2**20,
+        "GetMe p99 idle, ms": quiet * 1e3,
+        "GetMe p99 busy, ms": busy * 1e3,
+        "busy / idle": busy / quiet,
+    }
+
+
+async def _beside(running: Installation, work: Callable[[], Awaitable[Any]]) -> tuple[float, Any]:
+    """The 99th percentile of a reader's waits in seconds, while the work goes on; and its answer."""
+    begun, over, told = spawn.Event(), spawn.Event(), spawn.Queue()
+    given = (str(running.settings.listen), running.admin.credential, begun, over, told)
+    reader = spawn.Process(target=_read, args=given)
+    reader.start()
+    await asyncio.to_thread(begun.wait)
+    answer = await work()
+    over.set()
+    waits: list[float] = await asyncio.to_thread(told.get)
+    reader.join()
+    return sorted(waits)[int(len(waits) * 0.99)], answer
+
+
+def _read(address: str, credential: str, begun: Event, over: Event, told: Any) -> None:
+    """Asks who it is, over and over; the first answers are not counted."""
+    from chimera.client import Client
+    from chimera.v1.identity_pb2 import GetMeRequest, GetMeResponse
+
+    waits = []
+    with Client(address, credential) as chimera:
+        for _ in range(20):
+            chimera.call(GetMeRequest(), GetMeResponse)
+        begun.set()
+        while not over.is_set():
+            started = time.perf_counter()
+            chimera.call(GetMeRequest(), GetMeResponse)
+            waits.append(time.perf_counter() - started)
+    told.put(waits)

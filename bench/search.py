@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
+from google.protobuf.json_format import MessageToJson
 
 from bench.processes import usage
 from chimera import migrate
@@ -33,7 +34,7 @@ from chimera.embedded.stack import Stack
 from chimera.ids import new_id
 from chimera.paging import Pages
 from chimera.settings import Settings
-from chimera.templates.searching import search_templates, split_query
+from chimera.templates.searching import filter_keys, search_templates, split_query
 from chimera.v1.templates_pb2 import SearchTemplatesRequest
 
 PLANS = Path(__file__).with_name("plans")
@@ -247,7 +248,9 @@ VARIABLES = """
                && COALESCE((SELECT to_tsquery('simple', string_agg(p || ':*', ' & '))
                               FROM unnest(%(prefixes)s::text[]) AS p), ''::tsquery) AS said
     )
-    SELECT said, said AS asked,
+    SELECT said,
+           said && COALESCE((SELECT string_agg(quote_literal(k), ' & ')::tsquery
+                               FROM unnest(%(keys)s::text[]) AS k), ''::tsquery) AS asked,
            quote_literal(templates.key('o', %(org)s))::tsquery || quote_literal(templates.key('p', ''))::tsquery
            || quote_literal(templates.key('u', %(me)s))::tsquery AS audience
       FROM asked
@@ -266,13 +269,14 @@ def _write_plans(url: str, corpus: Corpus) -> None:
         assert found is not None
         statement = found[0].partition("RETURN QUERY")[2].rpartition(";\nEND")[0]
         for kind, requests in questions(random.Random(3)).items():
-            query = requests[0].query
-            words_of, prefixes = split_query(query)
+            asked = requests[0]
+            words_of, prefixes = split_query(asked.query)
             made = connection.execute(
                 VARIABLES,
                 {
                     "words": words_of,
                     "prefixes": prefixes,
+                    "keys": filter_keys(asked),
                     "org": corpus.orgs[0],
                     "me": corpus.users[0],
                 },
@@ -303,7 +307,7 @@ def _write_plans(url: str, corpus: Corpus) -> None:
                 connection.execute("SET LOCAL jit = off")
                 rows = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS) {text}".encode()).fetchall()
             plan = "\n".join(row[0] for row in rows).replace("\x01", "^A")
-            shown.append(f"### {kind}: {query!r}\n{plan}")
+            shown.append(f"### {kind}: {MessageToJson(asked, indent=None)}\n{plan}")
     (PLANS / f"search-{corpus.size}.txt").write_text("\n\n".join(shown) + "\n")
 
 

@@ -1,9 +1,10 @@
 """Telemetry: how much comes in, how soon it is acknowledged, how fast it is asked about.
 
-    python -m bench telemetry [ingest|outage|queries] [--seconds 60] [--events 50000000]
+    python -m bench telemetry [ingest|burst|outage|queries] [--seconds 60] [--events 50000000]
 
 ingest: both forms, paced at a rate and at half of it, through gRPC into server, PostgreSQL, worker and
-ClickHouse; a backlog that grows says that the rate is too much. outage: the column store is away for two
+ClickHouse; a backlog that grows says that the rate is too much. burst: in columns, for a third of the
+time, more than the machine may be able to take for long. outage: the column store is away for two
 minutes under load, Redis is flushed, PostgreSQL restarts; then accepted = stored + dead-lettered.
 queries: against roll-ups of so many events, made inside ClickHouse. Senders are counted apart.
 """
@@ -37,19 +38,21 @@ from chimera.v1.telemetry_pb2 import (
 from tests.support.world import Person
 
 FORMS = {"columns": (30_000, 2_000), "rows": (8_000, 500)}  # events a second, events a batch
+BURSTS = ((60_000, 4_000), (100_000, 10_000))
 D = TelemetryDimension
 
 
 def main(options: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="bench telemetry")
-    parser.add_argument("parts", nargs="*", default=["ingest", "outage", "queries"])
+    parser.add_argument("parts", nargs="*", default=["ingest", "burst", "outage", "queries"])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--away", type=float, default=120)
     parser.add_argument("--events", type=int, default=50_000_000)
     parser.add_argument("--rounds", type=int, default=30)
     chosen = parser.parse_args(options)
     for part in chosen.parts:
-        asyncio.run({"ingest": _ingest, "outage": _outage, "queries": _queries}[part](chosen))
+        run = {"ingest": _ingest, "burst": _burst, "outage": _outage, "queries": _queries}[part]
+        asyncio.run(run(chosen))
 
 
 def batch_of(form: str, events: int, seed: int) -> EventBatch:
@@ -100,11 +103,11 @@ def _send(
     address: str, metadata: Any, form: str, rate: float, size: int, seconds: float, pipe: Any
 ) -> None:
     """In a process of its own: batches at a steady rate, four at a time at most; then
-    (events, milliseconds of each acknowledgement, refusals)."""
+    (events, each acknowledgement as (seconds from the start, milliseconds), refusals)."""
 
-    async def run() -> tuple[int, list[float], int]:
+    async def run() -> tuple[int, list[tuple[float, float]], int]:
         samples = [batch_of(form, size, seed) for seed in range(4)]
-        latencies: list[float] = []
+        latencies: list[tuple[float, float]] = []
         refused = 0
         channels = [
             grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
@@ -131,7 +134,8 @@ def _send(
                         refused += 1
                         await asyncio.sleep(0.2)
                         continue
-                    latencies.append((time.monotonic() - sent) * 1000)
+                    took_ms = (time.monotonic() - sent) * 1000
+                    latencies.append((sent - started, took_ms))
                     break
 
         await asyncio.gather(*(sender(stub) for stub in stubs))
@@ -143,19 +147,21 @@ def _send(
 
 
 class _Sender:
-    def __init__(self, running: Installation, form: str, rate: float, seconds: float) -> None:
+    def __init__(
+        self, running: Installation, form: str, rate: float, size: int, seconds: float
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, child = context.Pipe()
         address = running.settings.listen
-        values = (address, running.admin.metadata(), form, rate, FORMS[form][1], seconds, child)
+        values = (address, running.admin.metadata(), form, rate, size, seconds, child)
         self.process = context.Process(target=_send, args=values)
 
     async def start(self) -> None:
         self.process.start()
         await asyncio.to_thread(self.pipe.recv)
 
-    async def done(self) -> tuple[int, list[float], int]:
-        found: tuple[int, list[float], int] = await asyncio.to_thread(self.pipe.recv)
+    async def done(self) -> tuple[int, list[tuple[float, float]], int]:
+        found: tuple[int, list[tuple[float, float]], int] = await asyncio.to_thread(self.pipe.recv)
         self.process.join()
         return found
 
@@ -173,14 +179,20 @@ async def _ingest(chosen: argparse.Namespace) -> None:
                 await _measure(running, form, rate * share, size, chosen.seconds)
 
 
+async def _burst(chosen: argparse.Namespace) -> None:
+    async with installation() as running:
+        for rate, size in BURSTS:
+            await _measure(running, "columns", rate, size, chosen.seconds / 3)
+
+
 async def _measure(
     running: Installation, form: str, rate: float, size: int, seconds: float
 ) -> None:
-    warm = _Sender(running, form, rate, 3)
+    warm = _Sender(running, form, rate, size, 3)
     await warm.start()
     await warm.done()
     await until(lambda: _drained(running))
-    sender = _Sender(running, form, rate, seconds)
+    sender = _Sender(running, form, rate, size, seconds)
     await sender.start()
     before, began = running.usages(), time.monotonic()
     backlog: list[int] = []
@@ -188,7 +200,9 @@ async def _measure(
     while not done.done():
         await asyncio.wait({done}, timeout=1.0)
         backlog.append(await _waiting(running.admin))
-    events, latencies, refused = await done
+    events, acknowledged, refused = await done
+    latencies = [took_ms for _, took_ms in acknowledged]
+    slowest = sorted(acknowledged, key=lambda one: -one[1])[:5]
     took_s = time.monotonic() - began
     drained_s = await until(lambda: _drained(running))
     after = running.usages()
@@ -199,7 +213,8 @@ async def _measure(
         f"\n{form}, {size} a batch, {rate:,.0f} events/s asked, {events / took_s:,.0f} taken"
         f" ({events:,} in {took_s:.1f} s, {refused} refused)\n"
         f"  acknowledged in p50 {cuts[49]:.1f} p95 {cuts[94]:.1f} p99 {cuts[98]:.1f} max"
-        f" {max(latencies):.1f} ms\n"
+        f" {max(latencies):.1f} ms; the slowest"
+        f" {', '.join(f'{ms:.0f} ms at {at_s:.1f} s' for at_s, ms in sorted(slowest))}\n"
         f"  waiting events, mean of first third {statistics.mean(backlog[:third]):,.0f}, of last"
         f" {statistics.mean(backlog[-third:]):,.0f}, most {max(backlog):,}; empty {drained_s:.1f} s"
         " after the end\n"
@@ -218,7 +233,9 @@ async def _outage(chosen: argparse.Namespace) -> None:
 
     async with installation() as running:
         seconds = chosen.away + 30
-        senders = [_Sender(running, form, rate / 4, seconds) for form, (rate, _) in FORMS.items()]
+        senders = [
+            _Sender(running, form, rate / 4, size, seconds) for form, (rate, size) in FORMS.items()
+        ]
         for sender in senders:
             await sender.start()
         done = asyncio.gather(*(sender.done() for sender in senders))
@@ -304,13 +321,20 @@ async def _queries(chosen: argparse.Namespace) -> None:
                 f"\n{chosen.events:,} events made in {time.monotonic() - began:.0f} s,"
                 f" {cpu / chosen.events * 1e5:.2f} CPU-seconds per 100,000"
             )
-            for table in ("workload_events", "events_minute", "events_hourly", "events_daily"):
+            for table in (
+                "workload_events",
+                "events_minute",
+                "events_hourly",
+                "events_daily",
+                "event_slices_hourly",
+                "event_slices_daily",
+            ):
                 ((rows, size),) = client.execute(
                     "SELECT sum(rows), sum(bytes_on_disk) FROM system.parts"
                     " WHERE active AND database = currentDatabase() AND table = %(table)s",
                     {"table": table},
                 )
-                print(f"  {table:16} {rows:>12,} rows {size / 1e6:>9,.1f} MB")
+                print(f"  {table:19} {rows:>12,} rows {size / 1e6:>9,.1f} MB")
         await _ask(running, chosen.rounds)
 
 
@@ -335,6 +359,14 @@ async def _ask(running: Installation, rounds: int) -> None:
         ),
         "30 days by hour, percentiles": lambda: t.QuerySeries(
             **within(month), with_percentiles=True
+        ),
+        "7 days by hour, model, percentiles": lambda: t.QuerySeries(
+            **within(week), group_by=by_model, with_percentiles=True
+        ),
+        "7 days, 2 groupings, percentiles": lambda: t.QuerySeries(
+            **within(week),
+            group_by=[*by_model, D.TELEMETRY_DIMENSION_TECHNIQUE],
+            with_percentiles=True,
         ),
         "6 hours by minute": lambda: t.QuerySeries(**within(hours)),
         "one campaign, 30 days by hour": lambda: t.QuerySeries(

@@ -262,6 +262,20 @@ $_$;
 
 ALTER FUNCTION audit.words(fields jsonb) OWNER TO chimera_owner;
 
+CREATE FUNCTION campaigns.count_running_time() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF OLD.state = 'running' THEN
+        NEW.ran_s := OLD.ran_s + extract(epoch FROM clock_timestamp() - OLD.running_since);
+    ELSIF NEW.state = 'running' THEN
+        NEW.running_since := clock_timestamp();
+    END IF;
+    RETURN NEW;
+END $$;
+
+ALTER FUNCTION campaigns.count_running_time() OWNER TO chimera_owner;
+
 CREATE FUNCTION campaigns.may(campaign uuid, needed text) RETURNS boolean
     LANGUAGE plpgsql STABLE PARALLEL SAFE
     AS $$
@@ -608,26 +622,71 @@ $$;
 ALTER FUNCTION identity.find_sign_in_provider(provider_id uuid) OWNER TO chimera_lookup;
 
 CREATE FUNCTION identity.find_thing(kind text, thing_id uuid) RETURNS TABLE(ids uuid[], owner_id uuid)
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT ARRAY[c.id], c.created_by FROM campaigns.campaigns c WHERE kind = 'campaign' AND c.id = thing_id
-    UNION ALL
-    SELECT ARRAY[r.id, c.id], c.created_by FROM campaigns.runs r JOIN campaigns.campaigns c ON c.id = r.campaign_id
-     WHERE kind = 'run' AND r.id = thing_id
-    UNION ALL
-    SELECT ARRAY[t.id], t.created_by FROM templates.templates t WHERE kind = 'template' AND t.id = thing_id
-    UNION ALL
-    SELECT ARRAY[p.id], p.created_by FROM providers.providers p WHERE kind = 'provider' AND p.id = thing_id
-    UNION ALL
-    SELECT ARRAY[m.id, p.id], p.created_by FROM providers.models m JOIN providers.providers p ON p.id = m.provider_id
-     WHERE kind = 'model' AND m.id = thing_id
-    UNION ALL
-    SELECT ARRAY[k.id, k.provider_id], k.user_id FROM providers.provider_keys k
-     WHERE kind = 'provider_key' AND k.id = thing_id
-    UNION ALL
-    SELECT ARRAY[t.id], t.created_by FROM identity.teams t WHERE kind = 'team' AND t.id = thing_id
-$$;
+#variable_conflict use_column
+BEGIN
+    CASE kind
+    WHEN 'campaign' THEN RETURN QUERY
+        SELECT ARRAY[c.id], c.created_by FROM campaigns.campaigns c WHERE c.id = thing_id;
+    WHEN 'run' THEN RETURN QUERY
+        SELECT ARRAY[r.id, c.id], c.created_by
+          FROM campaigns.runs r JOIN campaigns.campaigns c ON c.id = r.campaign_id WHERE r.id = thing_id;
+    WHEN 'scoring' THEN RETURN QUERY
+        SELECT ARRAY[s.id, r.id, c.id], c.created_by
+          FROM campaigns.scorings s JOIN campaigns.runs r ON r.id = s.run_id
+          JOIN campaigns.campaigns c ON c.id = r.campaign_id WHERE s.id = thing_id;
+    WHEN 'template' THEN RETURN QUERY
+        SELECT ARRAY[t.id], t.created_by FROM templates.templates t WHERE t.id = thing_id;
+    WHEN 'dataset' THEN RETURN QUERY
+        SELECT ARRAY[d.id], d.created_by FROM templates.datasets d WHERE d.id = thing_id;
+    WHEN 'provider' THEN RETURN QUERY
+        SELECT ARRAY[p.id], p.created_by FROM providers.providers p WHERE p.id = thing_id;
+    WHEN 'model' THEN RETURN QUERY
+        SELECT ARRAY[m.id, p.id], p.created_by
+          FROM providers.models m JOIN providers.providers p ON p.id = m.provider_id WHERE m.id = thing_id;
+    WHEN 'price_version' THEN RETURN QUERY
+        SELECT ARRAY[v.id, m.id, p.id], p.created_by
+          FROM providers.price_versions v JOIN providers.models m ON m.id = v.model_id
+          JOIN providers.providers p ON p.id = m.provider_id WHERE v.id = thing_id;
+    WHEN 'provider_key' THEN RETURN QUERY
+        SELECT ARRAY[k.id, k.provider_id], k.user_id FROM providers.provider_keys k WHERE k.id = thing_id;
+    WHEN 'route' THEN RETURN QUERY
+        SELECT ARRAY[r.id], r.created_by FROM providers.routes r WHERE r.id = thing_id;
+    WHEN 'budget' THEN RETURN QUERY
+        SELECT ARRAY[b.id, b.scope_id], coalesce(b.owner_id, b.set_by) FROM accounting.budgets b WHERE b.id = thing_id;
+    WHEN 'alert' THEN RETURN QUERY
+        SELECT ARRAY[a.id, a.budget_id, a.scope_id], a.user_id FROM accounting.alerts a WHERE a.id = thing_id;
+    WHEN 'webhook' THEN RETURN QUERY
+        SELECT ARRAY[w.id], w.created_by FROM accounting.webhooks w WHERE w.id = thing_id;
+    WHEN 'delivery' THEN RETURN QUERY
+        SELECT ARRAY[d.id, w.id], w.created_by
+          FROM accounting.deliveries d JOIN accounting.webhooks w ON w.id = d.webhook_id WHERE d.id = thing_id;
+    WHEN 'dead_letter' THEN RETURN QUERY
+        SELECT ARRAY[l.id, l.batch_id], NULL::uuid FROM telemetry.dead_letters l WHERE l.id = thing_id;
+    WHEN 'team' THEN RETURN QUERY
+        SELECT ARRAY[t.id], t.created_by FROM identity.teams t WHERE t.id = thing_id;
+    WHEN 'user' THEN RETURN QUERY
+        SELECT ARRAY[u.id], u.id FROM identity.users u WHERE u.id = thing_id;
+    WHEN 'api_key' THEN RETURN QUERY
+        SELECT ARRAY[k.id, k.user_id], k.user_id FROM identity.api_keys k WHERE k.id = thing_id;
+    WHEN 'invitation' THEN RETURN QUERY
+        SELECT ARRAY[i.id], i.created_by FROM identity.invitations i WHERE i.id = thing_id;
+    WHEN 'role' THEN RETURN QUERY
+        SELECT ARRAY[r.id], r.created_by FROM identity.roles r WHERE r.id = thing_id;
+    WHEN 'grant' THEN RETURN QUERY
+        SELECT ARRAY[g.id, g.role_id], g.granted_by FROM identity.grants g WHERE g.id = thing_id;
+    WHEN 'sign_in_provider' THEN RETURN QUERY
+        SELECT ARRAY[p.id], p.created_by FROM identity.sign_in_providers p WHERE p.id = thing_id;
+    WHEN 'change' THEN RETURN QUERY
+        SELECT ARRAY[c.id], c.changed_by FROM audit.configuration_changes c WHERE c.id = thing_id;
+    WHEN 'legal_hold' THEN RETURN QUERY
+        SELECT ARRAY[h.id], h.placed_by FROM audit.legal_holds h WHERE h.id = thing_id;
+    WHEN 'finding' THEN RETURN QUERY
+        SELECT ARRAY[f.id], NULL::uuid FROM audit.findings f WHERE f.id = thing_id;
+    END CASE;
+END $$;
 
 ALTER FUNCTION identity.find_thing(kind text, thing_id uuid) OWNER TO chimera_owner;
 
@@ -897,6 +956,15 @@ END $$;
 
 ALTER FUNCTION providers.fit_price() OWNER TO chimera_owner;
 
+CREATE FUNCTION providers.held(own text, everywhere text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    SELECT CASE WHEN 'open' IN (own, everywhere) THEN 'open'
+                WHEN 'closed' IN (own, everywhere) THEN 'closed' ELSE '' END
+    $$;
+
+ALTER FUNCTION providers.held(own text, everywhere text) OWNER TO chimera_owner;
+
 CREATE FUNCTION providers.keep_price() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1014,6 +1082,10 @@ CREATE TABLE campaigns.runs (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     finished_at timestamp with time zone,
     api_key_id uuid,
+    skipped bigint DEFAULT 0 NOT NULL,
+    ran_s double precision DEFAULT 0 NOT NULL,
+    running_since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    origins uuid[] DEFAULT '{}'::uuid[] NOT NULL,
     CONSTRAINT runs_attempts_max_check CHECK ((attempts_max > 0)),
     CONSTRAINT runs_cells_total_check CHECK ((cells_total > 0)),
     CONSTRAINT runs_check CHECK ((shards_done <= shards_total)),
@@ -1363,6 +1435,18 @@ CREATE FUNCTION templates.own_shares(permissions text[]) RETURNS uuid[]
 
 ALTER FUNCTION templates.own_shares(permissions text[]) OWNER TO chimera_library;
 
+CREATE FUNCTION templates.pinned_rows(dataset_id uuid, version_number integer, row_nos integer[]) RETURNS TABLE(row_no integer, fields json)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT r.row_no, r.fields FROM templates.dataset_rows r
+     WHERE r.org_id = NULLIF(current_setting('app.org_id', true), '')::uuid
+       AND r.dataset_id = pinned_rows.dataset_id AND r.version_number = pinned_rows.version_number
+       AND r.row_no = ANY (pinned_rows.row_nos)
+    $$;
+
+ALTER FUNCTION templates.pinned_rows(dataset_id uuid, version_number integer, row_nos integer[]) OWNER TO chimera_library;
+
 CREATE FUNCTION templates.search(words text, prefixes text[], keys text[], after_rank double precision, after_id uuid, page integer, bound integer, with_facets boolean) RETURNS TABLE(total integer, ids uuid[], ranks double precision[], titles text[], snippets text[], facets jsonb)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1604,7 +1688,9 @@ CREATE TABLE accounting.waits (
     window_start date NOT NULL,
     cost numeric(20,12) NOT NULL,
     until timestamp with time zone NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    other_models uuid[] DEFAULT '{}'::uuid[] NOT NULL,
+    other_keys uuid[] DEFAULT '{}'::uuid[] NOT NULL
 );
 
 ALTER TABLE ONLY accounting.waits FORCE ROW LEVEL SECURITY;
@@ -1754,6 +1840,7 @@ CREATE TABLE audit.erasures (
     events bigint DEFAULT 0 NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     done_at timestamp with time zone,
+    archives_through text DEFAULT ''::text NOT NULL,
     CONSTRAINT erasures_state_check CHECK ((state = ANY (ARRAY['open'::text, 'done'::text])))
 );
 
@@ -1972,6 +2059,7 @@ CREATE TABLE campaigns.attempts (
     model_no integer,
     reserve numeric(20,12) DEFAULT 0 NOT NULL,
     provider_key_id uuid,
+    worst_tokens bigint DEFAULT 0 NOT NULL,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -1999,6 +2087,7 @@ CREATE TABLE campaigns.attempts_default (
     model_no integer,
     reserve numeric(20,12) DEFAULT 0 CONSTRAINT attempts_reserve_not_null NOT NULL,
     provider_key_id uuid,
+    worst_tokens bigint DEFAULT 0 CONSTRAINT attempts_worst_tokens_not_null NOT NULL,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 );
 
@@ -2050,6 +2139,7 @@ CREATE TABLE campaigns.executions (
     started_at timestamp with time zone NOT NULL,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     model_no integer,
+    finish_reason text,
     CONSTRAINT executions_state_check CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'parked'::text, 'skipped'::text])))
 )
 PARTITION BY RANGE (run_id);
@@ -2083,6 +2173,7 @@ CREATE TABLE campaigns.executions_default (
     started_at timestamp with time zone CONSTRAINT executions_started_at_not_null NOT NULL,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT executions_recorded_at_not_null NOT NULL,
     model_no integer,
+    finish_reason text,
     CONSTRAINT executions_state_check CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'parked'::text, 'skipped'::text])))
 );
 
@@ -2162,7 +2253,24 @@ CREATE TABLE campaigns.run_money (
     cost_max numeric(20,12),
     settled numeric(20,12) DEFAULT 0 NOT NULL,
     held numeric(20,12) DEFAULT 0 NOT NULL,
-    budgeted boolean DEFAULT false NOT NULL
+    budgeted boolean DEFAULT false NOT NULL,
+    executions_max bigint,
+    tokens_max bigint,
+    wall_time_s bigint,
+    error_share_max double precision,
+    error_cells_min bigint DEFAULT 20 NOT NULL,
+    interval_width_max double precision,
+    cells_begun bigint DEFAULT 0 NOT NULL,
+    cells_recorded bigint DEFAULT 0 NOT NULL,
+    cells_failed bigint DEFAULT 0 NOT NULL,
+    cells_successful bigint DEFAULT 0 NOT NULL,
+    tokens_settled bigint DEFAULT 0 NOT NULL,
+    tokens_held bigint DEFAULT 0 NOT NULL,
+    stop_reason text,
+    CONSTRAINT run_money_executions_max_check CHECK ((executions_max > 0)),
+    CONSTRAINT run_money_stop_reason_check CHECK ((stop_reason = ANY (ARRAY['executions'::text, 'tokens'::text, 'wall_time'::text, 'error_share'::text, 'interval'::text]))),
+    CONSTRAINT run_money_tokens_max_check CHECK ((tokens_max > 0)),
+    CONSTRAINT run_money_wall_time_s_check CHECK ((wall_time_s > 0))
 )
 WITH (fillfactor='50');
 
@@ -2186,6 +2294,36 @@ CREATE TABLE campaigns.run_plans (
 ALTER TABLE ONLY campaigns.run_plans FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.run_plans OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.schedules (
+    campaign_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    state text DEFAULT 'active'::text NOT NULL,
+    state_reason text DEFAULT ''::text NOT NULL,
+    start_at timestamp with time zone,
+    cron text,
+    time_zone text,
+    next_at timestamp with time zone,
+    scheduled_by uuid NOT NULL,
+    api_key_id uuid,
+    launch_count integer DEFAULT 0 NOT NULL,
+    last_run_id uuid,
+    last_launched_at timestamp with time zone,
+    watched_run_id uuid,
+    refused_at timestamp with time zone,
+    refusal_reason text DEFAULT ''::text NOT NULL,
+    refusal_message text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT schedules_check CHECK (((start_at IS NULL) = (cron IS NOT NULL))),
+    CONSTRAINT schedules_check1 CHECK (((cron IS NULL) = (time_zone IS NULL))),
+    CONSTRAINT schedules_check2 CHECK (((state = 'active'::text) = (next_at IS NOT NULL))),
+    CONSTRAINT schedules_state_check CHECK ((state = ANY (ARRAY['active'::text, 'done'::text, 'stopped'::text])))
+);
+
+ALTER TABLE ONLY campaigns.schedules FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.schedules OWNER TO chimera_owner;
 
 CREATE TABLE campaigns.scorings (
     id uuid NOT NULL,
@@ -2221,6 +2359,7 @@ CREATE TABLE campaigns.shards (
     owner text DEFAULT ''::text NOT NULL,
     fence bigint DEFAULT 0 NOT NULL,
     lease_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    wanted bigint[],
     CONSTRAINT shards_cells_check CHECK ((cells > 0)),
     CONSTRAINT shards_state_check CHECK ((state = ANY (ARRAY['open'::text, 'done'::text])))
 )
@@ -2247,6 +2386,41 @@ CREATE TABLE campaigns.shares (
 ALTER TABLE ONLY campaigns.shares FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.shares OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.technique_suite_versions (
+    org_id uuid NOT NULL,
+    suite_id uuid NOT NULL,
+    version_number integer NOT NULL,
+    chains bytea NOT NULL,
+    chain_count integer NOT NULL,
+    content_hash text NOT NULL,
+    change_note text DEFAULT ''::text NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT technique_suite_versions_chain_count_check CHECK ((chain_count > 0)),
+    CONSTRAINT technique_suite_versions_version_number_check CHECK ((version_number > 0))
+);
+
+ALTER TABLE ONLY campaigns.technique_suite_versions FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.technique_suite_versions OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.technique_suites (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    version_number integer DEFAULT 0 NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT technique_suites_name_check CHECK (((length(name) >= 1) AND (length(name) <= 64)))
+);
+
+ALTER TABLE ONLY campaigns.technique_suites FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.technique_suites OWNER TO chimera_owner;
 
 CREATE TABLE campaigns.verdicts (
     scoring_id uuid NOT NULL,
@@ -2727,6 +2901,20 @@ ALTER TABLE ONLY providers.allowed_targets FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.allowed_targets OWNER TO chimera_owner;
 
+CREATE TABLE providers.circuit_holds (
+    model_id uuid NOT NULL,
+    forced text NOT NULL,
+    forced_by uuid NOT NULL,
+    forced_reason text DEFAULT ''::text NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    CONSTRAINT circuit_holds_forced_check CHECK ((forced = ANY (ARRAY[''::text, 'open'::text, 'closed'::text])))
+);
+
+ALTER TABLE ONLY providers.circuit_holds FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.circuit_holds OWNER TO chimera_owner;
+
 CREATE TABLE providers.circuits (
     org_id uuid NOT NULL,
     model_id uuid NOT NULL,
@@ -2773,6 +2961,18 @@ WITH (fillfactor='70');
 ALTER TABLE ONLY providers.health_points FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.health_points OWNER TO chimera_owner;
+
+CREATE TABLE providers.key_usage (
+    provider_key_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    requests bigint NOT NULL,
+    last_used_at timestamp with time zone NOT NULL
+)
+WITH (fillfactor='70');
+
+ALTER TABLE ONLY providers.key_usage FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.key_usage OWNER TO chimera_owner;
 
 CREATE TABLE providers.ledger (
     run_id uuid NOT NULL,
@@ -3156,7 +3356,8 @@ CREATE TABLE telemetry.verified (
     batch_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
     verified_to timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     is_asked boolean DEFAULT false NOT NULL,
-    checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+    checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    rollups_checked_at timestamp with time zone
 );
 
 ALTER TABLE ONLY telemetry.verified FORCE ROW LEVEL SECURITY;
@@ -3486,6 +3687,9 @@ ALTER TABLE ONLY campaigns.run_plans
 ALTER TABLE ONLY campaigns.runs
     ADD CONSTRAINT runs_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY campaigns.schedules
+    ADD CONSTRAINT schedules_pkey PRIMARY KEY (campaign_id);
+
 ALTER TABLE ONLY campaigns.scorings
     ADD CONSTRAINT scorings_pkey PRIMARY KEY (id);
 
@@ -3500,6 +3704,15 @@ ALTER TABLE ONLY campaigns.shares
 
 ALTER TABLE ONLY campaigns.tallies
     ADD CONSTRAINT tallies_pkey PRIMARY KEY (run_id, slot, technique_no, target_no);
+
+ALTER TABLE ONLY campaigns.technique_suite_versions
+    ADD CONSTRAINT technique_suite_versions_pkey PRIMARY KEY (suite_id, version_number);
+
+ALTER TABLE ONLY campaigns.technique_suites
+    ADD CONSTRAINT technique_suites_org_id_id_key UNIQUE (org_id, id);
+
+ALTER TABLE ONLY campaigns.technique_suites
+    ADD CONSTRAINT technique_suites_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY campaigns.verdicts
     ADD CONSTRAINT verdicts_pkey PRIMARY KEY (scoring_id, cell_no);
@@ -3633,11 +3846,17 @@ ALTER TABLE ONLY ops.secrets
 ALTER TABLE ONLY providers.allowed_targets
     ADD CONSTRAINT allowed_targets_pkey PRIMARY KEY (org_id, model_id);
 
+ALTER TABLE ONLY providers.circuit_holds
+    ADD CONSTRAINT circuit_holds_pkey PRIMARY KEY (model_id);
+
 ALTER TABLE ONLY providers.circuits
     ADD CONSTRAINT circuits_pkey PRIMARY KEY (org_id, model_id);
 
 ALTER TABLE ONLY providers.health_points
     ADD CONSTRAINT health_points_pkey PRIMARY KEY (org_id, model_id, at);
+
+ALTER TABLE ONLY providers.key_usage
+    ADD CONSTRAINT key_usage_pkey PRIMARY KEY (provider_key_id);
 
 ALTER TABLE ONLY providers.ledger
     ADD CONSTRAINT ledger_pkey PRIMARY KEY (run_id, cell_no, attempt_no, entry_no);
@@ -3765,11 +3984,15 @@ CREATE INDEX alerts_user ON accounting.alerts USING btree (org_id, user_id, id D
 
 CREATE INDEX budgets_org ON accounting.budgets USING btree (org_id, id DESC);
 
+CREATE INDEX deliveries_finished ON accounting.deliveries USING btree (finished_at) WHERE (finished_at IS NOT NULL);
+
 CREATE INDEX deliveries_webhook ON accounting.deliveries USING btree (webhook_id, created_at DESC, id DESC);
 
 CREATE INDEX webhooks_org ON accounting.webhooks USING btree (org_id, id DESC);
 
 CREATE INDEX windows_org ON accounting.windows USING btree (org_id, window_start);
+
+CREATE INDEX windows_start ON accounting.windows USING brin (window_start);
 
 CREATE INDEX changes_open ON audit.configuration_changes USING btree (expires_at) WHERE (state = 'proposed'::text);
 
@@ -3851,6 +4074,12 @@ CREATE INDEX runs_campaign ON campaigns.runs USING btree (org_id, campaign_id, i
 
 CREATE INDEX runs_live ON campaigns.runs USING btree (priority DESC, served_at) WHERE (state = 'running'::text);
 
+CREATE INDEX schedules_due ON campaigns.schedules USING btree (next_at) WHERE (state = 'active'::text);
+
+CREATE INDEX schedules_newest ON campaigns.schedules USING btree (org_id, campaign_id DESC);
+
+CREATE INDEX schedules_watched ON campaigns.schedules USING btree (watched_run_id) WHERE (watched_run_id IS NOT NULL);
+
 CREATE INDEX scorings_run ON campaigns.scorings USING btree (run_id, id DESC);
 
 CREATE INDEX shards_open ON campaigns.shards USING btree (run_id, shard_no) WHERE (state = 'open'::text);
@@ -3858,6 +4087,10 @@ CREATE INDEX shards_open ON campaigns.shards USING btree (run_id, shard_no) WHER
 CREATE INDEX shares_team ON campaigns.shares USING btree (org_id, team_id) WHERE (team_id IS NOT NULL);
 
 CREATE INDEX shares_user ON campaigns.shares USING btree (org_id, user_id) WHERE (user_id IS NOT NULL);
+
+CREATE UNIQUE INDEX technique_suites_name ON campaigns.technique_suites USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
+
+CREATE INDEX technique_suites_newest ON campaigns.technique_suites USING btree (org_id, id DESC);
 
 CREATE INDEX windows_time ON campaigns.windows USING btree (org_id, window_start);
 
@@ -3922,6 +4155,8 @@ CREATE UNIQUE INDEX key_rotations_running ON ops.key_rotations USING btree ((tru
 CREATE INDEX outbox_due ON ops.outbox USING btree (due_at) WHERE (state <> 'dead'::text);
 
 CREATE INDEX health_points_at ON providers.health_points USING brin (at);
+
+CREATE INDEX key_usage_org ON providers.key_usage USING btree (org_id);
 
 CREATE INDEX ledger_xid ON ONLY providers.ledger USING btree (xid);
 
@@ -4085,7 +4320,13 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON audit.nodes FOR EACH STATEMENT EXE
 
 ALTER TABLE audit.nodes ENABLE ALWAYS TRIGGER no_truncate;
 
+CREATE TRIGGER count_running_time BEFORE UPDATE OF state ON campaigns.runs FOR EACH ROW WHEN ((old.state <> new.state)) EXECUTE FUNCTION campaigns.count_running_time();
+
 CREATE TRIGGER touch BEFORE UPDATE ON campaigns.campaigns FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON campaigns.schedules FOR EACH ROW EXECUTE FUNCTION ops.touch();
+
+CREATE TRIGGER touch BEFORE UPDATE ON campaigns.technique_suites FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON identity.sign_in_providers FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed');
 
@@ -4142,7 +4383,7 @@ ALTER TABLE ONLY accounting.deliveries
     ADD CONSTRAINT deliveries_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES accounting.webhooks(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY accounting.delivery_tries
-    ADD CONSTRAINT delivery_tries_delivery_id_fkey FOREIGN KEY (delivery_id) REFERENCES accounting.deliveries(id) ON DELETE RESTRICT;
+    ADD CONSTRAINT delivery_tries_delivery_id_fkey FOREIGN KEY (delivery_id) REFERENCES accounting.deliveries(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY accounting.webhooks
     ADD CONSTRAINT webhooks_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
@@ -4186,6 +4427,12 @@ ALTER TABLE ONLY campaigns.overrides
 ALTER TABLE ONLY campaigns.runs
     ADD CONSTRAINT runs_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY campaigns.schedules
+    ADD CONSTRAINT schedules_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.schedules
+    ADD CONSTRAINT schedules_scheduled_by_fkey FOREIGN KEY (scheduled_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY campaigns.scorings
     ADD CONSTRAINT scorings_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
@@ -4206,6 +4453,18 @@ ALTER TABLE ONLY campaigns.shares
 
 ALTER TABLE ONLY campaigns.shares
     ADD CONSTRAINT shares_shared_by_fkey FOREIGN KEY (shared_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.technique_suite_versions
+    ADD CONSTRAINT technique_suite_versions_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.technique_suite_versions
+    ADD CONSTRAINT technique_suite_versions_org_id_suite_id_fkey FOREIGN KEY (org_id, suite_id) REFERENCES campaigns.technique_suites(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.technique_suites
+    ADD CONSTRAINT technique_suites_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.technique_suites
+    ADD CONSTRAINT technique_suites_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY campaigns.windows
     ADD CONSTRAINT windows_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
@@ -4314,6 +4573,9 @@ ALTER TABLE ONLY providers.allowed_targets
 
 ALTER TABLE ONLY providers.allowed_targets
     ADD CONSTRAINT allowed_targets_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY providers.circuit_holds
+    ADD CONSTRAINT circuit_holds_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY providers.circuits
     ADD CONSTRAINT circuits_model_id_fkey FOREIGN KEY (model_id) REFERENCES providers.models(id) ON DELETE RESTRICT;
@@ -4473,6 +4735,12 @@ CREATE POLICY tenant ON accounting.webhooks TO chimera_app, chimera_worker USING
 
 CREATE POLICY tenant ON accounting.windows TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY upkeep ON accounting.deliveries FOR DELETE TO chimera_worker USING ((finished_at < (now() - '30 days'::interval)));
+
+CREATE POLICY upkeep ON accounting.windows FOR DELETE TO chimera_worker USING ((window_start < (((now() AT TIME ZONE 'UTC'::text))::date - 120)));
+
+CREATE POLICY upkeep_look ON accounting.deliveries FOR SELECT TO chimera_worker USING ((finished_at < (now() - '30 days'::interval)));
+
 ALTER TABLE accounting.usage_daily ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE accounting.waits ENABLE ROW LEVEL SECURITY;
@@ -4595,6 +4863,8 @@ CREATE POLICY changed ON campaigns.run_money FOR UPDATE TO chimera_app USING (((
 
 CREATE POLICY changed ON campaigns.runs FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR campaigns.may(campaign_id, 'execute'::text)))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY changed ON campaigns.schedules FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(campaign_id, 'execute'::text))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY changed ON campaigns.shares FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(campaign_id, 'admin'::text))) WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (shared_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))));
 
 ALTER TABLE campaigns.comments ENABLE ROW LEVEL SECURITY;
@@ -4613,6 +4883,8 @@ CREATE POLICY machinery ON campaigns.analysed FOR SELECT TO chimera_worker USING
 
 CREATE POLICY machinery ON campaigns.runs TO chimera_worker USING (true) WITH CHECK (true);
 
+CREATE POLICY machinery ON campaigns.schedules TO chimera_worker USING (true) WITH CHECK (true);
+
 CREATE POLICY machinery ON campaigns.shards TO chimera_worker USING (true) WITH CHECK (true);
 
 CREATE POLICY made ON campaigns.campaigns FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (created_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")) AND (visibility <> 'public'::text)));
@@ -4626,6 +4898,8 @@ CREATE POLICY made ON campaigns.run_money FOR INSERT TO chimera_app WITH CHECK (
 CREATE POLICY made ON campaigns.run_plans FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR campaigns.may_run(run_id, 'execute'::text))));
 
 CREATE POLICY made ON campaigns.runs FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(campaign_id, 'execute'::text)));
+
+CREATE POLICY made ON campaigns.schedules FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(campaign_id, 'execute'::text)));
 
 CREATE POLICY made ON campaigns.scorings FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR campaigns.may_run(run_id, 'execute'::text))));
 
@@ -4650,6 +4924,8 @@ ALTER TABLE campaigns.run_money ENABLE ROW LEVEL SECURITY;
 ALTER TABLE campaigns.run_plans ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.runs ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.schedules ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.scorings ENABLE ROW LEVEL SECURITY;
 
@@ -4678,6 +4954,8 @@ CASE
       WHERE ((c.id = runs.campaign_id) AND (c.org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))))))
     ELSE campaigns.sees(campaign_id)
 END);
+
+CREATE POLICY seen ON campaigns.schedules FOR SELECT TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR campaigns.sees(campaign_id))));
 
 CREATE POLICY seen ON campaigns.scorings FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text)) OR (run_id = ANY (( SELECT campaigns.runs_in_view() AS runs_in_view)::uuid[])) OR campaigns.sees_run(run_id)));
 
@@ -4709,6 +4987,10 @@ CREATE POLICY summary ON campaigns.tallies FOR SELECT TO chimera_summary USING (
 
 ALTER TABLE campaigns.tallies ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE campaigns.technique_suite_versions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.technique_suites ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY tenant ON campaigns.analysed TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.attempts TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
@@ -4736,6 +5018,10 @@ CREATE POLICY tenant ON campaigns.shards TO chimera_worker USING ((org_id = ( SE
 CREATE POLICY tenant ON campaigns.shares TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.tallies TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON campaigns.technique_suite_versions TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON campaigns.technique_suites TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.verdicts TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -4965,9 +5251,13 @@ CREATE POLICY tenant ON ops.outbox TO chimera_app USING ((org_id = ( SELECT (NUL
 
 ALTER TABLE providers.allowed_targets ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE providers.circuit_holds ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE providers.circuits ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.health_points ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE providers.key_usage ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.ledger ENABLE ROW LEVEL SECURITY;
 
@@ -4975,7 +5265,11 @@ ALTER TABLE providers.ledger_default ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY lookup ON providers.provider_keys FOR SELECT TO chimera_lookup USING (true);
 
+CREATE POLICY machinery ON providers.circuits FOR SELECT TO chimera_worker USING (true);
+
 CREATE POLICY machinery ON providers.health_points TO chimera_worker USING (true) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY machinery ON providers.key_usage TO chimera_worker USING (true) WITH CHECK (true);
 
 CREATE POLICY machinery ON providers.ledger FOR SELECT TO chimera_worker USING (true);
 
@@ -4988,6 +5282,8 @@ CREATE POLICY machinery ON providers.providers FOR SELECT TO chimera_worker USIN
 ALTER TABLE providers.model_aliases ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.models ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY operator ON providers.circuit_holds TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
 CREATE POLICY operator ON providers.model_aliases TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text)) WITH CHECK ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
@@ -5011,6 +5307,8 @@ ALTER TABLE providers.providers ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE providers.rate_limits ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY readable ON providers.circuit_holds FOR SELECT TO chimera_app, chimera_worker USING (true);
+
 CREATE POLICY readable ON providers.model_aliases FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
 
 CREATE POLICY readable ON providers.models FOR SELECT TO chimera_app, chimera_worker USING (((org_id IS NULL) OR (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))));
@@ -5033,6 +5331,8 @@ CREATE POLICY tenant ON providers.circuits TO chimera_app, chimera_worker USING 
 
 CREATE POLICY tenant ON providers.health_points TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON providers.key_usage FOR SELECT TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON providers.ledger TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.model_aliases TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
@@ -5052,6 +5352,8 @@ CREATE POLICY tenant ON providers.rate_limits TO chimera_app, chimera_worker USI
 CREATE POLICY tenant ON providers.route_versions TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON providers.routes TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY upkeep ON providers.circuits FOR DELETE TO chimera_worker USING (((forced = ''::text) AND (GREATEST(changed_at, last_checked_at) < (now() - '30 days'::interval))));
 
 ALTER TABLE telemetry.batches ENABLE ROW LEVEL SECURITY;
 
@@ -5116,6 +5418,8 @@ ALTER TABLE templates.labels ENABLE ROW LEVEL SECURITY;
 CREATE POLICY library_count ON templates.templates FOR UPDATE TO chimera_library USING (true);
 
 CREATE POLICY library_count ON templates.versions FOR UPDATE TO chimera_library USING (true);
+
+CREATE POLICY library_read ON templates.dataset_rows FOR SELECT TO chimera_library USING (true);
 
 CREATE POLICY library_read ON templates.shares FOR SELECT TO chimera_library USING (true);
 
@@ -5477,6 +5781,10 @@ REVOKE ALL ON FUNCTION templates.own_shares(permissions text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION templates.own_shares(permissions text[]) TO chimera_app;
 GRANT ALL ON FUNCTION templates.own_shares(permissions text[]) TO chimera_worker;
 
+REVOKE ALL ON FUNCTION templates.pinned_rows(dataset_id uuid, version_number integer, row_nos integer[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION templates.pinned_rows(dataset_id uuid, version_number integer, row_nos integer[]) TO chimera_app;
+GRANT ALL ON FUNCTION templates.pinned_rows(dataset_id uuid, version_number integer, row_nos integer[]) TO chimera_worker;
+
 REVOKE ALL ON FUNCTION templates.search(words text, prefixes text[], keys text[], after_rank double precision, after_id uuid, page integer, bound integer, with_facets boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION templates.search(words text, prefixes text[], keys text[], after_rank double precision, after_id uuid, page integer, bound integer, with_facets boolean) TO chimera_app;
 
@@ -5487,7 +5795,7 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE accounting.budgets TO chimera_app;
 GRANT SELECT ON TABLE accounting.budgets TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE accounting.deliveries TO chimera_app;
-GRANT SELECT,INSERT,UPDATE ON TABLE accounting.deliveries TO chimera_worker;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE accounting.deliveries TO chimera_worker;
 
 GRANT SELECT ON TABLE accounting.delivery_tries TO chimera_app;
 GRANT SELECT,INSERT ON TABLE accounting.delivery_tries TO chimera_worker;
@@ -5506,7 +5814,7 @@ GRANT SELECT,UPDATE ON TABLE accounting.webhooks TO chimera_worker;
 GRANT SELECT ON TABLE accounting.webhooks TO chimera_lookup;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE accounting.windows TO chimera_app;
-GRANT SELECT,INSERT,UPDATE ON TABLE accounting.windows TO chimera_worker;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE accounting.windows TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE audit.checkpoints TO chimera_sealer;
 GRANT SELECT ON TABLE audit.checkpoints TO chimera_app;
@@ -5620,6 +5928,9 @@ GRANT SELECT,UPDATE ON TABLE campaigns.run_money TO chimera_worker;
 GRANT SELECT,INSERT ON TABLE campaigns.run_plans TO chimera_app;
 GRANT SELECT ON TABLE campaigns.run_plans TO chimera_worker;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.schedules TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE campaigns.schedules TO chimera_worker;
+
 GRANT SELECT,INSERT ON TABLE campaigns.scorings TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.scorings TO chimera_worker;
 
@@ -5629,6 +5940,10 @@ GRANT SELECT,UPDATE ON TABLE campaigns.shards TO chimera_worker;
 GRANT SELECT ON TABLE campaigns.shares TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE campaigns.shares TO chimera_app;
 GRANT SELECT,DELETE ON TABLE campaigns.shares TO chimera_worker;
+
+GRANT SELECT,INSERT ON TABLE campaigns.technique_suite_versions TO chimera_app;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.technique_suites TO chimera_app;
 
 GRANT SELECT ON TABLE campaigns.verdicts TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.verdicts TO chimera_worker;
@@ -5802,11 +6117,17 @@ GRANT UPDATE(sealed) ON TABLE ops.secrets TO chimera_worker;
 GRANT SELECT,INSERT,DELETE ON TABLE providers.allowed_targets TO chimera_app;
 GRANT SELECT ON TABLE providers.allowed_targets TO chimera_worker;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuit_holds TO chimera_app;
+GRANT SELECT ON TABLE providers.circuit_holds TO chimera_worker;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuits TO chimera_app;
-GRANT SELECT,INSERT,UPDATE ON TABLE providers.circuits TO chimera_worker;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.circuits TO chimera_worker;
 
 GRANT SELECT ON TABLE providers.health_points TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.health_points TO chimera_worker;
+
+GRANT SELECT ON TABLE providers.key_usage TO chimera_app;
+GRANT SELECT,INSERT,UPDATE ON TABLE providers.key_usage TO chimera_worker;
 
 GRANT SELECT ON TABLE providers.ledger TO chimera_app;
 GRANT SELECT,INSERT ON TABLE providers.ledger TO chimera_worker;
@@ -5876,6 +6197,7 @@ GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.verified TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE telemetry.verified TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE templates.dataset_rows TO chimera_app;
+GRANT SELECT ON TABLE templates.dataset_rows TO chimera_library;
 
 GRANT SELECT,INSERT ON TABLE templates.dataset_versions TO chimera_app;
 

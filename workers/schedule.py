@@ -11,7 +11,7 @@ from typing import Any
 from arq import cron
 from arq.cron import CronJob
 
-from workers.tasks import accounting, audit, identity, providers, telemetry, upkeep
+from workers.tasks import accounting, audit, identity, providers, schedules, telemetry, upkeep
 
 
 def cron_jobs() -> list[CronJob]:
@@ -22,6 +22,8 @@ def cron_jobs() -> list[CronJob]:
         cron(upkeep.flush_usage, **seconds),
         # Analytics follow the results within two minutes.
         cron(upkeep.collect_windows, second=40, keep_result=0),
+        # So late may a scheduled campaign be.
+        cron(schedules.launch_scheduled, second=set(range(5, 60, 10)), keep_result=0),
         # Partitions are made two steps ahead; an hour's look is plenty and costs nothing.
         cron(upkeep.keep_partitions, minute=7, second=30, run_at_startup=True, keep_result=0),
         # Reports add what came since, so this may be late.

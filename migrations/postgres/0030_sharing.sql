@@ -215,11 +215,13 @@ BEGIN
         mine, mine);
 
     FOREACH t IN ARRAY ARRAY['runs', 'run_plans', 'run_money', 'shards', 'attempts', 'executions', 'flushes', 'tallies',
-                             'model_tallies', 'overrides', 'scorings', 'verdicts', 'windows'] LOOP
+                             'model_tallies', 'overrides', 'scorings', 'verdicts', 'windows', 'turns', 'seats'] LOOP
+        CONTINUE WHEN to_regclass('campaigns.' || t) IS NULL;
         EXECUTE format('ALTER POLICY tenant ON campaigns.%I TO chimera_worker', t);
     END LOOP;
     FOREACH t IN ARRAY ARRAY['run_plans', 'run_money', 'shards', 'attempts', 'executions', 'flushes', 'tallies',
-                             'model_tallies', 'overrides', 'scorings'] LOOP
+                             'model_tallies', 'overrides', 'scorings', 'turns', 'seats'] LOOP
+        CONTINUE WHEN to_regclass('campaigns.' || t) IS NULL;
         EXECUTE format('CREATE POLICY seen ON campaigns.%I FOR SELECT TO chimera_app USING (%s)', t, of_run);
     END LOOP;
     EXECUTE format('CREATE POLICY seen ON campaigns.verdicts FOR SELECT TO chimera_app USING (
@@ -239,7 +241,8 @@ BEGIN
     EXECUTE format('CREATE POLICY changed ON campaigns.runs FOR UPDATE TO chimera_app
         USING (org_id = %s AND (%s OR campaigns.may(campaign_id, ''execute''))) WITH CHECK (org_id = %s)',
         mine, whole, mine);
-    FOREACH t IN ARRAY ARRAY['run_plans', 'run_money', 'scorings'] LOOP
+    FOREACH t IN ARRAY ARRAY['run_plans', 'run_money', 'scorings', 'seats'] LOOP
+        CONTINUE WHEN to_regclass('campaigns.' || t) IS NULL;
         EXECUTE format('CREATE POLICY made ON campaigns.%I FOR INSERT TO chimera_app WITH CHECK (%s)', t, runs_it);
     END LOOP;
     -- Made by the thousand, with their run.
@@ -251,6 +254,14 @@ BEGIN
         WITH CHECK (org_id = %s AND created_by = %s AND campaigns.may_run(run_id, ''edit''))', mine, me);
     EXECUTE format('CREATE POLICY changed ON campaigns.overrides FOR UPDATE TO chimera_app
         USING (org_id = %s AND campaigns.may_run(run_id, ''edit'')) WITH CHECK (org_id = %s)', mine, mine);
+
+    DROP POLICY tenant ON campaigns.schedules;
+    EXECUTE format('CREATE POLICY seen ON campaigns.schedules FOR SELECT TO chimera_app
+        USING (org_id = %s AND (%s OR campaigns.sees(campaign_id)))', mine, whole);
+    EXECUTE format('CREATE POLICY made ON campaigns.schedules FOR INSERT TO chimera_app
+        WITH CHECK (org_id = %s AND campaigns.may(campaign_id, ''execute''))', mine);
+    EXECUTE format('CREATE POLICY changed ON campaigns.schedules FOR UPDATE TO chimera_app
+        USING (org_id = %s AND campaigns.may(campaign_id, ''execute'')) WITH CHECK (org_id = %s)', mine, mine);
 
     EXECUTE format('CREATE POLICY seen ON campaigns.shares FOR SELECT TO chimera_app
         USING (org_id = %s AND (%s OR campaigns.sees(campaign_id)))', mine, whole);
@@ -317,12 +328,19 @@ BEGIN
     EXECUTE format('CREATE POLICY seen ON templates.usages FOR SELECT TO chimera_app
         USING (org_id = %s AND (NOT is_private OR used_by = %s))', mine, me);
     FOREACH t IN ARRAY ARRAY['runs', 'run_plans', 'run_money', 'shards', 'attempts', 'executions', 'flushes', 'tallies',
-                             'model_tallies', 'overrides', 'scorings', 'verdicts', 'windows'] LOOP
+                             'model_tallies', 'overrides', 'scorings', 'verdicts', 'windows', 'turns', 'seats'] LOOP
+        CONTINUE WHEN to_regclass('campaigns.' || t) IS NULL;
         EXECUTE format('DROP POLICY seen ON campaigns.%I', t);
         EXECUTE format('DROP POLICY IF EXISTS made ON campaigns.%I', t);
         EXECUTE format('DROP POLICY IF EXISTS changed ON campaigns.%I', t);
         EXECUTE format('ALTER POLICY tenant ON campaigns.%I TO chimera_app, chimera_worker', t);
     END LOOP;
+    DROP POLICY seen ON campaigns.schedules;
+    DROP POLICY made ON campaigns.schedules;
+    DROP POLICY changed ON campaigns.schedules;
+    EXECUTE format('CREATE POLICY tenant ON campaigns.schedules TO chimera_app
+        USING (org_id = %s AND EXISTS (SELECT FROM campaigns.campaigns c WHERE c.id = schedules.campaign_id))
+        WITH CHECK (org_id = %s)', mine, mine);
     DROP POLICY seen ON campaigns.campaigns;
     DROP POLICY made ON campaigns.campaigns;
     DROP POLICY changed ON campaigns.campaigns;

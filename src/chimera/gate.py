@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -27,9 +27,11 @@ from grpc_status import rpc_status
 from protovalidate import Validator
 
 from chimera import metrics
+from chimera.background import cancelled
 from chimera.call import ANONYMOUS, Call, Caller
 from chimera.db import Replay
 from chimera.faults import (
+    Conflict,
     Denied,
     Exhausted,
     Fault,
@@ -37,6 +39,7 @@ from chimera.faults import (
     NotReady,
     TimedOut,
     Unauthenticated,
+    Unavailable,
     Violation,
 )
 from chimera.ids import new_id
@@ -49,8 +52,15 @@ from chimera.v1.options_pb2 import Access
 log = structlog.get_logger("chimera.rpc")
 
 OUTSIDE_STREAMS_MAX = 200
+# How often it is asked whether a stream may go on. With the age of what is known then
+# (identity.authentication.STREAM_STATE_AGE_S) less than the two seconds that changes may take.
+LOOK_AGAIN_S = 1.5
+# So often in a row this may fail for other reasons (no connection is free) before the stream ends.
+LOOKS_FAILED_MAX = 5
 
+# (metadata, address of the peer): of a call that comes in. (call): of a stream that goes on.
 Authenticate = Callable[[dict[str, str], str], Awaitable[Caller]]
+AuthenticateAgain = Callable[[Call], Awaitable[Caller]]
 # (call, permission or 0, request or None): raises Denied.
 Authorize = Callable[[Call, int, Any], Awaitable[None]]
 RecordRefusal = Callable[[Call, Fault], Awaitable[None]]
@@ -96,6 +106,7 @@ class Gate(grpc.aio.ServerInterceptor):
         settings: Settings,
         *,
         authenticate: Authenticate,
+        authenticate_again: AuthenticateAgain,
         authorize: Authorize,
         limits: CallLimits,
         record_refusal: RecordRefusal,
@@ -104,6 +115,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self.methods = {method.path: method for method in methods}
         self.settings = settings
         self.authenticate = authenticate
+        self.authenticate_again = authenticate_again
         self.authorize = authorize
         self.limits = limits
         self.record_refusal = record_refusal
@@ -182,8 +194,12 @@ class Gate(grpc.aio.ServerInterceptor):
             visit = _Visit(self, method, context)
             try:
                 call = await visit.enter(request)
-                async with asyncio.timeout(call.seconds_left):
-                    answer = await inner(visit.checked(request), call)
+                async with asyncio.timeout(call.seconds_left) as ending:
+                    if hasattr(request, "__aiter__"):
+                        async with visit.watched(request, ending):
+                            answer = await inner(visit.checked(request), call)
+                    else:
+                        answer = await inner(visit.checked(request), call)
                 visit.code = "OK"
                 return answer
             except Replay as replay:
@@ -207,7 +223,8 @@ class Gate(grpc.aio.ServerInterceptor):
                 call = await visit.enter(request)
                 with self.limits.watching(call.caller):
                     async with (
-                        asyncio.timeout(call.seconds_left),
+                        asyncio.timeout(call.seconds_left) as ending,
+                        visit.watched(request, ending),
                         # Closed here, not when collected: it may hold a transaction.
                         aclosing(inner(visit.checked(request), call)) as answers,
                     ):
@@ -252,7 +269,9 @@ class _Visit:
         self.started = time.perf_counter()
         self.code = "UNKNOWN"
         self.reason = ""
+        self.revoked: Exception | None = None
         self.call = Call(ANONYMOUS, method.path, time.monotonic() + 1, method.access)
+        self.entered = ANONYMOUS  # the caller with what is held whatever the request is about
         self.task = asyncio.current_task()
         if self.task is not None:
             gate.open_calls.add(self.task)
@@ -276,7 +295,7 @@ class _Visit:
         gate.limits.admit_peer(call.ip_address)
         who = method.access.WhichOneof("who")
         if who != "public":
-            call.caller = await gate.authenticate(metadata, call.ip_address)
+            self.entered = call.caller = await gate.authenticate(metadata, call.ip_address)
             if call.caller is ANONYMOUS:
                 raise Unauthenticated(
                     "CREDENTIALS_MISSING",
@@ -305,6 +324,49 @@ class _Visit:
                 facts={"max_age_s": str(limit_s)},
             )
 
+    @asynccontextmanager
+    async def watched(self, request: Any, ending: asyncio.Timeout) -> AsyncIterator[None]:
+        """A stream goes on while its caller may: it ends, by `ending`, within two seconds of a
+        change, and `fail` tells why."""
+        if self.method.access.public:
+            yield
+            return
+        looking = asyncio.create_task(self._look_again(request, ending))
+        try:
+            yield
+        finally:
+            await cancelled(looking)
+
+    async def _look_again(self, request: Any, ending: asyncio.Timeout) -> None:
+        failed = 0
+        while self.revoked is None:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            try:
+                await self._may_go_on(request)
+                failed = 0
+            except (Exhausted, Unavailable, TimedOut) as fault:
+                failed += 1
+                self.revoked = fault if failed > LOOKS_FAILED_MAX else None
+            except Exception as error:
+                self.revoked = error
+        if not ending.expired():
+            ending.reschedule(asyncio.get_running_loop().time())
+
+    async def _may_go_on(self, request: Any) -> None:
+        entered, gate = self.entered, self.gate
+        caller = await gate.authenticate_again(self.call)
+        about = None if hasattr(request, "__aiter__") else request
+        now = replace(self.call, caller=caller)
+        await gate.authorize(now, self.method.access.permission, about)
+        # Handlers ask once, when they begin, what the caller may see: with less, begin again.
+        is_other = (caller.role, caller.is_operator) != (entered.role, entered.is_operator)
+        if is_other or not caller.permissions >= entered.permissions:
+            raise Conflict(
+                "ACCESS_CHANGED",
+                "What the caller may do has changed since this stream was opened; open it again.",
+                retry_after_s=0.1,
+            )
+
     def checked(self, request: Any) -> Any:
         """The request, validated; of a stream, each message when it is read."""
         if hasattr(request, "__aiter__"):
@@ -323,14 +385,17 @@ class _Visit:
 
     async def fail(self, error: BaseException) -> None:
         """Ends the RPC with the status of `error`; always raises."""
+        fault: Fault
         match error:
             case grpc.aio.AbortError() | GeneratorExit():
                 raise error
             case asyncio.CancelledError():
                 self.code = "CANCELLED"
                 raise error
+            case TimeoutError() if self.revoked is not None:
+                await self.fail(self.revoked)
             case TimeoutError():
-                fault: Fault = TimedOut(
+                fault = TimedOut(
                     "DEADLINE_TOO_SHORT", "The deadline passed before the work was done."
                 )
             case Fault():

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import secrets
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -20,9 +21,11 @@ import structlog
 from chimera.call import NOBODY, Call
 from chimera.db import Database, Nothing, Tx, sql
 from chimera.faults import Fault
-from chimera.providers.kms_keys import KmsKeys, KmsVersion, key_service_of
+from chimera.providers.homes import FILE, SERVICE, Homes, Version
+from chimera.providers.kms_keys import KmsKeys, key_service_of
 from chimera.providers.local_keys import LocalKeyFile
 from chimera.providers.vault import (
+    MasterKeyRefusedError,
     MasterKeys,
     SealContext,
     Sealed,
@@ -49,13 +52,15 @@ INSERT_SECRET = sql(
 
 
 LIST_VERSIONS = sql(
-    dict, "SELECT version, key_ref, state FROM ops.master_keys WHERE kind = 'aws_kms'"
+    Version, "SELECT version, kind, key_ref, state FROM ops.master_keys ORDER BY version"
 )
+# Whoever has stored anything has its page tokens' key.
+IS_USED = sql(bool, "SELECT EXISTS (SELECT FROM ops.secrets)")
 INSERT_FIRST = sql(
     Nothing,
     """
     INSERT INTO ops.master_keys (version, kind, key_ref, state)
-    SELECT 1, 'aws_kms', %(key_ref)s, 'enabled' WHERE NOT EXISTS (SELECT FROM ops.master_keys)
+    VALUES (%(version)s, %(kind)s, %(key_ref)s, %(state)s)
     ON CONFLICT DO NOTHING
     """,
 )
@@ -64,49 +69,71 @@ FOLLOW_S = 5.0
 
 
 def open_master_keys(settings: Settings, *, create: bool = False) -> MasterKeys:
-    """The installation's master key: at a key service (`follow_versions` must come next), else in a
-    local file.
+    """The installation's master key: at a key service, with the key file beside it, if there is one
+    (`follow_versions` must come next); else in the file.
 
     The file is made on first use in development, and in production by the bootstrap alone (`create`): a
     server that found its key file missing must not go on with another key.
     """
-    if settings.master_key:
-        return KmsKeys(key_service_of(settings.master_key))
     path = settings.key_file
-    if not path.exists() and (create or not settings.is_production):
+
+    def open_file() -> LocalKeyFile:
+        return LocalKeyFile(
+            path, production=settings.is_production, allow_local=settings.allow_local_master_key
+        )
+
+    def make_file(first: int = 1) -> LocalKeyFile:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             return LocalKeyFile.create(
                 path,
                 production=settings.is_production,
                 allow_local=settings.allow_local_master_key,
+                first=first,
             )
-        except FileExistsError:
-            pass  # another process was faster
-    return LocalKeyFile(
-        path, production=settings.is_production, allow_local=settings.allow_local_master_key
-    )
+        except FileExistsError:  # another process was faster, or it may not be read
+            return open_file()
+
+    if settings.master_key:
+        return Homes(KmsKeys(key_service_of(settings.master_key)), open_file, make_file)
+    if not path.exists() and (create or not settings.is_production):
+        return make_file()
+    return open_file()
 
 
 async def follow_versions(db: Database, master: MasterKeys) -> None:
-    """Reads which versions a key service's master key has; a key file tells by itself.
+    """Reads which versions the master key has, where a key service plays a part.
 
-    The first process of an installation makes the key it is set up with version 1. Raises
-    MasterKeyRefusedError when the installation has a master key of another kind.
+    The first process of an installation makes the key it is set up with version 1; one that moves
+    away from its key file takes over the versions in there. Raises MasterKeyRefusedError when
+    secrets are wrapped by a key service, and none is set up.
     """
-    if not isinstance(master, KmsKeys):
-        return
     async with db.begin(Call.by_worker("keyring", seconds=20)) as tx:
-        rows = await tx.all(LIST_VERSIONS)
-        if not rows:
-            await tx.run(INSERT_FIRST, key_ref=master.service.key_ref)
-            rows = await tx.all(LIST_VERSIONS)
-    master.use([KmsVersion(**row) for row in rows])
+        versions = await tx.all(LIST_VERSIONS)
+        if isinstance(master, Homes) and not versions:
+            for version in await _first_versions(tx, master):
+                await tx.run(INSERT_FIRST, **asdict(version))
+            versions = await tx.all(LIST_VERSIONS)
+    if isinstance(master, Homes):
+        master.use(versions)
+        return
+    for version in versions:
+        if version.kind == SERVICE and version.state in ("enabled", "decrypt_only"):
+            raise MasterKeyRefusedError(
+                f"version {version.version} of the master key is at a key service: set"
+                " CHIMERA_MASTER_KEY, or rotate to the file and retire that version first"
+            )
+
+
+async def _first_versions(tx: Tx, master: Homes) -> list[Version]:
+    if await tx.one(IS_USED):
+        return [Version(n, FILE, "", s) for n, s in sorted(master.file.states().items())]
+    return [Version(1, SERVICE, master.service.key_ref, "enabled")]
 
 
 async def keep_following(db: Database, master: MasterKeys) -> None:
     """`follow_versions` for as long as the process lives; a lost database is waited out."""
-    while isinstance(master, KmsKeys):
+    while isinstance(master, Homes):
         await asyncio.sleep(FOLLOW_S)
         try:
             await follow_versions(db, master)

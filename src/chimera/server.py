@@ -47,7 +47,9 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     from chimera.campaigns.analytics.service import AnalyticsService
     from chimera.campaigns.collaboration.service import CollaborationService
     from chimera.campaigns.evaluation.service import EvaluationService
+    from chimera.campaigns.schedules.service import ScheduleService
     from chimera.campaigns.service import CampaignService, CostService
+    from chimera.campaigns.suites.service import SuiteService
     from chimera.federation.service import SignInService
     from chimera.identity.account_service import AccountService
     from chimera.identity.organisation_service import OrganisationService
@@ -96,6 +98,10 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         providers_pb2_grpc,
         routes_pb2,
         routes_pb2_grpc,
+        schedules_pb2,
+        schedules_pb2_grpc,
+        suites_pb2,
+        suites_pb2_grpc,
         telemetry_pb2,
         telemetry_pb2_grpc,
         templates_pb2,
@@ -123,6 +129,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         (datasets_pb2, datasets_pb2_grpc.add_DatasetServiceServicer_to_server, DatasetService),
         (providers_pb2, providers_pb2_grpc.add_ProviderServiceServicer_to_server, ProviderService),
         (campaigns_pb2, campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, CampaignService),
+        (suites_pb2, suites_pb2_grpc.add_SuiteServiceServicer_to_server, SuiteService),
+        (schedules_pb2, schedules_pb2_grpc.add_ScheduleServiceServicer_to_server, ScheduleService),
         (
             collaboration_pb2,
             collaboration_pb2_grpc.add_CollaborationServiceServicer_to_server,
@@ -202,6 +210,7 @@ class Server:
             methods,
             settings,
             authenticate=authenticator.authenticate,
+            authenticate_again=authenticator.authenticate_again,
             authorize=authenticator.authorize,
             limits=CallLimits(settings, core.redis),
             record_refusal=Refusals(core.db).record,

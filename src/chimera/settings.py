@@ -151,6 +151,7 @@ class Settings(BaseSettings):
     clickhouse_read_url: SecretStr = SecretStr("")
     telemetry_queries_per_org: int = 3  # at a time, per process
     telemetry_query_s: float = 10.0
+    telemetry_query_s_per_org_minute: float = Field(120.0, gt=0)  # of all its queries, per process
     telemetry_query_rows_max: int = 200_000_000  # read
     telemetry_query_bytes_max: int = 1_000_000_000  # of memory
     seal_every_s: float = 1.0

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
+from collections.abc import AsyncIterator
 from decimal import Decimal
+from pathlib import Path
+from uuid import UUID
 
+import pytest
 import redis
 
+from chimera.accounting.usage import aggregate_usage
+from chimera.core import open_core
+from chimera.embedded.stack import Stack
+from chimera.settings import Settings
 from chimera.v1.budgets_pb2 import BudgetPeriod, BudgetScope, BudgetScopeKind
-from chimera.v1.campaigns_pb2 import CampaignPlan
+from chimera.v1.campaigns_pb2 import CampaignPlan, RunState
 from chimera.v1.routes_pb2 import RouteStep, RouteStrategy
 from tests.support.accounting import limit, recount, waiting
 from tests.support.campaigns import assistant_models
-from tests.support.workers import Stage, until
+from tests.support.clock import Clock, clock
+from tests.support.workers import Stage, open_stage, until
+from tests.support.world import World
+
+__all__ = ["clock"]  # a fixture
 
 ORGANISATION = BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_ORGANISATION)
 PERSON = BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_USER)
@@ -204,3 +217,123 @@ async def test_a_killed_worker_holds_nothing_for_the_rest_of_a_route(stage: Stag
     await recount(stage)
     rows = await stage.books.rows("SELECT requests_held, cost_held FROM accounting.windows")
     assert [(row["requests_held"], row["cost_held"]) for row in rows] == [(0, Decimal(0))]
+
+
+async def test_a_wait_for_one_key_notices_the_other_model(stage: Stage) -> None:
+    """The first model is down and the budget of the second one's key is spent, so the run waits. When
+    the first is back the run goes on with it, though the other budget stays spent all day."""
+    plan = await routed(stage)
+    keys = await stage.books.rows("SELECT k.id::text FROM providers.provider_keys k ORDER BY k.id")
+    second = BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_PROVIDER_KEY, id=keys[1]["id"])
+    await limit(stage.olivia, second, DAILY, requests=5)
+    await stage.assistant.fault({"kind": "cut", "model": "guard-none"})
+    stage.worker()
+    run = await stage.launched(plan)
+    assert "provider key" in (await waiting(stage, run.id)).state_reason
+    rows = await stage.books.rows("SELECT other_models, other_keys FROM accounting.waits")
+    first_model = await stage.books.value(
+        "SELECT id FROM providers.models WHERE name = 'guard-none'"
+    )
+    assert rows == [{"other_models": [first_model], "other_keys": [UUID(keys[0]["id"])]}]
+
+    await stage.assistant.heal()
+
+    async def over() -> bool:
+        # It looks every half minute; the test does not wait for that.
+        await stage.books.rows(
+            "UPDATE accounting.waits SET created_at = created_at - interval '1 minute' RETURNING run_id"
+        )
+        return (await stage.run(run.id)).state == RunState.RUN_STATE_COMPLETED
+
+    await until(over, "the run goes on with its first model", every_s=0.3)
+    await stage.books.check(run.id, cells=40)
+    await recount(stage)
+    spent = await stage.books.rows("SELECT requests_settled, requests_max FROM accounting.windows")
+    assert spent == [{"requests_settled": 5, "requests_max": 5}]
+
+
+@pytest.fixture
+async def timeless(
+    clock: Clock, world: World, running_stack: Stack, settings: Settings, tmp_path: Path
+) -> AsyncIterator[Stage]:
+    """A stage whose database's clock can be put forward and back."""
+    async with open_stage(world, running_stack.urls, settings, tmp_path) as opened:
+        yield opened
+
+
+BOOKS = """
+    SELECT (SELECT sum(cost) FROM providers.ledger) AS ledger,
+           (SELECT count(*) FROM providers.ledger WHERE entry_no = 0) AS calls,
+           (SELECT sum(cost) FROM accounting.usage_daily) AS daily,
+           (SELECT sum(requests) FROM accounting.usage_daily) AS daily_calls,
+           (SELECT sum(cost) FROM campaigns.executions) AS executions,
+           (SELECT sum(cost) FROM providers.ledger WHERE discarded) AS discarded
+"""
+BY_DAY = """
+    SELECT COALESCE(l.day, u.day) AS day, l.cost AS ledger, u.cost AS daily
+      FROM (SELECT sent_on AS day, sum(cost) AS cost FROM providers.ledger GROUP BY 1) l
+      FULL JOIN (SELECT day, sum(cost) AS cost FROM accounting.usage_daily GROUP BY 1) u USING (day)
+     ORDER BY 1
+"""
+
+
+async def test_crashes_while_the_clock_jumps(timeless: Stage, clock: Clock) -> None:
+    """Three campaigns on two workers that are killed one after the other, while the clock goes over
+    midnights and the end of a month, and back: no window is ever exceeded, no hold is left, and
+    ledger, daily usage, results and what was discarded agree to the last decimal, day by day."""
+    stage, chance = timeless, random.Random(7)
+    plan = await stage.plan(rows=15, repetitions=2, concurrency=8, attempts_max=9)
+    await limit(stage.olivia, ORGANISATION, DAILY, requests=50)
+    await limit(stage.olivia, ORGANISATION, MONTHLY, requests=120, cost="100")
+    await limit(stage.olivia, PERSON, MONTHLY, cost="100")
+    await stage.assistant.fault(
+        {"kind": "latency", "ms": 25}, {"kind": "status", "status": 500, "next": 12}
+    )
+    runs = [await stage.launched(plan, f"campaign {number}") for number in range(3)]
+    watchman = Watchman(stage)
+    alive = [stage.worker(), stage.worker()]
+    recorded = 0
+
+    async def something_happened() -> bool:
+        """Some more results, or everybody waits for a budget."""
+        now = await stage.books.value("SELECT count(*) FROM campaigns.executions")
+        states = {(await stage.run(run.id)).state for run in runs}
+        return now >= recorded + 15 or RunState.RUN_STATE_RUNNING not in states
+
+    # Somebody dies before each jump ahead: their leases are over then.
+    for time_no, is_deadly in ((1, True), (2, False), (3, True), (2, False), (4, True), (5, True)):
+        await until(something_happened, "calls come back, or the budget is spent")
+        recorded = await stage.books.value("SELECT count(*) FROM campaigns.executions")
+        if is_deadly:
+            await alive.pop(chance.randrange(2)).kill()
+            alive.append(stage.worker())
+        clock.jump(time_no)
+    await until(something_happened, "calls come back on the last day")
+    assert await watchman.content() > 10
+    for period in (DAILY, MONTHLY):
+        await limit(stage.olivia, ORGANISATION, period, requests=1_000_000)
+    for run in runs:
+        await stage.over(run.id)
+        await stage.books.check(run.id, cells=60)
+    await recount(stage)
+    rows = await stage.books.rows(
+        "SELECT sum(requests_held) AS requests, sum(cost_held) AS cost FROM accounting.windows"
+    )
+    assert rows == [{"requests": 0, "cost": Decimal(0)}]
+
+    for worker in alive:
+        await worker.terminate()
+    async with open_core(stage.settings, "worker") as core:
+
+        async def summed() -> bool:
+            await aggregate_usage(core.db)
+            books = (await stage.books.rows(BOOKS))[0]
+            return bool(books["calls"] == books["daily_calls"])
+
+        await until(summed, "the ledger is summed up")
+    books = (await stage.books.rows(BOOKS))[0]
+    assert books["ledger"] == books["daily"] == books["executions"] + books["discarded"], books
+    days = await stage.books.rows(BY_DAY)
+    assert all(row["ledger"] == row["daily"] for row in days), days
+    assert len(days) >= 3 and len({row["day"].month for row in days}) == 2, days
+    assert not (await stage.olivia.usage.ReconcileUsage()).discrepancies

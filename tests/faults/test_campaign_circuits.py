@@ -111,8 +111,9 @@ async def test_the_prober_is_killed(stage: Stage) -> None:
 
 
 async def test_people_hold_a_circuit(stage: Stage) -> None:
-    """Held open, nothing goes out and the run waits, longer than its patience; given back, it goes
-    on. Each is in the audit log with its reason."""
+    """Held open, nothing goes out and the run waits, longer than its patience, and whoever watches it
+    is told; given back, it goes on. Operators do the same for all. Each is in the audit log with its
+    reason."""
     plan = await stage.plan(rows=60, repetitions=2, concurrency=4)
     model_id = plan.targets[0].model_id
     await stage.assistant.slow(30)
@@ -138,7 +139,16 @@ async def test_people_hold_a_circuit(stage: Stage) -> None:
     assert [w.cause for w in waiting.waiting_for] == ["forced"]
     assert waiting.state == RunState.RUN_STATE_RUNNING
     await stage.books.check(run.id)
+    await health.ForceInstallationCircuit(
+        model_id=model_id, force=CircuitForce.CIRCUIT_FORCE_OPEN, reason="for all"
+    )
     await health.ForceCircuit(model_id=model_id, reason="over")
+    await until(quiet, "it is held for all")
+    async for item in stage.olivia.campaigns.WatchRun(run_id=run.id):
+        if item.run.waiting_for:
+            assert [(w.model_id, w.cause) for w in item.run.waiting_for] == [(model_id, "forced")]
+            break
+    await health.ForceInstallationCircuit(model_id=model_id, reason="over for all")
     over = await stage.over(run.id)
     assert (over.counts.scored, over.counts.failed) == (240, 0)
     await stage.books.check(run.id, cells=240)

@@ -20,11 +20,12 @@ from chimera.gate import Method, method_of
 from chimera.server import service_descriptors
 from chimera.settings import Settings
 from chimera.v1.budgets_pb2 import BudgetLimits, BudgetPeriod, BudgetScope, BudgetScopeKind
-from chimera.v1.campaigns_pb2 import Scorer
+from chimera.v1.campaigns_pb2 import Scorer, TechniqueChain, TechniqueStep
 from chimera.v1.federation_pb2 import SignInProviderKind
 from chimera.v1.identity_pb2 import Role
 from chimera.v1.options_pb2 import Permission
 from chimera.v1.providers_pb2 import Price
+from chimera.v1.schedules_pb2 import Cron
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage
 from tests.support.campaigns import assistant_models, launched, secret_plan, secret_template
 from tests.support.world import World
@@ -48,6 +49,7 @@ HEAD = f"""\
 #
 {"rpc":42}{"".join(f"{role:13}" for role in ROLES).rstrip()}
 """
+CHAIN = TechniqueChain(steps=[TechniqueStep(technique="plain")])
 # Values for fields without which a request about somebody else's thing is not even valid.
 SAMPLES: dict[str, Any] = {
     "version_number": 1,
@@ -76,6 +78,8 @@ SAMPLES: dict[str, Any] = {
     "group_by": [1],
     "reason": "probe",
     "scorer": Scorer(kind="refusal"),
+    "chains": [CHAIN],
+    "cron": Cron(expression="0 3 * * *", time_zone="UTC"),
 }
 
 
@@ -93,6 +97,7 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
     )
     comment = await admin.collaboration.CreateComment(campaign_id=run.campaign_id, text="theirs")
     dataset = await admin.datasets.CreateDataset(name="theirs")
+    suite = await admin.suites.CreateSuite(name="theirs", chains=[CHAIN])
     api_key = await admin.identity.CreateApiKey(name="theirs")
     budget = await admin.budgets.SetBudget(
         scope=BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_USER),
@@ -122,6 +127,7 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
         "template_id": template_id,
         "share_id": share.share.id,
         "dataset_id": dataset.dataset.id,
+        "suite_id": suite.suite.id,
         "model_id": models[0],
         "provider_id": provider.id,
         "provider_key_id": key.id,

@@ -15,7 +15,7 @@ from chimera.gate import Method, method_of
 from chimera.server import Server, service_descriptors
 from chimera.settings import Settings
 from chimera.v1 import errors_pb2
-from chimera.v1.options_pb2 import RateClass
+from chimera.v1.options_pb2 import Permission, RateClass
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
@@ -79,6 +79,38 @@ def test_the_declaration_is_sound(method: Method) -> None:
         assert re.fullmatch(r"[a-z_]+\.[a-z_]+", access.audit), f"{path}: audit is noun.verb"
     else:
         assert access.idempotent, f"{path} changes nothing, so `idempotent: true` is its nature"
+
+
+# What these permissions change, gives power away, opens a way in or out, or weakens the evidence.
+POWERFUL = {
+    Permission.Value(f"PERMISSION_{name}")
+    for name in (
+        "USER_MANAGE", "API_KEY_MANAGE", "ORGANISATION_MANAGE", "MEMBER_MANAGE", "INVITATION_MANAGE",
+        "ROLE_MANAGE", "SIGN_IN_MANAGE", "PROVIDER_KEY_MANAGE", "WEBHOOK_MANAGE", "LEGAL_HOLD",
+        "CONFIGURATION_APPROVE", "AUDIT_EXPORT", "OPERATE",
+    )
+}  # fmt: skip
+# These only take something away, and must be quick when something is wrong; or they change nothing
+# that matters: names, notes, a connection that is tried.
+NEED_NO_STEP_UP = {
+    "RevokeGrant", "RevokeInvitation", "RevokeApiKey", "RevokeProviderKey", "EndUserSessions",
+    "DeleteWebhook", "PlaceLegalHold", "RejectConfigurationChange", "UnlockUser", "SendPasswordReset",
+    "UpdateUser", "UpdateProviderKey", "RedeliverEvent", "TestConnection",
+    "DiscoverModels", "SeedPrices", "ReleaseShard", "RetryOutbox", "ForceInstallationCircuit",
+}  # fmt: skip
+
+
+def test_what_gives_power_asks_who_is_there() -> None:
+    """A session that was left open is no reason to hand out roles, keys, ways in, or the log."""
+    powerful = {
+        method.path.rpartition("/")[2]: method.access
+        for method in METHODS
+        if method.access.audit and method.access.permission in POWERFUL
+    }
+    missing = {name for name, access in powerful.items() if not access.step_up} - NEED_NO_STEP_UP
+    assert not missing, f"declare step_up: true on {sorted(missing)}, or say why not here"
+    stale = NEED_NO_STEP_UP - {name for name, access in powerful.items() if not access.step_up}
+    assert not stale, f"they ask for it, or are gone: {sorted(stale)}"
 
 
 def recorded_actions() -> set[str]:

@@ -34,6 +34,7 @@ ARROWS: dict[str, set[str]] = {
 # The ground stands on nothing above it, but for these modules.
 GROUND_ARROWS: dict[str, set[str]] = {
     "chimera.keyring": {
+        "chimera.providers.homes",
         "chimera.providers.kms_keys",
         "chimera.providers.local_keys",
         "chimera.providers.vault",
@@ -50,6 +51,8 @@ GROUND_ARROWS: dict[str, set[str]] = {
         "chimera.campaigns.analytics.service",
         "chimera.campaigns.collaboration.service",
         "chimera.campaigns.evaluation.service",
+        "chimera.campaigns.schedules.service",
+        "chimera.campaigns.suites.service",
         "chimera.identity.authentication",
         "chimera.identity.organisation_service",
     },

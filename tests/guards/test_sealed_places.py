@@ -29,6 +29,7 @@ def test_every_sealed_column_is_a_place(database_url: str) -> None:
     assert found == {place.name for place in PLACES}, (
         "list the column in chimera/providers/sealed_places.py, which says how"
     )
+    assert len(PLACES) == len(found), "a place is listed once, or its values count twice"
     for name, column, triggers, may_update in columns:
         assert f"'{column}'" in (triggers or ""), (
             f"{name}: add a trigger BEFORE INSERT OR UPDATE OF {column} that calls"

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import psycopg
+import pyotp
 import pytest
 import redis
 from clickhouse_driver import Client
@@ -31,6 +32,25 @@ from chimera.v1.providers_pb2 import ProviderType
 from tests.support.campaigns import finished, launched, secret_plan, secret_template
 from tests.support.processes import environment_of, eventually, free_port, running
 from tests.support.world import Person, Refused, World
+
+# What is found in each kind of place when it is really read.
+LOOKED_AT = {
+    "server.log": '"rpc"',
+    "worker.log": '"event"',
+    "refusals": "PROVIDER_KEY_NAME_TAKEN",
+    "answers of the API": "provider_key.use",
+    "ClickHouse": "execution",
+    "Redis": "b'",
+    "identity.users": "canary@example.com",
+    "providers.provider_keys": "sk-assi",
+    "accounting.webhooks": "https://example.com/hook",
+    "campaigns.executions": "What is the secret",
+    "campaigns.attempts": "bad_key",
+    "providers.ledger_default": "charge",
+    "ops.idempotency": "CreateProviderKey",
+    "audit.events": "provider_key.use",
+    "telemetry": "execution",
+}
 
 
 class Canaries:
@@ -116,10 +136,28 @@ async def put_in(admin: Person, world: World, canaries: Canaries) -> tuple[Perso
     code = canaries.add("sign-in code", f"code-{secrets.token_hex(12)}")
     answer = {"handle": handle, "state": "x", "code": code}
     told.append(await refused(nobody.sign_in.FinishSignIn(answer=answer)))
+    told += await more_secrets(person, canaries)
     broken = nobody.holding(key.secret.replace(secret_part, secret_part[::-1]))
     canaries.add("broken API key", secret_part[::-1])
     told.append(await refused(broken.identity.GetMe()))
     return nobody.holding(key.secret), told
+
+
+async def more_secrets(person: Person, canaries: Canaries) -> list[str]:
+    """An authenticator with its recovery codes, and the secrets of a webhook, old and new."""
+    enrolled = await person.account.EnrollTotp()
+    canaries.add("authenticator", enrolled.secret)
+    confirmed = await person.account.ConfirmTotp(code=pyotp.TOTP(enrolled.secret).now())
+    for number, code in enumerate(confirmed.recovery_codes[:3]):
+        canaries.add(f"recovery code {number}", code)
+    made = await person.webhooks.CreateWebhook(url="https://example.com/hook", request_id=new_id())
+    canaries.add("webhook secret", made.secret.removeprefix("whsec_"))
+    rotated = await person.webhooks.RotateWebhookSecret(
+        webhook_id=made.webhook.id, request_id=new_id()
+    )
+    canaries.add("rotated webhook secret", rotated.secret.removeprefix("whsec_"))
+    again = await refused(person.account.EnrollTotp())
+    return [again, await refused(person.account.DisableTotp(code="000000"))]
 
 
 async def models_with_canary_keys(
@@ -136,9 +174,15 @@ async def models_with_canary_keys(
         )
         secret = canaries.add(f"{name} provider key", prefix + secrets.token_hex(16))
         given = {"provider_id": made.provider.id, "name": "main", "secret": secret}
-        request_id = new_id()
-        await person.providers.CreateProviderKey(**given, is_default=True, request_id=request_id)
+        before = canaries.add(f"replaced {name} key", prefix + secrets.token_hex(16))
+        stored = await person.providers.CreateProviderKey(
+            **{**given, "secret": before}, is_default=True, request_id=new_id()
+        )
         told.append(await refused(person.providers.CreateProviderKey(**given)))
+        await person.providers.ReplaceProviderKeySecret(
+            provider_key_id=stored.provider_key.id, secret=secret, request_id=new_id()
+        )
+        told.append(str(await person.providers.TestConnection(provider_id=made.provider.id)))
         answer = await person.providers.CreateModel(
             provider_id=made.provider.id,
             name="guard-none",
@@ -248,9 +292,9 @@ async def test_no_secret_is_left_behind(
     places["ClickHouse"] = everything_in_clickhouse(clickhouse_url)
     places["answers of the API"] = answers
     places["refusals"] = "\n".join(told + more)
+    unread = [place for place, text in LOOKED_AT.items() if text not in places.get(place, "")]
+    assert not unread, f"nothing was read of {unread}"
     leaks = {place: found for place, text in places.items() if (found := canaries.found_in(text))}
 
-    assert len(canaries.texts) >= 11
-    assert '"rpc"' in places["server.log"] and "execution" in places["ClickHouse"]
-    assert "provider_key.use" in places["audit.events"] + places["audit.pending"] + answers
+    assert len(canaries.texts) >= 20
     assert not leaks, f"mask or leave out what is handed on there: {leaks}"

@@ -49,7 +49,7 @@ def hours(draw: st.DrawFn) -> GrantConditions:
     )
 
 
-# Conditions of one kind; a kind is easily lost among seven that must hold together.
+# Conditions of one kind; a kind is easily lost among eight that must hold together.
 single = st.one_of(
     st.builds(lambda at: GrantConditions(valid_from=at), moments),
     st.builds(lambda at: GrantConditions(valid_until=at), moments),
@@ -60,6 +60,7 @@ single = st.one_of(
         st.lists(st.sampled_from(NETWORKS), min_size=1, max_size=2),
     ),
     st.just(GrantConditions(sign_in_age_max_s=60)),
+    st.just(GrantConditions(second_factor_age_max_s=60)),
     st.just(GrantConditions(own_only=True)),
     st.builds(
         lambda ids: GrantConditions(resource_ids=ids),
@@ -100,11 +101,13 @@ things = st.builds(
 @st.composite
 def circumstances(draw: st.DrawFn) -> Circumstances:
     at = draw(moments)
-    age = draw(st.one_of(st.none(), st.sampled_from([0, 59, 60, 61, 3600, 86400])))
+    ages = st.one_of(st.none(), st.sampled_from([0, 59, 60, 61, 3600, 86400]))
+    age, factor_age = draw(ages), draw(ages)
     return Circumstances(
         at=at,
         address=draw(st.sampled_from(ADDRESSES)),
         signed_in_at=None if age is None else at - timedelta(seconds=age),
+        second_factor_at=None if factor_age is None else at - timedelta(seconds=factor_age),
         things=draw(st.one_of(st.none(), st.lists(things, max_size=2).map(tuple))),
         creates=draw(st.booleans()),
     )
@@ -147,6 +150,11 @@ def model_holds(given: GrantConditions, seen: Circumstances) -> bool:
         if seen.signed_in_at is None:
             return False
         if (seen.at - seen.signed_in_at).total_seconds() > given.sign_in_age_max_s:
+            return False
+    if given.second_factor_age_max_s:
+        if seen.second_factor_at is None:
+            return False
+        if (seen.at - seen.second_factor_at).total_seconds() > given.second_factor_age_max_s:
             return False
     named = seen.things or ()
     if given.own_only:

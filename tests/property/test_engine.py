@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, LiteralString
+from typing import Any
 from uuid import uuid4
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,7 +27,10 @@ from chimera.v1.budgets_pb2 import BudgetScopeKind as Scope
 from chimera.v1.campaigns_pb2 import RunState
 from tests.support.accounting import limit, recount
 from tests.support.campaigns import launched
+from tests.support.clock import Clock, clock
 from tests.support.workers import Stage, open_stage
+
+__all__ = ["clock"]  # a fixture
 
 LEASE_S = 1000.0  # leases end when the test says so
 CELLS = 96
@@ -36,9 +38,9 @@ CELLS = 96
 
 @pytest.fixture
 async def scene(
-    world: Any, stack: Any, settings: Any, tmp_path: Any
+    clock: Clock, world: Any, stack: Any, settings: Any, tmp_path: Any
 ) -> AsyncIterator[tuple[Stage, Core]]:
-    """A server, and the worker's view of the database; no worker runs."""
+    """A server, and the worker's view of the database; no worker runs. Its clock can be put."""
     async with (
         open_stage(world, stack, settings, tmp_path) as stage,
         open_core(settings, "worker") as core,
@@ -57,6 +59,7 @@ class Drive:
     ready: list[int] = field(default_factory=list)
     flying: list[Send] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
+    is_stopped: bool = False  # by a limit: shards are closed
 
     @property
     def org_id(self) -> str:
@@ -90,6 +93,11 @@ class Drive:
         outcome = Outcome(cell_no, send.attempt_no, datetime.now(UTC), worst_cost=worst)
         outcome.cost = {"answer": worst / 3, "costly error": worst}.get(kind, Decimal(0))
         outcome.cost = outcome.cost.quantize(Decimal("1e-12"))
+        outcome.worst_tokens = send.prepared.worst_tokens
+        outcome.tokens = {
+            "answer": outcome.worst_tokens // 3,
+            "costly error": outcome.worst_tokens,
+        }.get(kind, 0)
         lease = next((lease for lease in self.leases.values() if lease.holds(cell_no)), None)
         if kind == "answer":
             outcome.result = Result("succeeded", "p", "t", "r", is_successful=cell_no % 2 == 0)
@@ -101,6 +109,16 @@ class Drive:
             else:
                 outcome.result = Result("failed", "p", "t", error_kind="server_error")
         self.outcomes.append(outcome)
+
+    def give_up(self, count: int) -> None:
+        """Cells that were never sent are to be recorded as failed."""
+        for _ in range(min(count, len(self.ready))):
+            cell_no = self.ready.pop()
+            lease = next((lease for lease in self.leases.values() if lease.holds(cell_no)), None)
+            past = lease.past.get(cell_no) if lease is not None else None
+            result = Result("failed", "p", "t", error_kind="bad_key")
+            result.attempts = past.attempts if past else 0
+            self.outcomes.append(Outcome(cell_no, 0, datetime.now(UTC), result=result))
 
     def unsend(self) -> None:
         """Takes back what was committed and did not go out."""
@@ -117,13 +135,19 @@ class Drive:
         self.ready = self.ready[count:]
         decided = {outcome.cell_no for outcome in outcomes if outcome.result is not None}
         leases = list(self.leases.values())
-        complete = [lease for lease in leases if lease.todo <= decided]
+        is_closing = self.is_stopped and not self.flying
+        complete = [lease for lease in leases if lease.todo <= decided or is_closing]
         for _ in range(times):
             async with self.core.db.begin(Call.by_worker("tick", self.org_id)) as tx:
                 control = await run_tick(tx, self.context, leases, outcomes, wanted, complete)
+        self.is_stopped = bool(control.stop_reason)
+        undecided = {outcome.cell_no for outcome in control.undecided}
+        self.ready += undecided
         for lease in leases:
-            lease.todo -= decided
+            lease.todo -= decided - undecided
         for lease in complete:
+            if lease.todo and not is_closing:
+                continue
             self.leases.pop(lease.shard_no, None)
         for shard_no in [number for number in self.leases if number not in control.leases]:
             self.leases.pop(shard_no)
@@ -194,6 +218,19 @@ AT_WORK: list[tuple[Any, ...]] = [("claim", 0), ("adopt", 0), ("tick", 0, 10, 1)
 TAKEN_OVER: list[tuple[Any, ...]] = [*AT_WORK, ("expire",), ("claim", 1), ("adopt", 1)]
 LATE: list[tuple[Any, ...]] = [*TAKEN_OVER, ("answer", 0, 5, "answer"), ("tick", 0, 0, 1)]
 
+# Calls are in the air when a day, and then a month, is over; and then it is the day before again.
+OVER_MIDNIGHT: list[tuple[Any, ...]] = [
+    *AT_WORK,
+    ("jump", 2),
+    ("tick", 0, 5, 1),
+    ("jump", 3),
+    ("answer", 0, 6, "answer"),
+    ("tick", 0, 5, 1),
+    ("jump", 1),
+    ("answer", 0, 3, "costly error"),
+    ("tick", 0, 5, 1),
+]
+
 
 async def act(
     stage: Stage, core: Core, run_id: str, drives: list[Drive], action: tuple[Any, ...]
@@ -210,6 +247,8 @@ async def act(
                 drives[who].answer(number * 7, kind)
         case ("unsend", who):
             drives[who].unsend()
+        case ("give up", who, count):
+            drives[who].give_up(count)
         case ("expire",):
             await expire(stage, run_id)
         case ("die", who):
@@ -270,6 +309,83 @@ async def test_any_interleaving_keeps_the_books(
     await stage.books.check(run.id, cells=CELLS)
 
 
+async def check_limits(stage: Stage, run_id: str) -> None:
+    """The counters are what attempts and results say, and within the limits."""
+    row = (
+        await stage.books.rows(
+            """
+            SELECT m.*, (SELECT count(*) FROM campaigns.executions WHERE run_id = m.run_id) AS recorded,
+                   (SELECT count(DISTINCT cell_no)
+                      FROM (SELECT cell_no FROM campaigns.attempts WHERE run_id = m.run_id
+                             UNION SELECT cell_no FROM campaigns.executions WHERE run_id = m.run_id) c
+                   ) AS begun,
+                   (SELECT COALESCE(sum(worst_tokens), 0) FROM campaigns.attempts
+                     WHERE run_id = m.run_id AND state = 'sent') AS in_flight
+              FROM campaigns.run_money m WHERE run_id = %(run_id)s
+            """,
+            run_id=run_id,
+        )
+    )[0]
+    assert row["cells_recorded"] == row["recorded"] <= row["cells_begun"] == row["begun"], row
+    assert row["cells_begun"] <= row["executions_max"], row
+    assert row["tokens_held"] == row["in_flight"], row
+    assert 0 <= row["tokens_settled"] + row["tokens_held"] <= row["tokens_max"], row
+
+
+@settings(
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    begin=st.sampled_from([AT_WORK, TAKEN_OVER, LATE]),
+    actions=st.lists(
+        st.one_of(ACTIONS, st.tuples(st.just("give up"), st.integers(0, 1), st.integers(1, 8))),
+        min_size=5,
+        max_size=25,
+    ),
+)
+async def test_any_interleaving_keeps_the_limits(
+    scene: tuple[Stage, Core], begin: list[tuple[Any, ...]], actions: list[tuple[Any, ...]]
+) -> None:
+    """Never more cells begun, nor more tokens taken, than the limits say; a run that one of them
+    stopped is over, with every cell recorded or skipped, and nothing held."""
+    stage, core = scene
+    plan = scene_plans.get(-id(stage))
+    if plan is None:
+        plan = scene_plans[-id(stage)] = await stage.plan(rows=24, repetitions=2, attempts_max=10)
+        plan.limits.executions_max, plan.limits.tokens_max = 40, 15_000
+    run = await launched(stage.olivia, plan, f"campaign {uuid4()}")
+    drives = [await new_drive(stage, core, run.id, slot) for slot in (0, 1)]
+    for action in [*begin, *actions]:
+        await act(stage, core, run.id, drives, action)
+        await check_limits(stage, run.id)
+    await stage.books.check(run.id)
+    for drive in drives:
+        while drive.flying:
+            drive.answer(0, "answer")
+        await drive.tick(0)
+    await expire(stage, run.id)
+    last = await new_drive(stage, core, run.id, 2)
+    for _ in range(40):
+        await last.claim()
+        await last.adopt()
+        await last.tick(20)
+        while last.flying:
+            last.answer(0, "answer")
+        await last.tick(0)
+        await check_limits(stage, run.id)
+        over = await stage.run(run.id)
+        if over.finished_at.seconds:
+            break
+    assert over.state in (RunState.RUN_STATE_COMPLETED, RunState.RUN_STATE_FAILED)
+    assert over.stop_reason
+    assert over.counts.recorded == len(await stage.books.recorded(run.id))
+    assert over.counts.recorded + over.counts.skipped == CELLS
+    await stage.books.check(run.id)
+    assert not await stage.books.attempts(run.id, "sent")
+
+
 scene_plans: dict[int, Any] = {}
 
 
@@ -308,31 +424,6 @@ async def test_a_lost_lease_sends_and_gives_up_nothing(scene: tuple[Stage, Core]
     await stage.books.check(run.id)
 
 
-# Twice, so that no two rows have one key in between.
-TURN: tuple[LiteralString, ...] = (
-    "UPDATE campaigns.attempts SET sent_at = sent_at - interval '40 days'",
-    "UPDATE providers.ledger SET sent_on = sent_on - 40",
-    "UPDATE accounting.usage_daily SET day = day - 100000",
-    "UPDATE accounting.usage_daily SET day = day + 99960",
-    "UPDATE accounting.windows SET window_start = window_start - 100000",
-    "UPDATE accounting.windows SET window_start = window_start + 99960 WHERE period = 'daily'",
-    """
-    UPDATE accounting.windows
-       SET window_start = date_trunc('month', (now() AT TIME ZONE 'UTC')::date - 40 * (j + 1))
-      FROM generate_series(0, 60) j
-     WHERE period = 'monthly'
-       AND window_start + 100000 = date_trunc('month', (now() AT TIME ZONE 'UTC')::date - 40 * j)
-    """,
-)
-
-
-async def turn(stage: Stage) -> None:
-    """The clock jumps forty days: all that was is in another day and another month now."""
-    async with await psycopg.AsyncConnection.connect(stage.books.url) as connection:
-        for statement in TURN:
-            await connection.execute(statement)
-
-
 async def check_budgets(stage: Stage) -> None:
     """No window is overspent, and each is what ledger and attempts say."""
     await recount(stage)
@@ -351,23 +442,29 @@ async def check_budgets(stage: Stage) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
-    begin=st.sampled_from([AT_WORK, TAKEN_OVER, LATE]),
+    begin=st.sampled_from([AT_WORK, TAKEN_OVER, LATE, OVER_MIDNIGHT]),
     actions=st.lists(
-        st.one_of(ACTIONS, st.tuples(st.just("turn")), st.tuples(st.just("limit"))),
+        st.one_of(
+            ACTIONS, st.tuples(st.just("jump"), st.integers(0, 5)), st.tuples(st.just("limit"))
+        ),
         min_size=5,
         max_size=20,
     ),
 )
 async def test_any_interleaving_keeps_the_budgets(
-    scene: tuple[Stage, Core], begin: list[tuple[Any, ...]], actions: list[tuple[Any, ...]]
+    scene: tuple[Stage, Core],
+    clock: Clock,
+    begin: list[tuple[Any, ...]],
+    actions: list[tuple[Any, ...]],
 ) -> None:
     """A campaign's daily requests and monthly money, and a person's, which is set in the middle:
-    never overspent and always accounted for, whoever dies, wakes up, answers late or meets midnight;
-    at the end nothing is held, and the sums by day are the ledger."""
+    never overspent and always accounted for, whoever dies, wakes up or answers late, while the clock
+    jumps over the ends of days and of a month, forward and back; at the end nothing is held, and the
+    sums by day are the ledger, which is the results and what was discarded."""
     stage, core = scene
-    plan = scene_plans.get(id(stage))
+    plan = scene_plans.get(-id(stage))
     if plan is None:
-        plan = scene_plans[id(stage)] = await stage.plan(rows=24, repetitions=2, attempts_max=10)
+        plan = scene_plans[-id(stage)] = await stage.plan(rows=24, repetitions=2, attempts_max=10)
     made = await stage.olivia.campaigns.CreateCampaign(name=f"campaign {uuid4()}", plan=plan)
     campaign = BudgetScope(kind=Scope.BUDGET_SCOPE_KIND_CAMPAIGN, id=made.campaign.id)
     person = BudgetScope(kind=Scope.BUDGET_SCOPE_KIND_USER)
@@ -377,8 +474,8 @@ async def test_any_interleaving_keeps_the_budgets(
     drives = [await new_drive(stage, core, run.id, slot) for slot in (0, 1)]
     budget = None
     for action in [*begin, *actions]:
-        if action == ("turn",):
-            await turn(stage)
+        if action[0] == "jump":
+            clock.jump(action[1])
         elif action == ("limit",):
             budget = await limit(
                 stage.olivia, person, Period.BUDGET_PERIOD_DAILY, requests=1_000_000

@@ -155,6 +155,15 @@ class Books:
         row = (await self.rows(query, **values))[0]
         return next(iter(row.values()))
 
+    async def actions(self, entity_id: str) -> list[str]:
+        """What the audit log was told of a thing and has not sealed yet, by name."""
+        rows = await self.rows(
+            "SELECT facts->>'action' AS action FROM audit.pending "
+            "WHERE facts->>'entity_id' = %(entity_id)s ORDER BY 1",
+            entity_id=entity_id,
+        )
+        return [row["action"] for row in rows]
+
     async def recorded(self, run_id: str) -> list[int]:
         rows = await self.rows(
             "SELECT cell_no FROM campaigns.executions WHERE run_id = %(run_id)s ORDER BY cell_no",

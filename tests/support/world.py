@@ -48,6 +48,10 @@ from chimera.v1 import (
     providers_pb2_grpc,
     routes_pb2,
     routes_pb2_grpc,
+    schedules_pb2,
+    schedules_pb2_grpc,
+    suites_pb2,
+    suites_pb2_grpc,
     telemetry_pb2,
     telemetry_pb2_grpc,
     templates_pb2,
@@ -84,6 +88,8 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
         collaboration_pb2_grpc.CollaborationServiceStub,
         "CollaborationService",
     ),
+    "suites": (suites_pb2, suites_pb2_grpc.SuiteServiceStub, "SuiteService"),
+    "schedules": (schedules_pb2, schedules_pb2_grpc.ScheduleServiceStub, "ScheduleService"),
     "analytics": (analytics_pb2, analytics_pb2_grpc.AnalyticsServiceStub, "AnalyticsService"),
     "evaluation": (evaluation_pb2, evaluation_pb2_grpc.EvaluationServiceStub, "EvaluationService"),
     "telemetry": (telemetry_pb2, telemetry_pb2_grpc.TelemetryServiceStub, "TelemetryService"),
@@ -179,6 +185,8 @@ class Person:
     providers: Stub
     campaigns: Stub
     collaboration: Stub
+    suites: Stub
+    schedules: Stub
     evaluation: Stub
     analytics: Stub
     telemetry: Stub

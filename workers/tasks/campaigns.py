@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import structlog
@@ -43,18 +45,19 @@ FIND_UNATTENDED = sql(
 
 QUIET_S = 5.0
 
-# The run whose turn it would be, if nobody works on any of its shards.
+# The run whose turn it would be (as leasing.CLAIM has it), if nobody works on any of its shards.
 FIND_WAITING = sql(
     dict,
     """
-    SELECT r.id, r.priority FROM campaigns.runs r
-     WHERE r.state = 'running'
-       AND EXISTS (SELECT FROM campaigns.shards s WHERE s.run_id = r.id AND s.state = 'open')
+    SELECT r.id, r.org_id, r.priority
+      FROM (SELECT *, max(served_at) OVER (PARTITION BY org_id) AS org_served_at
+              FROM campaigns.runs WHERE state = 'running') r
+     WHERE EXISTS (SELECT FROM campaigns.shards s WHERE s.run_id = r.id AND s.state = 'open')
        AND NOT EXISTS (SELECT FROM campaigns.shards s WHERE s.run_id = r.id AND s.state = 'open'
                           AND s.lease_until >= clock_timestamp())
        AND NOT EXISTS (SELECT FROM ops.kill_switches k WHERE k.sending_stopped
                           AND (k.org_id IS NULL OR k.org_id = r.org_id))
-     ORDER BY r.priority DESC, r.served_at LIMIT 1
+     ORDER BY r.priority DESC, r.org_served_at, r.served_at LIMIT 1
     """,
 )
 
@@ -115,28 +118,43 @@ async def judge_again(ctx: dict[str, Any], org_id: str | None, args: dict[str, A
 
 
 async def take_turns(core: Core, drives: dict[str, Drive]) -> None:
-    """When every place is taken and a run waits that nobody works on: the drive that has had its
-    turn longest makes room, or one of lower priority. Its job then takes up the next in fair order,
-    and the run that made room waits for its own next turn."""
+    """When every place is taken and a run waits that nobody works on, somebody makes room: a drive
+    of lower priority, of an organisation that has two places more here than the one that waits, or
+    one that has had its turn. Its job then takes up the next in fair order, and the run that made
+    room waits for its own next turn."""
     if len(drives) < core.settings.drives_max or any(d.stopping for d in drives.values()):
         return
     async with core.db.begin(Call.by_worker("take_turns", seconds=5)) as tx:
         waiting = await tx.one(FIND_WAITING)
     if waiting is None:
         return
-    now = time.monotonic()
-    over = [
-        drive
-        for drive in drives.values()
-        if drive.priority < waiting["priority"]
-        or (
-            drive.priority == waiting["priority"] and now - drive.started_at >= core.settings.turn_s
-        )
-    ]
-    if over:
-        drive = min(over, key=lambda drive: (drive.priority, drive.started_at))
+    drive = next_to_go(
+        drives.values(), waiting["priority"], waiting["org_id"], turn_s=core.settings.turn_s
+    )
+    if drive is not None:
         log.info("drive.turn_over", run_id=drive.run_id, waiting=waiting["id"])
         drive.stop()
+
+
+def next_to_go(
+    drives: Collection[Drive], priority: int, org_id: str, *, turn_s: float
+) -> Drive | None:
+    """Which of the drives makes room for a run of this priority and organisation, if any: the lowest
+    priority first, then the organisation with the most places, then the longest turn."""
+    now = time.monotonic()
+    places = Counter(drive.org_id for drive in drives)
+
+    def makes_room(drive: Drive) -> bool:
+        if drive.priority != priority:
+            return drive.priority < priority
+        is_over = now - drive.started_at >= turn_s
+        return is_over or places[drive.org_id] > places[org_id] + 1
+
+    return min(
+        filter(makes_room, drives),
+        key=lambda drive: (drive.priority, -places[drive.org_id], drive.started_at),
+        default=None,
+    )
 
 
 async def sweep_runs(core: Core) -> int:

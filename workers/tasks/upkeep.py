@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from chimera import metrics
+from chimera.accounting.retention import purge_accounting
 from chimera.call import Call
 from chimera.campaigns.analytics.collecting import collect
 from chimera.core import Core
@@ -71,11 +72,13 @@ async def keep_partitions(ctx: dict[str, Any]) -> None:
 
 
 async def purge_expired(ctx: dict[str, Any]) -> None:
-    """Answers to request ids after a day, refresh tokens and sessions after their end."""
+    """Answers to request ids after a day, refresh tokens and sessions after their end; health, windows
+    of budgets and webhook deliveries when nobody asks for them any more."""
     core: Core = ctx["core"]
     async with core.db.begin(Call.by_worker("purge_expired")) as tx:
         await tx.run(PURGE_ANSWERS)
         await tx.run(PURGE_REFRESH_TOKENS)
         await tx.run(PURGE_SESSIONS)
+        await purge_accounting(tx)
         await purge_health(tx)
     await purge_sign_ins(core)

@@ -47,6 +47,7 @@ class Wanted:
     permission: int
     is_public: bool = False
     creates: bool = False
+    needs_session: bool = False
     is_rpc: bool = False
 
 
@@ -86,7 +87,7 @@ async def explain_access(
         if person is None:
             raise NotFound("USER_NOT_FOUND", f"There is no user {user_id}.")
         key = await _find_key(tx, request, user_id, at)
-    held = _held(person, key)
+    held = held_of(person, key)
     # Under the row policies of the one it is about: what they cannot see is not theirs.
     about = Caller(
         "user",
@@ -97,10 +98,14 @@ async def explain_access(
     )
     async with db.look(replace(call, caller=about)) as tx:
         things = await _things(tx, request, wanted)
+    has_factor = key is None and request.HasField("second_factor_age_s")
     seen = Circumstances(
         at=at,
         address=request.address or call.ip_address,
         signed_in_at=None if key else at - timedelta(seconds=request.sign_in_age_s),
+        second_factor_at=at - timedelta(seconds=request.second_factor_age_s)
+        if has_factor
+        else None,
         things=things,
         creates=wanted.creates,
     )
@@ -110,6 +115,8 @@ async def explain_access(
         barriers.append("account_state")
     if key is not None and not key.is_usable:
         barriers.append("api_key_state")
+    if key is not None and wanted.needs_session:
+        barriers.append("session_required")
     return ExplainAccessResponse(
         allowed=wanted.is_public or (decision.is_allowed and barriers == list(decision.barriers)),
         permission=Permission.Name(wanted.permission),
@@ -136,6 +143,7 @@ def _wanted(request: ExplainAccessRequest) -> Wanted:
         access.permission,
         is_public=access.public,
         creates=is_creating(f"/{service_name}/{method_name}"),
+        needs_session=access.session_only,
         is_rpc=True,
     )
 
@@ -157,7 +165,8 @@ async def _find_key(
     return key
 
 
-def _held(person: Person, key: Key | None) -> Held:
+def held_of(person: Person, key: Key | None) -> Held:
+    """All that they were given, narrowed by the key."""
     holdings = holdings_of(person.role, is_operator=person.is_superuser, grants=person.grants)
     if key is None:
         return Held(person.user_id, holdings)

@@ -7,6 +7,7 @@
     usage.py        the ledger by day: aggregated with a watermark, never counted twice
     reports.py      usage by any of its dimensions
     reconciling.py  the proof that ledger, usage, runs and windows tell one story
+    retention.py    what is dropped, and when
     webhooks.py     endpoints of an organisation and their secrets
     signing.py      how a delivery proves where it comes from
     deliveries.py   events on their way to endpoints

@@ -207,18 +207,23 @@ OPEN_WINDOW = sql(
     Standing,
     """
     WITH w AS MATERIALIZED (
-        SELECT b.*, CASE b.period WHEN 'daily' THEN d.today ELSE date_trunc('month', d.today)::date END AS start
-          FROM accounting.budgets b,
-               (SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS today) d
+        SELECT b.*, t.start,
+               CASE b.period WHEN 'daily' THEN t.start + 1 ELSE (t.start + interval '1 month')::date END AS stop
+          FROM accounting.budgets b
+         CROSS JOIN (SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS today) d
+         CROSS JOIN LATERAL (SELECT CASE b.period WHEN 'daily' THEN d.today
+                                    ELSE date_trunc('month', d.today)::date END AS start) t
          WHERE b.scope_kind = %(kind)s AND b.scope_id = %(id)s::uuid AND b.period = %(period)s
     ), spent AS (
         SELECT u.run_id, u.provider_key_id, u.requests, u.cost
-          FROM w JOIN accounting.usage_daily u ON u.org_id = w.org_id AND u.day >= w.start
+          FROM w JOIN accounting.usage_daily u
+            ON u.org_id = w.org_id AND u.day >= w.start AND u.day < w.stop
         UNION ALL
         SELECT l.run_id, l.provider_key_id, CASE l.entry_no WHEN 0 THEN 1 ELSE 0 END, l.cost
           FROM w JOIN providers.ledger l ON l.org_id = w.org_id
            AND l.xid >= (SELECT upto FROM accounting.usage_mark)
            AND COALESCE(l.sent_on, (l.booked_at AT TIME ZONE 'UTC')::date) >= w.start
+           AND COALESCE(l.sent_on, (l.booked_at AT TIME ZONE 'UTC')::date) < w.stop
     ), flying AS (
         SELECT a.run_id, a.provider_key_id, a.worst_cost + a.reserve AS cost
           FROM w JOIN campaigns.runs r ON r.org_id = w.org_id
@@ -227,6 +232,7 @@ OPEN_WINDOW = sql(
           JOIN campaigns.attempts a ON a.run_id = s.run_id AND a.cell_no >= s.first_cell
            AND a.cell_no < s.first_cell + s.cells AND a.state = 'sent'
            AND (a.sent_at AT TIME ZONE 'UTC')::date >= w.start
+           AND (a.sent_at AT TIME ZONE 'UTC')::date < w.stop
     )
     INSERT INTO accounting.windows AS x (scope_kind, scope_id, period, window_start, org_id,
         requests_max, cost_max, requests_settled, cost_settled, requests_held, cost_held)

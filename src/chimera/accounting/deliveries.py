@@ -275,7 +275,7 @@ def retry_delay_s(first_s: float, tries: int) -> float:
 async def _record_try(tx: Tx, core: Core, parcel: Parcel, tried: Tried) -> None:
     success = tried.response_class == "success"
     noted = await tx.one(NOTE_TRY, delivery_id=parcel.id, success=success)
-    assert noted is not None  # deliveries are never deleted
+    assert noted is not None  # deliveries that wait are never deleted
     await tx.run(
         INSERT_TRY,
         delivery_id=parcel.id,

@@ -4,6 +4,7 @@
     run          what a run's money says is settled and held = its ledger, its attempts in flight
     executions   what recorded results cost + what was discarded = the ledger of the run
     window       settled and held of a budget's window = ledger and attempts in flight
+    key          calls counted with a provider key = those of daily usage, of all time
 
 Each check is one statement, so it sees one moment between two transactions. To the last decimal.
 """
@@ -23,7 +24,7 @@ log = structlog.get_logger("chimera.reconcile")
 
 DAYS_DEFAULT = 40
 FOUND_MAX = 100  # of one check; the first ones tell where to look
-CHECKS = ("usage", "run", "executions", "window")
+CHECKS = ("usage", "run", "executions", "window", "key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,25 @@ CHECK_WINDOWS = sql(
     prepare=False,
 )
 
+CHECK_KEYS = sql(
+    Comparison,
+    """
+    WITH u AS (
+        SELECT provider_key_id, sum(requests) AS said FROM accounting.usage_daily
+         WHERE org_id = %(org_id)s::uuid
+           AND provider_key_id <> '00000000-0000-0000-0000-000000000000'
+         GROUP BY provider_key_id
+    ), k AS (
+        SELECT provider_key_id, requests AS said FROM providers.key_usage WHERE org_id = %(org_id)s::uuid
+    )
+    SELECT 'key ' || provider_key_id AS subject, COALESCE(u.said, 0)::text AS expected,
+           COALESCE(k.said, 0)::text AS found, count(*) OVER () AS compared
+      FROM u FULL JOIN k USING (provider_key_id)
+     ORDER BY u.said IS NOT DISTINCT FROM k.said, provider_key_id LIMIT %(limit)s
+    """,
+    prepare=False,
+)
+
 FIND_SINCE = sql(
     object, "SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date - %(days)s::int AS since"
 )
@@ -159,6 +179,7 @@ STATEMENTS: dict[str, Statement[Comparison]] = {
     "run": CHECK_RUNS,
     "executions": CHECK_EXECUTIONS,
     "window": CHECK_WINDOWS,
+    "key": CHECK_KEYS,
 }
 
 
@@ -166,10 +187,11 @@ async def reconcile(tx: Tx, days: int) -> tuple[list[Discrepancy], int]:
     """What differs in the caller's organisation over the last `days`, and how much was compared."""
     await tx.see_all_campaigns()
     since = await tx.one(FIND_SINCE, days=days or DAYS_DEFAULT)
+    given = {"org_id": tx.call.caller.org_id, "since": since, "limit": FOUND_MAX}
     found: list[Discrepancy] = []
     compared = 0
     for check, statement in STATEMENTS.items():
-        rows = await tx.all(statement, org_id=tx.call.caller.org_id, since=since, limit=FOUND_MAX)
+        rows = await tx.all(statement, **{name: given[name] for name in statement.names})
         compared += rows[0].compared if rows else 0
         found += [
             Discrepancy(check=check, subject=row.subject, expected=row.expected, found=row.found)

@@ -3,7 +3,8 @@
 Ledger rows commit out of order, so they are tailed by transaction: all rows of transactions before the
 oldest one that is still running are there and will get no company. The mark moves in the transaction
 of the sums, so running twice, or at once, or dying in between counts nothing twice. Corrections are
-ledger rows like any others and find their way into the day of their call.
+ledger rows like any others and find their way into the day of their call. With the same rows, each
+provider key's calls are counted (providers/key_usage.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import structlog
 from chimera import metrics
 from chimera.call import Call
 from chimera.db import Database, Nothing, sql
+from chimera.providers.key_usage import add_ledger
 
 log = structlog.get_logger("chimera.usage")
 
@@ -84,7 +86,9 @@ async def aggregate_usage(db: Database) -> int:
             if mark["upto"] == mark["safe"]:
                 return moved
             bound = await tx.one(FIND_BOUND, upto=mark["upto"], safe=mark["safe"], batch=BATCH_ROWS)
+            assert bound is not None  # COALESCE without FROM has one row
             moved += await tx.run(ADD_USAGE, upto=mark["upto"], bound=bound)
+            await add_ledger(tx, mark["upto"], bound)
             await tx.run(MOVE_MARK, bound=bound)
         if bound == mark["safe"]:
             return moved

@@ -67,13 +67,13 @@ class _Check:
         hashes = [row["leaf_hash"] for row in rows]
         for signed in roots:
             upto = signed["size"] - low
-            self.frontier, _ = self.frontier.extend(hashes[at:upto])
+            self.frontier = self.frontier.grow(hashes[at:upto])
             at = upto
             if self.frontier.root != signed["root"]:
                 reason = f"leaves {self.proven} to {signed['size'] - 1} do not give the root signed"
                 return self._stop(Verdict.TAMPERED, self.proven, reason)
             self.proven = signed["size"]
-        self.frontier, _ = self.frontier.extend(hashes[at:])
+        self.frontier = self.frontier.grow(hashes[at:])
         return True
 
     def _stop(self, verdict: Verdict, index: int, reason: str) -> bool:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import hashlib
-import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from chimera.audit.archives import archive_folder, draft_of, settle
 from chimera.audit.bundle import Header, SignedCheckpoint, Tombstone, encode_line, open_bundle
 from chimera.audit.export import READ_LEAVES, line_of
 from chimera.audit.leaf import DROP_ACTION, DROP_ENTITY, Kind, Severity
@@ -33,7 +32,6 @@ from chimera.audit.verify import verify_bundle
 from chimera.call import Call
 from chimera.core import Core, open_database
 from chimera.db import Database, Nothing, sql
-from chimera.settings import Settings
 
 log = structlog.get_logger("chimera.audit")
 
@@ -68,7 +66,12 @@ FIND_DROP = sql(
       FROM audit.drops WHERE partition_name = %(name)s
     """,
 )
-LAST_ARCHIVED = sql(int, "SELECT COALESCE(max(archive_size), 0) FROM audit.drops")
+LAST_ARCHIVED = sql(
+    dict,
+    """
+    SELECT COALESCE(max(archive_size), 0) AS size, clock_timestamp()::text AS began FROM audit.drops
+    """,
+)
 FIRST_DROPPED = sql(int, "SELECT COALESCE(min(first_index), 0) FROM audit.drops")
 CHECKPOINT_FROM = sql(
     dict,
@@ -79,13 +82,17 @@ CHECKPOINT_FROM = sql(
       FROM audit.checkpoints c WHERE c.size >= %(size)s ORDER BY c.size LIMIT 1
     """,
 )
+# Not if somebody was erased for good while the archive was written: it may still hold what they said.
+# Erasing takes the same lock before it is done.
+LOCK_ARCHIVES = sql(Nothing, "SELECT pg_advisory_xact_lock(hashtext('audit.archives'))")
 INSERT_DROP = sql(
     Nothing,
     """
     INSERT INTO audit.drops (partition_name, first_index, last_index, events, state, archive_first,
                              archive_size, archive_file, archive_sha256)
-    VALUES (%(name)s, %(first_index)s, %(last_index)s, %(events)s, 'archived', %(archive_first)s,
-            %(archive_size)s, %(archive_file)s, %(archive_sha256)s)
+    SELECT %(name)s, %(first_index)s, %(last_index)s, %(events)s, 'archived', %(archive_first)s,
+           %(archive_size)s, %(archive_file)s, %(archive_sha256)s
+     WHERE NOT EXISTS (SELECT FROM audit.erasures WHERE done_at > %(began)s::timestamptz)
     ON CONFLICT DO NOTHING
     """,
 )
@@ -112,10 +119,6 @@ MARK_DROPPED = sql(
      WHERE state = 'recorded' AND to_regclass(partition_name) IS NULL
     """,
 )
-
-
-def archive_folder(settings: Settings) -> Path:
-    return settings.audit_archive or settings.home / "audit-archive"
 
 
 async def drop_old_months(core: Core) -> int:
@@ -193,9 +196,12 @@ class _Drops:
         return policy.is_met(VerifierKey.parse(key) for key in newest.witness_keys)
 
     async def _archive(self, name: str, measured: Mapping[str, Any]) -> bool:
-        """Writes the month's archive and verifies it; False when no checkpoint covers it yet."""
+        """Writes the month's archive and verifies it; False when no checkpoint covers it yet, or when
+        it has to be written again."""
         async with self.core.db.begin(self.call) as tx:
-            low = await tx.one(LAST_ARCHIVED) or 0
+            last = await tx.one(LAST_ARCHIVED)
+        assert last is not None
+        low = last["size"]
         async with self.upkeep.begin(self.call) as tx:
             signed = await tx.one(CHECKPOINT_FROM, size=max(low, measured["last_index"] + 1))
             before = await tx.one(CHECKPOINT_FROM, size=low)
@@ -205,7 +211,7 @@ class _Drops:
         folder = archive_folder(self.core.settings)
         path = folder / f"audit-{low:012}-{signed['size'] - 1:012}.jsonl.gz"
         await asyncio.to_thread(folder.mkdir, 0o700, parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.new")
+        draft = draft_of(path)
         origin = Checkpoint.parse(Note.parse(signed["note"]).text).origin
         head = encode_line(Header(origin, frontier=frontier))
         head += encode_line(SignedCheckpoint(signed["note"]))
@@ -217,13 +223,14 @@ class _Drops:
         report = await asyncio.to_thread(_verified, draft, signed["verifier_key"], since)
         if report.verdict is not Verdict.VERIFIED:
             raise LogDamaged(f"the archive of {name} is not proven: {report.findings[:3]}")
-        digest = await asyncio.to_thread(_settled, draft, path)
+        digest = await asyncio.to_thread(settle, path)
         async with self.core.db.begin(self.call) as tx:
-            await tx.run(
+            await tx.run(LOCK_ARCHIVES)
+            inserted = await tx.run(
                 INSERT_DROP, name=name, archive_first=low, archive_size=signed["size"],
-                archive_file=path.name, archive_sha256=digest, **measured,
+                archive_file=path.name, archive_sha256=digest, began=last["began"], **measured,
             )  # fmt: skip
-        return True
+        return inserted > 0
 
     async def _lines(self, low: int, high: int) -> AsyncIterator[bytes]:
         for at in range(low, high, PAGE_LEAVES):
@@ -238,17 +245,3 @@ class _Drops:
 def _verified(path: Path, key: str, since: str | None) -> Report:
     with open_bundle(path) as file:
         return verify_bundle(iter(file.readline, b""), [key], since)
-
-
-def _settled(draft: Path, path: Path) -> bytes:
-    """Durable under its name; the file's SHA-256."""
-    with draft.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-    return digest

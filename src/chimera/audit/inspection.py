@@ -14,19 +14,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
-from uuid import UUID
 
+import orjson
 import psycopg
 from psycopg import IsolationLevel
 from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
 
 from chimera.audit import merkle
 from chimera.audit.bundle import Header, Line, SignedCheckpoint, Tombstone
+from chimera.audit.columns import READ_COLUMNS, differing
 from chimera.audit.export import line_of
-from chimera.audit.leaf import Leaf, LeafError, decode_leaf
+from chimera.audit.leaf import LeafError, decode_leaf
+from chimera.audit.merkle import TreeNode
 from chimera.audit.note import Checkpoint, Note, NoteError
 from chimera.audit.policy import Policy
 from chimera.audit.report import Finding, Report, Verdict
+from chimera.audit.scanning import said_by
 from chimera.audit.signing_home import load_signer
 from chimera.audit.verification import CHECKPOINTS_MAX, Progress, Stop
 from chimera.audit.verify import verify_lines
@@ -41,14 +45,29 @@ READ_CHECKPOINTS = """
                                  FROM audit.cosignatures s WHERE s.size = c.size), '') AS note
       FROM audit.checkpoints c ORDER BY c.size DESC LIMIT %s
 """
+# `said` is compared with what scanning.said_by makes of the leaf. Nothing in a leaf has a space, so equal
+# texts are of equal columns.
 READ_LEAVES = """
-    SELECT l.log_index, l.event_id, l.leaf_hash, e.id, e.log_index AS event_index,
-           e.leaf_hash AS event_hash, e.leaf, e.fields, e.previous_hash, e.org_id, e.occurred_at,
-           e.actor_kind, e.actor_id, e.action, e.entity, e.entity_id, e.outcome, e.severity, e.facts
+    SELECT l.log_index, l.leaf_hash, e.log_index AS event_index, e.leaf_hash AS event_hash, e.leaf,
+           e.fields, e.previous_hash,
+           concat(encode(uuid_send(e.id), 'hex'), ' ', e.org_id, ' ',
+                  CASE WHEN isfinite(e.occurred_at)
+                       THEN (extract(epoch FROM e.occurred_at) * 1000000)::bigint END, ' ',
+                  e.actor_kind, ' ', e.actor_id, ' ', e.action, ' ', e.entity, ' ', e.entity_id, ' ',
+                  e.outcome, ' ', e.severity, ' ', e.facts->>'session_id', ' ',
+                  e.facts->>'api_key_id', ' ', e.facts->>'kind', ' ',
+                  e.facts->>'correlation_id') AS said
       FROM audit.leaves l
       LEFT JOIN audit.events e ON e.id = l.event_id
      WHERE l.log_index >= %(low)s AND l.log_index < %(high)s
      ORDER BY l.log_index
+"""
+# The hashes of a run of nodes in one piece; which of them is wrong, is asked for when they are.
+READ_RUNS = """
+    SELECT level, (SELECT string_agg(n.hash, ''::bytea ORDER BY n.node_index) FROM audit.nodes n
+                    WHERE n.level = run.level AND n.node_index >= low AND n.node_index < high) AS hashes
+      FROM unnest(%(levels)s::smallint[], %(lows)s::bigint[], %(highs)s::bigint[])
+           AS run (level, low, high)
 """
 READ_NODES = """
     SELECT level, node_index, n.hash
@@ -114,14 +133,16 @@ def verify_database(
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         # The one role that sees every organisation's events; with less, rows would seem gone.
         connection.execute("SET ROLE chimera_sealer")
-        inspection = _Inspection(connection, _kept_beside(policy))
+        set_json_loads(orjson.loads, connection)
+        inspection = Inspection(connection, _kept_beside(policy))
         report = verify_lines(inspection.lines(), keys, since, progress, policy)
         if report.verdict is not Verdict.BAD_INPUT:
             inspection.finish()
-        return replace(report, findings=(*report.findings, *inspection.findings))
+        found = [inspection.narrowed(finding) for finding in report.findings]
+        return replace(report, findings=(*found, *inspection.findings))
 
 
-class _Inspection:
+class Inspection:
     """Hands the log to the verifier line by line and looks at each row on its way."""
 
     def __init__(
@@ -130,6 +151,7 @@ class _Inspection:
         self.connection = connection
         self.witnesses = list(witnesses)  # until one of them contradicted
         self._origin = ""
+        self._first_unlike: int | None = None  # leaf that a witness remembers otherwise
         self.findings: list[Finding] = []
         self._read = 0  # up to this index
         self._count = 0
@@ -160,7 +182,7 @@ class _Inspection:
                 if row["log_index"] == before:
                     raise Stop(Verdict.TAMPERED, before, "two leaves are there for this index")
                 before = row["log_index"]
-                yield line_of(row, hidden=Tombstone)
+                yield _line_of(row)
 
     def finish(self) -> None:
         """What lies beyond the newest checkpoint, and what only the end can tell."""
@@ -178,7 +200,8 @@ class _Inspection:
             self._tampered(None, f"the trigger {row['trigger']} of {row['name']} is switched off")
 
     def _page(self, low: int, high: int) -> list[dict[str, Any]]:
-        rows = self.connection.execute(READ_LEAVES, {"low": low, "high": high}).fetchall()
+        bounds = {"low": low, "high": high}
+        rows = self.connection.execute(READ_LEAVES, bounds, binary=True).fetchall()
         for row in rows:
             self._look_at(row)
         self._read = high
@@ -198,6 +221,15 @@ class _Inspection:
                 name = witness.verifier_key.name
                 self._tampered(index, f"the leaf is not the one the witness {name} kept")
                 self.witnesses.remove(witness)
+                if self._first_unlike is None or index < self._first_unlike:
+                    self._first_unlike = index
+
+    def narrowed(self, finding: Finding) -> Finding:
+        """A signed root that is not met says only since when: all before a leaf that a witness
+        remembers otherwise is as it remembers it, so it is that one."""
+        if not finding.is_bound or self._first_unlike is None or finding.index is None:
+            return finding
+        return replace(finding, index=max(finding.index, self._first_unlike))
 
     def _look_at(self, row: Mapping[str, Any]) -> None:
         index = row["log_index"]
@@ -207,33 +239,57 @@ class _Inspection:
             return
         if (row["event_index"], row["event_hash"]) != (index, row["leaf_hash"]):
             self._tampered(index, "the event's row names another index or hash than its leaf's")
+        said = said_by(row["leaf"])
+        if said is None or said[2] != row["said"]:
+            self._look_closely(index, row["leaf"])
+        else:
+            self._count_number(said[0], said[1])
+
+    def _look_closely(self, index: int, data: bytes) -> None:
         try:
-            leaf = decode_leaf(row["leaf"])
+            leaf = decode_leaf(data)
         except LeafError:
             return  # the verifier says so
-        known = self._last_numbers.get(leaf.writer_id, 0)
-        self._last_numbers[leaf.writer_id] = max(known, leaf.writer_seq)
-        wrong = [name for name, value in _columns(leaf).items() if row[name] != value]
-        wrong += [
-            name
-            for name, value in _facts(leaf).items()
-            if (row["facts"].get(name) or None) != value
-        ]
-        if wrong:
+        self._count_number(leaf.writer_id, leaf.writer_seq)
+        row = self.connection.execute(READ_COLUMNS, (index, data)).fetchone()
+        if row is None:
+            return
+        if wrong := differing(leaf, row):
             self._tampered(index, f"the row does not say what its leaf says: {', '.join(wrong)}")
+
+    def _count_number(self, writer_id: str, seq: int) -> None:
+        if seq > self._last_numbers.get(writer_id, 0):
+            self._last_numbers[writer_id] = seq
 
     def _check_nodes(self, hashes: list[bytes]) -> None:
         """Proofs are made of stored nodes: each new one must be the tree's."""
         self._frontier, nodes = self._frontier.extend(hashes)
+        runs: dict[int, list[TreeNode]] = {}
+        for node in nodes:
+            runs.setdefault(node[0], []).append(node)
+        wanted = {
+            "levels": list(runs),
+            "lows": [run[0][1] for run in runs.values()],
+            "highs": [run[-1][1] + 1 for run in runs.values()],
+        }
+        for stored in self.connection.execute(READ_RUNS, wanted, binary=True):
+            if stored["hashes"] != b"".join(node[2] for node in runs[stored["level"]]):
+                self._name_bad_nodes(runs[stored["level"]])
+                return
+
+    def _name_bad_nodes(self, nodes: list[TreeNode]) -> None:
         wanted = {(level, index): value for level, index, value in nodes}
         levels, indexes = [node[0] for node in wanted], [node[1] for node in wanted]
         found = self.connection.execute(READ_NODES, {"levels": levels, "indexes": indexes})
         stored = {(row["level"], row["node_index"]): row["hash"] for row in found}
         bad = [node for node, value in wanted.items() if stored.get(node) != value]
-        if bad:
-            # No index: it may be the node that is wrong or a leaf, which is then named itself.
-            reason = f"{len(bad)} stored nodes are not the tree's, first (level, index) {bad[0]}"
-            self._tampered(None, reason)
+        # No index: it may be the node that is wrong or a leaf, which is then named itself.
+        self._tampered(
+            None,
+            f"{len(bad)} stored nodes are not the tree's, first (level, index) {bad[0]}"
+            if bad
+            else "a node is stored twice",
+        )
 
     def _check_head(self, end: int) -> None:
         head = self.connection.execute(READ_HEAD).fetchone()
@@ -282,34 +338,9 @@ def _kept_beside(policy: Policy | None) -> list[Witness]:
     return [Witness(folder) for folder in folders if folder.exists()]
 
 
-def _columns(leaf: Leaf) -> dict[str, Any]:
-    return {
-        "id": leaf.event_id,
-        "org_id": leaf.org_id,
-        "occurred_at": leaf.occurred_at,
-        "actor_kind": leaf.actor_kind.value,
-        "actor_id": _id(leaf.actor_id),
-        "action": leaf.action,
-        "entity": leaf.entity,
-        "entity_id": leaf.entity_id or "",
-        "outcome": leaf.outcome.value,
-        "severity": leaf.severity.value,
-    }
-
-
-def _id(text: str | None) -> UUID | None:
-    """As the sealer makes the column of it."""
+def _line_of(row: Mapping[str, Any]) -> Line:
     try:
-        return None if text is None else UUID(text)
-    except ValueError:
-        return None
-
-
-def _facts(leaf: Leaf) -> dict[str, str | None]:
-    """The members of `facts` that are not columns too."""
-    return {
-        "session_id": None if leaf.session_id is None else str(leaf.session_id),
-        "api_key_id": None if leaf.api_key_id is None else str(leaf.api_key_id),
-        "kind": leaf.kind.value,
-        "correlation_id": leaf.request_id,
-    }
+        return line_of(row, hidden=Tombstone)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        reason = "the event's values are not of the form in which they are stored"
+        raise Stop(Verdict.TAMPERED, row["log_index"], reason) from None

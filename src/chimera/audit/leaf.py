@@ -289,7 +289,7 @@ def chain_leaf(prev_leaf_hash: bytes, leaf_bytes: bytes) -> bytes:
     """
     if len(prev_leaf_hash) != merkle.HASH_BYTES:
         raise LeafError("the previous leaf hash is not 32 bytes")
-    return merkle.leaf_hash(prev_leaf_hash + sha256(leaf_bytes).digest())
+    return sha256(b"\x00" + prev_leaf_hash + sha256(leaf_bytes).digest()).digest()
 
 
 # --- parts of the encoding ------------------------------------------------------------------------

@@ -90,20 +90,35 @@ class Frontier:
         O(batch + log size). The nodes come children before parents and are exactly those of the
         grown tree that the old one did not have; leaf hashes (level 0) are not repeated in them.
         """
-        stack = list(self.hashes)
-        size = self.size
         nodes: list[TreeNode] = []
-        for value in leaf_hashes:
-            node = _checked_hash(value, "leaf hash")
-            index, level = size, 0
-            while index & 1:  # a left sibling of the same size is waiting
-                node = sha256(b"\x01" + stack.pop() + node).digest()
-                index >>= 1
-                level += 1
-                nodes.append((level, index, node))
-            stack.append(node)
-            size += 1
-        return Frontier(size, tuple(stack)), nodes
+        return self._grown(leaf_hashes, nodes), nodes
+
+    def grow(self, leaf_hashes: Iterable[bytes]) -> Frontier:
+        """As `extend`, for whoever has no use for the nodes."""
+        return self._grown(leaf_hashes, None)
+
+    def _grown(self, leaf_hashes: Iterable[bytes], nodes: list[TreeNode] | None) -> Frontier:
+        """Level by level: what stands alone at its level is the frontier's, pairs make the next."""
+        row = [_checked_hash(value, "leaf hash") for value in leaf_hashes]
+        size = self.size + len(row)
+        left = list(self.hashes)  # smallest last
+        alone: list[bytes] = []
+        level = 0
+        while row or left:
+            first = self.size >> level
+            if first & 1:  # a left sibling of the same size is waiting
+                row.insert(0, left.pop())
+            if len(row) & 1:
+                alone.append(row.pop())
+            row = [
+                sha256(b"\x01" + one + other).digest()
+                for one, other in zip(row[::2], row[1::2], strict=True)
+            ]
+            level += 1
+            if nodes is not None:
+                first >>= 1
+                nodes += [(level, first + at, node) for at, node in enumerate(row)]
+        return Frontier(size, tuple(reversed(alone)))
 
 
 EMPTY_TREE = Frontier()
@@ -111,7 +126,7 @@ EMPTY_TREE = Frontier()
 
 def root(leaf_hashes: Iterable[bytes]) -> bytes:
     """The root of the tree over these leaf hashes."""
-    return EMPTY_TREE.extend(leaf_hashes)[0].root
+    return EMPTY_TREE.grow(leaf_hashes).root
 
 
 def new_nodes(before: Frontier, leaf_hashes: Iterable[bytes]) -> list[TreeNode]:

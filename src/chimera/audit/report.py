@@ -28,11 +28,13 @@ _BY_GRAVITY = (Verdict.TAMPERED, Verdict.BAD_INPUT, Verdict.INCOMPLETE)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong. index: the log index it was noticed at, where there is one."""
+    """One thing that is wrong. index: the log index it was noticed at, where there is one.
+    is_bound: that is no leaf found wrong, but the first one no longer proven."""
 
     verdict: Verdict
     index: int | None
     reason: str
+    is_bound: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,9 +44,11 @@ _BATCH = 4096
 class Stop(Exception):
     """Nothing after this can be judged."""
 
-    def __init__(self, verdict: Verdict, index: int | None, reason: str) -> None:
+    def __init__(
+        self, verdict: Verdict, index: int | None, reason: str, *, is_bound: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.finding = Finding(verdict, index, reason)
+        self.finding = Finding(verdict, index, reason, is_bound)
 
 
 class Verification:
@@ -60,6 +62,7 @@ class Verification:
         self._keys: tuple[VerifierKey, ...] = ()
         self._old: Checkpoint | None = None
         self._header: Header | None = None
+        self._is_range = True  # else a selection
         self._checkpoints: list[Checkpoint] = []
         self._verified: tuple[Verified, ...] = ()
         self._policy: Policy | None = None
@@ -106,13 +109,13 @@ class Verification:
 
     def take(self, line: Line) -> None:
         match line:
+            case Entry():  # first, as nearly all are
+                self._start()
+                self._take_entry(line)
             case Header():
                 self._take_header(line)
             case SignedCheckpoint():
                 self._take_checkpoint(line)
-            case Entry():
-                self._start()
-                self._take_entry(line)
             case Tombstone():
                 self._start()
                 self._take_tombstone(line)
@@ -126,9 +129,10 @@ class Verification:
         if self._old is not None and self._old.origin != header.origin:
             raise Stop(Verdict.BAD_INPUT, None, "the older checkpoint is of another log")
         self._header = header
+        self._is_range = header.mode is Mode.RANGE
         self._frontier = header.frontier
         self.index = self._proven_size = header.frontier.size
-        whole = header.mode is Mode.RANGE and self.index == 0
+        whole = self._is_range and self.index == 0
         self._prev = GENESIS if whole else None
         self._writers = WriterNumbers(from_start=whole)
 
@@ -161,7 +165,7 @@ class Verification:
             if old and old.size == checkpoint.size and old.root != checkpoint.root:
                 raise _split_view(old.size)
         head = self._checkpoints[-1]
-        if self._header.mode is Mode.RANGE:
+        if self._is_range:
             milestones = list(self._checkpoints)
             if old and self._frontier.size <= old.size <= head.size:
                 milestones.append(old)
@@ -196,15 +200,11 @@ class Verification:
             reason = f"the leaf is beyond the last checkpoint, of size {size}: nobody signed it"
             raise Stop(Verdict.INCOMPLETE, index, reason)
         if index > self.index:
-            if self._mode is Mode.RANGE:
+            if self._is_range:
                 reason = f"leaves {self.index} to {index - 1} are not in the bundle"
                 raise Stop(Verdict.INCOMPLETE, self.index, reason)
             self.index = index
             self._prev = None
-
-    @property
-    def _mode(self) -> Mode:
-        return Mode.RANGE if self._header is None else self._header.mode
 
     def _take_entry(self, entry: Entry) -> None:
         self._expect_index(entry.index)
@@ -217,7 +217,7 @@ class Verification:
         if chain_leaf(entry.prev, entry.leaf) != entry.hash:
             reason = "the leaf's bytes do not have the recorded hash"
             raise Stop(Verdict.TAMPERED, entry.index, reason)
-        if (entry.proof is None) is not (self._mode is Mode.RANGE):
+        if (entry.proof is None) is not self._is_range:
             reason = "entries have a proof in a selection, and none in a range"
             raise Stop(Verdict.BAD_INPUT, entry.index, reason)
         if entry.proof is not None:
@@ -236,13 +236,13 @@ class Verification:
     def _take_leaf(self, entry: Entry) -> None:
         try:
             leaf = scan_leaf(entry.leaf)
-            for opening in entry.openings:
-                _check_opening(leaf, opening)
+            if entry.openings:
+                _check_openings(leaf, entry.openings)
         except LeafError as error:
             raise Stop(Verdict.TAMPERED, entry.index, str(error)) from error
         self._opened += len(entry.openings)
-        self._withheld += len(leaf.commitments) - len(entry.openings)
-        if self._mode is Mode.RANGE:
+        self._withheld += len(leaf.names) - len(entry.openings)
+        if self._is_range:
             self._take_numbers(leaf, entry.index)
 
     def _take_numbers(self, leaf: Scan, index: int) -> None:
@@ -254,14 +254,14 @@ class Verification:
             raise Stop(Verdict.TAMPERED, index, reason)
 
     def _take_tombstone(self, tombstone: Tombstone) -> None:
-        if self._mode is not Mode.RANGE:
+        if not self._is_range:
             raise Stop(Verdict.BAD_INPUT, tombstone.index, "a selection has no tombstones")
         self._expect_index(tombstone.index)
         self._dropped.drop(tombstone.index)
         self._advance(tombstone.hash)
 
     def _take_foreign(self, foreign: Foreign) -> None:
-        if self._mode is not Mode.RANGE:
+        if not self._is_range:
             raise Stop(Verdict.BAD_INPUT, foreign.index, "a selection has no foreign leaves")
         self._expect_index(foreign.index)
         self._foreign += 1
@@ -270,7 +270,7 @@ class Verification:
     def _advance(self, leaf_hash: bytes) -> None:
         self._prev = leaf_hash
         self.index += 1
-        if self._mode is Mode.SELECTION:
+        if not self._is_range:
             if self._entries % _BATCH == 0 and self._progress:
                 self._progress(self._entries, None)
             return
@@ -280,7 +280,7 @@ class Verification:
 
     def _flush(self) -> None:
         """Hash the waiting leaves into the tree and compare its root where one is signed."""
-        self._frontier, _ = self._frontier.extend(self._batch)
+        self._frontier = self._frontier.grow(self._batch)
         self._batch.clear()
         self._meet_milestones()
         if self._progress and self._header:
@@ -293,7 +293,7 @@ class Verification:
             size = milestone.size
             if milestone.root != self._frontier.root:
                 reason = f"the leaves up to {size - 1} do not give the root signed for size {size}"
-                raise Stop(Verdict.TAMPERED, self._proven_size, reason)
+                raise Stop(Verdict.TAMPERED, self._proven_size, reason, is_bound=True)
             self._proven_size = size
             if milestone is self._old:
                 self._since_size = size
@@ -304,7 +304,7 @@ class Verification:
         """Nothing more comes; judge what only the end can tell."""
         self._start()
         size = self._checkpoints[-1].size
-        if self._mode is Mode.RANGE and self.index < size:
+        if self._is_range and self.index < size:
             reason = f"leaves {self.index} to {size - 1} are not in the bundle"
             raise Stop(Verdict.INCOMPLETE, self.index, reason)
         if self._policy and not self._policy.is_met(v.key for v in self._verified):
@@ -319,7 +319,7 @@ class Verification:
             origin=head.origin if head else None,
             size=head.size if head else None,
             root=head.root if head else None,
-            selection=self._mode is Mode.SELECTION,
+            selection=not self._is_range,
             proven_size=self._proven_size,
             first_index=self._header.frontier.size if self._header else 0,
             entries=self._entries,
@@ -339,13 +339,15 @@ class Verification:
         )
 
 
-def _check_opening(leaf: Scan, opening: Opening) -> None:
-    """Raises LeafError unless the leaf committed to this value under this name."""
-    digest = leaf.commitments.get(opening.name.encode("ascii", "replace"))
-    if digest is None:
-        raise LeafError(f"the leaf commits to no {opening.name!r}")
-    if commit(opening.name, opening.salt, opening.value) != digest:
-        raise LeafError(f"{opening.name!r} is not the value that was committed")
+def _check_openings(leaf: Scan, openings: Sequence[Opening]) -> None:
+    """Raises LeafError unless the leaf committed to these values under their names."""
+    digests = leaf.commitments
+    for opening in openings:
+        digest = digests.get(opening.name.encode("ascii", "replace"))
+        if digest is None:
+            raise LeafError(f"the leaf commits to no {opening.name!r}")
+        if commit(opening.name, opening.salt, opening.value) != digest:
+            raise LeafError(f"{opening.name!r} is not the value that was committed")
 
 
 def _split_view(size: int) -> Stop:

@@ -98,21 +98,23 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-class _ProgressLine:
+class ProgressLine:
     """One line on stderr: rewritten in place on a terminal, else one per tenth."""
 
-    def __init__(self) -> None:
+    def __init__(self, done: str) -> None:
+        self._what = done
         self._in_place = sys.stderr.isatty()
         self._shown = 0
 
     def __call__(self, done: int, total: int | None) -> None:
-        text = f"verified {done} leaves" if total is None else f"verified {done} of {total} leaves"
+        of = "" if total is None else f" of {total}"
+        text = f"{self._what} {done}{of} leaves"
         if self._in_place:
             print(f"\r{text}", end="", file=sys.stderr, flush=True)
             self._shown = done
         elif total and done * 10 // total > self._shown:
             self._shown = done * 10 // total
-            print(text, file=sys.stderr)
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._in_place and self._shown:
@@ -134,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.key and not options.policy:
         parser.error("give --key or --policy")
-    progress = _ProgressLine()
+    progress = ProgressLine("verified")
     try:
         old = options.since.read_text("utf-8") if options.since else None
         policy = policy_of(options.key, options.quorum, options.policy)

@@ -285,7 +285,7 @@ def _append(
             message = f"of {target.size} leaves {frontier.size} are shown"
             raise WitnessRefused(Reason.INCONSISTENT, message, target.size)
         try:
-            frontier, _nodes = frontier.extend(batch)
+            frontier = frontier.grow(batch)
         except merkle.ProofError as error:
             raise WitnessRefused(Reason.MALFORMED, error.reason) from error
         file.write(b"".join(batch))

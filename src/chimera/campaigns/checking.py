@@ -5,6 +5,7 @@ Whether the templates, models and keys it names exist is asked at launch, when i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from chimera.campaigns.scorers import ScorerError, check_scorer
@@ -33,9 +34,23 @@ def scorer_spec(scorer: Scorer) -> dict[str, Any]:
 
 def check_plan(plan: CampaignPlan) -> None:
     """Raises Invalid with TECHNIQUE_* or SCORER_* and the path of what is wrong."""
-    names = [chain_name(chain) for chain in plan.techniques]
-    for number, chain in enumerate(plan.techniques):
-        path = f"plan.techniques[{number}]"
+    for number, source in enumerate(plan.prompts):
+        given = len(source.rows) > 0
+        if (source.dataset_id and given) or (source.dataset_version and not source.dataset_id):
+            said = "give rows, or a dataset (and its version), not both"
+            field = f"plan.prompts[{number}].dataset_id"
+            violation = Violation(field, said, "FIELD_INVALID")
+            raise Invalid("FIELD_INVALID", f"{field}: {said}", violations=[violation])
+    check_chains(plan.techniques, "plan.techniques")
+    if plan.HasField("scorer"):
+        checked_scorer(plan.scorer, "plan.scorer")
+
+
+def check_chains(chains: Sequence[TechniqueChain], field: str) -> None:
+    """Raises Invalid with TECHNIQUE_* for a chain that cannot be used or a name used twice."""
+    names = [chain_name(chain) for chain in chains]
+    for number, chain in enumerate(chains):
+        path = f"{field}[{number}]"
         try:
             check_chain(chain_steps(chain))
         except TechniqueError as error:
@@ -44,10 +59,8 @@ def check_plan(plan: CampaignPlan) -> None:
             raise Invalid(
                 "TECHNIQUE_PARAMETER_INVALID",
                 f"Two technique chains are called {names[number]!r}; name one of them.",
-                violations=[Violation(f"{path}.name", "must be unique in the plan")],
+                violations=[Violation(f"{path}.name", "must be unique")],
             )
-    if plan.HasField("scorer"):
-        checked_scorer(plan.scorer, "plan.scorer")
 
 
 def checked_scorer(scorer: Scorer, path: str) -> dict[str, Any]:

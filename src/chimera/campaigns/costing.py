@@ -14,7 +14,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from chimera.campaigns.freezing import SAMPLE_MAX, freeze_plan
+from chimera.campaigns.dataset_rows import bring_prompts
+from chimera.campaigns.freezing import freeze_plan, sampled_prompts
 from chimera.campaigns.operations import get_campaign
 from chimera.campaigns.plan import RunPlan
 from chimera.campaigns.runs import get_run
@@ -88,28 +89,24 @@ async def preview_cost(
     if request.HasField("output_tokens_expected"):
         given = float(request.output_tokens_expected)
         lengths = {model.model_id: given for model in plan.models}
+    sampled = sampled_prompts(plan)
+    await bring_prompts(tx, plan, sampled)
     estimates = await asyncio.to_thread(estimate, plan, lengths)
     rows, totals = _rows(plan, estimates, {})
     return PreviewCostResponse(
-        totals=totals, by_technique_and_target=rows, is_sampled=sample_step(plan) > 1
+        totals=totals, by_technique_and_target=rows, is_sampled=sampled.step > 1
     )
-
-
-def sample_step(plan: RunPlan) -> int:
-    """Every how-many-th prompt is looked at."""
-    return max(1, plan.prompt_count * len(plan.chains) * len(plan.targets) // SAMPLE_MAX)
 
 
 def estimate(plan: RunPlan, answer_lengths: Mapping[str, float]) -> list[Estimate]:
     """By technique and target. answer_lengths: output tokens of an answer by model id; without one,
     half of what the plan allows."""
     pairs = len(plan.chains) * len(plan.targets)
-    step = sample_step(plan)
+    prompts = sampled_prompts(plan)
     found = []
     for pair in range(pairs):
         technique_no, target_no = divmod(pair, len(plan.targets))
         sampled = Estimate(technique_no, target_no)
-        prompts = range(0, plan.prompt_count, step)
         for prompt_no in prompts:
             _add(plan, sampled, (prompt_no * pairs + pair) * plan.repetitions, answer_lengths)
         scale = Decimal(plan.prompt_count * plan.repetitions) / len(prompts)
@@ -175,6 +172,8 @@ async def compare_cost(tx: Tx, run_id: str) -> CompareCostResponse:
     created_at: datetime = row["created_at"]
     plan = await asyncio.to_thread(RunPlan, bytes(row["plan"]))
     lengths = await _answer_lengths(tx, plan, created_at)
+    sampled = sampled_prompts(plan)
+    await bring_prompts(tx, plan, sampled)
     estimates = await asyncio.to_thread(estimate, plan, lengths)
     actuals = {
         (actual["technique_no"], actual["target_no"]): actual
@@ -182,7 +181,7 @@ async def compare_cost(tx: Tx, run_id: str) -> CompareCostResponse:
     }
     rows, totals = _rows(plan, estimates, actuals)
     return CompareCostResponse(
-        totals=totals, by_technique_and_target=rows, is_sampled=sample_step(plan) > 1
+        totals=totals, by_technique_and_target=rows, is_sampled=sampled.step > 1
     )
 
 

@@ -7,34 +7,41 @@ changes later changes what a run does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
 from chimera.campaigns.checking import chain_name, chain_steps, check_plan, scorer_spec
-from chimera.campaigns.plan import RunPlan, freeze
+from chimera.campaigns.dataset_rows import bring_prompts
+from chimera.campaigns.plan import BorrowedRows, RunPlan, freeze
 from chimera.campaigns.scorers import fingerprint as scorer_fingerprint
+from chimera.campaigns.suites.expanding import Expanded, expand_suites
 from chimera.campaigns.techniques import TECHNIQUES, TechniqueError
 from chimera.db import Tx
 from chimera.faults import Invalid, NotReady, Violation
-from chimera.providers.keys import find_default_key, get_key
+from chimera.providers.owned_keys import find_default_key, get_key
 from chimera.providers.pricing import prices_json
 from chimera.providers.routes import fallback_causes, get_route
 from chimera.providers.targets import get_target
 from chimera.rows import enum_text, struct_dict
 from chimera.settings import Settings
 from chimera.templates.content import declared
+from chimera.templates.dataset_pins import pin_dataset
 from chimera.templates.partials import Pin, expand
 from chimera.templates.values import RenderError
 from chimera.templates.versions import get_version
 from chimera.v1.campaigns_pb2 import CampaignPlan, PromptSource, Target
+from chimera.v1.datasets_pb2 import DatasetVersion
 from chimera.v1.templates_pb2 import TemplateVersion
 
 OUTPUT_TOKENS_DEFAULT = 256
 SHARD_CELLS_MIN, SHARD_CELLS_MAX = 64, 2500
 SHARDS_WANTED = 64
 SAMPLE_MAX = 2000
+# Of a dataset's rows, so many are rendered at launch, evenly; one of the others that cannot be rendered
+# is recorded as failed and never sent.
+CHECKED_ROWS_MAX = 5000
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,15 @@ async def freeze_plan(tx: Tx, plan: CampaignPlan, settings: Settings) -> Frozen:
     Raises the refusals of LaunchCampaign. What grows with the plan runs in a thread: a plan of a
     hundred thousand rows takes a second, and other callers must not wait for it.
     """
-    _check_size(plan, settings)
+    check_plan(plan)
+    expanded = await expand_suites(tx, plan)
+    pins = [
+        await pin_dataset(tx, source.dataset_id, source.dataset_version)
+        if source.dataset_id
+        else None
+        for source in plan.prompts
+    ]
+    _check_size(plan, expanded, pins, settings)
     versions = []
     for source in plan.prompts:
         version = await get_version(
@@ -72,21 +87,45 @@ async def freeze_plan(tx: Tx, plan: CampaignPlan, settings: Settings) -> Frozen:
         else await _target_facts(tx, target.model_id, target.provider_key_id, plan)
         for target in plan.targets
     ]
-    return await asyncio.to_thread(_frozen, plan, versions, targets)
+    frozen = await asyncio.to_thread(_frozen, plan, expanded, versions, pins, targets)
+    checked = {source: _checked_rows(rows) for source, rows in enumerate(frozen.plan.rows)}
+    await bring_prompts(
+        tx,
+        frozen.plan,
+        [frozen.plan.starts[source] + row_no for source, row_nos in checked.items()
+         if isinstance(frozen.plan.rows[source], BorrowedRows) for row_no in row_nos],
+    )  # fmt: skip
+    await asyncio.to_thread(_check_prompts, frozen.plan, checked)
+    return frozen
 
 
-def _check_size(plan: CampaignPlan, settings: Settings) -> None:
-    check_plan(plan)
-    missing = [name for name in ("prompts", "techniques", "targets") if not getattr(plan, name)]
-    if missing or not plan.HasField("scorer"):
-        lacking = missing or ["scorer"]
+def _check_size(
+    plan: CampaignPlan,
+    expanded: Expanded,
+    pins: Sequence[DatasetVersion | None],
+    settings: Settings,
+) -> None:
+    missing = [name for name in ("prompts", "targets") if not getattr(plan, name)]
+    if not expanded.chains:
+        missing.append("techniques")
+    if not plan.HasField("scorer"):
+        missing.append("scorer")
+    missing += [
+        f"prompts[{place}].dataset_id"
+        for place, pin in enumerate(pins)
+        if pin is not None and not pin.row_count
+    ]
+    if missing:
         raise Invalid(
             "PLAN_EMPTY",
-            f"The plan has no {', '.join(lacking)}: it makes no cell.",
-            violations=[Violation(f"plan.{name}", "must not be empty") for name in lacking],
+            f"The plan has no {', '.join(missing)}: it makes no cell.",
+            violations=[Violation(f"plan.{name}", "must not be empty") for name in missing],
         )
-    prompts = sum(max(1, len(source.rows)) for source in plan.prompts)
-    cells = prompts * len(plan.techniques) * len(plan.targets) * (plan.repetitions or 1)
+    prompts = sum(
+        max(1, len(source.rows)) if pin is None else pin.row_count
+        for source, pin in zip(plan.prompts, pins, strict=True)
+    )
+    cells = prompts * len(expanded.chains) * len(plan.targets) * (plan.repetitions or 1)
     if cells > settings.cells_max:
         raise Invalid(
             "PLAN_TOO_LARGE",
@@ -97,16 +136,21 @@ def _check_size(plan: CampaignPlan, settings: Settings) -> None:
 
 def _frozen(
     plan: CampaignPlan,
+    expanded: Expanded,
     versions: Sequence[tuple[TemplateVersion, Sequence[Pin]]],
+    datasets: Sequence[DatasetVersion | None],
     targets: Sequence[dict[str, Any]],
 ) -> Frozen:
     spec = scorer_spec(plan.scorer)
     facts = {
         "format": 1,
         "prompts": [
-            _prompt_facts(version, pins, source)
-            for (version, pins), source in zip(versions, plan.prompts, strict=True)
+            _prompt_facts(version, pins, source, dataset)
+            for (version, pins), source, dataset in zip(
+                versions, plan.prompts, datasets, strict=True
+            )
         ],
+        **({"suites": expanded.pins} if expanded.pins else {}),
         "techniques": [
             {
                 "name": chain_name(chain),
@@ -119,7 +163,7 @@ def _frozen(
                     for step in chain_steps(chain)
                 ],
             }
-            for chain in plan.techniques
+            for chain in expanded.chains
         ],
         "targets": list(targets),
         "repetitions": plan.repetitions or 1,
@@ -135,7 +179,6 @@ def _frozen(
     }
     body, plan_hash = freeze(facts)
     compiled = RunPlan(body)
-    _check_prompts(compiled)
     wanted = -(-compiled.cells_total // SHARDS_WANTED)
     return Frozen(
         body,
@@ -155,7 +198,10 @@ def _optional(message: Any, field: str) -> float | None:
 
 
 def _prompt_facts(
-    version: TemplateVersion, pins: Sequence[Pin], source: PromptSource
+    version: TemplateVersion,
+    pins: Sequence[Pin],
+    source: PromptSource,
+    dataset: DatasetVersion | None,
 ) -> dict[str, Any]:
     return {
         **({"label": source.label} if source.label else {}),
@@ -168,6 +214,17 @@ def _prompt_facts(
         ],
         "variables": [asdict(variable) for variable in declared(version.variables)],
         "rows": [struct_dict(row) for row in source.rows],
+        **({"dataset": _dataset_facts(dataset)} if dataset is not None else {}),
+    }
+
+
+def _dataset_facts(version: DatasetVersion) -> dict[str, Any]:
+    """Its rows stay where they are: they never change, and anybody who has them can compute the hash."""
+    return {
+        "dataset_id": version.dataset_id,
+        "version_number": version.version_number,
+        "content_hash": version.content_hash,
+        "row_count": version.row_count,
     }
 
 
@@ -233,14 +290,24 @@ async def _route_facts(tx: Tx, target: Target, plan: CampaignPlan) -> dict[str, 
     }
 
 
-def _check_prompts(plan: RunPlan) -> None:
-    """Renders every row once: a missing or ill-typed variable is refused before anything runs."""
-    for source, rows in enumerate(plan.rows):
-        for number, row in enumerate(rows):
+def _checked_rows(rows: Sequence[Any]) -> range:
+    """Which rows of a source are rendered at launch: all that the plan itself holds."""
+    if not isinstance(rows, BorrowedRows):
+        return range(len(rows))
+    return range(0, len(rows), -(-len(rows) // CHECKED_ROWS_MAX))
+
+
+def _check_prompts(plan: RunPlan, checked: Mapping[int, range]) -> None:
+    """Renders rows once: a missing or ill-typed variable is refused before anything runs."""
+    for source, row_nos in checked.items():
+        rows = plan.rows[source]
+        for number in row_nos:
             try:
-                plan.templates[source].render(row)
+                plan.templates[source].render(rows[number])
             except RenderError as error:
                 field = f"plan.prompts[{source}].rows[{number}]"
+                if isinstance(rows, BorrowedRows):  # whose rows are counted from 1
+                    field = f"plan.prompts[{source}].dataset_id.rows[{number + 1}]"
                 field += f".{error.variable}" if error.variable else ""
                 raise Invalid(
                     error.reason.upper(),
@@ -254,20 +321,26 @@ def _check_prompts(plan: RunPlan) -> None:
         raise Invalid(error.reason.upper(), f"plan.techniques: {error.message}") from None
 
 
+def sampled_prompts(plan: RunPlan) -> range:
+    """An even sample of the prompts, for estimates; of few, all of them."""
+    pairs = len(plan.chains) * len(plan.targets)
+    return range(0, plan.prompt_count, max(1, plan.prompt_count * pairs // SAMPLE_MAX))
+
+
 def worst_cost_of(plan: RunPlan) -> Decimal:
     """What the run can cost at most when every cell takes one attempt: exact while a technique and
     target have at most SAMPLE_MAX prompts between them, else the dearest of an even sample times
-    their number."""
+    their number. The rows of the sample must be there."""
     total = Decimal(0)
     pairs = len(plan.chains) * len(plan.targets)
-    step = max(1, plan.prompt_count * pairs // SAMPLE_MAX)
+    sampled = sampled_prompts(plan)
     for pair in range(pairs):
         costs = [
             _worst_cost(plan, (prompt_no * pairs + pair) * plan.repetitions)
-            for prompt_no in range(0, plan.prompt_count, step)
+            for prompt_no in sampled
         ]
         count = plan.prompt_count * plan.repetitions
-        total += sum(costs) * plan.repetitions if step == 1 else max(costs) * count
+        total += sum(costs) * plan.repetitions if sampled.step == 1 else max(costs) * count
     return total
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from decimal import Decimal
 
 from chimera import outbox
 from chimera.accounting.remaining import admit_launch
 from chimera.accounting.windows import Purse
 from chimera.audit import recording
 from chimera.campaigns import template_use
-from chimera.campaigns.freezing import Frozen, freeze_plan, worst_cost_of
+from chimera.campaigns.dataset_rows import bring_prompts
+from chimera.campaigns.freezing import Frozen, freeze_plan, sampled_prompts, worst_cost_of
 from chimera.campaigns.operations import get_campaign, lock_campaign
-from chimera.campaigns.runs import get_run
+from chimera.campaigns.runs import get_run, money_limits
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotReady
 from chimera.ids import new_id
@@ -50,8 +50,10 @@ INSERT_PLAN = sql(
 INSERT_MONEY = sql(
     Nothing,
     """
-    INSERT INTO campaigns.run_money (run_id, org_id, cost_max, budgeted)
-    VALUES (%(run_id)s, %(org_id)s, %(cost_max)s, %(budgeted)s)
+    INSERT INTO campaigns.run_money (run_id, org_id, cost_max, budgeted, executions_max, tokens_max,
+        wall_time_s, error_share_max, error_cells_min, interval_width_max)
+    VALUES (%(run_id)s, %(org_id)s, %(cost_max)s, %(budgeted)s, %(executions_max)s, %(tokens_max)s,
+        %(wall_time_s)s, %(error_share_max)s, %(error_cells_min)s, %(interval_width_max)s)
     """,
 )
 
@@ -82,6 +84,7 @@ async def preview_campaign(tx: Tx, campaign_id: str, settings: Settings) -> Prev
     campaign = await get_campaign(tx, campaign_id)
     frozen = await freeze_plan(tx, campaign.plan, settings)
     plan = frozen.plan
+    await bring_prompts(tx, plan, sampled_prompts(plan))
     return PreviewCampaignResponse(
         prompts=plan.prompt_count,
         techniques=len(plan.chains),
@@ -98,13 +101,23 @@ async def launch_campaign(tx: Tx, campaign_id: str, settings: Settings) -> tuple
     campaign = await lock_campaign(tx, campaign_id)
     if enum_text(campaign, "state", campaign.state) != "draft":
         raise NotReady("CAMPAIGN_NOT_DRAFT", "Only a draft can be launched.")
+    return await launch_locked(tx, campaign, settings)
+
+
+async def check_sending(tx: Tx) -> None:
+    """Raises NotReady(SENDING_STOPPED)."""
     stopped, why = await sending_stopped(tx)
     if stopped:
         raise NotReady("SENDING_STOPPED", f"All sending is stopped: {why}")
+
+
+async def launch_locked(tx: Tx, campaign: Campaign, settings: Settings) -> tuple[Campaign, Run]:
+    """Freezes the plan of a campaign that is locked and fit to be launched, and starts a run."""
+    await check_sending(tx)
     frozen = await freeze_plan(tx, campaign.plan, settings)
     run_id = new_id(await tx.one(NOW))  # type: ignore[arg-type]  # a timestamptz is a datetime
     await _insert_run(tx, run_id, campaign, frozen, await _is_budgeted(tx, campaign, frozen))
-    await tx.run(START_CAMPAIGN, campaign_id=campaign_id, run_id=run_id)
+    await tx.run(START_CAMPAIGN, campaign_id=campaign.id, run_id=run_id)
     await template_use.note(tx, run_id, campaign, frozen)
     concurrency = campaign.plan.limits.concurrency or CONCURRENCY_DEFAULT
     for _ in range(max(1, min(RINGS_MAX, frozen.shards, concurrency // 32))):
@@ -113,8 +126,8 @@ async def launch_campaign(tx: Tx, campaign_id: str, settings: Settings) -> tuple
         tx,
         "campaign.launch",
         "campaign",
-        campaign_id,
-        old={"state": "draft"},
+        campaign.id,
+        old={"state": enum_text(campaign, "state", campaign.state)},
         new={
             "state": "running",
             "run_id": run_id,
@@ -122,7 +135,7 @@ async def launch_campaign(tx: Tx, campaign_id: str, settings: Settings) -> tuple
             "cells": frozen.plan.cells_total,
         },
     )
-    return await get_campaign(tx, campaign_id), await get_run(tx, run_id)
+    return await get_campaign(tx, campaign.id), await get_run(tx, run_id)
 
 
 async def _is_budgeted(tx: Tx, campaign: Campaign, frozen: Frozen) -> bool:
@@ -163,8 +176,9 @@ async def _insert_run(
         model_ids=[model.model_id for model in plan.models],
         model_names=[model.name for model in plan.models],
     )
-    cost_max = Decimal(limits.cost_usd_max) if limits.cost_usd_max else None
-    await tx.run(INSERT_MONEY, run_id=run_id, org_id=org_id, cost_max=cost_max, budgeted=budgeted)
+    await tx.run(
+        INSERT_MONEY, run_id=run_id, org_id=org_id, budgeted=budgeted, **money_limits(limits)
+    )
     await tx.run(
         INSERT_SHARDS,
         run_id=run_id,

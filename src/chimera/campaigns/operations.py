@@ -15,6 +15,7 @@ from chimera.campaigns.collaboration.levels import (
     check_level,
     check_visibility,
 )
+from chimera.campaigns.secrecy import restore_masked
 from chimera.db import Tx, sql, violated
 from chimera.faults import AlreadyExists, NotFound, NotReady
 from chimera.ids import new_id
@@ -66,7 +67,7 @@ LIST_CAMPAIGNS = sql(
       FROM campaigns.campaigns
      WHERE org_id = %(org_id)s
        AND id < %(before)s
-       AND (%(state)s::text IS NULL OR state = %(state)s)
+       AND (state = %(state)s::text OR (%(state)s IS NULL AND state <> 'archived'))
        AND (%(show_deleted)s OR deleted_at IS NULL)
      ORDER BY id DESC LIMIT %(limit)s
     """,
@@ -83,7 +84,7 @@ FIND_CAMPAIGNS = sql(
      WHERE CASE WHEN %(elsewhere)s THEN visibility = 'public' AND org_id <> %(org_id)s
                 ELSE org_id = %(org_id)s END
        AND id < %(before)s
-       AND (%(state)s::text IS NULL OR state = %(state)s)
+       AND (state = %(state)s::text OR (%(state)s IS NULL AND state <> 'archived'))
        AND (%(show_deleted)s OR deleted_at IS NULL)
        AND labels @> %(labels)s::text[]
        AND (NOT %(shared)s OR id = ANY ((SELECT campaigns.own_shares())::uuid[]))
@@ -152,6 +153,13 @@ def name_taken(error: UniqueViolation) -> AlreadyExists:
 async def create_campaign(tx: Tx, request: CreateCampaignRequest) -> Campaign:
     """A draft; its plan may still be incomplete, but what it names must make sense."""
     check_plan(request.plan)
+    await restore_masked(tx, request.plan)
+    return await insert_campaign(tx, request, "campaign.create")
+
+
+async def insert_campaign(tx: Tx, request: CreateCampaignRequest, action: str) -> Campaign:
+    """A draft of a plan that was checked before. Raises AlreadyExists(CAMPAIGN_NAME_TAKEN),
+    Invalid(FIELD_INVALID), NotFound(TEAM_NOT_FOUND)."""
     await check_visibility(tx, request.visibility, request.team_id)
     caller = tx.call.caller
     try:
@@ -171,7 +179,7 @@ async def create_campaign(tx: Tx, request: CreateCampaignRequest) -> Campaign:
     except UniqueViolation as error:
         raise name_taken(error) from None
     assert campaign is not None
-    recording.record(tx, "campaign.create", "campaign", campaign.id, new=_audited(campaign))
+    recording.record(tx, action, "campaign", campaign.id, new=_audited(campaign))
     return campaign
 
 
@@ -244,6 +252,7 @@ async def update_campaign(tx: Tx, request: UpdateCampaignRequest) -> Campaign:
         if enum_text(before, "state", before.state) != "draft":
             raise NotReady("CAMPAIGN_NOT_DRAFT", "The plan of a launched campaign is frozen.")
         check_plan(given.plan)
+        await restore_masked(tx, given.plan, before.plan)
     try:
         campaign = await tx.one(
             UPDATE_CAMPAIGN,
@@ -267,10 +276,13 @@ async def update_campaign(tx: Tx, request: UpdateCampaignRequest) -> Campaign:
 
 async def delete_campaign(tx: Tx, campaign_id: str, etag: str) -> Campaign:
     before = await lock_campaign(tx, campaign_id, etag=etag, needed="admin")
-    if enum_text(before, "state", before.state) in ("running", "paused"):
+    state = enum_text(before, "state", before.state)
+    if state in ("running", "paused"):
         raise NotReady(
             "CAMPAIGN_NOT_DRAFT", "A live campaign must be cancelled before it is deleted."
         )
+    if state == "scheduled":
+        raise NotReady("CAMPAIGN_BUSY", "A scheduled campaign must be unscheduled first.")
     campaign = await tx.one(DELETE_CAMPAIGN, campaign_id=campaign_id)
     assert campaign is not None
     recording.record(tx, "campaign.delete", "campaign", campaign_id, new={"deleted": True})

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -64,6 +64,7 @@ class Prepared:
     transformed: str
     request: ChatRequest
     worst_cost: Decimal
+    worst_tokens: int  # in and out, as far as a call may go
     model_no: int = 0
     reserve: Decimal = Decimal(0)  # what the models its route has left may cost after this one
 
@@ -106,6 +107,32 @@ class Target:
         return bool(self.fallbacks)
 
 
+class BorrowedRows(Sequence[dict[str, Any]]):
+    """The rows of a dataset, which the plan names and does not hold. Only those that were brought in
+    can be read; see dataset_rows.py."""
+
+    def __init__(self, facts: Mapping[str, Any], kinds: dict[str, str]) -> None:
+        self.dataset_id: str = facts["dataset_id"]
+        self.version_number: int = facts["version_number"]
+        self.row_count: int = facts["row_count"]
+        self.kinds = kinds  # of the template's variables, by name
+        self.kept: dict[int, dict[str, Any]] = {}  # by row number, from 0
+
+    def __len__(self) -> int:
+        return self.row_count
+
+    def __getitem__(self, row_no: Any) -> Any:
+        return self.kept[row_no]
+
+    def keep(self, row_nos: Set[int]) -> None:
+        self.kept = {row_no: self.kept[row_no] for row_no in row_nos & self.kept.keys()}
+
+
+def row_count(source: Mapping[str, Any]) -> int:
+    """How many prompts a frozen source makes."""
+    return source["dataset"]["row_count"] if "dataset" in source else len(source["rows"]) or 1
+
+
 def freeze(facts: Mapping[str, Any]) -> tuple[bytes, str]:
     """Canonical bytes of a plan's facts, and their SHA-256 in hex."""
     body = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
@@ -119,7 +146,8 @@ class RunPlan:
         facts = orjson.loads(body)
         self.sources = facts["prompts"]
         self.templates: list[Template] = [_template(source) for source in self.sources]
-        self.rows: list[list[dict[str, Any]]] = [source["rows"] or [{}] for source in self.sources]
+        self.rows: list[Sequence[dict[str, Any]]] = [_rows(source) for source in self.sources]
+        self.borrows = any(isinstance(rows, BorrowedRows) for rows in self.rows)
         self.starts = [0, *accumulate(len(rows) for rows in self.rows)]
         self.technique_names: list[str] = [chain["name"] for chain in facts["techniques"]]
         self.chains: list[Chain] = [
@@ -183,10 +211,15 @@ class RunPlan:
         target = self.targets[self.cell(cell_no).target_no]
         return target.is_route and cause in target.fallbacks[model_no - target.model_nos[0]]
 
-    def _prompt(self, prompt_no: int) -> Prompt:
+    def place(self, prompt_no: int) -> tuple[int, int]:
+        """Which source a prompt comes from, and which of its rows, from 0."""
         source = bisect_right(self.starts, prompt_no) - 1
+        return source, prompt_no - self.starts[source]
+
+    def _prompt(self, prompt_no: int) -> Prompt:
+        source, row_no = self.place(prompt_no)
         template = self.templates[source]
-        row = self.rows[source][prompt_no - self.starts[source]]
+        row = self.rows[source][row_no]
         texts = template.texts(row)
         messages = tuple(template.fill(texts, row))
         return Prompt(messages, subject_of(messages), texts)
@@ -201,24 +234,47 @@ class RunPlan:
         prompt, and `texts` said about it. The prompt is made again with masks in place of the values,
         so that no technique encodes one; in the texts the values themselves are masked. Empty when
         there is nothing to mask."""
-        source = bisect_right(self.starts, cell.prompt_no) - 1
-        template = self.templates[source]
-        if not template.secrets:
+        source, _row_no = self.place(cell.prompt_no)
+        secrets = self.templates[source].secrets
+        if not secrets:
             return ()
-        row = self.rows[source][cell.prompt_no - self.starts[source]]
-        hidden = {name: self.prompt(cell.prompt_no).variables[name] for name in template.secrets}
-        shown_texts = {**self.prompt(cell.prompt_no).variables, **dict.fromkeys(hidden, MASK)}
-        shown_row = {name: MASK if name in hidden else value for name, value in row.items()}
         try:
-            messages = template.fill(shown_texts, shown_row)
+            messages, transformed = self._masked_messages(cell)
             prompt = messages[subject_of(messages)][1]
-            seed = self._seed(f"{cell.prompt_no}/{cell.technique_no}/{cell.iteration}")
-            transformed = self.chains[cell.technique_no].apply(prompt, seed)
         except (TechniqueError, RenderError):
             prompt = transformed = MASK  # a loop over a secret list, say
-        for value in sorted(filter(None, hidden.values()), key=len, reverse=True):
+        hidden = {self.prompt(cell.prompt_no).variables[name] for name in secrets} - {""}
+        for value in sorted(hidden, key=len, reverse=True):
             texts = tuple(text.replace(value, MASK) for text in texts)
         return (prompt, transformed, *texts)
+
+    def _masked_messages(self, cell: Cell) -> tuple[list[tuple[str, str]], str]:
+        """The prompt with masks in place of secret values, and its transformed subject."""
+        source, row_no = self.place(cell.prompt_no)
+        template = self.templates[source]
+        variables = self.prompt(cell.prompt_no).variables
+        row = self.rows[source][row_no]
+        messages = template.fill(
+            {**variables, **dict.fromkeys(template.secrets, MASK)},
+            {name: MASK if name in template.secrets else value for name, value in row.items()},
+        )
+        seed = self._seed(f"{cell.prompt_no}/{cell.technique_no}/{cell.iteration}")
+        subject = messages[subject_of(messages)][1]
+        return messages, self.chains[cell.technique_no].apply(subject, seed)
+
+    def shown_messages(self, cell_no: int) -> list[tuple[str, str]]:
+        """The messages of a cell as (role, text), as they were sent but for secret values."""
+        cell = self.cell(cell_no)
+        source, _row_no = self.place(cell.prompt_no)
+        if not self.templates[source].secrets:
+            return [(one.role, one.content) for one in self.prepare(cell_no).request.messages]
+        try:
+            messages, transformed = self._masked_messages(cell)
+        except (TechniqueError, RenderError):
+            return [(role, MASK) for role, _text in self.prompt(cell.prompt_no).messages]
+        subject = subject_of(messages)
+        messages[subject] = (messages[subject][0], transformed)
+        return messages
 
     def _seed(self, place: str) -> int:
         digest = hashlib.sha256(f"{self.seed}/{place}".encode()).digest()
@@ -252,13 +308,22 @@ class RunPlan:
         worst = worst_cost(bound, output, model.prices)
         later = [worst_cost(bound, output, self.models[no].prices) for no in order[step + 1 :]]
         reserve = sum(later, Decimal(0))
-        return Prepared(cell, prompt, transformed, request, worst, order[step], reserve)
+        return Prepared(
+            cell, prompt, transformed, request, worst, bound + output, order[step], reserve
+        )
 
 
 def subject_of(messages: Sequence[tuple[str, str]]) -> int:
     """Index of the last user message, or of the last message when the user says nothing."""
     users = [place for place, (role, _text) in enumerate(messages) if role == "user"]
     return users[-1] if users else len(messages) - 1
+
+
+def _rows(source: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+    if "dataset" not in source:
+        return source["rows"] or [{}]
+    kinds = {variable["name"]: variable["kind"] for variable in source["variables"]}
+    return BorrowedRows(source["dataset"], kinds)
 
 
 def _template(source: Mapping[str, Any]) -> Template:

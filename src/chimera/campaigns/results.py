@@ -8,8 +8,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from chimera.call import Call
+from chimera.campaigns.dataset_rows import bring_rows, keep_rows
 from chimera.campaigns.plan import RunPlan
-from chimera.campaigns.runs import LIVE, get_run
+from chimera.campaigns.runs import LIVE, add_waiting, get_run
+from chimera.campaigns.skipped import asks_for_skipped, find_skipped, list_skipped
 from chimera.db import Database, Tx, sql
 from chimera.faults import NotFound
 from chimera.paging import Pages
@@ -39,6 +41,7 @@ LIST_EXECUTIONS = sql(
            split_part(u.name, '/', 1) AS provider_used,
            substr(u.name, strpos(u.name, '/') + 1) AS model_used,
            e.original_prompt, e.transformed_prompt, e.response, e.response_truncated,
+           e.finish_reason,
            e.is_successful, e.success_score::float8 AS success_score, e.verdict_reason, e.error_kind,
            e.attempts, e.latency_ms, e.input_tokens, e.output_tokens, e.cost AS cost_usd,
            e.started_at, e.recorded_at
@@ -133,7 +136,9 @@ async def list_executions(
 ) -> tuple[list[Execution], bool]:
     """By cell number: at most `limit`, fewer when they are large, and whether there are more.
     Raises NotFound(RUN_NOT_FOUND)."""
-    await get_run(tx, request.run_id)
+    run = await get_run(tx, request.run_id)
+    if asks_for_skipped(request):
+        return await list_skipped(tx, run, request, after=after, limit=limit)
 
     def chosen(field: str) -> object:
         return getattr(request, field) if request.HasField(field) else None
@@ -179,14 +184,21 @@ def _compiled(body: bytes) -> RunPlan:
 
 async def get_execution(tx: Tx, run_id: str, cell_no: int) -> GetExecutionResponse:
     """One result, its attempts, and the messages as they were sent, made again from the plan."""
-    await get_run(tx, run_id)
+    run = await get_run(tx, run_id)
     found = await _executions_of(tx, run_id, [cell_no])
     if not found:
-        raise NotFound("EXECUTION_NOT_FOUND", "This cell has no result (yet).")
+        skipped = await find_skipped(tx, run, cell_no)
+        if skipped is None:
+            raise NotFound("EXECUTION_NOT_FOUND", "This cell has no result (yet).")
+        found = [skipped]
     body = await tx.one(GET_PLAN, run_id=run_id)
     assert body is not None
     plan = _compiled(body)
-    sent = plan.prepare(cell_no).request.messages if found[0].transformed_prompt else ()
+    sent: list[tuple[str, str]] = []
+    if found[0].transformed_prompt:
+        await bring_rows(tx, plan, [cell_no])
+        sent = plan.shown_messages(cell_no)
+        keep_rows(plan, ())
     attempts: list[Attempt] = await tx.all(
         LIST_ATTEMPTS, run_id=run_id, cell_no=cell_no, target_no=found[0].target_no
     )
@@ -194,11 +206,7 @@ async def get_execution(tx: Tx, run_id: str, cell_no: int) -> GetExecutionRespon
         execution=found[0],
         attempts=attempts,
         messages=[
-            PromptMessage(
-                role=f"MESSAGE_ROLE_{message.role.upper()}",
-                text=message.content,
-            )
-            for message in sent
+            PromptMessage(role=f"MESSAGE_ROLE_{role.upper()}", text=text) for role, text in sent
         ],
     )
 
@@ -226,7 +234,7 @@ async def watch_run(
     while True:
         async with db.look(call) as tx:
             # The run is read first: what was recorded before it was over is then in the flushes.
-            run = await get_run(tx, request.run_id)
+            run = await add_waiting(tx, await get_run(tx, request.run_id))
             news, is_full = await _news(tx, run, position)
             is_last = not news and not await _more_to_come(tx, run, position)
             portions = await _portions(tx, request, list(news))

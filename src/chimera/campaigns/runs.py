@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
@@ -19,6 +19,7 @@ from chimera.rows import decimal_text, enum_text
 from chimera.v1.campaigns_pb2 import (
     Campaign,
     GetRunSummaryResponse,
+    Limits,
     Rate,
     RateByCell,
     RateByModel,
@@ -35,13 +36,21 @@ GET_RUN = sql(
     SELECT r.id, r.campaign_id, r.state, p.plan_hash, r.cells_total, r.shards_total, r.shards_done,
            r.concurrency, m.cost_max AS cost_usd_max, r.state_reason, r.launched_by, r.created_at,
            r.finished_at, p.prompt_count, p.technique_names, p.target_names, p.repetitions,
+           r.origins[1] AS origin_run_id, m.stop_reason,
+           jsonb_strip_nulls(jsonb_build_object(
+               'concurrency', r.concurrency, 'attempts_max', r.attempts_max,
+               'cost_usd_max', trim_scale(m.cost_max)::text, 'priority', r.priority,
+               'executions_max', m.executions_max::text, 'tokens_max', m.tokens_max::text,
+               'wall_time_s', m.wall_time_s::text, 'error_share_max', m.error_share_max,
+               'error_cells_min', m.error_cells_min::text,
+               'interval_width_max', m.interval_width_max)) AS limits,
            (SELECT jsonb_build_object(
-                'recorded', COALESCE(sum(scored + failed + parked + skipped), 0)::text,
+                'recorded', COALESCE(sum(scored + failed + parked), 0)::text,
                 'scored', COALESCE(sum(scored), 0)::text,
                 'successes', COALESCE(sum(successes), 0)::text,
                 'failed', COALESCE(sum(failed), 0)::text,
                 'parked', COALESCE(sum(parked), 0)::text,
-                'skipped', COALESCE(sum(skipped), 0)::text,
+                'skipped', r.skipped::text,
                 'input_tokens', COALESCE(sum(input_tokens), 0)::text,
                 'output_tokens', COALESCE(sum(output_tokens), 0)::text,
                 'cost_usd', trim_scale(COALESCE(sum(cost), 0))::text,
@@ -60,7 +69,8 @@ LIST_RUNS = sql(
     """
     SELECT r.id, r.campaign_id, r.state, p.plan_hash, r.cells_total, r.shards_total, r.shards_done,
            r.concurrency, m.cost_max AS cost_usd_max, r.state_reason, r.launched_by, r.created_at,
-           r.finished_at, p.prompt_count, p.technique_names, p.target_names, p.repetitions
+           r.finished_at, p.prompt_count, p.technique_names, p.target_names, p.repetitions,
+           r.origins[1] AS origin_run_id, m.stop_reason
       FROM campaigns.runs r
       JOIN campaigns.run_plans p ON p.run_id = r.id
       JOIN campaigns.run_money m ON m.run_id = r.id
@@ -138,15 +148,27 @@ LOCK_RUN = sql(
 
 # Before the run, as ticks do.
 LOCK_MONEY = sql(
-    Nothing, "SELECT FROM campaigns.run_money WHERE run_id = %(run_id)s FOR NO KEY UPDATE"
+    dict,
+    """
+    SELECT cost_max, executions_max, tokens_max, wall_time_s, error_share_max, error_cells_min,
+           interval_width_max, stop_reason
+      FROM campaigns.run_money WHERE run_id = %(run_id)s FOR NO KEY UPDATE
+    """,
 )
 
 SET_CONCURRENCY = sql(
     Nothing, "UPDATE campaigns.runs SET concurrency = %(concurrency)s WHERE id = %(run_id)s"
 )
 
-SET_COST_MAX = sql(
-    Nothing, "UPDATE campaigns.run_money SET cost_max = %(cost_max)s WHERE run_id = %(run_id)s"
+SET_LIMITS = sql(
+    Nothing,
+    """
+    UPDATE campaigns.run_money
+       SET cost_max = %(cost_max)s, executions_max = %(executions_max)s, tokens_max = %(tokens_max)s,
+           wall_time_s = %(wall_time_s)s, error_share_max = %(error_share_max)s,
+           error_cells_min = %(error_cells_min)s, interval_width_max = %(interval_width_max)s
+     WHERE run_id = %(run_id)s
+    """,
 )
 
 END_WAIT = sql(Nothing, "DELETE FROM accounting.waits WHERE campaign_id = %(campaign_id)s")
@@ -178,13 +200,12 @@ async def add_waiting(tx: Tx, run: Run) -> Run:
         row = await tx.one(LIST_MODELS, run_id=run.id)
         names = dict(zip(row["model_ids"], row["model_names"], strict=True)) if row else {}
         for circuit in await list_shut(tx, list(names)):
+            is_held = circuit.force or circuit.installation_force
             run.waiting_for.add(
                 model_id=circuit.model_id,
                 name=names[circuit.model_id],
-                circuit_state="open"
-                if circuit.force
-                else enum_text(circuit, "state", circuit.state),
-                cause="forced" if circuit.force else circuit.cause,
+                circuit_state="open" if is_held else enum_text(circuit, "state", circuit.state),
+                cause="forced" if is_held else circuit.cause,
                 retry_at=circuit.retry_at if circuit.HasField("retry_at") else None,
             )
     return run
@@ -245,27 +266,77 @@ async def _move(
     return await get_campaign(tx, campaign_id)
 
 
+ERROR_CELLS_DEFAULT = 20
+
+
+def money_limits(limits: Limits) -> dict[str, Any]:
+    """The limits that stand in the money row of a run, by column."""
+    return {
+        "cost_max": Decimal(limits.cost_usd_max) if limits.cost_usd_max else None,
+        "executions_max": limits.executions_max or None,
+        "tokens_max": limits.tokens_max or None,
+        "wall_time_s": limits.wall_time_s or None,
+        "error_share_max": limits.error_share_max if limits.HasField("error_share_max") else None,
+        "error_cells_min": limits.error_cells_min or ERROR_CELLS_DEFAULT,
+        "interval_width_max": limits.interval_width_max or None,
+    }
+
+
 async def tune_run(tx: Tx, request: TuneRunRequest) -> Run:
-    """New concurrency or cost limit of a live run."""
-    await tx.run(LOCK_MONEY, run_id=request.run_id)
+    """New concurrency or other limits of a live run. Raises NotFound(RUN_NOT_FOUND), NotReady:
+    CAMPAIGN_ALREADY_OVER, RUN_STOPPING."""
+    standing = await tx.one(LOCK_MONEY, run_id=request.run_id)
     row = await tx.one(LOCK_RUN, run_id=request.run_id)
-    if row is None:  # or no policy lets the caller change it
+    if row is None or standing is None:  # or no policy lets the caller change it
         await check_run_level(tx, request.run_id, "execute")
         raise NotFound("RUN_NOT_FOUND", "There is no such run.")
     if row["state"] not in LIVE:
         raise NotReady("CAMPAIGN_ALREADY_OVER", f"The run is {row['state']}.")
-    changes: dict[str, Any] = {}
+    if reason := standing.pop("stop_reason"):
+        raise NotReady(
+            "RUN_STOPPING",
+            f"A limit was reached ({reason}) and the run is about to end; launch it anew.",
+            facts={"stop_reason": reason},
+        )
+    given = {field.name: value for field, value in request.ListFields()}
+    changes = {name: given[name] for name in (*TUNABLE, "concurrency") if name in given}
     if request.HasField("concurrency"):
-        changes["concurrency"] = request.concurrency
         await tx.run(SET_CONCURRENCY, run_id=request.run_id, concurrency=request.concurrency)
-    if request.HasField("cost_usd_max"):
-        changes["cost_usd_max"] = request.cost_usd_max
-        cost_max = Decimal(request.cost_usd_max) if request.cost_usd_max else None
-        await tx.run(SET_COST_MAX, run_id=request.run_id, cost_max=cost_max)
+    wanted = money_limits(Limits(**{name: given[name] for name in TUNABLE if name in given}))
+    chosen = {column: wanted[column] for name, column in TUNABLE.items() if name in given}
+    if chosen:
+        await tx.run(SET_LIMITS, run_id=request.run_id, **{**standing, **chosen})
     recording.record(
-        tx, "run.tune", "run", request.run_id, old={"concurrency": row["concurrency"]}, new=changes
+        tx,
+        "run.tune",
+        "run",
+        request.run_id,
+        old=_shown({"concurrency": row["concurrency"], **standing}),
+        new=changes,
     )
     return await get_run(tx, request.run_id)
+
+
+# Field of the request -> column.
+TUNABLE = {
+    "cost_usd_max": "cost_max",
+    "executions_max": "executions_max",
+    "tokens_max": "tokens_max",
+    "wall_time_s": "wall_time_s",
+    "error_share_max": "error_share_max",
+    "error_cells_min": "error_cells_min",
+    "interval_width_max": "interval_width_max",
+}
+
+
+def _shown(standing: dict[str, Any]) -> dict[str, Any]:
+    """For the log: limits that are set, money as text."""
+    shown = {"cost_usd_max" if name == "cost_max" else name: v for name, v in standing.items()}
+    return {
+        name: decimal_text(value) if isinstance(value, Decimal) else value
+        for name, value in shown.items()
+        if value is not None
+    }
 
 
 # --- rates ----------------------------------------------------------------------------------------
@@ -325,11 +396,23 @@ async def summarise_run(tx: Tx, run_id: str) -> GetRunSummaryResponse:
         (row["technique_no"], row["target_no"]): row
         for row in await tx.all(LIST_LATENCIES, run_id=run_id)
     }
-    targets = [name.partition("/") for name in run.target_names]
     by_model = await tx.all(LIST_MODEL_TALLIES, run_id=run_id)
     models = await tx.one(LIST_MODELS, run_id=run_id)
+    return summary_of(run, rows, latencies, models, by_model)
+
+
+def summary_of(
+    run: Run,
+    rows: Sequence[dict[str, Any]],
+    latencies: Mapping[tuple[int | None, int | None], dict[str, Any]],
+    models: dict[str, Any] | None,
+    by_model: Sequence[dict[str, Any]],
+) -> GetRunSummaryResponse:
+    """rows: tallies by technique and target; latencies: by (technique_no, target_no), None for all."""
+    targets = [name.partition("/") for name in run.target_names]
     return GetRunSummaryResponse(
         run=run,
+        run_ids=[run.id],
         overall=_sum(rows).rate(latencies.get((None, None))),
         by_technique=[
             RateByTechnique(

@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from chimera.call import Call
-from chimera.campaigns import costing, launching, operations, results, runs
+from chimera.campaigns import (
+    archiving,
+    cloning,
+    costing,
+    launching,
+    operations,
+    reruns,
+    results,
+    runs,
+)
 from chimera.campaigns.catalogue import scorer_kinds, techniques
+from chimera.campaigns.secrecy import shown
 from chimera.core import Core
 from chimera.v1 import campaigns_pb2_grpc, usage_pb2_grpc
 from chimera.v1.campaigns_pb2 import (
+    ArchiveCampaignRequest,
+    ArchiveCampaignResponse,
     CancelCampaignRequest,
     CancelCampaignResponse,
+    CloneCampaignRequest,
+    CloneCampaignResponse,
     CreateCampaignRequest,
     CreateCampaignResponse,
     DeleteCampaignRequest,
@@ -40,10 +54,14 @@ from chimera.v1.campaigns_pb2 import (
     PauseCampaignResponse,
     PreviewCampaignRequest,
     PreviewCampaignResponse,
+    RerunFailedRequest,
+    RerunFailedResponse,
     ResumeCampaignRequest,
     ResumeCampaignResponse,
     TuneRunRequest,
     TuneRunResponse,
+    UnarchiveCampaignRequest,
+    UnarchiveCampaignResponse,
     UndeleteCampaignRequest,
     UndeleteCampaignResponse,
     UpdateCampaignRequest,
@@ -70,13 +88,12 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
     ) -> CreateCampaignResponse:
         async with self.db.begin(call) as tx:
             campaign = await operations.create_campaign(tx, request)
-            return tx.answer(CreateCampaignResponse(campaign=campaign))
+            return tx.answer(CreateCampaignResponse(campaign=await shown(tx, campaign)))
 
     async def GetCampaign(self, request: GetCampaignRequest, call: Call) -> GetCampaignResponse:
         async with self.db.look(call) as tx:
-            return GetCampaignResponse(
-                campaign=await operations.get_campaign(tx, request.campaign_id)
-            )
+            campaign = await operations.get_campaign(tx, request.campaign_id)
+            return GetCampaignResponse(campaign=await shown(tx, campaign))
 
     async def ListCampaigns(
         self, request: ListCampaignsRequest, call: Call
@@ -100,21 +117,21 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
     ) -> UpdateCampaignResponse:
         async with self.db.begin(call) as tx:
             campaign = await operations.update_campaign(tx, request)
-            return tx.answer(UpdateCampaignResponse(campaign=campaign))
+            return tx.answer(UpdateCampaignResponse(campaign=await shown(tx, campaign)))
 
     async def DeleteCampaign(
         self, request: DeleteCampaignRequest, call: Call
     ) -> DeleteCampaignResponse:
         async with self.db.begin(call) as tx:
             campaign = await operations.delete_campaign(tx, request.campaign_id, request.etag)
-            return tx.answer(DeleteCampaignResponse(campaign=campaign))
+            return tx.answer(DeleteCampaignResponse(campaign=await shown(tx, campaign)))
 
     async def UndeleteCampaign(
         self, request: UndeleteCampaignRequest, call: Call
     ) -> UndeleteCampaignResponse:
         async with self.db.begin(call) as tx:
             campaign = await operations.undelete_campaign(tx, request.campaign_id)
-            return tx.answer(UndeleteCampaignResponse(campaign=campaign))
+            return tx.answer(UndeleteCampaignResponse(campaign=await shown(tx, campaign)))
 
     async def PreviewCampaign(
         self, request: PreviewCampaignRequest, call: Call
@@ -127,28 +144,28 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
     ) -> LaunchCampaignResponse:
         async with self.db.begin(call) as tx:
             campaign, run = await launching.launch_campaign(tx, request.campaign_id, self.settings)
-            return tx.answer(LaunchCampaignResponse(campaign=campaign, run=run))
+            return tx.answer(LaunchCampaignResponse(campaign=await shown(tx, campaign), run=run))
 
     async def PauseCampaign(
         self, request: PauseCampaignRequest, call: Call
     ) -> PauseCampaignResponse:
         async with self.db.begin(call) as tx:
             campaign = await runs.pause_campaign(tx, request.campaign_id, request.reason)
-            return tx.answer(PauseCampaignResponse(campaign=campaign))
+            return tx.answer(PauseCampaignResponse(campaign=await shown(tx, campaign)))
 
     async def ResumeCampaign(
         self, request: ResumeCampaignRequest, call: Call
     ) -> ResumeCampaignResponse:
         async with self.db.begin(call) as tx:
             campaign = await runs.resume_campaign(tx, request.campaign_id)
-            return tx.answer(ResumeCampaignResponse(campaign=campaign))
+            return tx.answer(ResumeCampaignResponse(campaign=await shown(tx, campaign)))
 
     async def CancelCampaign(
         self, request: CancelCampaignRequest, call: Call
     ) -> CancelCampaignResponse:
         async with self.db.begin(call) as tx:
             campaign = await runs.cancel_campaign(tx, request.campaign_id, request.reason)
-            return tx.answer(CancelCampaignResponse(campaign=campaign))
+            return tx.answer(CancelCampaignResponse(campaign=await shown(tx, campaign)))
 
     async def TuneRun(self, request: TuneRunRequest, call: Call) -> TuneRunResponse:
         async with self.db.begin(call) as tx:
@@ -172,6 +189,8 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
         self, request: GetRunSummaryRequest, call: Call
     ) -> GetRunSummaryResponse:
         async with self.db.look(call) as tx:
+            if request.include_origins:
+                return await reruns.summarise_with_origins(tx, request.run_id)
             return await runs.summarise_run(tx, request.run_id)
 
     async def WatchRun(
@@ -196,6 +215,32 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
     async def GetExecution(self, request: GetExecutionRequest, call: Call) -> GetExecutionResponse:
         async with self.db.look(call) as tx:
             return await results.get_execution(tx, request.run_id, request.cell_no)
+
+    async def CloneCampaign(
+        self, request: CloneCampaignRequest, call: Call
+    ) -> CloneCampaignResponse:
+        async with self.db.begin(call) as tx:
+            campaign = await cloning.clone_campaign(tx, request)
+            return tx.answer(CloneCampaignResponse(campaign=await shown(tx, campaign)))
+
+    async def RerunFailed(self, request: RerunFailedRequest, call: Call) -> RerunFailedResponse:
+        async with self.db.begin(call) as tx:
+            campaign, run = await reruns.rerun_failed(tx, request)
+            return tx.answer(RerunFailedResponse(campaign=await shown(tx, campaign), run=run))
+
+    async def ArchiveCampaign(
+        self, request: ArchiveCampaignRequest, call: Call
+    ) -> ArchiveCampaignResponse:
+        async with self.db.begin(call) as tx:
+            campaign = await archiving.archive_campaign(tx, request.campaign_id, request.etag)
+            return tx.answer(ArchiveCampaignResponse(campaign=await shown(tx, campaign)))
+
+    async def UnarchiveCampaign(
+        self, request: UnarchiveCampaignRequest, call: Call
+    ) -> UnarchiveCampaignResponse:
+        async with self.db.begin(call) as tx:
+            campaign = await archiving.unarchive_campaign(tx, request.campaign_id)
+            return tx.answer(UnarchiveCampaignResponse(campaign=await shown(tx, campaign)))
 
     async def ListTechniques(
         self, request: ListTechniquesRequest, call: Call

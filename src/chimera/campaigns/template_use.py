@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from chimera.campaigns.freezing import Frozen
+from chimera.campaigns.plan import row_count
 from chimera.db import Tx, sql
-from chimera.rows import struct_dict
 from chimera.templates.usages import Outcome, Use, record_usages, settle_usages
 from chimera.v1.campaigns_pb2 import Campaign
 
@@ -17,8 +17,8 @@ from chimera.v1.campaigns_pb2 import Campaign
 async def note(tx: Tx, run_id: str, campaign: Campaign, frozen: Frozen) -> None:
     """Part of the launch."""
     uses = [
-        Use(version, [struct_dict(row) for row in source.rows[:1]], len(source.rows))
-        for version, source in zip(frozen.versions, campaign.plan.prompts, strict=True)
+        Use(version, [rows[0]], len(rows))
+        for version, rows in zip(frozen.versions, frozen.plan.rows, strict=True)
     ]
     await record_usages(
         tx,
@@ -29,7 +29,14 @@ async def note(tx: Tx, run_id: str, campaign: Campaign, frozen: Frozen) -> None:
     )
 
 
-READ_PLAN = sql(bytes, "SELECT plan FROM campaigns.run_plans WHERE run_id = %(run_id)s")
+READ_PLAN = sql(
+    dict,
+    """
+    SELECT p.plan, r.id || r.origins AS line
+      FROM campaigns.run_plans p JOIN campaigns.runs r ON r.id = p.run_id
+     WHERE p.run_id = %(run_id)s
+    """,
+)
 
 # By prompt, so that the sources of a plan are added up over their ranges.
 COUNT_BY_SOURCE = sql(
@@ -39,27 +46,29 @@ COUNT_BY_SOURCE = sql(
            count(*) FILTER (WHERE e.is_successful) AS successes,
            sum(e.success_score)::float8 AS score
       FROM campaigns.executions e
-     WHERE e.run_id = %(run_id)s AND e.state = 'succeeded'
+     WHERE e.run_id = ANY(%(runs)s::uuid[]) AND e.state = 'succeeded'
      GROUP BY 1
     """,
 )
 
 
 async def settle(tx: Tx, run_id: str) -> None:
-    """Sets what the run's templates achieved; doing it again changes nothing."""
-    body = await tx.one(READ_PLAN, run_id=run_id)
-    if body is None:
+    """Sets what the run's templates achieved; doing it again changes nothing. A run that sends cells
+    of another again belongs to the use that the first of the line noted."""
+    found = await tx.one(READ_PLAN, run_id=run_id)
+    if found is None:
         return
-    sources = orjson.loads(body)["prompts"]
-    counts = await tx.all(COUNT_BY_SOURCE, run_id=run_id, starts=list(_starts(sources)))
-    await settle_usages(tx, run_id, _outcomes(sources, {row["source"]: row for row in counts}))
+    sources = orjson.loads(found["plan"])["prompts"]
+    line = found["line"]
+    counts = await tx.all(COUNT_BY_SOURCE, runs=line, starts=list(_starts(sources)))
+    await settle_usages(tx, line[-1], _outcomes(sources, {row["source"]: row for row in counts}))
 
 
 def _starts(sources: list[dict[str, Any]]) -> Iterator[int]:
     start = 0
     for source in sources:
         yield start
-        start += len(source["rows"]) or 1
+        start += row_count(source)
 
 
 def _outcomes(sources: list[dict[str, Any]], counts: dict[int, dict[str, Any]]) -> list[Outcome]:

@@ -113,12 +113,12 @@ def export(client: Client, path: Path) -> str:
     )
 
     newest = client.call(GetCheckpointRequest(), GetCheckpointResponse)
-    with path.open("wb") as file, _progress("exporting") as show:
-        lines = 0
+    with path.open("wb") as file, _progress("exported") as show:
+        leaves = -2  # header and checkpoint stand before them
         for part in client.stream(ExportAuditLogRequest(), ExportAuditLogResponse):
             file.write(part.lines)
-            lines += part.lines.count(b"\n")
-            show(lines, newest.size + 2)
+            leaves += part.lines.count(b"\n")
+            show(leaves, newest.size)
     return newest.verifier_key
 
 
@@ -138,7 +138,7 @@ def verify_file(
         wanted = policy_of(keys, quorum, policy)
     except ValueError as error:
         raise Failure(str(error)) from None
-    with open_bundle(path) as file, _progress("verifying") as show:
+    with open_bundle(path) as file, _progress("verified") as show:
         lines = iter(lambda: file.readline(LINE_BYTES_MAX + 1), b"")
         try:
             return verify_bundle(lines, keys, since, show, wanted)
@@ -154,7 +154,7 @@ def _verify_database() -> Report:
 
     use_running_databases()
     try:
-        with _progress("verifying") as show:
+        with _progress("verified") as show:
             return verify_live(load_settings(), progress=show)
     except (SigningRefused, NoteError, ValueError) as error:
         raise Failure(str(error)) from None
@@ -162,11 +162,17 @@ def _verify_database() -> Report:
 
 @contextmanager
 def _progress(what: str) -> Iterator[Any]:
-    """A bar on stderr that goes away; called with (done, total or None)."""
+    """On stderr; called with (done, total or None). A bar that goes away on a terminal, else a line
+    per tenth, so that a log of hours shows in a job's output that it is alive."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    if not console.is_terminal:
+        from chimera.audit.verify import ProgressLine
+
+        yield ProgressLine(what)
+        return
+    with Progress(console=console, transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from chimera.cli.plan_file import PlanFile, PromptPart
     from chimera.client import Client
-    from chimera.v1.campaigns_pb2 import Campaign, CampaignPlan, Run
+    from chimera.v1.campaigns_pb2 import Campaign, CampaignPlan, Run, SuiteUse
 
 app = typer.Typer(
     help="Run campaigns and read their results.", no_args_is_help=True, rich_markup_mode=None
@@ -285,11 +285,48 @@ def _campaign_plan(client: Client, plan: PlanFile) -> CampaignPlan:
     )
     for part in plan.prompts:
         template_id = part.template_id or _template(client, part)
-        source = PromptSource(template_id=template_id, version_number=part.version)
+        source = PromptSource(
+            template_id=template_id,
+            version_number=part.version,
+            dataset_id=_dataset(client, part.dataset) if part.dataset else "",
+            dataset_version=part.dataset_version,
+        )
         for row in part.rows:
             source.rows.add().update(row)
         message.prompts.append(source)
+    if plan.suites:
+        message.suites.extend(_suites(client, plan.suites))
     return message
+
+
+def _dataset(client: Client, name: str) -> str:
+    from chimera.v1.datasets_pb2 import ListDatasetsRequest, ListDatasetsResponse
+
+    for page in client.pages(ListDatasetsRequest(page_size=1000), ListDatasetsResponse):
+        for dataset in page.datasets:
+            if dataset.name.lower() == name.lower():
+                return dataset.id
+    raise Failure(f"there is no dataset {name!r}", WRONG_USE)
+
+
+def _suites(client: Client, names: Sequence[str]) -> list[SuiteUse]:
+    """Suites by name: built in, or the organisation's own."""
+    from chimera.v1.campaigns_pb2 import SuiteUse
+    from chimera.v1.suites_pb2 import (
+        ListBuiltInSuitesRequest,
+        ListBuiltInSuitesResponse,
+        ListSuitesRequest,
+        ListSuitesResponse,
+    )
+
+    built_in = client.call(ListBuiltInSuitesRequest(), ListBuiltInSuitesResponse)
+    known = {suite.name: SuiteUse(built_in=suite.name) for suite in built_in.suites}
+    for page in client.pages(ListSuitesRequest(page_size=1000), ListSuitesResponse):
+        known |= {suite.name: SuiteUse(suite_id=suite.id) for suite in page.suites}
+    if unknown := [name for name in names if name not in known]:
+        shown = ", ".join(sorted(known))
+        raise Failure(f"there is no suite {unknown[0]!r}; known suites: {shown}", WRONG_USE)
+    return [known[name] for name in names]
 
 
 def _models(client: Client) -> dict[str, str]:

@@ -40,6 +40,9 @@ def rotate(
     key_ref: Annotated[
         str, typer.Option("--key", help="At a key service: the key to go over to.")
     ] = "",
+    to: Annotated[
+        str, typer.Option("--to", help="file or service: move the master key there.")
+    ] = "",
     wait: Annotated[bool, typer.Option(help="Until everything is wrapped anew.")] = True,
     server: Server = "",
     api_key: ApiKey = "",
@@ -48,13 +51,21 @@ def rotate(
     from chimera.v1.vault_pb2 import (
         GetVaultStatusRequest,
         GetVaultStatusResponse,
+        KeyHome,
         RotateMasterKeyRequest,
         RotateMasterKeyResponse,
         RotationState,
     )
 
+    homes = {
+        "": KeyHome.KEY_HOME_UNSPECIFIED,
+        "file": KeyHome.KEY_HOME_FILE,
+        "service": KeyHome.KEY_HOME_SERVICE,
+    }
+    if to not in homes:
+        raise typer.BadParameter("must be file or service", param_hint="--to")
     with connected(server, api_key) as client:
-        request = RotateMasterKeyRequest(key_ref=key_ref)
+        request = RotateMasterKeyRequest(key_ref=key_ref, home=homes[to])
         rotation = client.call(request, RotateMasterKeyResponse).rotation
         typer.echo(_told(rotation))
         while wait and rotation.state == RotationState.ROTATION_STATE_RUNNING:

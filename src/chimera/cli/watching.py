@@ -93,6 +93,8 @@ def print_results(summary: GetRunSummaryResponse, console: Console) -> None:
         "Errors are in no rate.",
         highlight=False,
     )
+    if summary.run.stop_reason:
+        console.print(f"The run stopped by itself: {summary.run.state_reason}.", highlight=False)
 
 
 def _rates_table(title: str, *, with_bars: bool) -> Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from psycopg.errors import UniqueViolation
 
@@ -16,10 +15,11 @@ from chimera.db import Nothing, Tx, sql, violated
 from chimera.faults import AlreadyExists, NotFound, NotReady, Unauthenticated
 from chimera.federation.flow import Proven
 from chimera.identity.opening import add_user_without_password, open_session, user_name_from
+from chimera.identity.sessions import NewSession
 from chimera.identity.users import get_user
 from chimera.ids import new_id
 from chimera.v1.federation_pb2 import LinkedIdentity
-from chimera.v1.identity_pb2 import User
+from chimera.v1.identity_pb2 import LoginChallenge, User
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,12 @@ class Known:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SignedIn:
-    """A new session; the token is for its owner only."""
+    """Somebody with a new session, or with the challenge for one; for its owner only."""
 
     user: User
-    org_id: str
-    session_id: str
-    authz_epoch: int
-    refresh_token: str
-    refresh_expires_at: datetime
     is_new_user: bool
+    session: NewSession | None = None
+    challenge: LoginChallenge | None = None
 
 
 SELECT_IDENTITY = """
@@ -82,8 +79,9 @@ NOTE_USE = sql(
 
 
 async def sign_in(core: Core, call: Call, proven: Proven) -> SignedIn:
-    """A session for whom the identity belongs to, who is made a user first where the provider's
-    organisation wants that. Raises Unauthenticated(IDENTITY_NOT_LINKED, ACCOUNT_DISABLED)."""
+    """A session (or, with a second factor, the challenge for one) for whom the identity belongs to,
+    who is made a user first where the provider's organisation wants that. Raises
+    Unauthenticated(IDENTITY_NOT_LINKED, ACCOUNT_DISABLED)."""
     provider, identity = proven.provider, proven.identity
     async with core.db.look(replace(call, caller=Caller("anonymous"))) as tx:
         known = await tx.one(
@@ -96,13 +94,7 @@ async def sign_in(core: Core, call: Call, proven: Proven) -> SignedIn:
         return await _join(core, call, proven)
     if known.state != "active":
         raise Unauthenticated("ACCOUNT_DISABLED", "This account is not active.")
-    caller = Caller(
-        "user",
-        org_id=known.org_id,
-        user_id=known.user_id,
-        session_id=new_id(),
-        role=known.role,
-    )
+    caller = Caller("user", org_id=known.org_id, user_id=known.user_id, role=known.role)
     async with core.db.begin(replace(call, caller=caller)) as tx:
         await tx.run(
             NOTE_USE,
@@ -132,7 +124,6 @@ async def _join(core: Core, call: Call, proven: Proven) -> SignedIn:
             "user",
             org_id=provider.org_id,
             user_id=new_id(),
-            session_id=new_id(),
             role=provider.new_user_role,
         )
         try:
@@ -168,25 +159,22 @@ def _not_linked() -> Unauthenticated:
 
 
 async def _opened(tx: Tx, core: Core, proven: Proven, *, is_new_user: bool) -> SignedIn:
-    caller = tx.call.caller
-    refresh_token, expires_at, epoch = await open_session(tx, core.settings)
-    record(
-        tx,
-        "session.sign_in",
-        "session",
-        caller.session_id,
-        new={"provider": proven.provider.name, "issuer": proven.identity.issuer},
-        kind=Kind.SECURITY,
-    )
-    return SignedIn(
-        user=await get_user(tx, caller.user_id),
-        org_id=caller.org_id,
-        session_id=caller.session_id,
-        authz_epoch=epoch,
-        refresh_token=refresh_token,
-        refresh_expires_at=expires_at,
-        is_new_user=is_new_user,
-    )
+    opened = await open_session(tx, core.settings)
+    new = {"provider": proven.provider.name, "issuer": proven.identity.issuer}
+    user_id = tx.call.caller.user_id
+    if isinstance(opened, LoginChallenge):
+        record(
+            tx,
+            "session.sign_in",
+            "user",
+            user_id,
+            new=new,
+            reason="challenge",
+            kind=Kind.SECURITY,
+        )
+        return SignedIn(User(), is_new_user, challenge=opened)
+    record(tx, "session.sign_in", "session", opened.session_id, new=new, kind=Kind.SECURITY)
+    return SignedIn(await get_user(tx, user_id), is_new_user, opened)
 
 
 async def insert_identity(tx: Tx, proven: Proven) -> LinkedIdentity:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from chimera.call import Call
 from chimera.core import Core
-from chimera.faults import Denied
 from chimera.federation import identities, organisations
 from chimera.federation.flow import Flow
 from chimera.federation.provider import installed
-from chimera.identity.sessions import session_tokens
-from chimera.identity.tokens import Tokens
+from chimera.identity.desk import desk_of
 from chimera.v1 import federation_pb2_grpc
 from chimera.v1.federation_pb2 import (
     CreateSignInProviderRequest,
@@ -70,22 +68,14 @@ class SignInService(federation_pb2_grpc.SignInServiceServicer):
     async def FinishSignIn(self, request: FinishSignInRequest, call: Call) -> FinishSignInResponse:
         proven = await self.flow.finish(call, request.answer, link=False)
         signed_in = await identities.sign_in(self.core, call, proven)
-        tokens = await Tokens.opened(self.core)
-        await tokens.keep_fresh()
-        access = tokens.issue(
-            user_id=signed_in.user.id,
-            org_id=signed_in.org_id,
-            session_id=signed_in.session_id,
-            authz_epoch=signed_in.authz_epoch,
-        )
         return FinishSignInResponse(
-            tokens=session_tokens(access, signed_in.refresh_token, signed_in.refresh_expires_at),
-            user=signed_in.user,
+            tokens=await desk_of(self.core).tokens_of(signed_in.session),
+            user=signed_in.user if signed_in.session else None,
             is_new_user=signed_in.is_new_user,
+            challenge=signed_in.challenge,
         )
 
     async def StartLink(self, request: StartLinkRequest, call: Call) -> StartLinkResponse:
-        _must_be_there(call)
         started = await self.flow.start(call, request.provider_id, request.redirect_uri, link=True)
         return StartLinkResponse(
             authorization_url=started.authorization_url,
@@ -94,7 +84,6 @@ class SignInService(federation_pb2_grpc.SignInServiceServicer):
         )
 
     async def FinishLink(self, request: FinishLinkRequest, call: Call) -> FinishLinkResponse:
-        _must_be_there(call)
         proven = await self.flow.finish(call, request.answer, link=True)
         async with self.db.begin(call) as tx:
             linked = await identities.insert_identity(tx, proven)
@@ -110,7 +99,6 @@ class SignInService(federation_pb2_grpc.SignInServiceServicer):
     async def UnlinkIdentity(
         self, request: UnlinkIdentityRequest, call: Call
     ) -> UnlinkIdentityResponse:
-        _must_be_there(call)
         async with self.db.begin(call) as tx:
             await identities.unlink_identity(tx, request.linked_identity_id)
             return tx.answer(UnlinkIdentityResponse())
@@ -146,9 +134,3 @@ class SignInService(federation_pb2_grpc.SignInServiceServicer):
         async with self.db.begin(call) as tx:
             await organisations.delete_provider(tx, request.sign_in_provider_id)
             return tx.answer(DeleteSignInProviderResponse())
-
-
-def _must_be_there(call: Call) -> None:
-    """Ways in are added and taken away by the person, never by a key of theirs."""
-    if call.caller.kind != "user":
-        raise Denied("PERMISSION_MISSING", "Sign in to do this; an API key does not do.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -31,7 +31,8 @@ from chimera.identity.decisions import (
     decide,
     is_outside,
 )
-from chimera.identity.endings import CHANGES, ENDED, STATE_AGE_S
+from chimera.identity.endings import CHANGES, STATE_AGE_S
+from chimera.identity.notices import Notices
 from chimera.identity.roles import holdings_of, scope_numbers
 from chimera.identity.things import find_thing, named_in
 from chimera.identity.tokens import Claims, Tokens, check_not_expired, hash_of
@@ -41,6 +42,8 @@ from chimera.v1.options_pb2 import Permission
 
 Value = TypeVar("Value")
 CACHE_MAX = 20_000
+# What is known of a stream's caller when the gate looks again; see gate.LOOK_AGAIN_S.
+STREAM_STATE_AGE_S = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ FIND_API_KEY = sql(
 def held_in_session(session: SessionState) -> Held:
     """What somebody who is signed in holds."""
     holdings = holdings_of(session.role, is_operator=session.is_superuser, grants=session.grants)
-    return Held(session.user_id, holdings)
+    return Held(session.user_id, holdings, second_factor_at=session.second_factor_at)
 
 
 def held_by_key(key: KeyState) -> Held:
@@ -115,13 +118,10 @@ class Recent(Generic[Value]):
         self._read = read
         self._reads: dict[str, tuple[float, int, asyncio.Future[Value]]] = {}
 
-    async def get(self, key: str) -> Value:
+    async def get(self, key: str, age_s: float = STATE_AGE_S) -> Value:
+        """What was read at most `age_s` ago."""
         found = self._reads.get(key)
-        if (
-            found is not None
-            and time.monotonic() - found[0] < STATE_AGE_S
-            and found[1] == CHANGES.count
-        ):
+        if found is not None and time.monotonic() - found[0] < age_s and found[1] == CHANGES.count:
             task = found[2]
         else:
             self._reads.pop(key, None)
@@ -162,11 +162,12 @@ class Authenticator:
     @classmethod
     @asynccontextmanager
     async def opened(cls, core: Core) -> AsyncIterator[Authenticator]:
-        """With the installation's keys, flushing usage in the background."""
+        """With the installation's keys; exchanges notices and flushes usage in the background."""
         authenticator = cls(core, await Tokens.opened(core))
         flushing = asyncio.create_task(authenticator.usage.flush_for_ever())
         try:
-            yield authenticator
+            async with Notices.exchanged(core.redis):
+                yield authenticator
         finally:
             await cancelled(flushing)
             await authenticator.usage.flush()
@@ -178,17 +179,27 @@ class Authenticator:
         Raises Unauthenticated: CREDENTIALS_INVALID, TOKEN_EXPIRED, SESSION_ENDED, API_KEY_INVALID,
         ACCOUNT_DISABLED.
         """
-        authorization = metadata.get("authorization", "")
-        if not authorization:
-            key = metadata.get("x-api-key", "")
-            return await self._by_api_key(key, address) if key else ANONYMOUS
-        scheme, _, credential = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            raise Unauthenticated("CREDENTIALS_INVALID", "Send `authorization: Bearer ...`.")
-        credential = credential.strip()
-        if credential.startswith("chm_"):
-            return await self._by_api_key(credential, address)
-        return await self._by_access_token(credential, address)
+        credential, is_key = _credential_in(metadata)
+        if not credential:
+            return ANONYMOUS
+        if is_key:
+            caller = await self._by_api_key(credential, address)
+            self.usage.saw_key(caller.api_key_id, address)
+        else:
+            await self.tokens.keep_fresh()
+            caller = await self._by_claims(self._claims_of(credential), address)
+            self.usage.saw_session(caller.session_id)
+        return caller
+
+    async def authenticate_again(self, call: Call) -> Caller:
+        """Who has a stream open, as of now. An access token's five minutes do not end it: the
+        session behind the token does, and is looked at more often than that. Raises as above."""
+        credential, is_key = _credential_in(call.metadata)
+        if is_key:
+            return await self._by_api_key(credential, call.ip_address, STREAM_STATE_AGE_S)
+        await self.tokens.keep_fresh()
+        claims = self._claims_of(credential, ended=True)
+        return await self._by_claims(claims, call.ip_address, STREAM_STATE_AGE_S)
 
     async def authorize(self, call: Call, permission: int, request: Any) -> None:
         """Adds `permission` to the caller's when a grant about the things that the request names
@@ -225,10 +236,8 @@ class Authenticator:
         async with self.db.look(call) as tx:
             return tuple([await find_thing(tx, noun, thing_id) for noun, thing_id in named])
 
-    async def _by_access_token(self, token: str, address: str) -> Caller:
-        await self.tokens.keep_fresh()
-        claims = self._claims_of(token)
-        session, held = await self._sessions.get(claims.session_id) or (None, None)
+    async def _by_claims(self, claims: Claims, address: str, age_s: float = STATE_AGE_S) -> Caller:
+        session, held = await self._sessions.get(claims.session_id, age_s) or (None, None)
         if session is not None and session.authz_epoch < claims.authz_epoch:
             # Another process has issued this token after a change that was not seen here yet.
             self._sessions.forget(claims.session_id)
@@ -237,7 +246,7 @@ class Authenticator:
             session is None
             or held is None
             or not session.is_active
-            or claims.session_id in ENDED
+            or CHANGES.has_ended(claims.session_id)
             or (session.user_id, session.org_id) != (claims.user_id, claims.org_id)
         ):
             raise Unauthenticated("SESSION_ENDED", "This session has ended; sign in again.")
@@ -246,7 +255,6 @@ class Authenticator:
             raise Unauthenticated(
                 "TOKEN_EXPIRED", "What this user may do has changed; refresh the session."
             )
-        self.usage.saw_session(claims.session_id)
         caller = Caller(
             "user",
             org_id=session.org_id,
@@ -263,27 +271,26 @@ class Authenticator:
             return caller
         return _with_conditional(caller, address)
 
-    def _claims_of(self, token: str) -> Claims:
+    def _claims_of(self, token: str, *, ended: bool = False) -> Claims:
+        """`ended`: also of a token whose time is over."""
         name = hash_of(token)
         claims = self._verified.get(name)
-        if claims is not None and claims.kid in self.tokens.keys:
+        if claims is None or claims.kid not in self.tokens.keys:
+            claims = self._verified[name] = self.tokens.verify(token)
+            if len(self._verified) > CACHE_MAX:
+                del self._verified[next(iter(self._verified))]
+        if not ended:
             check_not_expired(claims)
-            return claims
-        claims = self.tokens.verify(token)
-        self._verified[name] = claims
-        if len(self._verified) > CACHE_MAX:
-            del self._verified[next(iter(self._verified))]
         return claims
 
-    async def _by_api_key(self, text: str, address: str) -> Caller:
+    async def _by_api_key(self, text: str, address: str, age_s: float = STATE_AGE_S) -> Caller:
         parsed = parse_key(text)
         if parsed is None or parsed.environment != self.environment:
             raise _key_invalid()
-        key, held = await self._keys.get(parsed.public_id) or (None, None)
+        key, held = await self._keys.get(parsed.public_id, age_s) or (None, None)
         if key is None or held is None or not _is_valid(key, parsed):
             raise _key_invalid()
         _check_account(key.state)
-        self.usage.saw_key(key.api_key_id, address)
         caller = Caller(
             "api_key",
             org_id=key.org_id,
@@ -311,10 +318,24 @@ class Authenticator:
             return await tx.one(statement, **params)
 
 
+def _credential_in(metadata: Mapping[str, str]) -> tuple[str, bool]:
+    """An access token or an API key, and whether it is a key; empty when there is none. Raises
+    Unauthenticated(CREDENTIALS_INVALID)."""
+    authorization = metadata.get("authorization", "")
+    if not authorization:
+        return metadata.get("x-api-key", ""), True
+    scheme, _, credential = authorization.partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("CREDENTIALS_INVALID", "Send `authorization: Bearer ...`.")
+    credential = credential.strip()
+    return credential, credential.startswith("chm_")
+
+
 def circumstances_of(caller: Caller, address: str) -> Circumstances:
     """What is known about a call before its request is looked at."""
     signed_in_at = made_at(caller.session_id) if caller.session_id else None
-    return Circumstances(datetime.now(UTC), address, signed_in_at)
+    second_factor_at = caller.held.second_factor_at if caller.held else None
+    return Circumstances(datetime.now(UTC), address, signed_in_at, second_factor_at)
 
 
 def is_creating(method: str) -> bool:
@@ -342,7 +363,7 @@ def _is_valid(key: KeyState, parsed: ParsedKey) -> bool:
     return (
         hmac.compare_digest(key.secret_hash, hash_of(parsed.secret))
         and key.is_active
-        and key.api_key_id not in ENDED
+        and not CHANGES.has_ended(key.api_key_id)
         and key.expires_at > datetime.now(UTC)
     )
 

@@ -34,11 +34,13 @@ class Thing:
 @dataclass(frozen=True, slots=True)
 class Circumstances:
     """What is known about a call. `things` is None as long as nobody looked at the request; a
-    request that names nothing has none. `signed_in_at` is None for API keys."""
+    request that names nothing has none. `signed_in_at` is None for API keys, `second_factor_at` as
+    well for sessions without one."""
 
     at: datetime
     address: str = ""
     signed_in_at: datetime | None = None
+    second_factor_at: datetime | None = None
     things: tuple[Thing, ...] | None = None
     creates: bool = False
 
@@ -67,12 +69,13 @@ class Holding:
 @dataclass(frozen=True, slots=True)
 class Held:
     """All that a credential stands for. scopes is None when it has none to narrow it; networks is
-    empty for everywhere."""
+    empty for everywhere. second_factor_at: when the session proved one."""
 
     user_id: str
     holdings: tuple[Holding, ...]
     scopes: frozenset[int] | None = None
     networks: tuple[str, ...] = ()
+    second_factor_at: datetime | None = None
     lasting: frozenset[int] = field(init=False)
     is_conditional: bool = field(init=False)
 
@@ -158,6 +161,9 @@ def _holds(name: str, conditions: GrantConditions, user_id: str, seen: Circumsta
         case "sign_in_age_max_s":
             oldest = seen.at - timedelta(seconds=conditions.sign_in_age_max_s)
             return seen.signed_in_at is not None and seen.signed_in_at >= oldest
+        case "second_factor_age_max_s":
+            oldest = seen.at - timedelta(seconds=conditions.second_factor_age_max_s)
+            return seen.second_factor_at is not None and seen.second_factor_at >= oldest
         case "own_only":
             if not seen.things:
                 return seen.things is not None and seen.creates

@@ -19,7 +19,6 @@ from typing import Any
 
 import psycopg
 import structlog
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from chimera.audit.leaf import Kind, Outcome, Severity
 from chimera.audit.recording import record
@@ -28,10 +27,10 @@ from chimera.core import Core
 from chimera.db import Nothing, sql
 from chimera.faults import Fault, Unauthenticated
 from chimera.identity.calls import as_caller
+from chimera.identity.challenges import CHALLENGE_ATTEMPTS, insert_challenge
 from chimera.identity.one_time import (
     count_attempt,
     find_token,
-    insert_token,
     new_token,
     spend_token,
     token_invalid,
@@ -55,7 +54,6 @@ from chimera.v1.identity_pb2 import CompleteLoginRequest, LoginChallenge, LoginR
 log = structlog.get_logger("chimera.identity")
 
 STEP_S = 0.05
-CHALLENGE_S, CHALLENGE_ATTEMPTS = 300, 5
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -229,27 +227,13 @@ class Logins:
         )
 
     async def _challenge(self, account: Account, request: LoginRequest, call: Call) -> Opened:
-        token = new_token()
-        device = _device_of(account, request)
         async with self.db.begin(as_caller(call, account.caller())) as tx:
-            await insert_token(
-                tx,
-                token=token,
-                purpose="login",
-                org_id=account.org_id,
-                user_id=account.user_id,
-                lifetime_s=CHALLENGE_S,
-                facts={
-                    "authz_epoch": account.authz_epoch,
-                    "restriction": account.restriction,
-                    "device_id": device.known_id,
-                    "device_name": device.name,
-                    "device_platform": device.platform,
-                },
+            device = _device_of(account, request)
+            challenge = await insert_challenge(
+                tx, account.authz_epoch, device, restriction=account.restriction
             )
             record(tx, "session.login", "user", account.user_id, reason="challenge")
-        expires_at = Timestamp(seconds=int(time.time()) + CHALLENGE_S)
-        return Opened(User(), challenge=LoginChallenge(token=token, expires_at=expires_at))
+        return Opened(User(), challenge=challenge)
 
     async def complete(self, request: CompleteLoginRequest, call: Call) -> Opened:
         """The session of a challenge, for a right code.

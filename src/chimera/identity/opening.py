@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from dataclasses import dataclass
 
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Unauthenticated
 from chimera.identity import sessions
+from chimera.identity.challenges import insert_challenge
+from chimera.identity.sessions import Device, NewSession, session_caller
 from chimera.identity.users import INSERT_MEMBERSHIP, normal_login
+from chimera.ids import new_id
 from chimera.settings import Settings
+from chimera.v1.identity_pb2 import LoginChallenge
 
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9._-]+")
 
@@ -20,20 +24,45 @@ INSERT_USER_WITHOUT_PASSWORD = sql(
     VALUES (%(id)s, %(email)s, %(username)s, %(display_name)s, %(picture_url)s, 'active')
     """,
 )
-FIND_EPOCH = sql(int, "SELECT authz_epoch FROM identity.users WHERE id = %(user_id)s")
 
 
-async def open_session(tx: Tx, settings: Settings) -> tuple[str, datetime, int]:
-    """A session for the caller, whose session_id is new: its first refresh token, when that ends,
-    and the caller's epoch. Raises Unauthenticated(ACCOUNT_DISABLED)."""
-    caller = tx.call.caller
-    epoch = await tx.one(FIND_EPOCH, user_id=caller.user_id) or 0
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a session depends on, now."""
+
+    authz_epoch: int
+    has_second_factor: bool
+
+
+FIND_STANDING = sql(
+    Standing,
+    """
+    SELECT authz_epoch, totp_confirmed_at IS NOT NULL AS has_second_factor
+      FROM identity.users WHERE id = %(user_id)s
+    """,
+)
+
+
+async def open_session(tx: Tx, settings: Settings) -> NewSession | LoginChallenge:
+    """A session for the caller, which tx.call is a part of from then on; for those who have a second
+    factor the challenge for one. Raises Unauthenticated(ACCOUNT_DISABLED)."""
+    standing = await tx.one(FIND_STANDING, user_id=tx.call.caller.user_id)
+    if standing is None:
+        raise _disabled()
+    if standing.has_second_factor:
+        return await insert_challenge(tx, standing.authz_epoch, Device())
+    session_id = new_id()
+    tx.call.caller = session_caller(tx.call.caller, session_id)
     session = await sessions.open_session(
-        tx, settings, session_id=caller.session_id, authz_epoch=epoch, device=sessions.Device()
+        tx, settings, session_id=session_id, authz_epoch=standing.authz_epoch, device=Device()
     )
     if session is None:
-        raise Unauthenticated("ACCOUNT_DISABLED", "This account is not active.")
-    return session.refresh_token, session.refresh_expires_at, epoch
+        raise _disabled()
+    return session
+
+
+def _disabled() -> Unauthenticated:
+    return Unauthenticated("ACCOUNT_DISABLED", "This account is not active.")
 
 
 async def add_user_without_password(

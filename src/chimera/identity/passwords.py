@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import sys
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -138,6 +139,16 @@ def _is_run(folded: str) -> bool:
     return any(folded in 2 * run or folded in 2 * run[::-1] for run in _RUNS)
 
 
+NICE = 5
+
+
+def _after_the_others() -> None:
+    """Of a hashing thread: when cores are short, those go first who keep everybody else waiting, the
+    event loop and the database. On Linux a priority is a thread's own; elsewhere the process's."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+
+
 class Hasher:
     """Argon2id with the installation's parameters.
 
@@ -154,7 +165,7 @@ class Hasher:
         self.places = threads + settings.argon2_queue
         self._taken = 0
         self._counting = Lock()
-        self._threads = ThreadPoolExecutor(threads, "argon2")
+        self._threads = ThreadPoolExecutor(threads, "argon2", _after_the_others)
         # What is verified for somebody who does not exist; nobody knows its password.
         self._dummy = self._hash(secrets.token_urlsafe(32))
 

@@ -19,7 +19,7 @@ from chimera.core import Core
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Unauthenticated
 from chimera.identity.authentication import FIND_SESSION, SessionState
-from chimera.identity.endings import ENDED
+from chimera.identity.endings import CHANGES
 from chimera.identity.sessions import END_SESSION, as_caller
 from chimera.identity.tokens import hash_of, new_refresh_token, open_successor, seal_successor
 
@@ -198,7 +198,7 @@ async def _end_reused(tx: Tx) -> None:
         kind=Kind.SECURITY,
         reason="REFRESH_TOKEN_INVALID",
     )
-    tx.after_commit.append(lambda: ENDED.note(session_id))
+    tx.after_commit.append(lambda: CHANGES.note_end(session_id))
 
 
 def _refused() -> Unauthenticated:

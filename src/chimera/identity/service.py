@@ -17,7 +17,7 @@ from chimera.identity.api_keys import (
     rotate_api_key,
 )
 from chimera.identity.desk import desk_of
-from chimera.identity.endings import ENDED
+from chimera.identity.endings import CHANGES
 from chimera.identity.password_rules import check_joining
 from chimera.identity.refresh import Refreshing
 from chimera.identity.sessions import list_user_sessions, log_out, session_tokens
@@ -275,7 +275,7 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         async with self.db.begin(call) as tx:
             key = await revoke_api_key(tx, request.api_key_id)
             record(tx, "api_key.revoke", "api_key", key.id, new={"is_active": False})
-            tx.after_commit.append(lambda: ENDED.note(key.id))
+            tx.after_commit.append(lambda: CHANGES.note_end(key.id))
             return tx.answer(RevokeApiKeyResponse(api_key=key))
 
 

@@ -14,9 +14,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from chimera.call import Caller
 from chimera.db import Nothing, Tx, sql
-from chimera.faults import Denied, NotFound
+from chimera.faults import NotFound
 from chimera.identity.calls import as_caller
-from chimera.identity.endings import CHANGES, ENDED
+from chimera.identity.endings import CHANGES
 from chimera.identity.tokens import Issued, hash_of, new_refresh_token
 from chimera.ids import new_id
 from chimera.paging import Pages
@@ -224,10 +224,8 @@ def session_tokens(
 async def log_out(tx: Tx) -> None:
     """Ends the caller's session; in this process at once, elsewhere within STATE_AGE_S."""
     session_id = tx.call.caller.session_id
-    if not session_id:
-        raise Denied("PERMISSION_MISSING", "An API key has no session to end; revoke it instead.")
     await tx.run(END_SESSION, session_id=session_id, reason="logout")
-    tx.after_commit.append(lambda: ENDED.note(session_id))
+    tx.after_commit.append(lambda: CHANGES.note_end(session_id))
 
 
 async def end_session(tx: Tx, session_id: str) -> None:
@@ -235,7 +233,7 @@ async def end_session(tx: Tx, session_id: str) -> None:
     ended."""
     if not await tx.run(END_OWN_SESSION, session_id=session_id, user_id=tx.call.caller.user_id):
         raise NotFound("SESSION_NOT_FOUND", f"You have no session {session_id} that goes on.")
-    tx.after_commit.append(lambda: ENDED.note(session_id))
+    tx.after_commit.append(lambda: CHANGES.note_end(session_id))
 
 
 async def end_sessions(
@@ -248,7 +246,7 @@ async def end_sessions(
 
     def note() -> None:
         for session_id in ended:
-            ENDED.note(session_id)
+            CHANGES.note_end(session_id)
 
     tx.after_commit.append(note)
     return len(ended)

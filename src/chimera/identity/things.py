@@ -19,14 +19,34 @@ from chimera.db import Tx, sql
 from chimera.identity.decisions import Thing
 from chimera.v1.options_pb2 import Permission
 
-# Beginning of a permission's name -> nouns of the things it is about. Of other permissions no
-# request names anything, so conditions about things refuse them.
+# Beginning of a permission's name -> nouns of the things it is about, each a kind that
+# identity.find_thing knows. Of other permissions no request names anything, so conditions about
+# things refuse them.
 NOUNS: dict[str, tuple[str, ...]] = {
-    "CAMPAIGN_": ("campaign", "run"),
+    "CAMPAIGN_": ("campaign", "run", "scoring"),
     "TEMPLATE_": ("template",),
+    "DATASET_": ("dataset",),
     "PROVIDER_KEY_": ("provider_key", "provider"),
-    "PROVIDER_": ("provider_key", "provider", "model"),
+    "PROVIDER_": ("provider_key", "provider", "model", "price_version", "route"),
+    "ROUTE_": ("route",),
+    "RATE_LIMIT_": ("provider_key",),
+    "CIRCUIT_": ("model",),
+    "BUDGET_": ("budget", "alert", "campaign"),
+    "WEBHOOK_": ("webhook", "delivery"),
+    "USAGE_": ("campaign", "model", "user"),
+    # What is read is narrowed by what is named; a batch that is sent is not.
+    "TELEMETRY_READ": ("campaign", "user"),
+    "TELEMETRY_MANAGE": ("dead_letter",),
     "TEAM_": ("team",),
+    "USER_": ("user",),
+    "MEMBER_": ("user",),
+    "API_KEY_": ("api_key", "user"),
+    "INVITATION_": ("invitation",),
+    "ROLE_": ("role", "grant"),
+    "SIGN_IN_": ("sign_in_provider",),
+    "CONFIGURATION_": ("change",),
+    "LEGAL_HOLD": ("legal_hold",),
+    "FINDING_": ("finding",),
 }
 
 

@@ -6,7 +6,8 @@
 Failures in a row are counted over the whole cluster. Half open means that one call is out to see;
 whoever takes it does so in the transaction that commits the call, so there is never a second one,
 and when its worker is lost the next may go after `probe_until`. People may hold a circuit open or
-closed. All of it is in PostgreSQL and its clock alone counts.
+closed, an organisation's own or, as operators, that of all (circuit_holds); held open by either, it is.
+All of it is in PostgreSQL and its clock alone counts.
 """
 
 from __future__ import annotations
@@ -184,11 +185,11 @@ class Stand:
 LIST_STANDS = sql(
     Stand,
     """
-    SELECT m.model_no::int - 1 AS model_no, COALESCE(c.state, 'closed') AS state, COALESCE(c.forced, '') AS forced,
-           COALESCE(c.cause, '') AS cause,
+    SELECT m.model_no::int - 1 AS model_no, COALESCE(c.state, 'closed') AS state,
+           providers.held(c.forced, h.forced) AS forced, COALESCE(c.cause, '') AS cause,
            COALESCE(extract(epoch FROM CASE c.state WHEN 'open' THEN c.open_until
                        WHEN 'half_open' THEN c.probe_until END - clock_timestamp()), 0)::float8 AS wait_s,
-           CASE WHEN c.state <> 'closed' AND c.forced = ''
+           CASE WHEN c.state <> 'closed' AND providers.held(c.forced, h.forced) = ''
                 THEN COALESCE(extract(epoch FROM clock_timestamp() - greatest(c.opened_at, %(since)s::timestamptz)), 0) ELSE 0
                 END::float8 AS down_s,
            COALESCE(l.requests_per_minute, p.requests_per_minute) AS requests_per_minute,
@@ -197,6 +198,7 @@ LIST_STANDS = sql(
            WITH ORDINALITY AS m (model_id, provider_id, key_id, model_no)
       JOIN providers.providers p ON p.id = m.provider_id
       LEFT JOIN providers.circuits c ON c.org_id = %(org_id)s AND c.model_id = m.model_id
+      LEFT JOIN providers.circuit_holds h ON h.model_id = m.model_id
       LEFT JOIN providers.rate_limits l ON l.provider_key_id = m.key_id
      ORDER BY m.model_no
     """,

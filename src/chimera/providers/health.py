@@ -30,6 +30,7 @@ from chimera.v1.health_pb2 import (
     WatchHealthRequest,
     WatchHealthResponse,
 )
+from chimera.v1.providers_pb2 import Provider
 
 WINDOWS_S = (60, 300, 3600)
 KEPT = timedelta(days=2)
@@ -67,11 +68,13 @@ LIST_PROBES = sql(
 LIST_MODELS = sql(
     dict,
     """
-    SELECT m.provider_id, m.id AS model_id, m.name AS model, c.state, c.forced,
+    SELECT m.provider_id, m.id AS model_id, m.name AS model, c.state,
+           providers.held(c.forced, h.forced) AS forced,
            c.consecutive_failures, c.response_time_ms, c.last_error_kind, c.last_ok_at,
            c.last_failed_at, c.last_checked_at, w.calls, w.failures, w.rate_limited, w.latency_ms_sum
       FROM providers.circuits c
       JOIN providers.models m ON m.id = c.model_id
+      LEFT JOIN providers.circuit_holds h ON h.model_id = c.model_id
      CROSS JOIN LATERAL (
         SELECT array_agg(calls ORDER BY s) AS calls, array_agg(failures ORDER BY s) AS failures,
                array_agg(rate_limited ORDER BY s) AS rate_limited,
@@ -107,6 +110,26 @@ async def list_provider_health(
     size, after = pages.page(request)
     rows = await _health_of(tx, None, after_id=after[0] if after else None, limit=size + 1)
     return rows[:size], pages.next_token(request, rows, size, "provider_id")
+
+
+async def add_health(tx: Tx, providers: Sequence[Provider]) -> None:
+    """Fills in how providers are now, as far as the caller's organisation may know."""
+    by_id = {
+        health.provider_id: health for health in await _health_of(tx, [p.id for p in providers])
+    }
+    for provider in providers:
+        health = by_id.get(provider.id)
+        if health is None:
+            continue
+        provider.health_state, provider.is_healthy = health.state, health.is_healthy
+        provider.consecutive_failures = health.consecutive_failures
+        provider.last_error_kind = health.last_error_kind
+        if health.HasField("last_checked_at"):
+            provider.last_checked_at.CopyFrom(health.last_checked_at)
+        if health.HasField("response_time_ms"):
+            provider.response_time_ms = health.response_time_ms
+        if health.HasField("success_rate"):
+            provider.success_rate = health.success_rate
 
 
 async def _health_of(
@@ -314,6 +337,9 @@ LIST_CHANGED = sql(
                 WHERE c.org_id = %(org_id)s::uuid AND c.xid >= %(since)s::text::xid8
                   AND c.xid < pg_snapshot_xmin(pg_current_snapshot())
                UNION
+               SELECT m.provider_id FROM providers.circuit_holds h JOIN providers.models m ON m.id = h.model_id
+                WHERE h.xid >= %(since)s::text::xid8 AND h.xid < pg_snapshot_xmin(pg_current_snapshot())
+               UNION
                SELECT b.provider_id FROM providers.probes b
                 WHERE (b.org_id IS NULL OR b.org_id = %(org_id)s::uuid) AND b.xid >= %(since)s::text::xid8
                   AND b.xid < pg_snapshot_xmin(pg_current_snapshot())) AS providers
@@ -359,7 +385,20 @@ PURGE_PROBES = sql(
 )
 
 
+# A model that is called again begins with a closed circuit, as it would after so long anyway. What
+# people hold stays held.
+PURGE_CIRCUITS = sql(
+    Nothing,
+    """
+    DELETE FROM providers.circuits
+     WHERE forced = '' AND GREATEST(changed_at, last_checked_at) < clock_timestamp() - interval '30 days'
+    """,
+)
+
+
 async def purge_health(tx: Tx) -> None:
-    """Drops history that nobody asks for any more."""
+    """Drops history that nobody asks for any more: points after two days, probes after seven,
+    circuits of models that were not called for thirty."""
     await tx.run(PURGE_POINTS)
     await tx.run(PURGE_PROBES)
+    await tx.run(PURGE_CIRCUITS)

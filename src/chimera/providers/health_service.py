@@ -13,6 +13,8 @@ from chimera.v1.health_pb2 import (
     ConfigureProbeResponse,
     ForceCircuitRequest,
     ForceCircuitResponse,
+    ForceInstallationCircuitRequest,
+    ForceInstallationCircuitResponse,
     GetCircuitRequest,
     GetCircuitResponse,
     GetProviderHealthRequest,
@@ -79,3 +81,10 @@ class HealthService(health_pb2_grpc.HealthServiceServicer):
         async with self.db.begin(call) as tx:
             circuit = await held_circuits.force_circuit(tx, request)
             return tx.answer(ForceCircuitResponse(circuit=circuit))
+
+    async def ForceInstallationCircuit(
+        self, request: ForceInstallationCircuitRequest, call: Call
+    ) -> ForceInstallationCircuitResponse:
+        async with self.db.begin(call) as tx:
+            circuit = await held_circuits.force_installation_circuit(tx, request)
+            return tx.answer(ForceInstallationCircuitResponse(circuit=circuit))

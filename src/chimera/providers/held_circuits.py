@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chimera.audit.leaf import Severity
 from chimera.audit.recording import record
 from chimera.db import Nothing, Tx, sql
 from chimera.paging import Pages
 from chimera.providers.models import get_model
 from chimera.rows import enum_text
-from chimera.v1.health_pb2 import Circuit, ForceCircuitRequest, ListCircuitsRequest
+from chimera.v1.health_pb2 import (
+    Circuit,
+    ForceCircuitRequest,
+    ForceInstallationCircuitRequest,
+    ListCircuitsRequest,
+)
 
 SELECT_CIRCUIT = """
     SELECT m.id AS model_id, m.name AS model, p.id AS provider_id, p.name AS provider,
@@ -18,10 +24,14 @@ SELECT_CIRCUIT = """
            COALESCE(c.opened_count, 0) AS opened_count,
            COALESCE(c.consecutive_failures, 0) AS consecutive_failures,
            NULLIF(c.forced, '') AS force, c.forced_by,
-           COALESCE(c.forced_reason, '') AS forced_reason, c.changed_at
+           COALESCE(c.forced_reason, '') AS forced_reason,
+           GREATEST(c.changed_at, h.changed_at) AS changed_at,
+           NULLIF(h.forced, '') AS installation_force,
+           COALESCE(h.forced_reason, '') AS installation_forced_reason
       FROM providers.models m
       JOIN providers.providers p ON p.id = m.provider_id
       LEFT JOIN providers.circuits c ON c.org_id = %(org_id)s::uuid AND c.model_id = m.id
+      LEFT JOIN providers.circuit_holds h ON h.model_id = m.id
      WHERE (m.org_id IS NULL OR m.org_id = %(org_id)s::uuid) AND m.deleted_at IS NULL
 """
 
@@ -41,8 +51,8 @@ LIST_CIRCUITS = sql(
     Circuit,
     SELECT_CIRCUIT
     + """
-       AND c.model_id IS NOT NULL
-       AND (%(state)s::text IS NULL OR c.state = %(state)s)
+       AND (c.model_id IS NOT NULL OR h.forced <> '')
+       AND (%(state)s::text IS NULL OR COALESCE(c.state, 'closed') = %(state)s)
        AND (%(after_id)s::uuid IS NULL OR m.id > %(after_id)s)
      ORDER BY m.id LIMIT %(limit)s
     """,
@@ -70,7 +80,8 @@ LIST_SHUT = sql(
     SELECT_CIRCUIT
     + """
        AND m.id = ANY(%(models)s::uuid[])
-       AND (c.forced = 'open' OR (c.forced = '' AND c.state <> 'closed'))
+       AND (providers.held(c.forced, h.forced) = 'open'
+            OR (providers.held(c.forced, h.forced) = '' AND c.state <> 'closed'))
      ORDER BY m.id
     """,
 )
@@ -124,5 +135,47 @@ async def force_circuit(tx: Tx, request: ForceCircuitRequest) -> Circuit:
         },
         new={"force": forced},
         reason=request.reason,
+    )
+    return await get_circuit(tx, request.model_id)
+
+
+FORCE_INSTALLATION_CIRCUIT = sql(
+    Nothing,
+    """
+    INSERT INTO providers.circuit_holds (model_id, forced, forced_by, forced_reason)
+    VALUES (%(model_id)s, %(forced)s, %(by)s, %(reason)s)
+    ON CONFLICT (model_id) DO UPDATE
+       SET forced = EXCLUDED.forced, forced_by = EXCLUDED.forced_by,
+           forced_reason = EXCLUDED.forced_reason, changed_at = clock_timestamp(),
+           xid = pg_current_xact_id()
+    """,
+)
+
+
+async def force_installation_circuit(tx: Tx, request: ForceInstallationCircuitRequest) -> Circuit:
+    """For all organisations. What each has decided itself stays, and open wins.
+
+    Raises NotFound(MODEL_NOT_FOUND).
+    """
+    old = await get_circuit(tx, request.model_id)
+    forced = enum_text(request, "force", request.force) or ""
+    await tx.run(
+        FORCE_INSTALLATION_CIRCUIT,
+        model_id=request.model_id,
+        forced=forced,
+        by=tx.call.caller.user_id,
+        reason=request.reason if forced else "",
+    )
+    record(
+        tx,
+        "circuit.force_installation",
+        "circuit",
+        request.model_id,
+        old={
+            "installation_force": enum_text(old, "installation_force", old.installation_force) or ""
+        },
+        new={"installation_force": forced},
+        reason=request.reason,
+        severity=Severity.WARNING,
     )
     return await get_circuit(tx, request.model_id)

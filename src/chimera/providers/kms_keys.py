@@ -118,10 +118,6 @@ class KmsKeys:
             states={version.version: version.state for version in versions.values()},
         )
 
-    def ref_of(self, version: int) -> str:
-        """The service's name of a version's key."""
-        return self._versions[version].key_ref
-
     def new_data_key(self, *, version: int, aad: bytes) -> tuple[bytes, bytes]:
         """GenerateDataKey."""
         answer = self._ask(

@@ -60,18 +60,18 @@ class LocalKeyFile:
 
     @classmethod
     def create(
-        cls, path: Path, *, production: bool = False, allow_local: bool = False
+        cls, path: Path, *, production: bool = False, allow_local: bool = False, first: int = 1
     ) -> LocalKeyFile:
-        """Makes a new file (mode 0600) with one enabled version. Raises FileExistsError rather
-        than replace a key that something may depend on."""
+        """Makes a new file (mode 0600) with one enabled version, number `first`. Raises
+        FileExistsError rather than replace a key that something may depend on."""
         if production and not allow_local:
             return cls(path, production=production, allow_local=allow_local)
-        first = {1: _Version("enabled", os.urandom(KEY_BYTES))}
+        versions = {first: _Version("enabled", os.urandom(KEY_BYTES))}
         # Written whole before it has its name: a process that starts at the same moment would read
         # half a key. Linking, unlike renaming, replaces nothing.
         handle, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
         try:
-            _write(handle, first)
+            _write(handle, versions)
             os.link(draft, path)
         finally:
             os.unlink(draft)
@@ -82,9 +82,15 @@ class LocalKeyFile:
         states = {version: entry.state for version, entry in self._versions.items()}
         return f"LocalKeyFile({states})"
 
+    def states(self) -> dict[int, KeyState]:
+        """Of all versions, also when none of them writes any more."""
+        return {version: entry.state for version, entry in self._current().items()}
+
     def describe(self) -> MasterKeyDescription:
-        """See MasterKeys."""
+        """See MasterKeys. Raises MasterKeyRefusedError when a key service took over from the file."""
         versions = self._current()
+        if not any(entry.state == "enabled" for entry in versions.values()):
+            raise MasterKeyRefusedError("the key file has no enabled version")
         return MasterKeyDescription(
             kind="local_file",
             production_grade=False,
@@ -119,22 +125,26 @@ class LocalKeyFile:
         data_key = self.unwrap(wrapped, version=version, aad=aad)
         return self.wrap(data_key, version=new_version, aad=new_aad)
 
-    def add_version(self) -> int:
+    def add_version(self, *, at_least: int = 0) -> int:
         """Adds an enabled version and makes the former ones decrypt-only. Returns its number."""
         with self._editing() as versions:
-            number = max(versions) + 1
+            number = max(max(versions) + 1, at_least)
             for version, entry in versions.items():
                 if entry.state == "enabled":
                     versions[version] = _Version("decrypt_only", entry.key)
             versions[number] = _Version("enabled", os.urandom(KEY_BYTES))
         return number
 
-    def disable(self, version: int, *, references: int) -> None:
+    def disable(self, version: int, *, references: int, is_moved: bool = False) -> None:
         """Stops `version` from decrypting. `references` is the number of stored values that it
-        still wraps: KeyStillUsedError unless zero."""
+        still wraps: KeyStillUsedError unless zero. The version that writes can be disabled only
+        when a key service writes instead (`is_moved`)."""
         if references:
             raise KeyStillUsedError(f"key version {version} still wraps {references} values")
-        self._move(version, {"decrypt_only": "disabled"})
+        allowed: dict[KeyState, KeyState] = {"decrypt_only": "disabled"}
+        if is_moved:
+            allowed["enabled"] = "disabled"
+        self._move(version, allowed)
 
     def enable_decryption(self, version: int) -> None:
         """Takes a disabled version back to decrypt-only."""
@@ -225,8 +235,8 @@ def _parse(text: bytes) -> dict[int, _Version]:
         versions = {int(e["version"]): _Version(e["state"], _key_bytes(e)) for e in entries}
     except (ValueError, KeyError, TypeError):
         raise MasterKeyRefusedError("the key file is damaged") from None
-    if not any(entry.state == "enabled" for entry in versions.values()):
-        raise MasterKeyRefusedError("the key file has no enabled version")
+    if not versions:
+        raise MasterKeyRefusedError("the key file has no version")
     return versions
 
 

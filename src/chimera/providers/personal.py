@@ -9,9 +9,11 @@ from chimera.db import Nothing, Tx, sql
 LIST_PERSONAL_KEYS = sql(
     dict,
     """
-    SELECT k.id, p.name AS provider, k.name, k.prefix, k.last_four, k.is_active, k.usage_count,
-           k.last_used_at, k.created_at
+    SELECT k.id, p.name AS provider, k.name, k.prefix, k.last_four, k.is_active,
+           k.usage_count + COALESCE(u.requests, 0) AS usage_count,
+           GREATEST(k.last_used_at, u.last_used_at) AS last_used_at, k.created_at
       FROM providers.provider_keys k JOIN providers.providers p ON p.id = k.provider_id
+      LEFT JOIN providers.key_usage u ON u.provider_key_id = k.id
      WHERE k.org_id = %(org_id)s AND k.user_id = %(user_id)s
      ORDER BY k.id
     """,

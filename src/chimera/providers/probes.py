@@ -20,8 +20,10 @@ from chimera.core import Core
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Fault, NotFound, NotReady
 from chimera.providers.adapters import ProviderError, open_adapter
-from chimera.providers.keys import get_key, take_key, unsealed
+from chimera.providers.key_usage import count_call
+from chimera.providers.keys import take_key, unsealed
 from chimera.providers.operations import get_provider, not_yours
+from chimera.providers.owned_keys import get_key
 from chimera.v1.health_pb2 import ConfigureProbeRequest, Probe
 
 log = structlog.get_logger("chimera.probe")
@@ -174,7 +176,7 @@ class Prober:
             log.warning("probe.failed", provider_id=provider.provider_id, reason=fault.reason)
 
     async def _probe(self, provider: Due) -> None:
-        kind = ""
+        kind = key = ""
         started = time.perf_counter()
         try:
             key = await self._key(provider)
@@ -204,6 +206,8 @@ class Prober:
                 response_time_ms=latency_ms,
                 error_kind=kind,
             )
+            if key:
+                await count_call(tx, provider.provider_key_id or "")
 
     async def _key(self, provider: Due) -> str:
         """The key to probe with, or none. Raises NotReady when it is gone."""

@@ -11,6 +11,7 @@ What must stay true:
 * A retired version wraps nothing, and nothing can be stored with it any more: whoever stores holds
   the version until COMMIT (ops.hold_key_version), and retiring waits for those before it counts.
 * Progress moves in the transaction that replaces.
+* From a key file to a key service, and back, is a rotation like any other (homes.py).
 """
 
 from __future__ import annotations
@@ -32,20 +33,21 @@ from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotFound, NotReady, Unavailable
 from chimera.ids import new_id
 from chimera.keyring import FOLLOW_S, follow_versions, sealed_from_json, sealed_json
+from chimera.providers.homes import FILE, SERVICE, Homes
 from chimera.providers.keys import vault_away
-from chimera.providers.kms_keys import KmsKeys
 from chimera.providers.local_keys import LocalKeyFile
 from chimera.providers.sealed_places import PLACES, Place
 from chimera.providers.vault import (
     CannotOpenError,
     KeyVersionUnusableError,
+    MasterKeyRefusedError,
     MasterKeys,
     UnknownFormatError,
     UnknownKeyVersionError,
     VaultError,
     rewrap,
 )
-from chimera.v1.vault_pb2 import GetVaultStatusResponse, KeyRotation, KeyVersion
+from chimera.v1.vault_pb2 import GetVaultStatusResponse, KeyHome, KeyRotation, KeyVersion
 
 log = structlog.get_logger("chimera.vault")
 
@@ -85,25 +87,44 @@ INSERT_ROTATION = sql(
 )
 
 
-async def probed(master: MasterKeys, key_ref: str) -> str:
-    """The key of a service to go over to, after trying it; before the transaction. Empty for a key
-    file. Raises Unavailable, NotReady(DEPENDENCY_UNAVAILABLE) for a key that cannot be used."""
-    if not isinstance(master, KmsKeys):
-        return ""
-    described = master.describe()
-    ref = key_ref or master.ref_of(described.write_version)
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a new version of the master key is to lie, and its name at the service."""
+
+    kind: str
+    key_ref: str = ""
+
+
+async def probed(master: MasterKeys, home: KeyHome, key_ref: str) -> Destination:
+    """Where to go over to, after trying the service's key; before the transaction.
+
+    Raises Unavailable, NotReady(VAULT_HOME_MISSING) without a key service, or where a key file is
+    refused, NotReady(DEPENDENCY_UNAVAILABLE) for a key that cannot be used.
+    """
+    if not isinstance(master, Homes):
+        if home == KeyHome.KEY_HOME_SERVICE:
+            raise NotReady(
+                "VAULT_HOME_MISSING",
+                "No key service is set up: start all servers and workers with CHIMERA_MASTER_KEY,"
+                " and the key file where it is; then rotate.",
+            )
+        return Destination(FILE)
+    stays = home == KeyHome.KEY_HOME_UNSPECIFIED and master.describe().kind == FILE
+    if stays or home == KeyHome.KEY_HOME_FILE:
+        return Destination(FILE)
     try:
-        return await asyncio.to_thread(master.probe, ref)
+        ref = await asyncio.to_thread(master.service_keys.probe, key_ref or master.newest_ref())
     except KeyVersionUnusableError as error:
         raise NotReady("DEPENDENCY_UNAVAILABLE", f"This key cannot be used: {error}.") from error
     except VaultError as error:
         raise vault_away() from error
+    return Destination(SERVICE, ref)
 
 
-async def begin_rotation(tx: Tx, master: MasterKeys, key_ref: str) -> KeyRotation:
+async def begin_rotation(tx: Tx, master: MasterKeys, destination: Destination) -> KeyRotation:
     """Makes the new version, and asks the workers to wrap everything under it.
 
-    Raises NotReady(VAULT_ROTATION_RUNNING).
+    Raises NotReady(VAULT_ROTATION_RUNNING, VAULT_HOME_MISSING).
     """
     await tx.run(LOCK_ROTATIONS)
     running = await tx.one(FIND_RUNNING)
@@ -114,18 +135,15 @@ async def begin_rotation(tx: Tx, master: MasterKeys, key_ref: str) -> KeyRotatio
             f" ({running.values_done} of {running.values_total}); wait for it.",
             facts={"to_version": str(running.to_version)},
         )
-    if isinstance(master, LocalKeyFile):
-        # If this transaction fails, the file has a version more, which does no harm.
-        version = await asyncio.to_thread(master.add_version)
-        states = dict(master.describe().states)
-    else:
-        states = dict(master.describe().states)
-        version = max(states) + 1
-        states = {v: "decrypt_only" if s == "enabled" else s for v, s in states.items()}
-        states[version] = "enabled"
-    kind = master.describe().kind
+    states = dict(master.describe().states)
+    known = [version.version for version in await tx.all(LIST_VERSIONS)]
+    version = await _add_version(master, destination, max([*states, *known]) + 1)
+    states = {v: "decrypt_only" if s == "enabled" else s for v, s in states.items()}
+    states[version] = "enabled"
     for number, state in sorted(states.items()):
-        ref = key_ref if number == version else ""
+        # The kind and name of a version that is known already stay as they are.
+        ref = destination.key_ref if number == version else ""
+        kind = destination.kind
         await tx.run(SAVE_VERSION, version=number, kind=kind, key_ref=ref, state=state)
     wrapped = await count_wrapped(tx)
     rotation_id = new_id()
@@ -142,13 +160,26 @@ async def begin_rotation(tx: Tx, master: MasterKeys, key_ref: str) -> KeyRotatio
         "vault.rotate",
         "master_key",
         str(version),
-        new={"to_version": version, "kind": kind, "key_ref": key_ref},
+        new={"to_version": version, "kind": destination.kind, "key_ref": destination.key_ref},
         kind=Kind.SECURITY,
         severity=Severity.WARNING,
     )
     rotation = await tx.one(FIND_RUNNING)
     assert rotation is not None  # inserted above
     return rotation
+
+
+async def _add_version(master: MasterKeys, destination: Destination, number: int) -> int:
+    """The number of the new version. If the transaction fails, a file has a version more, which does
+    no harm."""
+    try:
+        if isinstance(master, LocalKeyFile):
+            return await asyncio.to_thread(master.add_version, at_least=number)
+        if isinstance(master, Homes) and destination.kind == FILE:
+            return await asyncio.to_thread(master.add_file_version, number)
+    except MasterKeyRefusedError as error:
+        raise NotReady("VAULT_HOME_MISSING", f"No key file can be used: {error}.") from error
+    return number
 
 
 async def count_wrapped(tx: Tx) -> dict[int, int]:
@@ -218,6 +249,8 @@ async def retire_version(tx: Tx, master: MasterKeys, version: int, *, destroy: b
     await tx.run(RETIRE_VERSION, version=version, kind=described.kind, state=state)
     if isinstance(master, LocalKeyFile):
         await asyncio.to_thread(_retire_in_file, master, version, destroy)
+    elif isinstance(master, Homes) and master.lies_in_file(version):
+        await asyncio.to_thread(_retire_in_file, master.file, version, destroy)
     record(
         tx,
         "vault.retire",
@@ -232,11 +265,13 @@ async def retire_version(tx: Tx, master: MasterKeys, version: int, *, destroy: b
     return found[0]
 
 
-def _retire_in_file(master: LocalKeyFile, version: int, destroy: bool) -> None:
-    if master.describe().states[version] == "decrypt_only":
-        master.disable(version, references=0)
-    if destroy and master.describe().states[version] == "disabled":
-        master.destroy(version)
+def _retire_in_file(file: LocalKeyFile, version: int, destroy: bool) -> None:
+    """After the check that it is not the one that writes: what the file says of that is behind when
+    a key service took over."""
+    if file.states()[version] in ("enabled", "decrypt_only"):
+        file.disable(version, references=0, is_moved=True)
+    if destroy and file.states()[version] == "disabled":
+        file.destroy(version)
 
 
 PROGRESS = sql(
@@ -277,7 +312,7 @@ async def rewrap_all(core: Core, rotation_id: str) -> None:
     """Wraps everything under the newest version, until a walk finds nothing more to do. Safe to run
     twice, also at once. Raises Unavailable when the master key is away."""
     await follow_versions(core.db, core.master)
-    is_last = not isinstance(core.master, KmsKeys)
+    is_last = not isinstance(core.master, Homes)
     while True:
         walked = await _walk(core, rotation_id)
         if walked.replaced:

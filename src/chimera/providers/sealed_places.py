@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from chimera.call import NOBODY
 from chimera.db import Nothing, Statement, sql
 from chimera.keyring import field_context, secret_context
 from chimera.providers.keys import seal_context
@@ -143,9 +142,7 @@ PLACES: tuple[Place, ...] = (
              WHERE id = %(key)s::uuid AND totp_sealed = %(old)s::jsonb
             """,
         ),
-        context=lambda row: SealContext(
-            UUID(NOBODY), "identity.users", UUID(row["id"]), "totp", row["totp_version"]
-        ),
+        context=lambda row: field_context("identity.users", row["id"], "totp", row["totp_version"]),
     ),
     Place(
         name="accounting.webhooks.sealed",
@@ -234,39 +231,5 @@ PLACES: tuple[Place, ...] = (
             """,
         ),
         context=lambda row: secret_context(row["name"], row["version"]),
-    ),
-    Place(
-        name="identity.users.totp_sealed",
-        first="00000000-0000-0000-0000-000000000000",
-        count=sql(
-            Wrapped,
-            """
-            SELECT (totp_sealed->>'kek_version')::int AS kek_version, count(*) AS count
-              FROM identity.users WHERE totp_sealed IS NOT NULL GROUP BY 1
-            """,
-        ),
-        find=sql(
-            dict,
-            """
-            SELECT id::text AS key, '' AS org_id FROM identity.users
-             WHERE (totp_sealed->>'kek_version')::int <> %(newest)s::int AND id > %(after)s::uuid
-             ORDER BY id LIMIT %(size)s
-            """,
-        ),
-        get=sql(
-            dict,
-            """
-            SELECT id, totp_version, totp_sealed AS sealed FROM identity.users
-             WHERE id = %(key)s::uuid AND totp_sealed IS NOT NULL
-            """,
-        ),
-        replace=sql(
-            Nothing,
-            """
-            UPDATE identity.users SET totp_sealed = %(sealed)s::jsonb
-             WHERE id = %(key)s::uuid AND totp_sealed = %(old)s::jsonb
-            """,
-        ),
-        context=lambda row: field_context("identity.users", row["id"], "totp", row["totp_version"]),
     ),
 )

@@ -6,7 +6,17 @@ import asyncio
 
 from chimera.call import Call
 from chimera.core import Core
-from chimera.providers import connections, keys, models, operations, prices, seeding, targets
+from chimera.providers import (
+    connections,
+    health,
+    keys,
+    models,
+    operations,
+    owned_keys,
+    prices,
+    seeding,
+    targets,
+)
 from chimera.v1 import providers_pb2_grpc
 from chimera.v1.providers_pb2 import (
     AllowTargetRequest,
@@ -79,6 +89,7 @@ class ProviderService(providers_pb2_grpc.ProviderServiceServicer):
     async def GetProvider(self, request: GetProviderRequest, call: Call) -> GetProviderResponse:
         async with self.db.begin(call) as tx:
             provider = await operations.get_provider(tx, request.provider_id)
+            await health.add_health(tx, [provider])
             return GetProviderResponse(provider=provider)
 
     async def ListProviders(
@@ -86,6 +97,7 @@ class ProviderService(providers_pb2_grpc.ProviderServiceServicer):
     ) -> ListProvidersResponse:
         async with self.db.begin(call) as tx:
             found, token = await operations.list_providers(tx, self.pages, request)
+            await health.add_health(tx, found)
             return ListProvidersResponse(providers=found, next_page_token=token)
 
     async def UpdateProvider(
@@ -181,7 +193,7 @@ class ProviderService(providers_pb2_grpc.ProviderServiceServicer):
     ) -> CreateProviderKeyResponse:
         try:
             return await self._create_key(request, call)
-        except keys.SealedTooLate:
+        except owned_keys.SealedTooLate:
             return await self._create_key(request, call)
 
     async def _create_key(
@@ -191,28 +203,28 @@ class ProviderService(providers_pb2_grpc.ProviderServiceServicer):
             self.master, call, request.secret, provider_id=request.provider_id
         )
         async with self.db.begin(call) as tx:
-            key = await keys.create_key(tx, request, new)
+            key = await owned_keys.create_key(tx, request, new)
             return tx.answer(CreateProviderKeyResponse(provider_key=key))
 
     async def ListProviderKeys(
         self, request: ListProviderKeysRequest, call: Call
     ) -> ListProviderKeysResponse:
         async with self.db.begin(call) as tx:
-            found, token = await keys.list_keys(tx, self.pages, request)
+            found, token = await owned_keys.list_keys(tx, self.pages, request)
             return ListProviderKeysResponse(provider_keys=found, next_page_token=token)
 
     async def GetProviderKey(
         self, request: GetProviderKeyRequest, call: Call
     ) -> GetProviderKeyResponse:
         async with self.db.begin(call) as tx:
-            key = await keys.get_key(tx, request.provider_key_id)
+            key = await owned_keys.get_key(tx, request.provider_key_id)
             return GetProviderKeyResponse(provider_key=key)
 
     async def UpdateProviderKey(
         self, request: UpdateProviderKeyRequest, call: Call
     ) -> UpdateProviderKeyResponse:
         async with self.db.begin(call) as tx:
-            key = await keys.update_key(tx, request)
+            key = await owned_keys.update_key(tx, request)
             return tx.answer(UpdateProviderKeyResponse(provider_key=key))
 
     async def ReplaceProviderKeySecret(
@@ -220,14 +232,14 @@ class ProviderService(providers_pb2_grpc.ProviderServiceServicer):
     ) -> ReplaceProviderKeySecretResponse:
         try:
             return await self._replace_secret(request, call)
-        except keys.SealedTooLate:
+        except owned_keys.SealedTooLate:
             return await self._replace_secret(request, call)
 
     async def _replace_secret(
         self, request: ReplaceProviderKeySecretRequest, call: Call
     ) -> ReplaceProviderKeySecretResponse:
         async with self.db.look(call) as tx:
-            old = await keys.get_replaceable(tx, request.provider_key_id)
+            old = await owned_keys.get_replaceable(tx, request.provider_key_id)
         new = await keys.seal_key(
             self.master,
             call,
@@ -237,21 +249,21 @@ class ProviderService(providers_pb2_grpc.ProviderServiceServicer):
             row_version=old.row_version + 1,
         )
         async with self.db.begin(call) as tx:
-            key = await keys.replace_secret(tx, request, old, new)
+            key = await owned_keys.replace_secret(tx, request, old, new)
             return tx.answer(ReplaceProviderKeySecretResponse(provider_key=key))
 
     async def RevokeProviderKey(
         self, request: RevokeProviderKeyRequest, call: Call
     ) -> RevokeProviderKeyResponse:
         async with self.db.begin(call) as tx:
-            key = await keys.revoke_key(tx, request.provider_key_id)
+            key = await owned_keys.revoke_key(tx, request.provider_key_id)
             return tx.answer(RevokeProviderKeyResponse(provider_key=key))
 
     async def DeleteProviderKey(
         self, request: DeleteProviderKeyRequest, call: Call
     ) -> DeleteProviderKeyResponse:
         async with self.db.begin(call) as tx:
-            await keys.delete_key(tx, request.provider_key_id)
+            await owned_keys.delete_key(tx, request.provider_key_id)
             return tx.answer(DeleteProviderKeyResponse())
 
     async def AllowTarget(self, request: AllowTargetRequest, call: Call) -> AllowTargetResponse:

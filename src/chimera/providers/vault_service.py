@@ -24,9 +24,9 @@ class VaultService(vault_pb2_grpc.VaultServiceServicer):
     async def RotateMasterKey(
         self, request: RotateMasterKeyRequest, call: Call
     ) -> RotateMasterKeyResponse:
-        key_ref = await rotation.probed(self.master, request.key_ref)
+        destination = await rotation.probed(self.master, request.home, request.key_ref)
         async with self.db.begin(call) as tx:
-            begun = await rotation.begin_rotation(tx, self.master, key_ref)
+            begun = await rotation.begin_rotation(tx, self.master, destination)
             answer = tx.answer(RotateMasterKeyResponse(rotation=begun))
         await follow_versions(self.db, self.master)
         return answer

@@ -291,7 +291,7 @@ def _errors(facts: Facts) -> Node:
     counts = run.counts
     lead = (
         f"{counts.failed:,} cells got no answer after all attempts, {counts.parked:,} were set aside "
-        f"because their worker died on them, {counts.skipped:,} were never sent. They are in no rate: "
+        f"because their worker died on them, {counts.skipped:,} were left out when a limit stopped the run. They are in no rate: "
         "an attack that could not be tried did neither succeed nor fail."
     )
     if not facts.errors:

@@ -6,8 +6,9 @@ In:  sender.py (whose events, a sane clock), rows.py and columnar.py (a batch ju
      taken), events.py and operations.py (what the product itself tells).
 On:  drain.py (frozen groups, one token each), dead_letters.py, reconcile.py (compared with the store,
      sent anew), rollups.py (made anew from the events).
-Out: scope.py (whose events a caller may read, enforced below any statement; limits), statements.py and
-     queries.py (series, rankings), listing.py, activity.py, summaries.py, freshness.py, tail.py (live).
+Out: scope.py (whose events a caller may read, enforced below any statement; limits), quotas.py (what an
+     organisation may take), statements.py (which roll-up answers what), queries.py (series, rankings),
+     listing.py, activity.py, summaries.py, freshness.py, tail.py (live).
 
 What must stay true:
 * accepted = stored + dead-lettered + waiting, at every moment, per organisation.

@@ -82,7 +82,7 @@ async def list_recent_workloads(
     rows = await analytics.rows(
         call,
         scope,
-        RECENT_WORKLOADS + statements.conditions(request.filter, is_exact=False) + LAST_SEEN_FIRST,
+        RECENT_WORKLOADS + statements.conditions(request.filter) + LAST_SEEN_FIRST,
         {
             **statements.values(request.filter),
             "at": at,

@@ -16,6 +16,7 @@ from chimera.telemetry import statements
 from chimera.telemetry.freshness import read_freshness
 from chimera.telemetry.queries import POINTS_MAX, SECONDS_MAX
 from chimera.telemetry.scope import Analytics, scope_of
+from chimera.telemetry.sender import AHEAD_MAX_MS
 from chimera.v1.telemetry_pb2 import (
     EventFilter,
     ExecutionPoint,
@@ -27,7 +28,7 @@ from chimera.v1.telemetry_pb2 import (
 )
 
 # The newest events are nearly always of the last hour, which is little to read.
-LOOK_BACK_MS = (3_600_000, 86_400_000, 10 * 365 * 86_400_000)
+LOOK_BACK_MS = (3_600_000, 86_400_000, 10 * 86_400_000, 10 * 365 * 86_400_000)
 LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 EVENTS: LiteralString = """
@@ -65,7 +66,8 @@ async def list_events(
     scope = await scope_of(db, call, request.filter)
     size, position = pages.page(request)
     from_ms = getattr(request, "from").ToMilliseconds()
-    to_ms, before = int(datetime.now(UTC).timestamp() * 1000) + 86_400_000, LAST_ID
+    # Nothing is accepted that is further ahead.
+    to_ms, before = int(datetime.now(UTC).timestamp() * 1000) + 2 * AHEAD_MAX_MS, LAST_ID
     if request.HasField("to"):
         # The end itself is not in the range.
         to_ms, before = min(to_ms, request.to.ToMilliseconds()), NOBODY
@@ -73,7 +75,7 @@ async def list_events(
         to_ms, before = position
     freshness = await read_freshness(db, analytics, call)
     rows: list[tuple[Any, ...]] = []
-    chosen = statements.conditions(request.filter, is_exact=True)
+    chosen = statements.conditions(request.filter)
     for back_ms in LOOK_BACK_MS:
         rows = await analytics.rows(
             call,
@@ -176,7 +178,9 @@ async def get_execution_series(
             "FIELD_INVALID", f"More than {POINTS_MAX} points; ask for less time or for one run."
         )
     return GetExecutionSeriesResponse(
-        points=[_point(*row) for row in rows], complete_to=freshness.complete_to
+        points=[_point(*row) for row in rows],
+        complete_to=freshness.complete_to,
+        freshness=freshness,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import Any, NamedTuple
 
 from chimera.call import NOBODY, Call
@@ -10,7 +11,7 @@ from chimera.faults import Invalid
 from chimera.rows import decimal_text
 from chimera.telemetry import statements
 from chimera.telemetry.freshness import read_freshness
-from chimera.telemetry.scope import Analytics, scope_of
+from chimera.telemetry.scope import Analytics, Scope, scope_of
 from chimera.telemetry.statements import STEPS, Question
 from chimera.v1.telemetry_pb2 import (
     EventNumbers,
@@ -69,7 +70,7 @@ async def query_series(
     """Raises Invalid(FIELD_INVALID, QUERY_TOO_LARGE), NotFound(CAMPAIGN_NOT_VISIBLE)."""
     scope = await scope_of(db, call, request.filter)
     within = fitted(request, request.step, is_exact=request.is_exact)
-    question = _question(request, within, request.with_percentiles)
+    question = _question(request, within, scope, request.with_percentiles)
     # First the buffer, then the store: what leaves the one in between is in the other.
     freshness = await read_freshness(db, analytics, call)
     rows = await analytics.rows(
@@ -99,7 +100,7 @@ async def query_top(
     scope = await scope_of(db, call, request.filter)
     within = fitted(request, None, is_exact=request.is_exact)
     by_percentile = request.order == TelemetryOrder.TELEMETRY_ORDER_P95
-    question = _question(request, within, request.with_percentiles or by_percentile)
+    question = _question(request, within, scope, request.with_percentiles or by_percentile)
     freshness = await read_freshness(db, analytics, call)
     size = request.size or TOP_DEFAULT
     rows = await analytics.rows(
@@ -115,14 +116,17 @@ async def query_top(
     return answer
 
 
-def _question(request: Any, within: Range, with_percentiles: bool) -> Question:
+def _question(request: Any, within: Range, scope: Scope, with_percentiles: bool) -> Question:
+    # Minutes have no sketches: a few values each are counted as soon as merged.
+    is_counted = with_percentiles and within.step == TelemetryStep.TELEMETRY_STEP_MINUTE
     return Question(
         STEPS[within.step],
         request.group_by,
         request.filter,
         request.metric,
-        request.is_exact,
+        request.is_exact or is_counted,
         with_percentiles,
+        may_slice=scope.is_whole,
     )
 
 
@@ -151,6 +155,6 @@ def _numbers(start_s: int, group: list[str], numbers: tuple[Any, ...]) -> EventN
         values = found.values
         values.count, values.sum, values.average = count, total, total / count
         values.min, values.max = least, most
-        if percentiles:
+        if percentiles and not isnan(percentiles[0]):  # none of the events is in a sketch
             values.p50, values.p90, values.p95, values.p99 = percentiles
     return found

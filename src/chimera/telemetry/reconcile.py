@@ -2,8 +2,8 @@
 
 Batches are compared in the order of their commits, by number of events and of different events. What
 the store does not have at all is sent anew, once, from the frozen bytes; what it has in part or twice
-is reported, for a person to judge. The roll-ups of a day are compared with the events when a batch of
-it was sent anew or when somebody asked, and made anew from the events when they differ.
+is reported, for a person to judge. The roll-ups are compared with the events day by day: once a day, when
+a batch was sent anew, and when somebody asked. What differs is made anew from the events.
 
 Runs in the loop that drains (the only writer of the store), so nothing is inserted while it counts.
 """
@@ -47,6 +47,7 @@ class Ledger:
     xid: str
     batch_id: str
     is_asked: bool
+    is_due: bool  # that the roll-ups are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,8 @@ LIST_LEDGERS = sql(
     """
     SELECT t.org_id, COALESCE(v.xid, '0')::text AS xid,
            COALESCE(v.batch_id, '00000000-0000-0000-0000-000000000000'::uuid) AS batch_id,
-           COALESCE(v.is_asked, false) AS is_asked
+           COALESCE(v.is_asked, false) AS is_asked,
+           COALESCE(v.rollups_checked_at < clock_timestamp() - interval '1 day', true) AS is_due
       FROM (SELECT DISTINCT org_id FROM telemetry.totals) t
       LEFT JOIN telemetry.verified v ON v.org_id = t.org_id
      ORDER BY v.checked_at NULLS FIRST
@@ -119,6 +121,13 @@ MOVE_VERIFIED = sql(
     ON CONFLICT (org_id) DO UPDATE
        SET xid = EXCLUDED.xid, batch_id = EXCLUDED.batch_id, verified_to = EXCLUDED.verified_to,
            is_asked = false, checked_at = clock_timestamp()
+    """,
+)
+
+MARK_ROLLUPS = sql(
+    Nothing,
+    """
+    UPDATE telemetry.verified SET rollups_checked_at = clock_timestamp() WHERE org_id = %(org_id)s
     """,
 )
 
@@ -297,10 +306,12 @@ async def _reconcile_org(
         report.resent += resent
         if len(good) < BATCHES_A_LOOK:
             break
-    if ledger.is_asked or was_resent:
+    if ledger.is_asked or ledger.is_due or was_resent:
         for day in await rollups.differing_days(clickhouse, org_id):
             await rollups.rebuild_day(clickhouse, org_id, day)
             report.rebuilt.append((org_id, day))
+        async with db.begin(_call()) as tx:
+            await tx.run(MARK_ROLLUPS, org_id=org_id)
 
 
 Tallies = dict[tuple[date, str], Tally]

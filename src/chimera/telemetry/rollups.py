@@ -13,9 +13,15 @@ from uuid import UUID
 from chimera.call import Call
 from chimera.clickhouse import ClickHouse
 
-# The days compared: as old as an accepted event can be; events are kept a little longer.
+# The days compared are as old as an accepted event can be; events are kept a little longer.
 # Filled by views over the events; views over these fill the others.
-FIRST: tuple[LiteralString, ...] = ("events_minute", "metrics_minute", "executions_hourly")
+FIRST: tuple[LiteralString, ...] = (
+    "events_minute",
+    "events_hourly",
+    "metrics_minute",
+    "metrics_hourly",
+    "executions_hourly",
+)
 TIMES: dict[LiteralString, LiteralString] = {
     "events_minute": "bucket",
     "events_hourly": "bucket",
@@ -23,6 +29,10 @@ TIMES: dict[LiteralString, LiteralString] = {
     "metrics_minute": "bucket",
     "metrics_hourly": "bucket",
     "metrics_daily": "bucket",
+    "event_slices_hourly": "bucket",
+    "event_slices_daily": "bucket",
+    "metric_slices_hourly": "bucket",
+    "metric_slices_daily": "bucket",
     "executions_hourly": "hour",
     "user_activity": "day",
 }
@@ -45,7 +55,17 @@ DIFFERING_DAYS: LiteralString = """
         SELECT 3, toDate(bucket) AS day, sum(events), sum(fingerprint) FROM events_daily
          WHERE org_id = %(org_id)s AND bucket >= toStartOfDay(now('UTC')) - INTERVAL 80 DAY
          GROUP BY day
-    ) GROUP BY day HAVING uniqExact((n, f)) > 1 OR count() < 4 ORDER BY day
+        UNION ALL
+        SELECT 4, toDate(bucket) AS day, sum(events), sum(fingerprint) FROM event_slices_hourly
+         WHERE org_id = %(org_id)s AND dimension = 'event_category'
+           AND bucket >= toStartOfDay(now('UTC')) - INTERVAL 80 DAY
+         GROUP BY day
+        UNION ALL
+        SELECT 5, toDate(bucket) AS day, sum(events), sum(fingerprint) FROM event_slices_daily
+         WHERE org_id = %(org_id)s AND dimension = 'event_category'
+           AND bucket >= toStartOfDay(now('UTC')) - INTERVAL 80 DAY
+         GROUP BY day
+    ) GROUP BY day HAVING uniqExact((n, f)) > 1 OR count() < 6 ORDER BY day
 """
 
 VIEW: LiteralString = """

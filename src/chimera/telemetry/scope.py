@@ -4,16 +4,14 @@ ClickHouse has no row-level security that both a server and the embedded engine 
 need a right that the engine does not grant). So the caller's condition travels as the setting
 `additional_table_filters`, which the server adds to every read of these tables, also inside views and
 subqueries, whatever the statement says. The statements name the organisation too, because that is
-what the tables are sorted by; a mistake there is slow and tells nobody anything.
+what the tables are sorted by; a mistake there is slow and tells nobody anything. Whether the server
+heeds the setting at all is tried before anything is read, and again every few minutes.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, LiteralString
 from uuid import UUID
@@ -21,9 +19,10 @@ from uuid import UUID
 from chimera.call import Call
 from chimera.clickhouse import ClickHouse
 from chimera.db import Database
-from chimera.faults import Exhausted, NotFound
+from chimera.faults import NotFound, Unavailable
 from chimera.settings import Settings
 from chimera.telemetry.intake import visible_campaigns
+from chimera.telemetry.quotas import Quotas
 from chimera.v1.options_pb2 import Permission
 from chimera.v1.telemetry_pb2 import EventFilter
 
@@ -38,10 +37,17 @@ BY_CAMPAIGN = (
     "metrics_daily",
 )
 BY_USER = ("user_activity",)
-BY_ORGANISATION = ("executions_hourly",)
+BY_ORGANISATION = (
+    "executions_hourly",
+    "event_slices_hourly",
+    "event_slices_daily",
+    "metric_slices_hourly",
+    "metric_slices_daily",
+)
 REPLICA_DELAY: LiteralString = "SELECT max(absolute_delay) FROM system.replicas"
 DELAY_KNOWN_S = 2.0
-WAITING_MAX = 20  # queries of one organisation in one process, beside those that run
+ONE: LiteralString = "SELECT dummy FROM system.one"
+FILTERS_KNOWN_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +104,15 @@ async def scope_of(db: Database, call: Call, filter: EventFilter) -> Scope:
 
 
 class Analytics:
-    """Queries to the column store: within a scope, within limits, a few at a time per organisation."""
+    """Queries to the column store: within a scope, within limits, within the organisation's share."""
 
     def __init__(self, clickhouse: ClickHouse, settings: Settings) -> None:
         self.clickhouse = clickhouse
         self.settings = settings
-        self._places: dict[str, asyncio.Semaphore] = defaultdict(
-            lambda: asyncio.Semaphore(settings.telemetry_queries_per_org)
-        )
-        self._asking: dict[str, int] = defaultdict(int)
+        self.quotas = Quotas(settings)
         self.is_replica = bool(settings.clickhouse_read_url.get_secret_value())
         self._delay_s, self._delay_known_at = 0, -DELAY_KNOWN_S
+        self._filters_known_at = -FILTERS_KNOWN_S
 
     async def replica_delay_s(self, call: Call) -> int:
         """How far what is read may be behind what was written. Raises what `rows` raises."""
@@ -130,7 +134,8 @@ class Analytics:
     ) -> list[tuple[Any, ...]]:
         """Rows of a SELECT, with %(org_id)s given.
 
-        Raises Unavailable, TimedOut, Invalid(QUERY_TOO_LARGE), Exhausted(TOO_MANY_QUERIES).
+        Raises Unavailable, TimedOut, Invalid(QUERY_TOO_LARGE), Exhausted(TOO_MANY_QUERIES,
+        QUERY_TIME_USED).
         """
         settings = self.settings
         limits = {
@@ -140,7 +145,8 @@ class Analytics:
             "read_overflow_mode": "throw",
             "timeout_overflow_mode": "throw",
         }
-        async with self._place(scope.org_id):
+        async with self.quotas.place(scope.org_id):
+            await self._expect_filters(call)
             return await self.clickhouse.query(
                 statement,
                 {**params, "org_id": str(UUID(scope.org_id))},
@@ -149,21 +155,19 @@ class Analytics:
                 limits=limits,
             )
 
-    @asynccontextmanager
-    async def _place(self, org_id: str) -> AsyncIterator[None]:
-        """One of the organisation's places. Raises Exhausted(TOO_MANY_QUERIES)."""
-        if self._asking[org_id] >= self.settings.telemetry_queries_per_org + WAITING_MAX:
-            raise Exhausted(
-                "TOO_MANY_QUERIES",
-                "Too many queries of this organisation are waiting; ask again shortly.",
-                facts={"subject": "telemetry"},
-                retry_after_s=1.0,
+    async def _expect_filters(self, call: Call) -> None:
+        """That the server applies filters, for one that does not know the setting ignores it and says
+        nothing. Raises Unavailable(STORE_WITHOUT_FILTERS)."""
+        if time.monotonic() - self._filters_known_at < FILTERS_KNOWN_S:
+            return
+        limits = {"additional_table_filters": "{'system.one': '0'}"}
+        rows = await self.clickhouse.query(
+            ONE, {}, deadline=call.deadline, rows_max=1, limits=limits
+        )
+        if rows:
+            raise Unavailable(
+                "STORE_WITHOUT_FILTERS",
+                "The column store ignores the setting that keeps organisations apart, so nothing is"
+                " read from it. Operators: ClickHouse 24.3 or newer, and a user who may change settings.",
             )
-        self._asking[org_id] += 1
-        try:
-            async with self._places[org_id]:
-                yield
-        finally:
-            self._asking[org_id] -= 1
-            if not self._asking[org_id]:
-                del self._asking[org_id], self._places[org_id]
+        self._filters_known_at = time.monotonic()

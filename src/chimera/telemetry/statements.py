@@ -12,43 +12,59 @@ from chimera.v1.telemetry_pb2 import EventFilter, TelemetryDimension, TelemetryO
 
 Dim = TelemetryDimension
 
-# Dimensions: (field of EventFilter, column of the roll-ups, expression over events).
-DIMENSIONS: dict[int, tuple[LiteralString, LiteralString, LiteralString]] = {
-    Dim.TELEMETRY_DIMENSION_EVENT_TYPE: ("event_types", "event_type", "event_type"),
-    Dim.TELEMETRY_DIMENSION_EVENT_CATEGORY: (
-        "event_categories",
-        "event_category",
-        "event_category",
-    ),
-    Dim.TELEMETRY_DIMENSION_CAMPAIGN: ("campaign_ids", "campaign_id", "campaign_id"),
-    Dim.TELEMETRY_DIMENSION_USER: ("user_ids", "user_id", "user_id"),
-    Dim.TELEMETRY_DIMENSION_WORKLOAD: ("workload_ids", "workload_id", "workload_id"),
-    Dim.TELEMETRY_DIMENSION_PROVIDER: ("providers", "provider", "dimensions['provider']"),
-    Dim.TELEMETRY_DIMENSION_MODEL: ("models", "model", "dimensions['model']"),
-    Dim.TELEMETRY_DIMENSION_TECHNIQUE: ("techniques", "technique", "dimensions['technique']"),
+# Dimensions: (field of EventFilter, column of the events and roll-ups).
+DIMENSIONS: dict[int, tuple[LiteralString, LiteralString]] = {
+    Dim.TELEMETRY_DIMENSION_EVENT_TYPE: ("event_types", "event_type"),
+    Dim.TELEMETRY_DIMENSION_EVENT_CATEGORY: ("event_categories", "event_category"),
+    Dim.TELEMETRY_DIMENSION_CAMPAIGN: ("campaign_ids", "campaign_id"),
+    Dim.TELEMETRY_DIMENSION_USER: ("user_ids", "user_id"),
+    Dim.TELEMETRY_DIMENSION_WORKLOAD: ("workload_ids", "workload_id"),
+    Dim.TELEMETRY_DIMENSION_PROVIDER: ("providers", "provider"),
+    Dim.TELEMETRY_DIMENSION_MODEL: ("models", "model"),
+    Dim.TELEMETRY_DIMENSION_TECHNIQUE: ("techniques", "technique"),
 }
+
+
+class Rolled(NamedTuple):
+    """The roll-ups of one width: by all dimensions at once, and by one at a time ("": there are none)."""
+
+    whole: LiteralString
+    slices: LiteralString
 
 
 class Step(NamedTuple):
     """A width of time: its roll-ups, and how an event's time is cut to it."""
 
     seconds: int
-    events: LiteralString
-    metrics: LiteralString
+    events: Rolled
+    metrics: Rolled
     cut: LiteralString
 
 
 STEPS: dict[int, Step] = {
     TelemetryStep.TELEMETRY_STEP_MINUTE: Step(
-        60, "events_minute", "metrics_minute", "toStartOfMinute(toDateTime(timestamp, 'UTC'))"
+        60,
+        Rolled("events_minute", ""),
+        Rolled("metrics_minute", ""),
+        "toStartOfMinute(toDateTime(timestamp, 'UTC'))",
     ),
     TelemetryStep.TELEMETRY_STEP_HOUR: Step(
-        3600, "events_hourly", "metrics_hourly", "toStartOfHour(toDateTime(timestamp, 'UTC'))"
+        3600,
+        Rolled("events_hourly", "event_slices_hourly"),
+        Rolled("metrics_hourly", "metric_slices_hourly"),
+        "toStartOfHour(toDateTime(timestamp, 'UTC'))",
     ),
     TelemetryStep.TELEMETRY_STEP_DAY: Step(
-        86_400, "events_daily", "metrics_daily", "toStartOfDay(toDateTime(timestamp, 'UTC'))"
+        86_400,
+        Rolled("events_daily", "event_slices_daily"),
+        Rolled("metrics_daily", "metric_slices_daily"),
+        "toStartOfDay(toDateTime(timestamp, 'UTC'))",
     ),
 }
+IDS = ("campaign_id", "user_id")
+# A column of every slice; and the dimension whose slices are summed up for all together.
+IN_SLICES = TelemetryDimension.TELEMETRY_DIMENSION_EVENT_TYPE
+FEWEST = TelemetryDimension.TELEMETRY_DIMENSION_EVENT_CATEGORY
 
 # What is counted, always in this order: events, errors, cost, values: count, sum, min, max, percentiles.
 EVENTS_ROLLED: LiteralString = (
@@ -56,7 +72,7 @@ EVENTS_ROLLED: LiteralString = (
     " toFloat64(min(latency_ms_min)), toFloat64(max(latency_ms_max))"
 )
 EVENTS_EXACT: LiteralString = (
-    "count(), countIf(dimensions['error_kind'] != ''), sum(toDecimal128(cost, 12)),"
+    "count(), countIf(error_kind != ''), sum(toDecimal128(cost, 12)),"
     " countIf(latency_ms > 0), toFloat64(sum(latency_ms)),"
     " toFloat64(minIf(latency_ms, latency_ms > 0)), toFloat64(max(latency_ms))"
 )
@@ -88,7 +104,10 @@ ORDERS: dict[int, LiteralString] = {
 
 
 class Question(NamedTuple):
-    """What is asked of which source. `step` is that of the roll-up; of a series also of the answer."""
+    """What is asked of which source. `step` is that of the roll-up; of a series also of the answer.
+
+    may_slice: whether the caller may read slices, which do not say whose events are in them.
+    """
 
     step: Step
     group_by: Sequence[int]
@@ -96,6 +115,27 @@ class Question(NamedTuple):
     metric: str
     is_exact: bool
     with_percentiles: bool
+    may_slice: bool
+
+    @property
+    def rolled(self) -> Rolled:
+        return self.step.metrics if self.metric else self.step.events
+
+    @property
+    def slice(self) -> LiteralString:
+        """The dimension of the slices that answer this; "": no slices do, for each is of one dimension
+        (and the event type)."""
+        if self.is_exact or not self.may_slice or not self.rolled.slices:
+            return ""
+        used = {number for number in self.group_by if number != IN_SLICES}
+        for number, (field, _) in DIMENSIONS.items():
+            if number != IN_SLICES and getattr(self.filter, field):
+                used.add(number)
+        return DIMENSIONS[(used or {FEWEST}).pop()][1] if len(used) < 2 else ""
+
+    def column(self, number: int) -> LiteralString:
+        """Where the source has a dimension."""
+        return "slice" if self.slice and number != IN_SLICES else DIMENSIONS[number][1]
 
 
 def series(question: Question) -> LiteralString:
@@ -118,29 +158,28 @@ def top(question: Question, order: int) -> LiteralString:
     )
 
 
-def conditions(filter: EventFilter, *, is_exact: bool) -> LiteralString:
-    """The filter's own conditions, each led by AND."""
+def conditions(filter: EventFilter) -> LiteralString:
+    """The filter's own conditions on events or their roll-ups, each led by AND."""
     text: LiteralString = ""
-    for field, column, expression in DIMENSIONS.values():
+    for field, column in DIMENSIONS.values():
         if getattr(filter, field):
-            text += f" AND {expression if is_exact else column} IN %({field})s"
+            text += f" AND {column} IN %({field})s"
     return text
 
 
 def values(filter: EventFilter) -> dict[str, Any]:
-    """What those conditions name."""
+    """What those conditions name. Ids as the store writes them, for a slice has them as texts."""
     return {
-        field: tuple(getattr(filter, field))
-        for field, _, _ in DIMENSIONS.values()
+        field: tuple(text.lower() if column in IDS else text for text in getattr(filter, field))
+        for field, column in DIMENSIONS.values()
         if getattr(filter, field)
     }
 
 
 def _groups(question: Question) -> LiteralString:
-    texts: list[LiteralString] = []
-    for number in question.group_by:
-        _, column, expression = DIMENSIONS[number]
-        texts.append(f"toString({expression if question.is_exact else column})")
+    texts: list[LiteralString] = [
+        f"toString({question.column(number)})" for number in question.group_by
+    ]
     return "[" + ", ".join(texts) + "]" if texts else "emptyArrayString()"
 
 
@@ -157,7 +196,7 @@ def _numbers(question: Question) -> LiteralString:
 
 def _source(question: Question) -> LiteralString:
     if not question.is_exact:
-        return question.step.metrics if question.metric else question.step.events
+        return question.rolled.slices if question.slice else question.rolled.whole
     if question.metric:
         return "workload_events ARRAY JOIN metrics.name AS metric, metrics.value AS value"
     return "workload_events"
@@ -171,6 +210,10 @@ def _conditions(question: Question) -> LiteralString:
         else "bucket >= toDateTime(intDiv(%(from_ms)s, 1000), 'UTC')"
         " AND bucket < toDateTime(intDiv(%(to_ms)s, 1000), 'UTC')"
     )
-    metric: LiteralString = " AND metric = %(metric)s" if question.metric else ""
-    chosen = conditions(question.filter, is_exact=question.is_exact)
-    return f"org_id = %(org_id)s AND {time}{metric}{chosen}"
+    chosen: LiteralString = " AND metric = %(metric)s" if question.metric else ""
+    if question.slice:
+        chosen += f" AND dimension = '{question.slice}'"
+    for number, (field, _) in DIMENSIONS.items():
+        if getattr(question.filter, field):
+            chosen += f" AND {question.column(number)} IN %({field})s"
+    return f"org_id = %(org_id)s AND {time}{chosen}"

@@ -2,7 +2,10 @@
 classifications.json beside this file.
 
 Types are free words; what looks like an id of a scheme is written as the scheme writes it. OWASP's
-list is closed; ATLAS grows several times a year, so every id of its form is taken.
+lists are closed, and a number without a year means 2025, because the numbers moved with the next one.
+ATLAS grows every month, so every id of its form is taken; listed are the techniques that are tried
+against language models and agents. Its names move too (`LLM Plugin Compromise` became `AI Agent Tool
+Invocation`): the release notes at https://atlas.mitre.org/resources/updates say how.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ def known_type(field: str, given: str) -> str:
     if match := _OWASP.fullmatch(given):
         known = f"LLM{match[1]}{match[2] or ':2025'}"
         if known not in CLASSIFICATIONS:
-            said = "must be one of LLM01:2025 to LLM10:2025"
+            said = "must be one of LLM01 to LLM10, of 2025 or 2026"
             raise Invalid(
                 "FIELD_INVALID",
                 f"{field}: {said}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from tempfile import SpooledTemporaryFile
 from typing import IO
@@ -26,6 +26,7 @@ from chimera.templates.dataset_files import (
     csv_row,
     read_rows,
 )
+from chimera.templates.dataset_yaml import yaml_row, yaml_rows
 from chimera.templates.datasets import (
     get_dataset,
     get_dataset_version,
@@ -99,7 +100,9 @@ async def _put_aside(
 
 def _read(file: IO[bytes], format: int, delimiter: str) -> _Read:
     found = _Read()
-    for line, row in read_rows(file, format, delimiter):
+    file.seek(0)
+    is_yaml = format == DatasetFormat.DATASET_FORMAT_YAML
+    for line, row in yaml_rows(file) if is_yaml else read_rows(file, format, delimiter):
         try:
             if isinstance(row, BadRow):
                 raise row
@@ -144,6 +147,15 @@ async def _store(
     return summary
 
 
+def _line_writer(form: DatasetFormat, columns: list[str]) -> Callable[[str], bytes]:
+    """How a stored line, one row as JSON, is written in this format."""
+    if form == DatasetFormat.DATASET_FORMAT_CSV:
+        return lambda line: csv_row(columns, json.loads(line))
+    if form == DatasetFormat.DATASET_FORMAT_YAML:
+        return lambda line: yaml_row(json.loads(line))
+    return lambda line: line.encode() + b"\n"
+
+
 async def export_dataset(
     db: Database, call: Call, request: ExportDatasetRequest
 ) -> AsyncIterator[bytes]:
@@ -158,13 +170,14 @@ async def export_dataset(
     reading = replace(call, access=Access())
     columns = list(version.columns)
     is_csv = request.format == DatasetFormat.DATASET_FORMAT_CSV
+    write = _line_writer(request.format, columns)
     waiting = [csv_header(columns)] if is_csv and columns else []
     size = after = 0
     while True:
         async with db.begin(reading) as tx:
             lines = await read_lines(tx, version, after, PAGE_ROWS)
         for line in lines:
-            piece = csv_row(columns, json.loads(line)) if is_csv else line.encode() + b"\n"
+            piece = write(line)
             if size + len(piece) > CHUNK_BYTES:
                 yield b"".join(waiting)
                 waiting, size = [], 0

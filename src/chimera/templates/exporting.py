@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import orjson
@@ -16,6 +15,7 @@ from chimera.db import Database, Tx, sql
 from chimera.faults import NotFound
 from chimera.templates.documents import written
 from chimera.templates.operations import SELECT_TEMPLATE
+from chimera.templates.plain_yaml import yaml_text
 from chimera.templates.versions import SELECT_VERSION
 from chimera.v1.options_pb2 import Access
 from chimera.v1.templates_pb2 import (
@@ -26,8 +26,6 @@ from chimera.v1.templates_pb2 import (
 )
 
 PAGE = 50
-# Line ends to YAML, and characters to us.
-UNFOLDED = "\r\x85\u2028\u2029\ufeff"
 CHUNK_BYTES = 512 * 1024
 
 PAGE_OF_TEMPLATES = sql(
@@ -109,29 +107,4 @@ async def _document(tx: Tx, template: Template) -> dict[str, Any]:
 def serialized(document: Mapping[str, Any], format: int) -> bytes:
     if format == ImportFormat.IMPORT_FORMAT_JSONL:
         return orjson.dumps(document) + b"\n"
-    import yaml
-
-    text = yaml.dump(
-        dict(document), Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=2**30
-    )
-    return b"---\n" + text.encode()
-
-
-@cache
-def _dumper() -> Any:
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        """Texts of several lines as blocks where YAML can; no anchors."""
-
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    def text(dumper: Any, value: str) -> Any:
-        style = "|" if "\n" in value else None
-        if not value.isprintable() and any(char in value for char in UNFOLDED):
-            style = '"'  # which escapes them; elsewhere a reader folds them into spaces
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-    Dumper.add_representer(str, text)
-    return Dumper
+    return b"---\n" + yaml_text(dict(document)).encode()

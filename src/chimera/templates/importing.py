@@ -25,6 +25,7 @@ from chimera.templates.content import Content, checked_content
 from chimera.templates.documents import Document, DocumentError, read
 from chimera.templates.labels import move_label
 from chimera.templates.operations import create_template
+from chimera.templates.plain_yaml import plain_yaml
 from chimera.templates.versions import create_first_version, create_version
 from chimera.v1.options_pb2 import Access
 from chimera.v1.templates_pb2 import (
@@ -172,51 +173,6 @@ def parsed(content: bytes, format: int) -> Any:
         return plain_yaml(content.decode())
     except (orjson.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise DocumentError("it is neither UTF-8 nor JSON, or nests too deep") from None
-
-
-def plain_yaml(text: str) -> Any:
-    """YAML as plain data: no anchors (they can grow without bound), no tags, no dates.
-
-    Raises DocumentError.
-    """
-    import yaml
-
-    try:
-        return yaml.load(text, Loader=_loader())
-    except yaml.MarkedYAMLError as error:
-        at = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise DocumentError(f"it is not YAML that is read here: {error.problem}{at}") from None
-    except (yaml.YAMLError, RecursionError, ValueError):
-        raise DocumentError("it is not YAML that is read here") from None
-
-
-@cache
-def _loader() -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                event = self.peek_event()  # type: ignore[no-untyped-call]  # as its stubs have it
-                raise yaml.composer.ComposerError(
-                    None, None, "anchors and aliases are not read", event.start_mark
-                )
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            names = [key.value for key, _ in node.value if isinstance(key.value, str)]
-            if len(names) != len(set(names)):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a name stands twice", node.start_mark
-                )
-            return super().construct_mapping(node, deep)
-
-    # Dates stay the text they are.
-    Loader.yaml_implicit_resolvers = {
-        first: [(tag, regexp) for tag, regexp in found if tag != "tag:yaml.org,2002:timestamp"]
-        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    return Loader
 
 
 @cache

@@ -22,7 +22,7 @@ import re2  # type: ignore[import-untyped]  # google-re2 ships without types
 from chimera.faults import Invalid
 from chimera.templates import language
 from chimera.templates.documents import DocumentError
-from chimera.templates.importing import plain_yaml
+from chimera.templates.plain_yaml import plain_yaml
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage, Variable, VariableKind
 
 ROWS_MAX = 10_000

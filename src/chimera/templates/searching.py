@@ -56,7 +56,7 @@ async def search_templates(
         SEARCH,
         words=words,
         prefixes=prefixes,
-        keys=_keys(request),
+        keys=filter_keys(request),
         after_rank=after[0] if after else None,
         after_id=after[1] if after else None,
         page=size + 1,
@@ -105,7 +105,8 @@ def split_query(query: str) -> tuple[str, list[str]]:
     return "".join(words).strip(), prefixes[:10]
 
 
-def _keys(request: SearchTemplatesRequest) -> list[str]:
+def filter_keys(request: SearchTemplatesRequest) -> list[str]:
+    """The lexemes of its filters, all of which must hold."""
     wanted: list[tuple[str, str | None]] = [
         ("s", enum_text(Template, "state", request.state)),
         ("l", enum_text(Template, "sharing_level", request.sharing_level)),

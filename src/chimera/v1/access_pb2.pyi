@@ -47,7 +47,7 @@ class WeeklyHours(_message.Message):
     def __init__(self, time_zone: _Optional[str] = ..., days: _Optional[_Iterable[_Union[Weekday, str]]] = ..., start_minute: _Optional[int] = ..., end_minute: _Optional[int] = ...) -> None: ...
 
 class GrantConditions(_message.Message):
-    __slots__ = ("valid_from", "valid_until", "hours", "source_networks", "sign_in_age_max_s", "own_only", "resource_ids")
+    __slots__ = ("valid_from", "valid_until", "hours", "source_networks", "sign_in_age_max_s", "own_only", "resource_ids", "second_factor_age_max_s")
     VALID_FROM_FIELD_NUMBER: _ClassVar[int]
     VALID_UNTIL_FIELD_NUMBER: _ClassVar[int]
     HOURS_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,7 @@ class GrantConditions(_message.Message):
     SIGN_IN_AGE_MAX_S_FIELD_NUMBER: _ClassVar[int]
     OWN_ONLY_FIELD_NUMBER: _ClassVar[int]
     RESOURCE_IDS_FIELD_NUMBER: _ClassVar[int]
+    SECOND_FACTOR_AGE_MAX_S_FIELD_NUMBER: _ClassVar[int]
     valid_from: _timestamp_pb2.Timestamp
     valid_until: _timestamp_pb2.Timestamp
     hours: WeeklyHours
@@ -62,7 +63,8 @@ class GrantConditions(_message.Message):
     sign_in_age_max_s: int
     own_only: bool
     resource_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, valid_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., valid_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., hours: _Optional[_Union[WeeklyHours, _Mapping]] = ..., source_networks: _Optional[_Iterable[str]] = ..., sign_in_age_max_s: _Optional[int] = ..., own_only: _Optional[bool] = ..., resource_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    second_factor_age_max_s: int
+    def __init__(self, valid_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., valid_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., hours: _Optional[_Union[WeeklyHours, _Mapping]] = ..., source_networks: _Optional[_Iterable[str]] = ..., sign_in_age_max_s: _Optional[int] = ..., own_only: _Optional[bool] = ..., resource_ids: _Optional[_Iterable[str]] = ..., second_factor_age_max_s: _Optional[int] = ...) -> None: ...
 
 class AccessRole(_message.Message):
     __slots__ = ("id", "name", "description", "permissions", "is_built_in", "created_by", "created_at", "updated_at", "etag")
@@ -301,7 +303,7 @@ class RevokeGrantResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ExplainAccessRequest(_message.Message):
-    __slots__ = ("user_id", "permission", "rpc", "resource_id", "at", "address", "api_key_id", "sign_in_age_s")
+    __slots__ = ("user_id", "permission", "rpc", "resource_id", "at", "address", "api_key_id", "sign_in_age_s", "second_factor_age_s")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     PERMISSION_FIELD_NUMBER: _ClassVar[int]
     RPC_FIELD_NUMBER: _ClassVar[int]
@@ -310,6 +312,7 @@ class ExplainAccessRequest(_message.Message):
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     API_KEY_ID_FIELD_NUMBER: _ClassVar[int]
     SIGN_IN_AGE_S_FIELD_NUMBER: _ClassVar[int]
+    SECOND_FACTOR_AGE_S_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     permission: _options_pb2.Permission
     rpc: str
@@ -318,7 +321,8 @@ class ExplainAccessRequest(_message.Message):
     address: str
     api_key_id: str
     sign_in_age_s: int
-    def __init__(self, user_id: _Optional[str] = ..., permission: _Optional[_Union[_options_pb2.Permission, str]] = ..., rpc: _Optional[str] = ..., resource_id: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., address: _Optional[str] = ..., api_key_id: _Optional[str] = ..., sign_in_age_s: _Optional[int] = ...) -> None: ...
+    second_factor_age_s: int
+    def __init__(self, user_id: _Optional[str] = ..., permission: _Optional[_Union[_options_pb2.Permission, str]] = ..., rpc: _Optional[str] = ..., resource_id: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., address: _Optional[str] = ..., api_key_id: _Optional[str] = ..., sign_in_age_s: _Optional[int] = ..., second_factor_age_s: _Optional[int] = ...) -> None: ...
 
 class GrantVerdict(_message.Message):
     __slots__ = ("source", "role_name", "grant_id", "team_id", "team_name", "conditions", "unmet")

@@ -45,6 +45,15 @@ class ExecutionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EXECUTION_STATE_PARKED: _ClassVar[ExecutionState]
     EXECUTION_STATE_SKIPPED: _ClassVar[ExecutionState]
 
+class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STOP_REASON_UNSPECIFIED: _ClassVar[StopReason]
+    STOP_REASON_EXECUTIONS: _ClassVar[StopReason]
+    STOP_REASON_TOKENS: _ClassVar[StopReason]
+    STOP_REASON_WALL_TIME: _ClassVar[StopReason]
+    STOP_REASON_ERROR_SHARE: _ClassVar[StopReason]
+    STOP_REASON_INTERVAL: _ClassVar[StopReason]
+
 class AttemptState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ATTEMPT_STATE_UNSPECIFIED: _ClassVar[AttemptState]
@@ -79,6 +88,12 @@ EXECUTION_STATE_SUCCEEDED: ExecutionState
 EXECUTION_STATE_FAILED: ExecutionState
 EXECUTION_STATE_PARKED: ExecutionState
 EXECUTION_STATE_SKIPPED: ExecutionState
+STOP_REASON_UNSPECIFIED: StopReason
+STOP_REASON_EXECUTIONS: StopReason
+STOP_REASON_TOKENS: StopReason
+STOP_REASON_WALL_TIME: StopReason
+STOP_REASON_ERROR_SHARE: StopReason
+STOP_REASON_INTERVAL: StopReason
 ATTEMPT_STATE_UNSPECIFIED: AttemptState
 ATTEMPT_STATE_SENT: AttemptState
 ATTEMPT_STATE_SETTLED: AttemptState
@@ -106,16 +121,20 @@ class TechniqueChain(_message.Message):
     def __init__(self, name: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[TechniqueStep, _Mapping]]] = ...) -> None: ...
 
 class PromptSource(_message.Message):
-    __slots__ = ("template_id", "version_number", "rows", "label")
+    __slots__ = ("template_id", "version_number", "rows", "label", "dataset_id", "dataset_version")
     TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
+    DATASET_ID_FIELD_NUMBER: _ClassVar[int]
+    DATASET_VERSION_FIELD_NUMBER: _ClassVar[int]
     template_id: str
     version_number: int
     rows: _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]
     label: str
-    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., label: _Optional[str] = ...) -> None: ...
+    dataset_id: str
+    dataset_version: int
+    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., label: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_version: _Optional[int] = ...) -> None: ...
 
 class Target(_message.Message):
     __slots__ = ("model_id", "provider_key_id", "route_id", "route_version")
@@ -152,19 +171,31 @@ class Generation(_message.Message):
     def __init__(self, output_tokens_max: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., stop: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("concurrency", "attempts_max", "cost_usd_max", "priority")
+    __slots__ = ("concurrency", "attempts_max", "cost_usd_max", "priority", "executions_max", "tokens_max", "wall_time_s", "error_share_max", "error_cells_min", "interval_width_max")
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_MAX_FIELD_NUMBER: _ClassVar[int]
     COST_USD_MAX_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    EXECUTIONS_MAX_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
+    WALL_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    ERROR_SHARE_MAX_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CELLS_MIN_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_WIDTH_MAX_FIELD_NUMBER: _ClassVar[int]
     concurrency: int
     attempts_max: int
     cost_usd_max: str
     priority: int
-    def __init__(self, concurrency: _Optional[int] = ..., attempts_max: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
+    executions_max: int
+    tokens_max: int
+    wall_time_s: int
+    error_share_max: float
+    error_cells_min: int
+    interval_width_max: float
+    def __init__(self, concurrency: _Optional[int] = ..., attempts_max: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., priority: _Optional[int] = ..., executions_max: _Optional[int] = ..., tokens_max: _Optional[int] = ..., wall_time_s: _Optional[int] = ..., error_share_max: _Optional[float] = ..., error_cells_min: _Optional[int] = ..., interval_width_max: _Optional[float] = ...) -> None: ...
 
 class CampaignPlan(_message.Message):
-    __slots__ = ("prompts", "techniques", "targets", "repetitions", "scorer", "generation", "limits", "seed")
+    __slots__ = ("prompts", "techniques", "targets", "repetitions", "scorer", "generation", "limits", "seed", "suites")
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     TECHNIQUES_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +204,7 @@ class CampaignPlan(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    SUITES_FIELD_NUMBER: _ClassVar[int]
     prompts: _containers.RepeatedCompositeFieldContainer[PromptSource]
     techniques: _containers.RepeatedCompositeFieldContainer[TechniqueChain]
     targets: _containers.RepeatedCompositeFieldContainer[Target]
@@ -181,7 +213,18 @@ class CampaignPlan(_message.Message):
     generation: Generation
     limits: Limits
     seed: int
-    def __init__(self, prompts: _Optional[_Iterable[_Union[PromptSource, _Mapping]]] = ..., techniques: _Optional[_Iterable[_Union[TechniqueChain, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., repetitions: _Optional[int] = ..., scorer: _Optional[_Union[Scorer, _Mapping]] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
+    suites: _containers.RepeatedCompositeFieldContainer[SuiteUse]
+    def __init__(self, prompts: _Optional[_Iterable[_Union[PromptSource, _Mapping]]] = ..., techniques: _Optional[_Iterable[_Union[TechniqueChain, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., repetitions: _Optional[int] = ..., scorer: _Optional[_Union[Scorer, _Mapping]] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., seed: _Optional[int] = ..., suites: _Optional[_Iterable[_Union[SuiteUse, _Mapping]]] = ...) -> None: ...
+
+class SuiteUse(_message.Message):
+    __slots__ = ("built_in", "suite_id", "version_number")
+    BUILT_IN_FIELD_NUMBER: _ClassVar[int]
+    SUITE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    built_in: str
+    suite_id: str
+    version_number: int
+    def __init__(self, built_in: _Optional[str] = ..., suite_id: _Optional[str] = ..., version_number: _Optional[int] = ...) -> None: ...
 
 class Campaign(_message.Message):
     __slots__ = ("id", "name", "description", "objective", "state", "visibility", "plan", "run_id", "success_rate", "created_by", "created_at", "updated_at", "deleted_at", "etag", "team_id", "labels")
@@ -220,7 +263,7 @@ class Campaign(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., run_id: _Optional[str] = ..., success_rate: _Optional[float] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deleted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., team_id: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("id", "campaign_id", "state", "plan_hash", "cells_total", "counts", "shards_total", "shards_done", "concurrency", "cost_usd_max", "state_reason", "launched_by", "created_at", "finished_at", "prompt_count", "technique_names", "target_names", "repetitions", "waiting_for")
+    __slots__ = ("id", "campaign_id", "state", "plan_hash", "cells_total", "counts", "shards_total", "shards_done", "concurrency", "cost_usd_max", "state_reason", "launched_by", "created_at", "finished_at", "prompt_count", "technique_names", "target_names", "repetitions", "waiting_for", "stop_reason", "limits", "origin_run_id")
     ID_FIELD_NUMBER: _ClassVar[int]
     CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -240,6 +283,9 @@ class Run(_message.Message):
     TARGET_NAMES_FIELD_NUMBER: _ClassVar[int]
     REPETITIONS_FIELD_NUMBER: _ClassVar[int]
     WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_RUN_ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     campaign_id: str
     state: RunState
@@ -259,7 +305,10 @@ class Run(_message.Message):
     target_names: _containers.RepeatedScalarFieldContainer[str]
     repetitions: int
     waiting_for: _containers.RepeatedCompositeFieldContainer[WaitingTarget]
-    def __init__(self, id: _Optional[str] = ..., campaign_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., plan_hash: _Optional[str] = ..., cells_total: _Optional[int] = ..., counts: _Optional[_Union[RunCounts, _Mapping]] = ..., shards_total: _Optional[int] = ..., shards_done: _Optional[int] = ..., concurrency: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., state_reason: _Optional[str] = ..., launched_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_count: _Optional[int] = ..., technique_names: _Optional[_Iterable[str]] = ..., target_names: _Optional[_Iterable[str]] = ..., repetitions: _Optional[int] = ..., waiting_for: _Optional[_Iterable[_Union[WaitingTarget, _Mapping]]] = ...) -> None: ...
+    stop_reason: StopReason
+    limits: Limits
+    origin_run_id: str
+    def __init__(self, id: _Optional[str] = ..., campaign_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., plan_hash: _Optional[str] = ..., cells_total: _Optional[int] = ..., counts: _Optional[_Union[RunCounts, _Mapping]] = ..., shards_total: _Optional[int] = ..., shards_done: _Optional[int] = ..., concurrency: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., state_reason: _Optional[str] = ..., launched_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_count: _Optional[int] = ..., technique_names: _Optional[_Iterable[str]] = ..., target_names: _Optional[_Iterable[str]] = ..., repetitions: _Optional[int] = ..., waiting_for: _Optional[_Iterable[_Union[WaitingTarget, _Mapping]]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., origin_run_id: _Optional[str] = ...) -> None: ...
 
 class WaitingTarget(_message.Message):
     __slots__ = ("model_id", "name", "circuit_state", "cause", "retry_at")
@@ -372,7 +421,7 @@ class RateByCell(_message.Message):
     def __init__(self, technique_no: _Optional[int] = ..., target_no: _Optional[int] = ..., rate: _Optional[_Union[Rate, _Mapping]] = ...) -> None: ...
 
 class Execution(_message.Message):
-    __slots__ = ("run_id", "cell_no", "prompt_no", "technique_no", "target_no", "iteration_number", "state", "technique_applied", "provider_used", "model_used", "original_prompt", "transformed_prompt", "response", "response_truncated", "is_successful", "success_score", "verdict_reason", "error_kind", "attempts", "latency_ms", "input_tokens", "output_tokens", "cost_usd", "started_at", "recorded_at")
+    __slots__ = ("run_id", "cell_no", "prompt_no", "technique_no", "target_no", "iteration_number", "state", "technique_applied", "provider_used", "model_used", "original_prompt", "transformed_prompt", "response", "response_truncated", "is_successful", "success_score", "verdict_reason", "error_kind", "attempts", "latency_ms", "input_tokens", "output_tokens", "cost_usd", "started_at", "recorded_at", "finish_reason")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     CELL_NO_FIELD_NUMBER: _ClassVar[int]
     PROMPT_NO_FIELD_NUMBER: _ClassVar[int]
@@ -398,6 +447,7 @@ class Execution(_message.Message):
     COST_USD_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_FIELD_NUMBER: _ClassVar[int]
     RECORDED_AT_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     cell_no: int
     prompt_no: int
@@ -423,7 +473,8 @@ class Execution(_message.Message):
     cost_usd: str
     started_at: _timestamp_pb2.Timestamp
     recorded_at: _timestamp_pb2.Timestamp
-    def __init__(self, run_id: _Optional[str] = ..., cell_no: _Optional[int] = ..., prompt_no: _Optional[int] = ..., technique_no: _Optional[int] = ..., target_no: _Optional[int] = ..., iteration_number: _Optional[int] = ..., state: _Optional[_Union[ExecutionState, str]] = ..., technique_applied: _Optional[str] = ..., provider_used: _Optional[str] = ..., model_used: _Optional[str] = ..., original_prompt: _Optional[str] = ..., transformed_prompt: _Optional[str] = ..., response: _Optional[str] = ..., response_truncated: _Optional[bool] = ..., is_successful: _Optional[bool] = ..., success_score: _Optional[float] = ..., verdict_reason: _Optional[str] = ..., error_kind: _Optional[str] = ..., attempts: _Optional[int] = ..., latency_ms: _Optional[int] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cost_usd: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., recorded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    finish_reason: str
+    def __init__(self, run_id: _Optional[str] = ..., cell_no: _Optional[int] = ..., prompt_no: _Optional[int] = ..., technique_no: _Optional[int] = ..., target_no: _Optional[int] = ..., iteration_number: _Optional[int] = ..., state: _Optional[_Union[ExecutionState, str]] = ..., technique_applied: _Optional[str] = ..., provider_used: _Optional[str] = ..., model_used: _Optional[str] = ..., original_prompt: _Optional[str] = ..., transformed_prompt: _Optional[str] = ..., response: _Optional[str] = ..., response_truncated: _Optional[bool] = ..., is_successful: _Optional[bool] = ..., success_score: _Optional[float] = ..., verdict_reason: _Optional[str] = ..., error_kind: _Optional[str] = ..., attempts: _Optional[int] = ..., latency_ms: _Optional[int] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cost_usd: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., recorded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finish_reason: _Optional[str] = ...) -> None: ...
 
 class Attempt(_message.Message):
     __slots__ = ("attempt_no", "state", "error_kind", "error_message", "http_status", "latency_ms", "worst_cost_usd", "cost_usd", "sent_at", "settled_at", "provider_used", "model_used")
@@ -615,6 +666,80 @@ class UndeleteCampaignResponse(_message.Message):
     campaign: Campaign
     def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ...) -> None: ...
 
+class CloneCampaignRequest(_message.Message):
+    __slots__ = ("campaign_id", "run_id", "name", "visibility", "plan", "plan_mask", "request_id", "team_id")
+    CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VISIBILITY_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    PLAN_MASK_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TEAM_ID_FIELD_NUMBER: _ClassVar[int]
+    campaign_id: str
+    run_id: str
+    name: str
+    visibility: CampaignVisibility
+    plan: CampaignPlan
+    plan_mask: _field_mask_pb2.FieldMask
+    request_id: str
+    team_id: str
+    def __init__(self, campaign_id: _Optional[str] = ..., run_id: _Optional[str] = ..., name: _Optional[str] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., plan_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., request_id: _Optional[str] = ..., team_id: _Optional[str] = ...) -> None: ...
+
+class CloneCampaignResponse(_message.Message):
+    __slots__ = ("campaign",)
+    CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
+    campaign: Campaign
+    def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ...) -> None: ...
+
+class RerunFailedRequest(_message.Message):
+    __slots__ = ("run_id", "states", "request_id")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    states: _containers.RepeatedScalarFieldContainer[ExecutionState]
+    request_id: str
+    def __init__(self, run_id: _Optional[str] = ..., states: _Optional[_Iterable[_Union[ExecutionState, str]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class RerunFailedResponse(_message.Message):
+    __slots__ = ("campaign", "run")
+    CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    campaign: Campaign
+    run: Run
+    def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ..., run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
+
+class ArchiveCampaignRequest(_message.Message):
+    __slots__ = ("campaign_id", "etag", "request_id")
+    CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    campaign_id: str
+    etag: str
+    request_id: str
+    def __init__(self, campaign_id: _Optional[str] = ..., etag: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ArchiveCampaignResponse(_message.Message):
+    __slots__ = ("campaign",)
+    CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
+    campaign: Campaign
+    def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ...) -> None: ...
+
+class UnarchiveCampaignRequest(_message.Message):
+    __slots__ = ("campaign_id", "request_id")
+    CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    campaign_id: str
+    request_id: str
+    def __init__(self, campaign_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class UnarchiveCampaignResponse(_message.Message):
+    __slots__ = ("campaign",)
+    CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
+    campaign: Campaign
+    def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ...) -> None: ...
+
 class PreviewCampaignRequest(_message.Message):
     __slots__ = ("campaign_id",)
     CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -702,16 +827,28 @@ class CancelCampaignResponse(_message.Message):
     def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ...) -> None: ...
 
 class TuneRunRequest(_message.Message):
-    __slots__ = ("run_id", "concurrency", "cost_usd_max", "request_id")
+    __slots__ = ("run_id", "concurrency", "cost_usd_max", "executions_max", "tokens_max", "wall_time_s", "error_share_max", "error_cells_min", "interval_width_max", "request_id")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     COST_USD_MAX_FIELD_NUMBER: _ClassVar[int]
+    EXECUTIONS_MAX_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
+    WALL_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    ERROR_SHARE_MAX_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CELLS_MIN_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_WIDTH_MAX_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     concurrency: int
     cost_usd_max: str
+    executions_max: int
+    tokens_max: int
+    wall_time_s: int
+    error_share_max: float
+    error_cells_min: int
+    interval_width_max: float
     request_id: str
-    def __init__(self, run_id: _Optional[str] = ..., concurrency: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., concurrency: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., executions_max: _Optional[int] = ..., tokens_max: _Optional[int] = ..., wall_time_s: _Optional[int] = ..., error_share_max: _Optional[float] = ..., error_cells_min: _Optional[int] = ..., interval_width_max: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class TuneRunResponse(_message.Message):
     __slots__ = ("run",)
@@ -750,26 +887,30 @@ class ListRunsResponse(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class GetRunSummaryRequest(_message.Message):
-    __slots__ = ("run_id",)
+    __slots__ = ("run_id", "include_origins")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_ORIGINS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
-    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+    include_origins: bool
+    def __init__(self, run_id: _Optional[str] = ..., include_origins: _Optional[bool] = ...) -> None: ...
 
 class GetRunSummaryResponse(_message.Message):
-    __slots__ = ("run", "overall", "by_technique", "by_target", "by_technique_and_target", "by_model_used")
+    __slots__ = ("run", "overall", "by_technique", "by_target", "by_technique_and_target", "by_model_used", "run_ids")
     RUN_FIELD_NUMBER: _ClassVar[int]
     OVERALL_FIELD_NUMBER: _ClassVar[int]
     BY_TECHNIQUE_FIELD_NUMBER: _ClassVar[int]
     BY_TARGET_FIELD_NUMBER: _ClassVar[int]
     BY_TECHNIQUE_AND_TARGET_FIELD_NUMBER: _ClassVar[int]
     BY_MODEL_USED_FIELD_NUMBER: _ClassVar[int]
+    RUN_IDS_FIELD_NUMBER: _ClassVar[int]
     run: Run
     overall: Rate
     by_technique: _containers.RepeatedCompositeFieldContainer[RateByTechnique]
     by_target: _containers.RepeatedCompositeFieldContainer[RateByTarget]
     by_technique_and_target: _containers.RepeatedCompositeFieldContainer[RateByCell]
     by_model_used: _containers.RepeatedCompositeFieldContainer[RateByModel]
-    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ..., overall: _Optional[_Union[Rate, _Mapping]] = ..., by_technique: _Optional[_Iterable[_Union[RateByTechnique, _Mapping]]] = ..., by_target: _Optional[_Iterable[_Union[RateByTarget, _Mapping]]] = ..., by_technique_and_target: _Optional[_Iterable[_Union[RateByCell, _Mapping]]] = ..., by_model_used: _Optional[_Iterable[_Union[RateByModel, _Mapping]]] = ...) -> None: ...
+    run_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ..., overall: _Optional[_Union[Rate, _Mapping]] = ..., by_technique: _Optional[_Iterable[_Union[RateByTechnique, _Mapping]]] = ..., by_target: _Optional[_Iterable[_Union[RateByTarget, _Mapping]]] = ..., by_technique_and_target: _Optional[_Iterable[_Union[RateByCell, _Mapping]]] = ..., by_model_used: _Optional[_Iterable[_Union[RateByModel, _Mapping]]] = ..., run_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WatchRunRequest(_message.Message):
     __slots__ = ("run_id", "cursor", "include_executions")

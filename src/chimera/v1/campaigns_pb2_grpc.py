@@ -130,6 +130,26 @@ class CampaignServiceStub:
                 request_serializer=chimera_dot_v1_dot_campaigns__pb2.GetExecutionRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_campaigns__pb2.GetExecutionResponse.FromString,
                 _registered_method=True)
+        self.CloneCampaign = channel.unary_unary(
+                '/chimera.v1.CampaignService/CloneCampaign',
+                request_serializer=chimera_dot_v1_dot_campaigns__pb2.CloneCampaignRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_campaigns__pb2.CloneCampaignResponse.FromString,
+                _registered_method=True)
+        self.RerunFailed = channel.unary_unary(
+                '/chimera.v1.CampaignService/RerunFailed',
+                request_serializer=chimera_dot_v1_dot_campaigns__pb2.RerunFailedRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_campaigns__pb2.RerunFailedResponse.FromString,
+                _registered_method=True)
+        self.ArchiveCampaign = channel.unary_unary(
+                '/chimera.v1.CampaignService/ArchiveCampaign',
+                request_serializer=chimera_dot_v1_dot_campaigns__pb2.ArchiveCampaignRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_campaigns__pb2.ArchiveCampaignResponse.FromString,
+                _registered_method=True)
+        self.UnarchiveCampaign = channel.unary_unary(
+                '/chimera.v1.CampaignService/UnarchiveCampaign',
+                request_serializer=chimera_dot_v1_dot_campaigns__pb2.UnarchiveCampaignRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_campaigns__pb2.UnarchiveCampaignResponse.FromString,
+                _registered_method=True)
         self.ListTechniques = channel.unary_unary(
                 '/chimera.v1.CampaignService/ListTechniques',
                 request_serializer=chimera_dot_v1_dot_campaigns__pb2.ListTechniquesRequest.SerializeToString,
@@ -235,7 +255,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TuneRun(self, request, context):
-        """Changes concurrency or cost limit of a live run within a second or so. CAMPAIGN_ALREADY_OVER.
+        """Changes limits of a live run within a second or so. CAMPAIGN_ALREADY_OVER, RUN_STOPPING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -273,7 +293,8 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListExecutions(self, request, context):
-        """Results by cell number. RUN_NOT_FOUND.
+        """Results by cell number; cells that a limit left out only when they are asked for by their state.
+        RUN_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -281,6 +302,39 @@ class CampaignServiceServicer:
 
     def GetExecution(self, request, context):
         """One result with its attempts. EXECUTION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloneCampaign(self, request, context):
+        """Makes a draft from a campaign's plan as it is, or from a run's with every version pinned that the
+        run used. CAMPAIGN_NOT_FOUND, RUN_NOT_FOUND, CAMPAIGN_NAME_TAKEN, UPDATE_MASK_INVALID, and
+        RUN_NOT_REPEATABLE when something a run used is not there any more as it was.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RerunFailed(self, request, context):
+        """Sends the cells of a run again that have no scored result, in a new run of the same campaign with the
+        same frozen plan. RUN_NOT_FOUND, RUN_NOT_OVER, NOTHING_TO_RERUN, CAMPAIGN_BUSY, and what a launch
+        refuses about keys, budgets and stopped sending.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveCampaign(self, request, context):
+        """Puts a campaign away: it is read and cloned, and not listed unless asked for. CAMPAIGN_NOT_FOUND,
+        CAMPAIGN_BUSY while it runs or is scheduled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnarchiveCampaign(self, request, context):
+        """Takes it out again, as it was before. CAMPAIGN_NOT_FOUND, CAMPAIGN_NOT_ARCHIVED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -392,6 +446,26 @@ def add_CampaignServiceServicer_to_server(servicer, server):
                     servicer.GetExecution,
                     request_deserializer=chimera_dot_v1_dot_campaigns__pb2.GetExecutionRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_campaigns__pb2.GetExecutionResponse.SerializeToString,
+            ),
+            'CloneCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloneCampaign,
+                    request_deserializer=chimera_dot_v1_dot_campaigns__pb2.CloneCampaignRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_campaigns__pb2.CloneCampaignResponse.SerializeToString,
+            ),
+            'RerunFailed': grpc.unary_unary_rpc_method_handler(
+                    servicer.RerunFailed,
+                    request_deserializer=chimera_dot_v1_dot_campaigns__pb2.RerunFailedRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_campaigns__pb2.RerunFailedResponse.SerializeToString,
+            ),
+            'ArchiveCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveCampaign,
+                    request_deserializer=chimera_dot_v1_dot_campaigns__pb2.ArchiveCampaignRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_campaigns__pb2.ArchiveCampaignResponse.SerializeToString,
+            ),
+            'UnarchiveCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnarchiveCampaign,
+                    request_deserializer=chimera_dot_v1_dot_campaigns__pb2.UnarchiveCampaignRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_campaigns__pb2.UnarchiveCampaignResponse.SerializeToString,
             ),
             'ListTechniques': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTechniques,
@@ -895,6 +969,114 @@ class CampaignService:
             '/chimera.v1.CampaignService/GetExecution',
             chimera_dot_v1_dot_campaigns__pb2.GetExecutionRequest.SerializeToString,
             chimera_dot_v1_dot_campaigns__pb2.GetExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloneCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.CampaignService/CloneCampaign',
+            chimera_dot_v1_dot_campaigns__pb2.CloneCampaignRequest.SerializeToString,
+            chimera_dot_v1_dot_campaigns__pb2.CloneCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RerunFailed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.CampaignService/RerunFailed',
+            chimera_dot_v1_dot_campaigns__pb2.RerunFailedRequest.SerializeToString,
+            chimera_dot_v1_dot_campaigns__pb2.RerunFailedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.CampaignService/ArchiveCampaign',
+            chimera_dot_v1_dot_campaigns__pb2.ArchiveCampaignRequest.SerializeToString,
+            chimera_dot_v1_dot_campaigns__pb2.ArchiveCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnarchiveCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.CampaignService/UnarchiveCampaign',
+            chimera_dot_v1_dot_campaigns__pb2.UnarchiveCampaignRequest.SerializeToString,
+            chimera_dot_v1_dot_campaigns__pb2.UnarchiveCampaignResponse.FromString,
             options,
             channel_credentials,
             insecure,

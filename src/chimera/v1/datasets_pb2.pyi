@@ -26,12 +26,14 @@ class DatasetFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DATASET_FORMAT_UNSPECIFIED: _ClassVar[DatasetFormat]
     DATASET_FORMAT_CSV: _ClassVar[DatasetFormat]
     DATASET_FORMAT_JSONL: _ClassVar[DatasetFormat]
+    DATASET_FORMAT_YAML: _ClassVar[DatasetFormat]
 DATASET_SHARING_UNSPECIFIED: DatasetSharing
 DATASET_SHARING_PRIVATE: DatasetSharing
 DATASET_SHARING_ORGANISATION: DatasetSharing
 DATASET_FORMAT_UNSPECIFIED: DatasetFormat
 DATASET_FORMAT_CSV: DatasetFormat
 DATASET_FORMAT_JSONL: DatasetFormat
+DATASET_FORMAT_YAML: DatasetFormat
 
 class Dataset(_message.Message):
     __slots__ = ("id", "name", "description", "sharing_level", "version_number", "created_by", "created_at", "updated_at", "deleted_at", "etag")

@@ -125,7 +125,8 @@ class SignInServiceServicer:
     def FinishSignIn(self, request, context):
         """Once for each StartSignIn. SIGN_IN_STATE_INVALID for a handle or state that is unknown, used,
         too old or of another sign-in; SIGN_IN_FAILED for whatever is wrong with the provider's answer;
-        IDENTITY_NOT_LINKED when nobody here is known by it; ACCOUNT_DISABLED.
+        IDENTITY_NOT_LINKED when nobody here is known by it; ACCOUNT_DISABLED. Who has set up a second
+        factor gets a challenge, as at Login.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

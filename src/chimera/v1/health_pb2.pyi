@@ -143,7 +143,7 @@ class ProviderHealth(_message.Message):
     def __init__(self, provider_id: _Optional[str] = ..., provider: _Optional[str] = ..., is_platform_provided: _Optional[bool] = ..., state: _Optional[_Union[HealthState, str]] = ..., is_healthy: _Optional[bool] = ..., consecutive_failures: _Optional[int] = ..., response_time_ms: _Optional[float] = ..., windows: _Optional[_Iterable[_Union[HealthWindow, _Mapping]]] = ..., last_error_kind: _Optional[str] = ..., last_checked_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_ok_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., models: _Optional[_Iterable[_Union[ModelHealth, _Mapping]]] = ..., success_rate: _Optional[float] = ...) -> None: ...
 
 class Circuit(_message.Message):
-    __slots__ = ("model_id", "model", "provider_id", "provider", "state", "cause", "opened_at", "retry_at", "opened_count", "consecutive_failures", "force", "forced_by", "forced_reason", "changed_at")
+    __slots__ = ("model_id", "model", "provider_id", "provider", "state", "cause", "opened_at", "retry_at", "opened_count", "consecutive_failures", "force", "forced_by", "forced_reason", "changed_at", "installation_force", "installation_forced_reason")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +158,8 @@ class Circuit(_message.Message):
     FORCED_BY_FIELD_NUMBER: _ClassVar[int]
     FORCED_REASON_FIELD_NUMBER: _ClassVar[int]
     CHANGED_AT_FIELD_NUMBER: _ClassVar[int]
+    INSTALLATION_FORCE_FIELD_NUMBER: _ClassVar[int]
+    INSTALLATION_FORCED_REASON_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     model: str
     provider_id: str
@@ -172,7 +174,9 @@ class Circuit(_message.Message):
     forced_by: str
     forced_reason: str
     changed_at: _timestamp_pb2.Timestamp
-    def __init__(self, model_id: _Optional[str] = ..., model: _Optional[str] = ..., provider_id: _Optional[str] = ..., provider: _Optional[str] = ..., state: _Optional[_Union[CircuitState, str]] = ..., cause: _Optional[str] = ..., opened_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retry_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., opened_count: _Optional[int] = ..., consecutive_failures: _Optional[int] = ..., force: _Optional[_Union[CircuitForce, str]] = ..., forced_by: _Optional[str] = ..., forced_reason: _Optional[str] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    installation_force: CircuitForce
+    installation_forced_reason: str
+    def __init__(self, model_id: _Optional[str] = ..., model: _Optional[str] = ..., provider_id: _Optional[str] = ..., provider: _Optional[str] = ..., state: _Optional[_Union[CircuitState, str]] = ..., cause: _Optional[str] = ..., opened_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retry_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., opened_count: _Optional[int] = ..., consecutive_failures: _Optional[int] = ..., force: _Optional[_Union[CircuitForce, str]] = ..., forced_by: _Optional[str] = ..., forced_reason: _Optional[str] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., installation_force: _Optional[_Union[CircuitForce, str]] = ..., installation_forced_reason: _Optional[str] = ...) -> None: ...
 
 class HealthPoint(_message.Message):
     __slots__ = ("at", "calls", "failures", "rate_limited", "success_rate", "response_time_ms", "response_time_ms_max")
@@ -331,6 +335,24 @@ class ForceCircuitRequest(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., force: _Optional[_Union[CircuitForce, str]] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ForceCircuitResponse(_message.Message):
+    __slots__ = ("circuit",)
+    CIRCUIT_FIELD_NUMBER: _ClassVar[int]
+    circuit: Circuit
+    def __init__(self, circuit: _Optional[_Union[Circuit, _Mapping]] = ...) -> None: ...
+
+class ForceInstallationCircuitRequest(_message.Message):
+    __slots__ = ("model_id", "force", "reason", "request_id")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    force: CircuitForce
+    reason: str
+    request_id: str
+    def __init__(self, model_id: _Optional[str] = ..., force: _Optional[_Union[CircuitForce, str]] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ForceInstallationCircuitResponse(_message.Message):
     __slots__ = ("circuit",)
     CIRCUIT_FIELD_NUMBER: _ClassVar[int]
     circuit: Circuit

@@ -80,6 +80,11 @@ class HealthServiceStub:
                 request_serializer=chimera_dot_v1_dot_health__pb2.ForceCircuitRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_health__pb2.ForceCircuitResponse.FromString,
                 _registered_method=True)
+        self.ForceInstallationCircuit = channel.unary_unary(
+                '/chimera.v1.HealthService/ForceInstallationCircuit',
+                request_serializer=chimera_dot_v1_dot_health__pb2.ForceInstallationCircuitRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_health__pb2.ForceInstallationCircuitResponse.FromString,
+                _registered_method=True)
 
 
 class HealthServiceServicer:
@@ -151,6 +156,15 @@ class HealthServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForceInstallationCircuit(self, request, context):
+        """The same for all organisations at once, by operators: when a provider is known to be broken, or
+        known to be well whatever calls say. What organisations hold themselves stays; a circuit that
+        either holds open is open. MODEL_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HealthServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -193,6 +207,11 @@ def add_HealthServiceServicer_to_server(servicer, server):
                     servicer.ForceCircuit,
                     request_deserializer=chimera_dot_v1_dot_health__pb2.ForceCircuitRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_health__pb2.ForceCircuitResponse.SerializeToString,
+            ),
+            'ForceInstallationCircuit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForceInstallationCircuit,
+                    request_deserializer=chimera_dot_v1_dot_health__pb2.ForceInstallationCircuitRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_health__pb2.ForceInstallationCircuitResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -416,6 +435,33 @@ class HealthService:
             '/chimera.v1.HealthService/ForceCircuit',
             chimera_dot_v1_dot_health__pb2.ForceCircuitRequest.SerializeToString,
             chimera_dot_v1_dot_health__pb2.ForceCircuitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForceInstallationCircuit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.HealthService/ForceInstallationCircuit',
+            chimera_dot_v1_dot_health__pb2.ForceInstallationCircuitRequest.SerializeToString,
+            chimera_dot_v1_dot_health__pb2.ForceInstallationCircuitResponse.FromString,
             options,
             channel_credentials,
             insecure,

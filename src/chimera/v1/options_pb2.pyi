@@ -59,6 +59,8 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_WEBHOOK_MANAGE: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_MANAGE: _ClassVar[Permission]
     PERMISSION_CAMPAIGN_COMMENT: _ClassVar[Permission]
+    PERMISSION_SUITE_READ: _ClassVar[Permission]
+    PERMISSION_SUITE_WRITE: _ClassVar[Permission]
 
 class RateClass(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -118,6 +120,8 @@ PERMISSION_USAGE_READ: Permission
 PERMISSION_WEBHOOK_MANAGE: Permission
 PERMISSION_CAMPAIGN_MANAGE: Permission
 PERMISSION_CAMPAIGN_COMMENT: Permission
+PERMISSION_SUITE_READ: Permission
+PERMISSION_SUITE_WRITE: Permission
 RATE_CLASS_UNSPECIFIED: RateClass
 RATE_CLASS_AUTH: RateClass
 RATE_CLASS_READ: RateClass

@@ -2,6 +2,7 @@
 import datetime
 
 from chimera.v1 import validate_pb2 as _validate_pb2
+from chimera.v1 import health_pb2 as _health_pb2
 from chimera.v1 import options_pb2 as _options_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
@@ -105,7 +106,7 @@ CONNECTION_OUTCOME_PROVIDER_FAILED: ConnectionOutcome
 CONNECTION_OUTCOME_NO_KEY: ConnectionOutcome
 
 class Provider(_message.Message):
-    __slots__ = ("id", "name", "display_name", "provider_type", "base_url", "is_active", "is_platform_provided", "timeout_s", "requests_per_minute", "tokens_per_minute", "created_at", "updated_at", "etag", "default_config", "source")
+    __slots__ = ("id", "name", "display_name", "provider_type", "base_url", "is_active", "is_platform_provided", "timeout_s", "requests_per_minute", "tokens_per_minute", "created_at", "updated_at", "etag", "default_config", "source", "health_state", "is_healthy", "last_checked_at", "response_time_ms", "success_rate", "consecutive_failures", "last_error_kind")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +122,13 @@ class Provider(_message.Message):
     ETAG_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_CONFIG_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_STATE_FIELD_NUMBER: _ClassVar[int]
+    IS_HEALTHY_FIELD_NUMBER: _ClassVar[int]
+    LAST_CHECKED_AT_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_RATE_FIELD_NUMBER: _ClassVar[int]
+    CONSECUTIVE_FAILURES_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_KIND_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     display_name: str
@@ -136,7 +144,14 @@ class Provider(_message.Message):
     etag: str
     default_config: _struct_pb2.Struct
     source: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., display_name: _Optional[str] = ..., provider_type: _Optional[_Union[ProviderType, str]] = ..., base_url: _Optional[str] = ..., is_active: _Optional[bool] = ..., is_platform_provided: _Optional[bool] = ..., timeout_s: _Optional[int] = ..., requests_per_minute: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., default_config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., source: _Optional[str] = ...) -> None: ...
+    health_state: _health_pb2.HealthState
+    is_healthy: bool
+    last_checked_at: _timestamp_pb2.Timestamp
+    response_time_ms: float
+    success_rate: float
+    consecutive_failures: int
+    last_error_kind: str
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., display_name: _Optional[str] = ..., provider_type: _Optional[_Union[ProviderType, str]] = ..., base_url: _Optional[str] = ..., is_active: _Optional[bool] = ..., is_platform_provided: _Optional[bool] = ..., timeout_s: _Optional[int] = ..., requests_per_minute: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., default_config: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., source: _Optional[str] = ..., health_state: _Optional[_Union[_health_pb2.HealthState, str]] = ..., is_healthy: _Optional[bool] = ..., last_checked_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., response_time_ms: _Optional[float] = ..., success_rate: _Optional[float] = ..., consecutive_failures: _Optional[int] = ..., last_error_kind: _Optional[str] = ...) -> None: ...
 
 class PriceEntry(_message.Message):
     __slots__ = ("unit", "input_usd", "output_usd", "cached_input_usd", "cache_write_usd", "reasoning_usd", "per_request_usd")

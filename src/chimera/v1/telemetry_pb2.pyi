@@ -698,12 +698,14 @@ class GetExecutionSeriesRequest(_message.Message):
     def __init__(self, to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., workload_id: _Optional[str] = ..., **kwargs) -> None: ...
 
 class GetExecutionSeriesResponse(_message.Message):
-    __slots__ = ("points", "complete_to")
+    __slots__ = ("points", "complete_to", "freshness")
     POINTS_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_TO_FIELD_NUMBER: _ClassVar[int]
+    FRESHNESS_FIELD_NUMBER: _ClassVar[int]
     points: _containers.RepeatedCompositeFieldContainer[ExecutionPoint]
     complete_to: _timestamp_pb2.Timestamp
-    def __init__(self, points: _Optional[_Iterable[_Union[ExecutionPoint, _Mapping]]] = ..., complete_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    freshness: Freshness
+    def __init__(self, points: _Optional[_Iterable[_Union[ExecutionPoint, _Mapping]]] = ..., complete_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ...) -> None: ...
 
 class GetIngestStatusRequest(_message.Message):
     __slots__ = ()

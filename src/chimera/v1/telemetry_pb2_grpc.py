@@ -176,7 +176,7 @@ class TelemetryServiceServicer:
 
     def QuerySeries(self, request, context):
         """Numbers, errors, cost and latency over time, or one metric over time. QUERY_TOO_LARGE,
-        TOO_MANY_QUERIES, CAMPAIGN_NOT_VISIBLE.
+        TOO_MANY_QUERIES, QUERY_TIME_USED, CAMPAIGN_NOT_VISIBLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -28,7 +28,7 @@ from chimera.v1 import options_pb2 as chimera_dot_v1_dot_options__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63himera/v1/vault.proto\x12\nchimera.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18\x63himera/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\x01\n\nKeyVersion\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.chimera.v1.KeyVersionState\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0f\n\x07key_ref\x18\x04 \x01(\t\x12\x14\n\x0cvalues_count\x18\x05 \x01(\x03\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nretired_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc3\x02\n\x0bKeyRotation\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nto_version\x18\x02 \x01(\x05\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.chimera.v1.RotationState\x12\x14\n\x0cvalues_total\x18\x04 \x01(\x03\x12\x13\n\x0bvalues_done\x18\x05 \x01(\x03\x12\x19\n\x11values_unreadable\x18\x06 \x01(\x03\x12\x12\n\nlast_error\x18\x07 \x01(\t\x12.\n\nstarted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ompleted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x16RotateMasterKeyRequest\x12\x19\n\x07key_ref\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"D\n\x17RotateMasterKeyResponse\x12)\n\x08rotation\x18\x01 \x01(\x0b\x32\x17.chimera.v1.KeyRotation\"\x17\n\x15GetVaultStatusRequest\"m\n\x16GetVaultStatusResponse\x12(\n\x08versions\x18\x01 \x03(\x0b\x32\x16.chimera.v1.KeyVersion\x12)\n\x08rotation\x18\x02 \x01(\x0b\x32\x17.chimera.v1.KeyRotation\"k\n\x1dRetireMasterKeyVersionRequest\x12\x18\n\x07version\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00\x12\x0f\n\x07\x64\x65stroy\x18\x02 \x01(\x08\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"I\n\x1eRetireMasterKeyVersionResponse\x12\'\n\x07version\x18\x01 \x01(\x0b\x32\x16.chimera.v1.KeyVersion*\xb8\x01\n\x0fKeyVersionState\x12!\n\x1dKEY_VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19KEY_VERSION_STATE_ENABLED\x10\x01\x12\"\n\x1eKEY_VERSION_STATE_DECRYPT_ONLY\x10\x02\x12\x1e\n\x1aKEY_VERSION_STATE_DISABLED\x10\x03\x12\x1f\n\x1bKEY_VERSION_STATE_DESTROYED\x10\x04*i\n\rRotationState\x12\x1e\n\x1aROTATION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16ROTATION_STATE_RUNNING\x10\x01\x12\x1c\n\x18ROTATION_STATE_COMPLETED\x10\x02\x32\x80\x03\n\x0cVaultService\x12x\n\x0fRotateMasterKey\x12\".chimera.v1.RotateMasterKeyRequest\x1a#.chimera.v1.RotateMasterKeyResponse\"\x1c\x8a\xb5\x18\x18\x08=\"\x0cvault.rotate(\x03\x30\x01\x38\xb0\xea\x01\x12\x66\n\x0eGetVaultStatus\x12!.chimera.v1.GetVaultStatusRequest\x1a\".chimera.v1.GetVaultStatusResponse\"\r\x90\x02\x01\x8a\xb5\x18\x06\x08=(\x02\x30\x01\x12\x8d\x01\n\x16RetireMasterKeyVersion\x12).chimera.v1.RetireMasterKeyVersionRequest\x1a*.chimera.v1.RetireMasterKeyVersionResponse\"\x1c\x8a\xb5\x18\x18\x08=\"\x0cvault.retire(\x03\x30\x01\x38\xb0\xea\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63himera/v1/vault.proto\x12\nchimera.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18\x63himera/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\x01\n\nKeyVersion\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.chimera.v1.KeyVersionState\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0f\n\x07key_ref\x18\x04 \x01(\t\x12\x14\n\x0cvalues_count\x18\x05 \x01(\x03\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nretired_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc3\x02\n\x0bKeyRotation\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nto_version\x18\x02 \x01(\x05\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.chimera.v1.RotationState\x12\x14\n\x0cvalues_total\x18\x04 \x01(\x03\x12\x13\n\x0bvalues_done\x18\x05 \x01(\x03\x12\x19\n\x11values_unreadable\x18\x06 \x01(\x03\x12\x12\n\nlast_error\x18\x07 \x01(\t\x12.\n\nstarted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ompleted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x81\x01\n\x16RotateMasterKeyRequest\x12\x19\n\x07key_ref\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12+\n\x04home\x18\x02 \x01(\x0e\x32\x13.chimera.v1.KeyHomeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"D\n\x17RotateMasterKeyResponse\x12)\n\x08rotation\x18\x01 \x01(\x0b\x32\x17.chimera.v1.KeyRotation\"\x17\n\x15GetVaultStatusRequest\"m\n\x16GetVaultStatusResponse\x12(\n\x08versions\x18\x01 \x03(\x0b\x32\x16.chimera.v1.KeyVersion\x12)\n\x08rotation\x18\x02 \x01(\x0b\x32\x17.chimera.v1.KeyRotation\"k\n\x1dRetireMasterKeyVersionRequest\x12\x18\n\x07version\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00\x12\x0f\n\x07\x64\x65stroy\x18\x02 \x01(\x08\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"I\n\x1eRetireMasterKeyVersionResponse\x12\'\n\x07version\x18\x01 \x01(\x0b\x32\x16.chimera.v1.KeyVersion*\xb8\x01\n\x0fKeyVersionState\x12!\n\x1dKEY_VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19KEY_VERSION_STATE_ENABLED\x10\x01\x12\"\n\x1eKEY_VERSION_STATE_DECRYPT_ONLY\x10\x02\x12\x1e\n\x1aKEY_VERSION_STATE_DISABLED\x10\x03\x12\x1f\n\x1bKEY_VERSION_STATE_DESTROYED\x10\x04*L\n\x07KeyHome\x12\x18\n\x14KEY_HOME_UNSPECIFIED\x10\x00\x12\x11\n\rKEY_HOME_FILE\x10\x01\x12\x14\n\x10KEY_HOME_SERVICE\x10\x02*i\n\rRotationState\x12\x1e\n\x1aROTATION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16ROTATION_STATE_RUNNING\x10\x01\x12\x1c\n\x18ROTATION_STATE_COMPLETED\x10\x02\x32\x84\x03\n\x0cVaultService\x12z\n\x0fRotateMasterKey\x12\".chimera.v1.RotateMasterKeyRequest\x1a#.chimera.v1.RotateMasterKeyResponse\"\x1e\x8a\xb5\x18\x1a\x08=\"\x0cvault.rotate(\x03\x30\x01\x38\xb0\xea\x01@\x01\x12\x66\n\x0eGetVaultStatus\x12!.chimera.v1.GetVaultStatusRequest\x1a\".chimera.v1.GetVaultStatusResponse\"\r\x90\x02\x01\x8a\xb5\x18\x06\x08=(\x02\x30\x01\x12\x8f\x01\n\x16RetireMasterKeyVersion\x12).chimera.v1.RetireMasterKeyVersionRequest\x1a*.chimera.v1.RetireMasterKeyVersionResponse\"\x1e\x8a\xb5\x18\x1a\x08=\"\x0cvault.retire(\x03\x30\x01\x38\xb0\xea\x01@\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ROTATEMASTERKEYREQUEST'].fields_by_name['key_ref']._loaded_options = None
   _globals['_ROTATEMASTERKEYREQUEST'].fields_by_name['key_ref']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_ROTATEMASTERKEYREQUEST'].fields_by_name['home']._loaded_options = None
+  _globals['_ROTATEMASTERKEYREQUEST'].fields_by_name['home']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_ROTATEMASTERKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_ROTATEMASTERKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_RETIREMASTERKEYVERSIONREQUEST'].fields_by_name['version']._loaded_options = None
@@ -44,31 +46,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETIREMASTERKEYVERSIONREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_RETIREMASTERKEYVERSIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_VAULTSERVICE'].methods_by_name['RotateMasterKey']._loaded_options = None
-  _globals['_VAULTSERVICE'].methods_by_name['RotateMasterKey']._serialized_options = b'\212\265\030\030\010=\"\014vault.rotate(\0030\0018\260\352\001'
+  _globals['_VAULTSERVICE'].methods_by_name['RotateMasterKey']._serialized_options = b'\212\265\030\032\010=\"\014vault.rotate(\0030\0018\260\352\001@\001'
   _globals['_VAULTSERVICE'].methods_by_name['GetVaultStatus']._loaded_options = None
   _globals['_VAULTSERVICE'].methods_by_name['GetVaultStatus']._serialized_options = b'\220\002\001\212\265\030\006\010=(\0020\001'
   _globals['_VAULTSERVICE'].methods_by_name['RetireMasterKeyVersion']._loaded_options = None
-  _globals['_VAULTSERVICE'].methods_by_name['RetireMasterKeyVersion']._serialized_options = b'\212\265\030\030\010=\"\014vault.retire(\0030\0018\260\352\001'
-  _globals['_KEYVERSIONSTATE']._serialized_start=1154
-  _globals['_KEYVERSIONSTATE']._serialized_end=1338
-  _globals['_ROTATIONSTATE']._serialized_start=1340
-  _globals['_ROTATIONSTATE']._serialized_end=1445
+  _globals['_VAULTSERVICE'].methods_by_name['RetireMasterKeyVersion']._serialized_options = b'\212\265\030\032\010=\"\014vault.retire(\0030\0018\260\352\001@\001'
+  _globals['_KEYVERSIONSTATE']._serialized_start=1200
+  _globals['_KEYVERSIONSTATE']._serialized_end=1384
+  _globals['_KEYHOME']._serialized_start=1386
+  _globals['_KEYHOME']._serialized_end=1462
+  _globals['_ROTATIONSTATE']._serialized_start=1464
+  _globals['_ROTATIONSTATE']._serialized_end=1569
   _globals['_KEYVERSION']._serialized_start=127
   _globals['_KEYVERSION']._serialized_end=349
   _globals['_KEYROTATION']._serialized_start=352
   _globals['_KEYROTATION']._serialized_end=675
-  _globals['_ROTATEMASTERKEYREQUEST']._serialized_start=677
-  _globals['_ROTATEMASTERKEYREQUEST']._serialized_end=761
-  _globals['_ROTATEMASTERKEYRESPONSE']._serialized_start=763
-  _globals['_ROTATEMASTERKEYRESPONSE']._serialized_end=831
-  _globals['_GETVAULTSTATUSREQUEST']._serialized_start=833
-  _globals['_GETVAULTSTATUSREQUEST']._serialized_end=856
-  _globals['_GETVAULTSTATUSRESPONSE']._serialized_start=858
-  _globals['_GETVAULTSTATUSRESPONSE']._serialized_end=967
-  _globals['_RETIREMASTERKEYVERSIONREQUEST']._serialized_start=969
-  _globals['_RETIREMASTERKEYVERSIONREQUEST']._serialized_end=1076
-  _globals['_RETIREMASTERKEYVERSIONRESPONSE']._serialized_start=1078
-  _globals['_RETIREMASTERKEYVERSIONRESPONSE']._serialized_end=1151
-  _globals['_VAULTSERVICE']._serialized_start=1448
-  _globals['_VAULTSERVICE']._serialized_end=1832
+  _globals['_ROTATEMASTERKEYREQUEST']._serialized_start=678
+  _globals['_ROTATEMASTERKEYREQUEST']._serialized_end=807
+  _globals['_ROTATEMASTERKEYRESPONSE']._serialized_start=809
+  _globals['_ROTATEMASTERKEYRESPONSE']._serialized_end=877
+  _globals['_GETVAULTSTATUSREQUEST']._serialized_start=879
+  _globals['_GETVAULTSTATUSREQUEST']._serialized_end=902
+  _globals['_GETVAULTSTATUSRESPONSE']._serialized_start=904
+  _globals['_GETVAULTSTATUSRESPONSE']._serialized_end=1013
+  _globals['_RETIREMASTERKEYVERSIONREQUEST']._serialized_start=1015
+  _globals['_RETIREMASTERKEYVERSIONREQUEST']._serialized_end=1122
+  _globals['_RETIREMASTERKEYVERSIONRESPONSE']._serialized_start=1124
+  _globals['_RETIREMASTERKEYVERSIONRESPONSE']._serialized_end=1197
+  _globals['_VAULTSERVICE']._serialized_start=1572
+  _globals['_VAULTSERVICE']._serialized_end=1960
 # @@protoc_insertion_point(module_scope)

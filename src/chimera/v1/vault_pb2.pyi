@@ -21,6 +21,12 @@ class KeyVersionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KEY_VERSION_STATE_DISABLED: _ClassVar[KeyVersionState]
     KEY_VERSION_STATE_DESTROYED: _ClassVar[KeyVersionState]
 
+class KeyHome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    KEY_HOME_UNSPECIFIED: _ClassVar[KeyHome]
+    KEY_HOME_FILE: _ClassVar[KeyHome]
+    KEY_HOME_SERVICE: _ClassVar[KeyHome]
+
 class RotationState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ROTATION_STATE_UNSPECIFIED: _ClassVar[RotationState]
@@ -31,6 +37,9 @@ KEY_VERSION_STATE_ENABLED: KeyVersionState
 KEY_VERSION_STATE_DECRYPT_ONLY: KeyVersionState
 KEY_VERSION_STATE_DISABLED: KeyVersionState
 KEY_VERSION_STATE_DESTROYED: KeyVersionState
+KEY_HOME_UNSPECIFIED: KeyHome
+KEY_HOME_FILE: KeyHome
+KEY_HOME_SERVICE: KeyHome
 ROTATION_STATE_UNSPECIFIED: RotationState
 ROTATION_STATE_RUNNING: RotationState
 ROTATION_STATE_COMPLETED: RotationState
@@ -78,12 +87,14 @@ class KeyRotation(_message.Message):
     def __init__(self, id: _Optional[str] = ..., to_version: _Optional[int] = ..., state: _Optional[_Union[RotationState, str]] = ..., values_total: _Optional[int] = ..., values_done: _Optional[int] = ..., values_unreadable: _Optional[int] = ..., last_error: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., completed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class RotateMasterKeyRequest(_message.Message):
-    __slots__ = ("key_ref", "request_id")
+    __slots__ = ("key_ref", "home", "request_id")
     KEY_REF_FIELD_NUMBER: _ClassVar[int]
+    HOME_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     key_ref: str
+    home: KeyHome
     request_id: str
-    def __init__(self, key_ref: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, key_ref: _Optional[str] = ..., home: _Optional[_Union[KeyHome, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class RotateMasterKeyResponse(_message.Message):
     __slots__ = ("rotation",)

@@ -61,7 +61,8 @@ class VaultServiceServicer:
 
     def RotateMasterKey(self, request, context):
         """Makes a new version of the master key, and has everything that is stored wrapped anew under it.
-        The values themselves stay as they are. VAULT_ROTATION_RUNNING, DEPENDENCY_UNAVAILABLE.
+        The values themselves stay as they are. With `home` it moves the master key from its file to a
+        key service or back. VAULT_ROTATION_RUNNING, VAULT_HOME_MISSING, DEPENDENCY_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+import pyotp
 import pytest
 
+from chimera.identity.endings import CHANGES
 from chimera.v1.access_pb2 import GrantConditions, WeeklyHours
 from chimera.v1.identity_pb2 import ROLE_ADMIN, ROLE_VIEWER
 from chimera.v1.options_pb2 import (
@@ -208,6 +210,30 @@ async def test_an_old_sign_in_does_not_do(world: World) -> None:
         permission=PERMISSION_AUDIT_READ, sign_in_age_s=301
     )
     assert (explained.allowed, list(explained.verdicts[0].unmet)) == (False, ["sign_in_age_max_s"])
+
+
+async def test_a_second_factor_that_was_just_proven(world: World, database_url: str) -> None:
+    """Olivia's sign-in by password does not do, her code does, and that of an hour ago does not."""
+    acme = await world.organisation("acme")
+    olivia = await acme.person("olivia")
+    await granted(acme.admin, olivia, [PERMISSION_AUDIT_READ], second_factor_age_max_s=300)
+    assert await refusal(olivia.audit.ListAuditEvents()) == "PERMISSION_MISSING"
+    totp = pyotp.TOTP((await olivia.account.EnrollTotp()).secret)
+    await olivia.account.ConfirmTotp(code=totp.now())
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("UPDATE identity.users SET totp_step = 0")
+        await olivia.account.StepUp(code=totp.now())
+        await olivia.audit.ListAuditEvents()
+        connection.execute(
+            "UPDATE identity.sessions SET second_factor_at = now() - interval '1 hour'"
+        )
+    CHANGES.note()
+    assert await refusal(olivia.audit.ListAuditEvents()) == "PERMISSION_MISSING"
+    for age_s, allowed in ((None, False), (299, True), (301, False)):
+        explained = await olivia.access.ExplainAccess(
+            permission=PERMISSION_AUDIT_READ, second_factor_age_s=age_s
+        )
+        assert explained.allowed is allowed
 
 
 async def test_only_own_things(world: World) -> None:

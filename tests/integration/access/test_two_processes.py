@@ -1,8 +1,11 @@
-"""Two server processes: what one decides, the other follows within two seconds."""
+"""Two server processes: what one decides, the other follows.
+
+How soon is a matter of how old a state may be that is gone by, which tests/unit/identity/test_recent.py
+shows on a clock of its own, and test_streams.py for streams.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -39,12 +42,10 @@ async def reason_of(call: Any) -> str:
     return ""
 
 
-async def test_a_change_is_followed_in_two_seconds(
-    world: World, elsewhere: grpc.aio.Channel
-) -> None:
+async def test_a_change_is_followed_elsewhere(world: World, elsewhere: grpc.aio.Channel) -> None:
     """A role is granted and taken away, a session ends, a key is revoked: the other process, which
-    has them all in memory, goes by it before the third second; a token that one has just issued
-    after a change is taken by the other at once."""
+    has them all in memory, goes by it, and ends the streams it has open; a token that one has just
+    issued after a change is taken by the other at once."""
     acme = await world.organisation("acme")
     victor = await acme.person("victor", role="viewer")
     there = Person(elsewhere, "victor", victor.credential)
@@ -60,19 +61,24 @@ async def test_a_change_is_followed_in_two_seconds(
     admin_there = Person(elsewhere, "admin", acme.admin.credential)
     assert await reason_of(admin_there.identity.GetMe()) == ""
 
-    async def gone(call: Any, reason: str, since: float) -> None:
+    watching = admin_there.audit.WatchAuditEvents()
+    await anext(watching)
+
+    async def gone(call: Any, reason: str) -> None:
         async def is_refused() -> bool:
             return await reason_of(call()) == reason
 
         await eventually(is_refused)
-        # From the COMMIT to the first refusal; a state lives two seconds from before its read.
-        assert time.monotonic() - since < 4.0, "far beyond two seconds, whatever the machine does"
 
     await acme.admin.access.RevokeGrant(grant_id=grant.grant.id)
-    await gone(there.audit.ListAuditEvents, "TOKEN_EXPIRED", time.monotonic())
+    await gone(there.audit.ListAuditEvents, "TOKEN_EXPIRED")
     there.credential = (await victor.refresh()).credential
     assert await reason_of(there.audit.ListAuditEvents()) == "PERMISSION_MISSING"
     await acme.admin.identity.RevokeApiKey(api_key_id=made.api_key.id)
-    await gone(key.identity.GetMe, "API_KEY_INVALID", time.monotonic())
+    await gone(key.identity.GetMe, "API_KEY_INVALID")
     await acme.admin.identity.Logout()
-    await gone(admin_there.identity.GetMe, "SESSION_ENDED", time.monotonic())
+    await gone(admin_there.identity.GetMe, "SESSION_ENDED")
+    with pytest.raises(Refused) as refused:
+        async for _ in watching:
+            pass
+    assert refused.value.reason == "SESSION_ENDED"

@@ -63,6 +63,11 @@ async def test_usage_is_the_ledger_however_often_it_is_summed(stage: Stage, core
         await stage.books.value("SELECT sum(requests) FROM accounting.usage_daily") == expected[0]
     )
 
+    # A key's count is of calls, not of workers that opened it.
+    (key,) = (await stage.olivia.providers.ListProviderKeys()).provider_keys
+    assert key.usage_count == expected[0]
+    assert key.last_used_at.seconds > key.created_at.seconds
+
     for dimension in DIMENSIONS:
         rows, token, pages = [], "", 0
         while True:
@@ -116,6 +121,7 @@ async def test_books_that_hold_are_proven_and_a_wrong_digit_is_found(
         ("window", "UPDATE accounting.windows SET cost_held = 0.000000000001"),
         ("run", "UPDATE campaigns.run_money SET held = 0.000000000001"),
         ("executions", "UPDATE campaigns.executions SET cost = 0 WHERE cell_no = 0"),
+        ("key", "UPDATE providers.key_usage SET requests = requests + 1"),
     ):
         async with await psycopg.AsyncConnection.connect(stage.books.url) as connection:
             assert (await connection.execute(damage.encode())).rowcount

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -15,10 +16,13 @@ import psycopg
 import pytest
 
 import chimera.audit.recording as recording
-from chimera.audit import merkle
-from chimera.audit.drops import archive_folder, drop_old_months
+from chimera.audit import drops, merkle
+from chimera.audit.archives import archive_folder
+from chimera.audit.bundle import Entry, decode_line
+from chimera.audit.drops import drop_old_months
 from chimera.audit.erasure import erase_asked, erase_subject
-from chimera.audit.report import Verdict
+from chimera.audit.leaf import decode_leaf
+from chimera.audit.report import Report, Verdict
 from chimera.audit.sealer import Sealer
 from chimera.audit.signing_home import load_signer
 from chimera.audit.verify import verify_bundle
@@ -213,7 +217,13 @@ async def test_holds_before_organisations_before_the_installation(
     with pytest.raises(Refused) as refused:
         await acme.admin.audit.ReleaseLegalHold(legal_hold_id=everyone.id, reason="mine now")
     assert refused.value.reason == "LEGAL_HOLD_NOT_FOUND"
+    [listed] = (await acme.admin.audit.ListLegalHolds()).legal_holds
+    assert (listed.id, listed.release_reason) == (hold.id, "settled")
+    assert listed.released_by == listed.placed_by == acme.admin.user_id
     assert await tried()
+    [listed] = (await root.admin.audit.ListLegalHolds()).legal_holds
+    assert (listed.id, listed.for_everyone) == (everyone.id, True)
+    assert not listed.HasField("released_at")
     await root.admin.audit.ReleaseLegalHold(legal_hold_id=everyone.id, reason="lifted")
     assert await tried()  # the organisation's ten years
     assert log.ask("SELECT count(*) FROM audit.drops") == [(0,)]
@@ -244,8 +254,6 @@ async def test_a_crash_in_each_step_of_a_drop_is_gone_on_from(
 ) -> None:
     """After the archive, after the record, after the drop itself: the next run finishes, and nothing
     is dropped twice or unrecorded."""
-    import chimera.audit.drops as drops
-
     name = await in_month(log, clock, 800, acme.id)
     for statement in ("INSERT_DROP", "MARK_RECORDED", "FIND_DROP_EVENT", "MARK_DROPPED"):
         with monkeypatch.context() as broken:
@@ -305,6 +313,67 @@ async def test_an_erased_person_is_unreadable_and_every_proof_holds(
     merkle.verify_inclusion(leaf_hash, proof.log_index, proof.size, list(proof.hashes), root)
     erased = (await acme.admin.audit.ListAuditEvents(action="audit.erase")).events
     assert [event.entity_id for event in erased] == [olivia.user_id]
+
+
+async def test_an_erased_person_goes_out_of_the_archives(
+    acme: Organisation, log: Log, worker: Core, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The month is long dropped: its archive is rewritten without the person's values, says so by its
+    digest, and verifies as before. One that was erased while an archive was written is not in it, for
+    that archive is written again; one that was moved away stops nothing."""
+    await in_month(log, clock, 800, acme.id)
+    url = log.settings.database_url.get_secret_value()
+
+    def while_somebody_is_erased(*arguments: Any) -> Report:
+        with psycopg.connect(url) as superuser:
+            superuser.execute(
+                "INSERT INTO audit.erasures (id, subject_id, state, done_at)"
+                " VALUES (gen_random_uuid(), gen_random_uuid(), 'done', clock_timestamp())"
+            )
+        return verified(*arguments)
+
+    verified = drops._verified
+    with monkeypatch.context() as during:
+        during.setattr(drops, "_verified", while_somebody_is_erased)
+        await drop_old_months(worker)
+    assert log.ask("SELECT count(*) FROM audit.drops") == [(0,)]
+    for _ in range(3):
+        await drop_old_months(worker)
+        await log.seal()
+    [(name, digest)] = log.ask("SELECT archive_file, archive_sha256 FROM audit.drops")
+    archive = archive_folder(log.settings) / name
+
+    def read() -> tuple[dict[str, int], Report]:
+        assert hashlib.sha256(archive.read_bytes()).digest() == digest
+        lines = gzip.decompress(archive.read_bytes()).splitlines(keepends=True)
+        entries = [line for line in map(decode_line, lines) if isinstance(line, Entry)]
+        of_campaigns = [e for e in entries if decode_leaf(e.leaf).entity == "campaign"]
+        opened = {str(decode_leaf(e.leaf).actor_id): len(e.openings) for e in of_campaigns}
+        return opened, verify_bundle(lines, [load_signer(log.settings).verifier_key])
+
+    opened, before = read()
+    assert len(opened) == 5
+    person = min(opened)
+    async with log.app.begin(call_of(acme.id)) as tx:
+        await erase_subject(tx, person)
+    await erase_asked(worker)
+    assert read()[0][person] > 0  # events of the person may still be on their way into the log
+    waited = "UPDATE audit.erasures SET created_at = now() - interval '11 minutes'"
+    log.tamper(waited)
+    await erase_asked(worker)
+    [(digest,)] = log.ask("SELECT archive_sha256 FROM audit.drops")
+    now, after = read()
+    assert now == opened | {person: 0}
+    assert after.verdict is Verdict.VERIFIED
+    assert after.opened == before.opened - opened[person]
+    assert log.ask("SELECT count(*) FROM audit.erasures WHERE state = 'open'") == [(0,)]
+
+    archive.rename(archive.with_suffix(".elsewhere"))
+    async with log.app.begin(call_of(acme.id)) as tx:
+        await erase_subject(tx, person)
+    log.tamper(waited)
+    await erase_asked(worker)
+    assert log.ask("SELECT count(*) FROM audit.erasures WHERE state = 'open'") == [(0,)]
 
 
 async def test_only_what_was_asked_for_is_erased(

@@ -242,6 +242,26 @@ async def test_an_export_proves_ones_own_events_and_shows_nobody_elses(world, ac
     assert f"not shown: {report.foreign} leaves of others" in run.stdout
 
 
+async def test_the_log_is_exported_while_it_grows(acme, log):
+    """Between any two pages events are recorded and sealed: the export is the log as it was signed
+    when it began, whole and verified, and the next one continues it."""
+    await log.record(1, org_id=acme.id, each=1200)
+    await log.seal()
+    newest = await acme.admin.audit.GetCheckpoint()
+    bundle, parts = b"", 0
+    async for part in acme.admin.audit.ExportAuditLog():
+        bundle, parts = bundle + part.lines, parts + 1
+        await log.record(1, org_id=acme.id, each=3)
+        await log.seal()
+    assert parts > 2
+    report = verify_bundle(bundle.splitlines(keepends=True), [newest.verifier_key])
+    assert (report.verdict, report.size) == (Verdict.VERIFIED, newest.size)
+    later = (await exported(acme.admin)).splitlines(keepends=True)
+    report = verify_bundle(later, [newest.verifier_key], newest.checkpoint)
+    assert (report.verdict, report.since_size) == (Verdict.VERIFIED, newest.size)
+    assert report.size >= newest.size + 3 * parts
+
+
 async def test_an_edited_row_is_named_by_the_export(acme, log):
     """The reader needs no access to the database to see it."""
     await log.record(1, org_id=acme.id, each=10)

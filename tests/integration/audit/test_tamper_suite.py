@@ -112,14 +112,8 @@ async def test_a_recomputed_chain_is_named_to_the_row_by_a_witness(witnessed: Lo
     """Even when all older checkpoints are deleted too: the witness's own copy says where."""
     rewrite(witnessed, 6)
     report = await witnessed.verify()
-    assert (report.verdict, report.first_bad_index) in {
-        (Verdict.TAMPERED, 0),
-        (Verdict.TAMPERED, 6),
-    }
-    assert any(
-        finding.index == 6 and "the witness witness.example/1 kept" in finding.reason
-        for finding in report.findings
-    )
+    assert (report.verdict, report.first_bad_index) == (Verdict.TAMPERED, 6)
+    assert any("the witness witness.example/1 kept" in f.reason for f in report.findings)
 
 
 async def test_a_recomputed_chain_is_not_signed_on(sealed: Log) -> None:

@@ -32,13 +32,18 @@ async def sealed(log):
     [
         "UPDATE audit.events SET leaf = set_byte(leaf, 40, get_byte(leaf, 40) # 1) WHERE log_index = 5",
         "UPDATE audit.events SET fields = jsonb_set(fields, '{0,value}', '\"else\"') WHERE log_index = 5",
+        "UPDATE audit.events SET fields = '[5]' WHERE log_index = 5",
+        "UPDATE audit.events SET fields = '{\"value\": 1}' WHERE log_index = 5",
+        "UPDATE audit.events SET fields = jsonb_set(fields, '{0,salt}', '\"no\"') WHERE log_index = 5",
         "UPDATE audit.events SET previous_hash = leaf_hash WHERE log_index = 5",
         "UPDATE audit.leaves SET leaf_hash = sha256(leaf_hash) WHERE log_index = 5",
         "UPDATE audit.events SET action = 'campaign.delete' WHERE log_index = 5",
         "UPDATE audit.events SET actor_id = gen_random_uuid() WHERE log_index = 5",
         "UPDATE audit.events SET org_id = gen_random_uuid() WHERE log_index = 5",
         "UPDATE audit.events SET occurred_at = occurred_at - interval '1 day' WHERE log_index = 5",
+        "UPDATE audit.events SET occurred_at = 'infinity' WHERE log_index = 5",
         "UPDATE audit.events SET facts = facts - 'session_id' WHERE log_index = 5",
+        "UPDATE audit.events SET action = 'campaign.launch campaign', entity = '' WHERE log_index = 5",
         "UPDATE audit.events SET leaf_hash = previous_hash WHERE log_index = 5",
     ],
 )  # fmt: skip

@@ -150,10 +150,15 @@ async def test_answers_are_judged_again_without_being_sent_again(
         before = await results_of(olivia, run_id)
         refusal = await lab.scored(run_id, Scorer(kind="refusal"))
         unknown = await lab.scored(run_id, contains("{{nobody}}"))
+        ended = Scorer(kind="finish_reason")
+        ended.params.update({"reasons": ["stop"]})
+        stopped = await lab.scored(run_id, ended)
     after = await results_of(olivia, run_id)
     assert [r.SerializeToString() for r in after] == [r.SerializeToString() for r in before]
 
     assert refusal.answers == refusal.scored == len(before) == 480
+    # Why an answer ended is kept with it.
+    assert stopped.successes == sum(result.finish_reason == "stop" for result in before) > 0
     verdicts: list[Any] = []
     token = ""
     while True:
@@ -177,7 +182,11 @@ async def test_answers_are_judged_again_without_being_sent_again(
 
     assert (unknown.scored, unknown.errored, unknown.successes) == (0, 480, 0)
     listed = await olivia.evaluation.ListScorings(run_id=run_id)
-    assert [scoring.id for scoring in listed.scorings] == [unknown.id, refusal.id]
+    assert [scoring.id for scoring in listed.scorings] == [
+        stopped.id,
+        unknown.id,
+        refusal.id,
+    ]
 
 
 async def test_two_workers_at_one_scoring_judge_each_answer_once(

@@ -168,7 +168,7 @@ async def test_an_identity_belongs_to_one(world: World, hostile: Provider) -> No
     by_key = person.holding(key.secret).sign_in.StartLink(
         provider_id=provider.id, redirect_uri=REDIRECT_URI
     )
-    assert await refusal(by_key) == "PERMISSION_MISSING"
+    assert await refusal(by_key) == "SESSION_REQUIRED"
 
 
 async def test_the_last_way_in_stays(world: World, hostile: Provider, database_url: str) -> None:

@@ -143,6 +143,25 @@ async def test_failures_are_counted_and_slow_their_source_only(
         await server.stop(at_once=True)
 
 
+async def test_a_forged_address_changes_nothing(world: World, database_url: str) -> None:
+    """A new X-Forwarded-For with every guess, and no proxy that is trusted: they are counted as one
+    source all the same, and neither the log nor a session knows the address."""
+    await world.organisation("acme")
+    for number in range(5):
+        with pytest.raises(Refused) as refused:
+            guesser = _from(world, f"203.0.113.{number}")
+            await guesser.identity.Login(login="admin-acme", password="wrong")
+        assert refused.value.reason == "CREDENTIALS_INVALID"
+    with pytest.raises(Refused) as refused:
+        await _from(world, "203.0.113.99").identity.Login(login="admin-acme", password=PASSWORD)
+    assert refused.value.reason == "RATE_LIMITED"
+    with psycopg.connect(database_url) as connection:
+        leaves = connection.execute("SELECT leaf FROM audit.pending").fetchall()
+        addresses = connection.execute("SELECT host(ip_address) FROM identity.sessions").fetchall()
+    assert len(leaves) >= 5 and b"203.0.113" not in b"".join(bytes(leaf) for (leaf,) in leaves)
+    assert set(addresses) == {("127.0.0.1",)}
+
+
 async def test_a_hundred_people_at_once_all_get_in(world: World) -> None:
     """More than can be hashed at a time: they queue, and nobody is refused."""
     await world.organisation("acme")

@@ -16,14 +16,14 @@ from tests.support.world import World
 
 @pytest.fixture
 async def typed(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Runs a command against the server; its exit code and what it printed."""
+    """Runs a command against the server; its exit code and what it printed, or failed with."""
     root = (await world.organisation("root", operator=True)).admin
     monkeypatch.setenv("CHIMERA_SERVER", world.address)
     monkeypatch.setenv("CHIMERA_API_KEY", root.credential)
 
     async def run(*words: str) -> tuple[int, str]:
         result = await asyncio.to_thread(CliRunner().invoke, app, list(words))
-        return result.exit_code, result.output
+        return result.exit_code, result.output + str(result.exception or "")
 
     return run
 
@@ -40,6 +40,10 @@ async def test_the_master_key_is_changed_by_command(world: World, typed: Any) ->
     assert "version 1: disabled, wraps 0 values (local_file)" in said
     code, _ = await typed("vault", "retire", "2")
     assert code != 0
+    code, said = await typed("vault", "rotate", "--to", "service")
+    assert code != 0 and "CHIMERA_MASTER_KEY" in said
+    code, said = await typed("vault", "rotate", "--to", "the moon")
+    assert code != 0 and "file or service" in said
 
 
 async def test_prices_are_taken_over_by_command(typed: Any) -> None:

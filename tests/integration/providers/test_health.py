@@ -14,7 +14,7 @@ from tests.support.campaigns import assistant_models
 from tests.support.processes import free_port
 from tests.support.workers import *  # noqa: F403  # fixtures
 from tests.support.workers import Stage, until
-from tests.support.world import Refused
+from tests.support.world import Person, Refused
 
 
 async def probe(stage: Stage) -> None:
@@ -56,6 +56,15 @@ async def test_calls_of_a_campaign_are_its_models_health(stage: Stage) -> None:
     assert strict.state == HealthState.HEALTH_STATE_DEGRADED  # 43 of 48
     assert health.success_rate == pytest.approx((88 - 5) / 88)
     assert health.state == HealthState.HEALTH_STATE_DEGRADED
+    got = (await stage.olivia.providers.GetProvider(provider_id=health.provider_id)).provider
+    (listed_one,) = (await stage.olivia.providers.ListProviders()).providers
+    for provider in (got, listed_one):  # the same, where providers are read
+        for name in (
+            "is_healthy", "consecutive_failures", "response_time_ms", "success_rate",
+            "last_error_kind", "last_checked_at",
+        ):  # fmt: skip
+            assert getattr(provider, name) == getattr(health, name), name
+        assert provider.health_state == health.state
     points = (
         await stage.olivia.health.ListHealthHistory(provider_id=health.provider_id, step_s=86400)
     ).points
@@ -184,6 +193,31 @@ async def test_of_the_installations_provider_all_see_the_probes_and_their_own_ca
     assert (len(ours.models), len(theirs.models)) == (1, 0)
     circuit = (await ivan.health.GetCircuit(model_id=made[0])).circuit
     assert (circuit.force, circuit.forced_reason) == (0, "")
+    seen = (await ivan.providers.GetProvider(provider_id=provider_id)).provider
+    assert seen.is_healthy and seen.response_time_ms > 0 and not seen.HasField("success_rate")
+    await _held_for_all(stage, ivan, made[0])
+
+
+async def _held_for_all(stage: Stage, ivan: Person, model_id: str) -> None:
+    """Operators hold the model for everybody: open wins over what an organisation decided, and what
+    it decided is still there when the hold is lifted."""
+    force = stage.olivia.health.ForceInstallationCircuit
+    is_open, is_closed = CircuitForce.CIRCUIT_FORCE_OPEN, CircuitForce.CIRCUIT_FORCE_CLOSED
+    with pytest.raises(Refused) as refused:
+        await ivan.health.ForceInstallationCircuit(model_id=model_id, force=is_open)
+    assert refused.value.reason == "PERMISSION_MISSING"
+    await ivan.health.ForceCircuit(model_id=model_id, force=is_closed, reason="mine")
+    held = (await force(model_id=model_id, force=is_open, reason="recall")).circuit
+    assert (held.installation_force, held.installation_forced_reason) == (is_open, "recall")
+    (theirs,) = (await ivan.health.ListCircuits()).circuits
+    assert (theirs.force, theirs.installation_force) == (is_closed, is_open)
+    health = (await ivan.health.GetProviderHealth(provider_id=theirs.provider_id)).health
+    assert health.models[0].state == HealthState.HEALTH_STATE_DOWN
+    await force(model_id=model_id, reason="over")
+    health = (await ivan.health.GetProviderHealth(provider_id=theirs.provider_id)).health
+    assert health.models[0].state != HealthState.HEALTH_STATE_DOWN
+    events = (await stage.olivia.audit.ListAuditEvents(action="circuit.force_installation")).events
+    assert sorted(event.reason for event in events) == ["over", "recall"]
 
 
 async def test_watching_health(stage: Stage) -> None:

@@ -147,7 +147,7 @@ async def test_a_revoked_key_is_a_record(acme: Organisation, provider_id: str, c
         answer = await acme.admin.providers.RevokeProviderKey(provider_key_id=key.id)
     revoked = answer.provider_key
     assert not revoked.is_active and not revoked.is_default and revoked.HasField("revoked_at")
-    assert revoked.usage_count == 1
+    assert revoked.usage_count == 0 and revoked.HasField("last_used_at")
     with psycopg.connect(acme.world.settings.database_url.get_secret_value()) as connection:
         assert connection.execute("SELECT sealed FROM providers.provider_keys").fetchone() == ({},)
     with pytest.raises(NotReady) as refused:

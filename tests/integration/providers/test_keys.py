@@ -20,7 +20,8 @@ from chimera.core import open_database
 from chimera.db import Tx
 from chimera.faults import NotFound, NotReady
 from chimera.keyring import open_master_keys
-from chimera.providers.keys import find_default_key, get_key, take_key, unsealed
+from chimera.providers.keys import take_key, unsealed
+from chimera.providers.owned_keys import find_default_key, get_key
 from chimera.providers.vault import MasterKeys
 from tests.support.world import Organisation, Person, Refused, World
 
@@ -121,6 +122,32 @@ async def test_a_key_is_stored_and_only_its_ends_are_shown(world: World) -> None
     listed = await olivia.providers.ListProviderKeys()
     assert list(listed.provider_keys) == [key]
     assert SECRET not in str(key) + str(listed)
+
+
+async def test_first_keys_at_once_make_one_default(world: World) -> None:
+    """Six first keys are stored at the same moment, half of them as the default, and then each is to
+    be the default at the same moment: nobody is refused, and there is always exactly one."""
+    acme = await world.organisation("acme")
+    provider_id = await new_provider(acme)
+    asked = [{}, {"is_default": True}] * 3
+    stored = await asyncio.gather(
+        *(
+            new_key(acme.admin, provider_id, f"key {number}", **fields)
+            for number, fields in enumerate(asked)
+        )
+    )
+    assert list((await keys_of(acme.admin)).values()).count(True) == 1
+    changed = await asyncio.gather(
+        *(
+            acme.admin.providers.UpdateProviderKey(
+                provider_key={"id": key.id, "is_default": True},
+                update_mask={"paths": ["is_default"]},
+            )
+            for key in stored
+        )
+    )
+    assert all(answer.provider_key.is_default for answer in changed)
+    assert list((await keys_of(acme.admin)).values()).count(True) == 1
 
 
 async def test_a_short_secret_shows_no_beginning(world: World) -> None:
@@ -244,7 +271,7 @@ async def test_a_worker_opens_a_key_and_leaves_a_trace(world: World, master: Mas
     async with transaction(world, acme.id, "worker") as tx:
         assert await open_key(tx, master, key.id, purpose="run 7") == SECRET
     listed = (await olivia.providers.ListProviderKeys()).provider_keys[0]
-    assert listed.usage_count == 1 and listed.HasField("last_used_at")
+    assert listed.usage_count == 0 and listed.HasField("last_used_at")  # opened, no call yet
     with superuser(world) as connection:
         rows = connection.execute(
             """SELECT facts, fields::text FROM audit.pending

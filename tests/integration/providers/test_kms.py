@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from typer.testing import CliRunner
 
 from chimera.call import Call
+from chimera.cli import app
 from chimera.core import Core, open_core
 from chimera.faults import Unavailable
 from chimera.keyring import follow_versions, sealed_json
 from chimera.providers import kms_keys
+from chimera.providers.homes import Homes
 from chimera.providers.keys import StoredKey, seal_context, take_key, unsealed
 from chimera.providers.kms_keys import KeyService, KmsKeys, KmsVersion, key_service_of
 from chimera.providers.rotation import rewrap_all
@@ -30,10 +37,12 @@ from chimera.providers.vault import (
 )
 from chimera.server import Server
 from chimera.settings import Settings
-from chimera.v1.vault_pb2 import RotationState
+from chimera.v1.vault_pb2 import KeyHome, KeyVersionState, RotationState
 from tests.support.kms import Kms, running_kms
-from tests.support.world import Refused, World
+from tests.support.processes import environment_of
+from tests.support.world import Person, Refused, World
 
+ROOT = Path(__file__).resolve().parents[3]
 SECRET = "sk-canary-7d0f3b51c2e94a86b1d2"
 
 
@@ -68,7 +77,11 @@ def keys_at(service: KeyService, *refs: str, clock: Clock | None = None) -> KmsK
 
 def unplug(master: KmsKeys) -> None:
     """From now on nobody answers it."""
-    master.service = replace(master.service, endpoint="http://127.0.0.1:9")
+    plug(master, replace(master.service, endpoint="http://127.0.0.1:9"))
+
+
+def plug(master: KmsKeys, service: KeyService) -> None:
+    master.service = service
     master._client = None
 
 
@@ -175,35 +188,58 @@ async def opened(core: Core, org_id: str, key_id: str) -> str:
     return await unsealed(core.master, stored)
 
 
+@asynccontextmanager
+async def installation(settings: Settings) -> AsyncIterator[World]:
+    """A server with these settings; its database outlives it."""
+    server = Server(settings)
+    await server.start()
+    world = World(server, settings)
+    try:
+        yield world
+    finally:
+        await world.close()
+        await server.stop(at_once=True)
+
+
+async def new_key(person: Person, provider_id: str, name: str) -> str:
+    answer = await person.providers.CreateProviderKey(
+        provider_id=provider_id, name=name, secret=f"{SECRET}-{name}"
+    )
+    key_id: str = answer.provider_key.id
+    return key_id
+
+
+async def new_provider(person: Person) -> str:
+    answer = await person.providers.CreateProvider(
+        name="p", provider_type="PROVIDER_TYPE_OPENAI", base_url="https://api.example.com"
+    )
+    provider_id: str = answer.provider.id
+    return provider_id
+
+
 async def test_an_installation_lives_on_a_key_service(
     kms: Kms, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In production, without a key file: start, store, open, go over to another key while running,
     and retire the first."""
-    monkeypatch.setattr("chimera.providers.rotation.FOLLOW_S", 0.0)
+    monkeypatch.setattr("chimera.providers.rotation.FOLLOW_S", -1.0)  # nobody has to be waited for
     first, second = kms.new_key(), kms.new_key()
     settings = Settings.model_validate(
         {**settings.model_dump(), "master_key": kms.url(first), "environment": "production"}
     )
-    server = Server(settings)
-    await server.start()
-    world = World(server, settings)
-    try:
+    async with installation(settings) as world:
         acme = await world.organisation("acme")
         root = (await world.organisation("root", operator=True)).admin
-        provider = await acme.admin.providers.CreateProvider(
-            name="p", provider_type="PROVIDER_TYPE_OPENAI", base_url="https://api.example.com"
-        )
-        made = await acme.admin.providers.CreateProviderKey(
-            provider_id=provider.provider.id, name="k", secret=SECRET
-        )
-        key_id = made.provider_key.id
+        key_id = await new_key(acme.admin, await new_provider(acme.admin), "k")
         assert not settings.key_file.exists()
         async with open_core(settings, "worker") as core:
-            assert await opened(core, acme.id, key_id) == SECRET
+            assert await opened(core, acme.id, key_id) == f"{SECRET}-k"
             with pytest.raises(Refused) as refused:
                 await root.vault.RotateMasterKey(key_ref=str(uuid4()))
             assert refused.value.code in ("FAILED_PRECONDITION", "UNAVAILABLE")
+            with pytest.raises(Refused) as unwanted:  # production, and nobody allowed a file
+                await root.vault.RotateMasterKey(home=KeyHome.KEY_HOME_FILE)
+            assert unwanted.value.reason == "VAULT_HOME_MISSING"
             rotation = (await root.vault.RotateMasterKey(key_ref=second)).rotation
             assert rotation.to_version == 2
             await rewrap_all(core, rotation.id)
@@ -216,12 +252,140 @@ async def test_an_installation_lives_on_a_key_service(
             assert status.versions[1].key_ref.endswith(second)
             await root.vault.RetireMasterKeyVersion(version=1)
             await follow_versions(core.db, core.master)
-            assert await opened(core, acme.id, key_id) == SECRET
+            assert await opened(core, acme.id, key_id) == f"{SECRET}-k"
         async with open_core(settings, "worker") as core:  # nothing remembered
-            assert await opened(core, acme.id, key_id) == SECRET
-    finally:
-        await world.close()
-        await server.stop(at_once=True)
+            assert await opened(core, acme.id, key_id) == f"{SECRET}-k"
+
+
+def killed_rotation(rotation_id: str, environment: dict[str, str]) -> None:
+    """A process that wraps two values anew, and is killed."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.support.rotating", rotation_id],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline(), "it ended by itself"
+        process.kill()
+
+
+class Keys:
+    """Provider keys of an organisation, and what each of them must open to."""
+
+    def __init__(self, org_id: str, provider_id: str) -> None:
+        self.org_id, self.provider_id = org_id, provider_id
+        self.secrets: dict[str, str] = {}
+
+    async def store(self, person: Person, *names: str) -> None:
+        for name in names:
+            self.secrets[await new_key(person, self.provider_id, name)] = f"{SECRET}-{name}"
+
+    async def check(self, core: Core) -> None:
+        for key_id, secret in self.secrets.items():
+            assert await opened(core, self.org_id, key_id) == secret
+
+    async def rewrapped(self, core: Core, rotation_id: str, person: Person, name: str) -> None:
+        """The rotation goes to its end while somebody stores and a worker opens."""
+
+        async def busy() -> None:
+            for number in range(6):
+                await self.store(person, f"{name}-{number}")
+                await self.check(core)
+
+        await asyncio.gather(busy(), rewrap_all(core, rotation_id))
+        await rewrap_all(core, rotation_id)  # what was sealed before and stored after the last walk
+
+
+async def test_the_master_key_moves_to_a_service_and_back(
+    kms: Kms, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the key file to a service, while people store and workers open, through a kill -9 and an
+    outage of the service; the file's version ends only when nothing is wrapped by it, and then the
+    file is gone for good. Then back, by command, and on without the service."""
+    monkeypatch.setattr("chimera.providers.rotation.FOLLOW_S", -1.0)  # nobody has to be waited for
+    monkeypatch.setattr(kms_keys, "TRIES", 1)
+    file, service = KeyHome.KEY_HOME_FILE, KeyHome.KEY_HOME_SERVICE
+    with_service = Settings.model_validate(
+        {**settings.model_dump(), "master_key": kms.url(kms.new_key())}
+    )
+    async with installation(settings) as world:
+        acme = await world.organisation("acme")
+        await world.organisation("root", operator=True)
+        keys = Keys(acme.id, await new_provider(acme.admin))
+        await keys.store(acme.admin, *(f"key-{number}" for number in range(5)))
+        root = await world.log_in("admin@root.example.com")
+        with pytest.raises(Refused) as refused:
+            await root.vault.RotateMasterKey(home=service)
+        assert refused.value.reason == "VAULT_HOME_MISSING"
+
+    async with installation(with_service) as world, open_core(with_service, "worker") as core:
+        olivia = await world.log_in("admin@acme.example.com")
+        root = await world.log_in("admin@root.example.com")
+        await keys.store(olivia, "still-in-the-file")
+        await keys.check(core)
+        assert await versions(root) == {1: ("local_file", "enabled")}
+
+        begun = (await root.vault.RotateMasterKey(home=service)).rotation
+        assert begun.to_version == 2 and begun.values_total >= 7
+        environment = {**environment_of(settings), "CHIMERA_MASTER_KEY": with_service.master_key}
+        await asyncio.to_thread(killed_rotation, begun.id, environment)
+        status = await root.vault.GetVaultStatus()
+        assert status.rotation.state == RotationState.ROTATION_STATE_RUNNING
+        assert 2 <= status.rotation.values_done < status.rotation.values_total
+        await keys.check(core)
+        with pytest.raises(Refused) as in_use:
+            await root.vault.RetireMasterKeyVersion(version=1)
+        assert in_use.value.reason == "KEY_VERSION_IN_USE"
+
+        assert isinstance(core.master, Homes)
+        there = core.master.service
+        unplug(core.master.service_keys)
+        with pytest.raises(Unavailable):
+            await rewrap_all(core, begun.id)
+        assert (await root.vault.GetVaultStatus()).rotation.last_error
+        plug(core.master.service_keys, there)
+        await keys.rewrapped(core, begun.id, olivia, "moving")
+
+        await root.vault.RetireMasterKeyVersion(version=1, destroy=True)
+        assert await versions(root) == {1: ("local_file", "destroyed"), 2: ("aws_kms", "enabled")}
+        with pytest.raises(MasterKeyRefusedError, match="CHIMERA_MASTER_KEY"):
+            async with open_core(settings, "worker"):
+                pass
+        settings.key_file.unlink()
+        await keys.check(core)
+    async with open_core(with_service, "worker") as core:  # nothing remembered
+        await keys.check(core)
+
+    async with installation(with_service) as world, open_core(with_service, "worker") as core:
+        olivia = await world.log_in("admin@acme.example.com")
+        root = await world.log_in("admin@root.example.com")
+        monkeypatch.setenv("CHIMERA_SERVER", world.address)
+        monkeypatch.setenv("CHIMERA_API_KEY", root.credential)
+        words = ["vault", "rotate", "--to", "file", "--no-wait"]
+        typed = await asyncio.to_thread(CliRunner().invoke, app, words)
+        assert typed.exit_code == 0 and "rotation to version 3: running" in typed.output
+        rotation = (await root.vault.GetVaultStatus()).rotation
+        await keys.rewrapped(core, rotation.id, olivia, "moving-back")
+        await root.vault.RetireMasterKeyVersion(version=2)
+        found = await versions(root)
+        assert (found[2], found[3]) == (("aws_kms", "disabled"), ("local_file", "enabled"))
+    kms.ask("DisableKey", KeyId=key_service_of(with_service.master_key).key_ref)
+    async with installation(settings) as world, open_core(settings, "worker") as core:
+        await keys.check(core)
+        root = await world.log_in("admin@root.example.com")
+        assert (await root.vault.RotateMasterKey(home=file)).rotation.to_version == 4
+
+
+async def versions(operator: Person) -> dict[int, tuple[str, str]]:
+    """Number -> (kind, state)."""
+    return {
+        v.version: (
+            v.kind,
+            KeyVersionState.Name(v.state).removeprefix("KEY_VERSION_STATE_").lower(),
+        )
+        for v in (await operator.vault.GetVaultStatus()).versions
+    }
 
 
 async def test_a_worker_waits_while_the_service_is_away(
@@ -237,9 +401,9 @@ async def test_a_worker_waits_while_the_service_is_away(
         sealed = await asyncio.to_thread(seal, core.master, b"s3cret", place)
         stored = StoredKey(key_id, org_id, provider_id, 1, sealed_json(sealed))
         assert await unsealed(core.master, stored) == "s3cret"
-        assert isinstance(core.master, KmsKeys)
-        core.master._opened.clear()
-        unplug(core.master)
+        assert isinstance(core.master, Homes)
+        core.master.service_keys._opened.clear()
+        unplug(core.master.service_keys)
         with pytest.raises(Unavailable) as away:
             await unsealed(core.master, stored)
         assert away.value.reason == "DEPENDENCY_UNAVAILABLE"

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import psycopg
+import pyotp
 import pytest
 
 from chimera.call import Call
@@ -24,9 +25,13 @@ from chimera.providers.local_keys import LocalKeyFile
 from chimera.providers.rotation import rewrap_all
 from chimera.settings import Settings
 from chimera.v1.vault_pb2 import KeyVersionState, RotationState
+from tests.integration.federation.conftest import linked, mock_issuer, signed_in, way_in
 from tests.support.campaigns import worker
+from tests.support.openid import consent
 from tests.support.processes import environment_of, eventually
 from tests.support.world import Organisation, Person, Refused, World
+
+__all__ = ["mock_issuer"]  # a fixture
 
 ROOT = Path(__file__).resolve().parents[3]
 SECRET = "sk-canary-{:04d}-7d0f3b51c2e94a86b1d2"
@@ -36,6 +41,10 @@ async def told(call: Awaitable[Any]) -> tuple[str, str]:
     with pytest.raises(Refused) as refused:
         await call
     return refused.value.code, refused.value.reason
+
+
+async def browser(url: str) -> dict[str, str]:
+    return await consent(url, "olivia@idp.example")
 
 
 def superuser(world: World) -> psycopg.Connection[Any]:
@@ -141,6 +150,47 @@ async def test_a_rotation_wraps_everything_anew(world: World, root: Person, core
     assert (await told(missing))[0] == "NOT_FOUND"
     await root.vault.RetireMasterKeyVersion(version=1, destroy=True)
     assert versions(await root.vault.GetVaultStatus())[1] == ("destroyed", 0)
+
+
+async def test_what_people_sign_in_with_is_wrapped_anew(
+    world: World, root: Person, core: Core, mock_issuer: str
+) -> None:
+    """An authenticator's secret and a sign-in provider's client secret: they go on working through a
+    rotation and after the old version is destroyed."""
+    acme = await world.organisation("acme")
+    olivia = await acme.person("olivia")
+    provider = await way_in(acme, mock_issuer)
+    await linked(olivia, provider.id, browser)
+    totp = pyotp.TOTP((await olivia.account.EnrollTotp()).secret)
+    await olivia.account.ConfirmTotp(code=totp.now())
+    sealed = """SELECT (SELECT totp_sealed FROM identity.users WHERE totp_sealed IS NOT NULL),
+                       (SELECT sealed FROM identity.sign_in_providers)"""
+    with superuser(world) as connection:
+        before = connection.execute(sealed).fetchone()
+
+    status = await root.vault.GetVaultStatus()
+    begun = (await root.vault.RotateMasterKey()).rotation
+    assert begun.values_total == status.versions[0].values_count
+    await rewrap_all(core, begun.id)
+    status = await root.vault.GetVaultStatus()
+    assert (status.rotation.values_done, status.rotation.values_unreadable) == (
+        begun.values_total,
+        0,
+    )
+    assert versions(status)[1] == ("decrypt_only", 0)
+    await root.vault.RetireMasterKeyVersion(version=1, destroy=True)
+    with superuser(world) as connection:
+        after = connection.execute(sealed).fetchone()
+        connection.execute("UPDATE identity.users SET totp_step = 0")
+    assert before is not None and after is not None
+    for old, new in zip(before, after, strict=True):
+        assert (old["kek_version"], new["kek_version"]) == (1, 2)
+        assert old["ciphertext"] == new["ciphertext"]
+    finished = await signed_in(world.nobody(), provider.id, browser)
+    done = await world.nobody().identity.CompleteLogin(
+        challenge_token=finished.challenge.token, code=totp.now()
+    )
+    assert done.user.id == olivia.user_id
 
 
 async def test_the_vault_is_the_operators(world: World) -> None:
@@ -312,7 +362,8 @@ async def test_nothing_is_stored_under_a_retired_version(
     from chimera.call import Caller
     from chimera.core import open_database
     from chimera.faults import Conflict
-    from chimera.providers.keys import create_key, seal_key
+    from chimera.providers.keys import seal_key
+    from chimera.providers.owned_keys import create_key
     from chimera.v1.providers_pb2 import CreateProviderKeyRequest
 
     acme = await world.organisation("acme")

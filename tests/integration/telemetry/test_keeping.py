@@ -11,12 +11,17 @@ from uuid import uuid4
 
 import pytest
 
+from chimera.call import Call
 from chimera.settings import Settings
 from chimera.telemetry.drain import TRIES_MAX, drain
 from chimera.telemetry.events import execution_events
 from chimera.telemetry.operations import accept
 from chimera.telemetry.reconcile import reconcile
-from chimera.telemetry.summaries import purge_receipts, refresh_user_summaries
+from chimera.telemetry.summaries import (
+    REFRESH_USER_SUMMARIES,
+    purge_receipts,
+    refresh_user_summaries,
+)
 from chimera.v1.campaigns_pb2 import CampaignPlan
 from chimera.v1.telemetry_pb2 import EventFilter, TelemetryEvent, WatchEventsResponse
 from tests.integration.telemetry.buffer import Producer, ask, run_sql, some_executions
@@ -191,6 +196,13 @@ async def test_duplicates_and_wrong_roll_ups_are_found_when_somebody_asks(
     await reconcile(hands.core, hands.clickhouse)
     ask(hands.url, "INSERT INTO events_minute SELECT * FROM events_minute")
     assert (await reconcile(hands.core, hands.clickhouse)).rebuilt == []
+    run_sql(
+        database_url, "UPDATE telemetry.verified SET rollups_checked_at = now() - interval '25 h'"
+    )
+    report = await reconcile(hands.core, hands.clickhouse)
+    assert report.rebuilt, "looked at once a day without anybody asking"
+    assert (await reconcile(hands.core, hands.clickhouse)).rebuilt == []
+    ask(hands.url, "INSERT INTO event_slices_daily SELECT * FROM event_slices_daily")
     await acme.admin.telemetry.ReconcileTelemetry()
     report = await reconcile(hands.core, hands.clickhouse)
     assert report.rebuilt and not report.surplus
@@ -325,7 +337,14 @@ async def test_summaries_are_what_each_person_has(
     hers = people[olivia.user_id]
     assert (hers.campaigns, hers.templates, hers.executions, hers.ratings) == (2, 1, 0, 0)
     assert hers.HasField("last_activity_at") and answer.HasField("refreshed_at")
+    # Made anew beside its readers: who asks meanwhile is answered, with what was there.
+    await olivia.campaigns.CreateCampaign(name="c", plan=CampaignPlan())
+    async with hands.core.db.begin(Call.by_worker("test")) as tx:
+        await tx.run(REFRESH_USER_SUMMARIES)
+        own = (await olivia.telemetry.ListUserSummaries()).summaries
+        assert [summary.campaigns for summary in own] == [2]
     own = (await olivia.telemetry.ListUserSummaries()).summaries
+    assert [summary.campaigns for summary in own] == [3]
     assert [summary.user_id for summary in own] == [olivia.user_id]
     for person in (olivia, rival.admin):
         asked = await person.telemetry.ListUserSummaries(user_id=acme.admin.user_id)

@@ -13,6 +13,7 @@ from chimera.core import Core
 from chimera.settings import Settings
 from chimera.telemetry.drain import drain
 from chimera.telemetry.events import RunFacts
+from chimera.telemetry.reconcile import reconcile
 from tests.integration.telemetry.buffer import Producer, open_worker, recount
 from tests.support.world import Person, Refused, World
 
@@ -86,7 +87,13 @@ async def test_the_series_is_complete_up_to_what_still_waits(
     waiting = await acme.admin.telemetry.GetIngestStatus()
     series = await acme.admin.telemetry.GetExecutionSeries(**last_hours())
     assert waiting.waiting == 8
-    assert series.complete_to == waiting.oldest_waiting_at
+    assert series.complete_to == series.freshness.complete_to == waiting.oldest_waiting_at
+    assert not series.freshness.HasField("verified_to")
+    await drain(core, clickhouse)
+    await reconcile(core, clickhouse)
+    series = await acme.admin.telemetry.GetExecutionSeries(**last_hours())
+    waited_from = waiting.oldest_waiting_at.ToDatetime()
+    assert series.freshness.verified_to.ToDatetime() > waited_from
 
 
 async def test_events_come_newest_first_and_whole(

@@ -175,10 +175,21 @@ async def test_types_of_the_known_schemes_are_written_as_they_write_them(world: 
         "FIELD_INVALID",
     )
     known = (await olivia.templates.ListClassifications()).classifications
-    assert {c.id for c in known if c.scheme_version == "2025"} == {
-        f"LLM{n:02}:2025" for n in range(1, 11)
-    }
+    for year in ("2025", "2026"):
+        assert [c.id for c in known if c.scheme_version == year] == [
+            f"LLM{n:02}:{year}" for n in range(1, 11)
+        ]
     assert all(c.scheme and c.scheme_version and c.url for c in known)
+    names = {c.id: c.name for c in known}
+    assert len(names) == len(known)
+    assert names["LLM03:2025"] == names["LLM04:2026"] == "Supply Chain"
+    atlas = [c for c in known if c.scheme == "MITRE ATLAS"]
+    assert [c.id for c in atlas] == sorted(c.id for c in atlas)
+    for technique in atlas:
+        assert technique.url.endswith(technique.id)
+        above, _, below = technique.id[len("AML.T") :].partition(".")
+        if below:  # is named after the technique it belongs to
+            assert technique.name.startswith(names[f"AML.T{above}"] + ": ")
 
 
 # --- partials ------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 
 from chimera.identity import authentication
 from chimera.identity.authentication import Recent
-from chimera.identity.endings import Endings
+from chimera.identity.endings import Changes
 
 
 @pytest.fixture
@@ -97,11 +97,12 @@ def test_endings_are_kept_as_long_as_caches_may_err(monkeypatch: pytest.MonkeyPa
     clock = SimpleNamespace(now=0.0)
     clock.monotonic = lambda: clock.now
     monkeypatch.setattr(endings, "time", clock)
-    ended = Endings()
-    ended.note("a")
+    changes = Changes()
+    changes.note_end("a")
     clock.now = 59.0
-    ended.note("b")
-    assert "a" in ended and "b" in ended
+    changes.note_end("b")
+    assert changes.has_ended("a") and changes.has_ended("b")
     clock.now = 61.0
-    ended.note("c")
-    assert "a" not in ended and "b" in ended
+    changes.note_end("c")
+    assert not changes.has_ended("a") and changes.has_ended("b")
+    assert changes.count == 0, "an end costs nobody else a read"

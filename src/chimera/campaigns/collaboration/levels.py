@@ -36,6 +36,12 @@ async def check_level(tx: Tx, campaign_id: str, needed: Level) -> None:
 OWN_TEAM = sql(bool, "SELECT %(team_id)s::uuid = ANY (identity.own_teams()) AS mine")
 
 
+async def is_own_team(tx: Tx, team_id: str) -> bool:
+    """Whether the caller belongs to it."""
+    mine = await tx.one(OWN_TEAM, team_id=team_id)
+    return bool(mine)
+
+
 async def check_visibility(tx: Tx, visibility: int, team_id: str) -> None:
     """A team goes with its visibility, and is one of the caller's. Raises Invalid(FIELD_INVALID),
     NotFound(TEAM_NOT_FOUND)."""
@@ -43,7 +49,7 @@ async def check_visibility(tx: Tx, visibility: int, team_id: str) -> None:
         raise bad_field("visibility", "is opened to everybody by SetCampaignPublic alone")
     if (visibility == CampaignVisibility.CAMPAIGN_VISIBILITY_TEAM) is not bool(team_id):
         raise bad_field("team_id", "goes with the visibility team, and only with it")
-    if team_id and not await tx.one(OWN_TEAM, team_id=team_id):
+    if team_id and not await is_own_team(tx, team_id):
         raise NotFound("TEAM_NOT_FOUND", "You are in no such team.")
 
 

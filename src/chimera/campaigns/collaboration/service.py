@@ -6,6 +6,7 @@ from chimera.call import Call
 from chimera.campaigns.collaboration import comments, labels, sharing
 from chimera.campaigns.collaboration.levels import find_level
 from chimera.campaigns.operations import get_campaign
+from chimera.campaigns.secrecy import shown
 from chimera.core import Core
 from chimera.v1 import collaboration_pb2_grpc
 from chimera.v1.collaboration_pb2 import (
@@ -72,14 +73,14 @@ class CollaborationService(collaboration_pb2_grpc.CollaborationServiceServicer):
         self, request: SetCampaignPublicRequest, call: Call
     ) -> SetCampaignPublicResponse:
         async with self.db.begin(call) as tx:
-            campaign = await sharing.set_public(tx, request)
+            campaign = await shown(tx, await sharing.set_public(tx, request))
             return tx.answer(SetCampaignPublicResponse(campaign=campaign))
 
     async def LabelCampaign(
         self, request: LabelCampaignRequest, call: Call
     ) -> LabelCampaignResponse:
         async with self.db.begin(call) as tx:
-            campaign = await labels.label_campaign(tx, request)
+            campaign = await shown(tx, await labels.label_campaign(tx, request))
             return tx.answer(LabelCampaignResponse(campaign=campaign))
 
     async def ListCampaignLabels(

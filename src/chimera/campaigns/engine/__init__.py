@@ -11,6 +11,7 @@
     tick.py      the one transaction that settles what came back and commits what goes out next
     settlement.py  the part of it that records what came back, exactly once
     waiting.py   runs that wait for a budget, and go on when there is room
+    limits.py    what stops a run by itself: executions, tokens, time, errors, a narrow interval
     completion.py  the end of shards, and of the run with its last one
 
 A drive holds leases on shards of its run. Each tick is one transaction: it extends the leases (no

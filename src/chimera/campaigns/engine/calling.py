@@ -29,6 +29,7 @@ async def make_call(
     cell_no = send.prepared.cell.cell_no
     outcome = Outcome(cell_no, send.attempt_no, datetime.now(UTC))
     outcome.worst_cost, outcome.model_no = send.prepared.worst_cost, send.prepared.model_no
+    outcome.worst_tokens = send.prepared.worst_tokens
     clock = time.perf_counter()
     try:
         if lane.adapter is None:
@@ -57,7 +58,7 @@ async def make_call(
     outcome.error_kind, outcome.error_message = failure.kind, str(failure)[:500]
     outcome.http_status = failure.http_status
     if failure.may_have_cost:
-        outcome.cost = send.prepared.worst_cost
+        outcome.cost, outcome.tokens = send.prepared.worst_cost, send.prepared.worst_tokens
         if failure.partial is not None:  # a stream that broke off may have stated its usage
             _book(lane, send, outcome, failure.partial)
     return outcome, failure
@@ -67,9 +68,10 @@ def _book(lane: Lane, send: Send, outcome: Outcome, reply: ChatReply) -> None:
     usage = reply.usage
     if usage is None or usage.input_tokens + usage.output_tokens > TOKENS_MAX:
         # The provider did not say, or says what cannot be: the worst case stands.
-        outcome.cost = send.prepared.worst_cost
+        outcome.cost, outcome.tokens = send.prepared.worst_cost, send.prepared.worst_tokens
     else:
         outcome.cost = cost(usage, lane.model.prices)
+        outcome.tokens = usage.input_tokens + usage.output_tokens
         outcome.input_tokens, outcome.output_tokens = usage.input_tokens, usage.output_tokens
 
 
@@ -82,6 +84,7 @@ def _scored(send: Send, reply: ChatReply, judge: Judge, run_id: str) -> Result:
         prepared.transformed,
         response=text,
         response_truncated=len(text) < len(reply.text),
+        finish_reason=reply.finish_reason,
         attempts=send.attempt_no,
     )
     response = Response(

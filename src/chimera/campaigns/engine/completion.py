@@ -20,7 +20,39 @@ FINISH_SHARDS = sql(
        AND s.owner = %(owner)s AND s.state = 'open'
        AND (SELECT count(*) FROM campaigns.executions e
              WHERE e.run_id = %(run_id)s AND e.cell_no >= s.first_cell
-               AND e.cell_no < s.first_cell + s.cells) = s.cells
+               AND e.cell_no < s.first_cell + s.cells) = COALESCE(cardinality(s.wanted), s.cells)
+    RETURNING s.shard_no
+    """,
+)
+
+# Of a run that stops: what is in flight is recorded, and so nothing of the shard is left to do.
+CLOSE_SHARDS = sql(
+    int,
+    """
+    UPDATE campaigns.shards s
+       SET state = 'done', owner = '', lease_until = '-infinity'
+      FROM unnest(%(shards)s::int[], %(fences)s::bigint[]) AS l (shard_no, fence)
+     WHERE s.run_id = %(run_id)s AND s.shard_no = l.shard_no AND s.fence = l.fence
+       AND s.owner = %(owner)s AND s.state = 'open'
+       AND NOT EXISTS (SELECT FROM campaigns.attempts a
+             WHERE a.run_id = %(run_id)s AND a.cell_no >= s.first_cell
+               AND a.cell_no < s.first_cell + s.cells AND a.state = 'sent')
+    RETURNING s.shard_no
+    """,
+)
+
+# And those that nobody has ever held. Whoever is about to is stepped over: he closes it himself.
+CLOSE_UNTOUCHED = sql(
+    int,
+    """
+    WITH untouched AS MATERIALIZED (
+        SELECT shard_no FROM campaigns.shards
+         WHERE run_id = %(run_id)s AND state = 'open' AND fence = 0
+         ORDER BY shard_no FOR UPDATE SKIP LOCKED
+    )
+    UPDATE campaigns.shards s SET state = 'done'
+      FROM untouched u
+     WHERE s.run_id = %(run_id)s AND s.shard_no = u.shard_no
     RETURNING s.shard_no
     """,
 )
@@ -41,31 +73,43 @@ COUNT_SHARDS = sql(
     """,
 )
 
-# Nothing was scored at all: the run has failed, with the commonest reason.
+# Nothing was scored at all: the run has failed, with the commonest reason. A run that a limit
+# stopped has done what it was told, but for the limit of errors.
 FINISH_RUN = sql(
     dict,
     """
     WITH counts AS (
-        SELECT sum(scored) AS scored, sum(successes) AS successes, sum(failed) AS failed
+        SELECT COALESCE(sum(scored), 0) AS scored, COALESCE(sum(successes), 0) AS successes,
+               COALESCE(sum(failed), 0) AS failed,
+               COALESCE(sum(scored + failed + parked), 0) AS recorded
           FROM campaigns.tallies WHERE run_id = %(run_id)s
     )
     UPDATE campaigns.runs r
-       SET finished_at = clock_timestamp(),
-           state = CASE WHEN c.scored = 0 THEN 'failed' ELSE 'completed' END,
-           state_reason = CASE WHEN c.scored = 0 THEN
-               'no cell could be scored; the commonest error was ' ||
-               (SELECT error_kind
-                  FROM (SELECT error_kind FROM campaigns.executions
-                         WHERE run_id = %(run_id)s LIMIT 10000) AS first_ones
-                 GROUP BY error_kind ORDER BY count(*) DESC LIMIT 1)
-               ELSE '' END
-      FROM counts c
-     WHERE r.id = %(run_id)s AND r.state IN ('running', 'paused')
-    RETURNING r.state, r.state_reason, c.scored, c.successes, c.failed
+       SET finished_at = clock_timestamp(), skipped = r.cells_total - c.recorded,
+           state = CASE WHEN m.stop_reason = 'error_share' OR (c.scored = 0 AND c.recorded > 0)
+               THEN 'failed' ELSE 'completed' END,
+           state_reason = concat_ws('; ',
+               CASE m.stop_reason
+                   WHEN 'executions' THEN 'the limit of executions is reached'
+                   WHEN 'tokens' THEN 'the limit of tokens lets no further call out'
+                   WHEN 'wall_time' THEN 'the limit of time is reached'
+                   WHEN 'error_share' THEN 'too many results are errors'
+                   WHEN 'interval' THEN 'the interval is as narrow as was asked for' END,
+               CASE WHEN c.scored = 0 AND c.recorded > 0 THEN
+                   'no cell could be scored; the commonest error was ' ||
+                   (SELECT error_kind
+                      FROM (SELECT error_kind FROM campaigns.executions
+                             WHERE run_id = %(run_id)s LIMIT 10000) AS first_ones
+                     GROUP BY error_kind ORDER BY count(*) DESC LIMIT 1) END)
+      FROM counts c, campaigns.run_money m
+     WHERE r.id = %(run_id)s AND r.state IN ('running', 'paused') AND m.run_id = r.id
+    RETURNING r.state, r.state_reason, c.recorded, c.scored, c.successes, c.failed, r.skipped,
+              COALESCE(m.stop_reason, '') AS stop_reason
     """,
 )
 
-# The cached rate follows the counters of the campaign's newest run.
+# The cached rate follows the counters of the campaign's newest run, and of those whose unscored cells
+# it sends again: no cell is scored in two of them.
 CACHE_RATE = sql(
     Nothing,
     """
@@ -73,25 +117,43 @@ CACHE_RATE = sql(
        SET success_rate = t.successes::float8 / NULLIF(t.scored, 0),
            state = COALESCE(%(state)s::text, c.state)
       FROM (SELECT sum(scored) AS scored, sum(successes) AS successes
-              FROM campaigns.tallies WHERE run_id = %(run_id)s) t
+              FROM campaigns.tallies
+             WHERE run_id = %(run_id)s
+                OR run_id = ANY ((SELECT origins FROM campaigns.runs WHERE id = %(run_id)s)::uuid[])) t
      WHERE c.id = %(campaign_id)s AND c.run_id = %(run_id)s
     """,
 )
 
 
+async def recount(tx: Tx, run_id: str, campaign_id: str) -> None:
+    """Of a cancelled run, which has no last shard: brings up to date what follows its results."""
+    await tx.run(LOCK_CAMPAIGN, campaign_id=campaign_id)
+    await tx.run(CACHE_RATE, run_id=run_id, campaign_id=campaign_id, state=None)
+    await outbox.enqueue(tx, "settle_template_use", run_id=run_id)
+
+
 async def finish_shards(
-    tx: Tx, run_id: str, campaign_id: str, owner: str, leases: Sequence[Lease]
+    tx: Tx,
+    run_id: str,
+    campaign_id: str,
+    owner: str,
+    leases: Sequence[Lease],
+    *,
+    is_stopping: bool = False,
 ) -> None:
-    """Marks shards done and, with the last of them, the run."""
+    """Marks shards done and, with the last of them, the run. Of a run that stops, also shards that
+    nobody has begun."""
     if not leases:
         return
     done = await tx.all(
-        FINISH_SHARDS,
+        CLOSE_SHARDS if is_stopping else FINISH_SHARDS,
         run_id=run_id,
         owner=owner,
         shards=[lease.shard_no for lease in leases],
         fences=[lease.fence for lease in leases],
     )
+    if is_stopping:
+        done += await tx.all(CLOSE_UNTOUCHED, run_id=run_id)
     if not done:
         return
     await tx.run(LOCK_CAMPAIGN, campaign_id=campaign_id)
@@ -110,9 +172,12 @@ async def finish_shards(
                 new={
                     "state": state,
                     "state_reason": over["state_reason"],
-                    "scored": int(over["scored"] or 0),
-                    "successes": int(over["successes"] or 0),
-                    "failed": int(over["failed"] or 0),
+                    "recorded": int(over["recorded"]),
+                    "scored": int(over["scored"]),
+                    "successes": int(over["successes"]),
+                    "failed": int(over["failed"]),
+                    "skipped": over["skipped"],
+                    "stop_reason": over["stop_reason"],
                 },
             )
     await tx.run(CACHE_RATE, run_id=run_id, campaign_id=campaign_id, state=state)

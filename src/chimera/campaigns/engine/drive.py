@@ -15,11 +15,12 @@ import structlog
 
 from chimera import metrics
 from chimera.call import Call
+from chimera.campaigns.dataset_rows import bring_rows, keep_rows
 from chimera.campaigns.engine import leasing
 from chimera.campaigns.engine.flights import FLUSH_AT, Flights
 from chimera.campaigns.engine.leasing import Lease
 from chimera.campaigns.engine.opening import Opened, open_run, pause_for_money
-from chimera.campaigns.engine.settlement import TickContext
+from chimera.campaigns.engine.settlement import Outcome, TickContext
 from chimera.campaigns.engine.tick import Control, Send, run_tick
 from chimera.campaigns.engine.waiting import wait_for_budget
 from chimera.core import Core
@@ -32,7 +33,7 @@ COMMIT_WITHIN_S = 0.01  # how long places that will soon be empty wait for new a
 LEASES_MAX = 3
 CLAIM_EVERY_S = 1.0
 REPORT_EVERY_S = 1.0  # how calls went, to the circuits; at once when one should open or close
-BROKE_S = 1.0  # how often a drive asks whether the cost limit lets something out again
+BROKE_S = 1.0  # how often a drive asks whether the limits let something out again
 
 
 class Drive:
@@ -50,6 +51,8 @@ class Drive:
         self.broke_until = 0.0  # monotonic; 0 while limit and budgets let something out
         self.started_at = time.monotonic()
         self.priority = 0
+        self.closing = False  # a limit stopped the run: its shards are closed, one after the other
+        self.has_lost = False  # a shard, to another worker
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -68,6 +71,7 @@ class Drive:
     async def _open(self) -> None:
         opened: Opened = await open_run(self.core, self.session, self.first)
         self.opened, self.plan = opened, opened.plan
+        keep_rows(self.plan, ())  # what the process's last drive of the run left
         self.priority = opened.priority
         self.flights.open(opened.plan, opened.lanes)
         self.context = TickContext(
@@ -117,7 +121,7 @@ class Drive:
             await self._claim_more()
         if (
             self.flights.stopping
-            or not self.flights.sending
+            or not (self.flights.sending or self.closing)
             or not self.flights.leases
             or not self.flights.concurrency
         ):
@@ -126,8 +130,12 @@ class Drive:
         return True
 
     async def _wait(self) -> None:
+        if self._may_close():
+            return
         now = time.monotonic()
         until = self.ticked_at + self.core.settings.heartbeat_s
+        if self.flights.may_send():  # not beyond the leases, nor the run's limit of time
+            until = min(until, self.flights.leased_until)
         idle = self._can_commit() and not any(lane.committed for lane in self.flights.lanes)
         if self.flights.outcomes or idle or self._hopeless():
             until = min(until, self.ticked_at + FLUSH_WITHIN_S)
@@ -135,6 +143,8 @@ class Drive:
             until = min(until, self.flights.delayed[0][0])
         if self.broke_until:
             until = min(until, self.broke_until)
+        if self.flights.stalled:
+            until = min(until, self.ticked_at + BROKE_S)
         for lane in self.flights.lanes:
             may_be_wanted = lane.committed or lane.ready or (lane.is_shut and self.plan.has_routes)
             if may_be_wanted and lane.blocked_until > now:
@@ -151,16 +161,23 @@ class Drive:
         now = time.monotonic()
         since = now - self.ticked_at
         if (
-            self.flights.overslept
+            self._may_close()
+            or self.flights.overslept
             or len(self.flights.outcomes) >= FLUSH_AT
             or since >= self.core.settings.heartbeat_s
         ):
             return True
         if since >= FLUSH_WITHIN_S and (self.flights.outcomes or self._hopeless()):
             return True
+        if since >= BROKE_S and self.flights.stalled:
+            return True
         if since >= COMMIT_WITHIN_S and self._has_news():
             return True
         return since >= COMMIT_WITHIN_S and self._hungry() and self._can_commit()
+
+    def _may_close(self) -> bool:
+        """Whether nothing is in flight any more in the shards of a run that was stopped."""
+        return self.closing and bool(self.flights.leases) and not self.flights.tasks
 
     def _report_due(self) -> bool:
         return self._has_news() or time.monotonic() - self.reported_at >= REPORT_EVERY_S
@@ -196,7 +213,10 @@ class Drive:
         call = Call.by_worker("take_over", self.org_id, seconds=30)
         async with self.core.db.begin(call) as tx:
             await leasing.take_over(tx, lease, self.plan, self.opened.user_id)
+            await bring_rows(tx, self.plan, lease.todo)
         self.flights.leases[lease.shard_no] = lease
+        if self.closing:
+            return
         for cell_no in sorted(lease.todo):
             past = lease.past.get(cell_no)
             if past is not None:
@@ -211,14 +231,14 @@ class Drive:
     async def _claim_more(self) -> None:
         now = time.monotonic()
         ready = sum(len(lane.ready) for lane in self.flights.lanes)
+        has_enough = len(self.flights.leases) >= LEASES_MAX or ready > self.flights.concurrency
+        if self.closing:
+            has_enough = bool(self.flights.leases)
         if (
             self.flights.stopping
-            or not self.flights.sending
-            # With no money left, what lost workers hold in other shards must be found.
-            or (
-                (len(self.flights.leases) >= LEASES_MAX or ready > self.flights.concurrency)
-                and not self.broke_until
-            )
+            or not (self.flights.sending or self.closing)
+            # With nothing left to spend, what lost workers hold in other shards must be found.
+            or (has_enough and not self.broke_until and not self.flights.stalled)
             or now - self.claimed_at < (CLAIM_EVERY_S if self.flights.leases else 0)
         ):
             return
@@ -259,7 +279,7 @@ class Drive:
         self.flights.outcomes = []
         leases = list(self.flights.leases.values())
         decided = {outcome.cell_no for outcome in outcomes if outcome.result is not None}
-        complete = [lease for lease in leases if lease.todo <= decided]
+        complete = [lease for lease in leases if lease.todo <= decided or self._may_close()]
         report = self.flights.report() if complete or self._report_due() else None
         delay_s = 0.1
         is_repeated = is_bared = False
@@ -289,7 +309,11 @@ class Drive:
         metrics.TICK_SECONDS.observe(time.perf_counter() - started)
         self.ticked_at = time.monotonic()
         self.flights.overslept = False
-        self.flights.leased_until = begun + self.core.settings.lease_s
+        ends_in_s = self.core.settings.lease_s if control.ends_in_s is None else control.ends_in_s
+        self.flights.leased_until = begun + min(self.core.settings.lease_s, ends_in_s)
+        if control.undecided:
+            outcomes = self._keep_undecided(control.undecided, outcomes, decided)
+            complete = [lease for lease in complete if lease.todo <= decided]
         for outcome in outcomes:
             if outcome.result is not None:
                 metrics.EXECUTIONS.labels(outcome.result.state).inc()
@@ -298,11 +322,23 @@ class Drive:
         self._obey(control, decided, complete)
         self.flights.obey(control.stands, control.drives)
         self._sort_out(control, wanted, is_repeated)
+        self.flights.stall(may_begin=control.may_begin)
         if control.out_of_money and not self.flights.tasks:
             if control.short is None:
                 await pause_for_money(self.core, self.run_id, self.opened.campaign_id, self.org_id)
             elif control.short.is_spent:  # else others' calls may still give some of it back
-                await wait_for_budget(self.core, self.context, control.short)
+                await wait_for_budget(self.core, self.context, control.short, self.flights.lanes)
+
+    def _keep_undecided(
+        self, undecided: list[Outcome], outcomes: list[Outcome], decided: set[int]
+    ) -> list[Outcome]:
+        """Cells that were to be recorded without a call and may not begin: they wait on. Returns the
+        other outcomes."""
+        for outcome in undecided:
+            decided.discard(outcome.cell_no)
+            self.flights.ways.lane_of(outcome.cell_no).ready.append(outcome.cell_no)
+        kept = {outcome.cell_no for outcome in undecided}
+        return [outcome for outcome in outcomes if outcome.cell_no not in kept]
 
     def _obey(self, control: Control, decided: set[int], complete: list[Lease]) -> None:
         for lease in self.flights.leases.values():
@@ -312,7 +348,12 @@ class Drive:
         for shard_no in [shard for shard in self.flights.leases if shard not in control.leases]:
             log.warning("drive.lease_lost", run_id=self.run_id, shard_no=shard_no)
             self.flights.lose(self.flights.leases.pop(shard_no))
-        self.flights.sending = control.state == "running" and not control.stopped
+            self.has_lost = True  # what is in flight of it still needs its rows
+        if complete and not self.has_lost:
+            keep_rows(self.plan, [lease.span for lease in self.flights.leases.values()])
+        is_running = control.state == "running"
+        self.closing = is_running and bool(control.stop_reason)
+        self.flights.sending = is_running and not control.stopped and not self.closing
         self.flights.attempts_max = control.attempts_max
         self._share(control)
         for lane in self.flights.lanes:
@@ -320,7 +361,8 @@ class Drive:
                 lane.given_up = "target_not_allowed"
             if lane.pace.wants_look():
                 self.flights.track_refill(lane.pace.look())
-        self.broke_until = time.monotonic() + BROKE_S if control.out_of_money else 0.0
+        is_broke = control.out_of_money or control.out_of_tokens
+        self.broke_until = time.monotonic() + BROKE_S if is_broke else 0.0
 
     def _sort_out(self, control: Control, wanted: list[Send], is_repeated: bool) -> None:
         """What may go out now, and what has to wait.

@@ -46,6 +46,7 @@ class Flights:
         self.turns: deque[Lane] = deque()  # the same, whose turn it is first
         self.delayed: list[tuple[float, int]] = []  # (monotonic due, cell) of retries
         self.suspects: list[int] = []  # cells that go out alone, last
+        self.stalled: list[int] = []  # cells that may not begin
         self.outcomes: list[Outcome] = []
         self.tasks: set[asyncio.Task[None]] = set()  # calls in flight
         self.refills: set[asyncio.Task[None]] = set()
@@ -139,11 +140,32 @@ class Flights:
             prepared = self.plan.prepare(cell_no, past.step if past else 0)
         except (ParameterError, RenderError) as error:
             result = Result("failed", "", "", error_kind=error.reason, verdict_reason=str(error))
+            result.attempts = past.attempts if past else 0
             self.decide(cell_no, result)
             return None
         is_shut = self.lanes[prepared.model_no].is_shut
         attempt_no = (past.attempts if past else 0) + 1
         return Send(prepared, attempt_no, lease.fence, alone, -1 if is_shut else 0)
+
+    def stall(self, *, may_begin: bool) -> None:
+        """Cells that were never sent wait apart while the limit of executions lets none begin; those
+        that did are finished, also the suspects among them."""
+        if not may_begin:
+            for lane in self.lanes:
+                cells = list(lane.ready)
+                lane.ready.clear()
+                for cell_no in cells:
+                    (lane.ready if self._is_begun(cell_no) else self.stalled).append(cell_no)
+        elif self.stalled:
+            stalled, self.stalled = self.stalled, []
+            for cell_no in stalled:
+                if self.lease_of(cell_no) is not None:
+                    self.ways.lane_of(cell_no).ready.append(cell_no)
+
+    def _is_begun(self, cell_no: int) -> bool:
+        lease = self.lease_of(cell_no)
+        past = lease.past.get(cell_no) if lease is not None else None
+        return past is not None and past.attempts > 0
 
     def put_back(self, send: Send) -> None:
         cell_no = send.prepared.cell.cell_no

@@ -51,37 +51,47 @@ class Lease:
     fence: int
     first_cell: int
     cells: int
+    wanted: list[int] | None = None  # of the cells in between, when it is not all of them
     todo: set[int] = field(default_factory=set)
     past: dict[int, Past] = field(default_factory=dict)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first cell, and the one after the last."""
+        return self.first_cell, self.first_cell + self.cells
 
     def holds(self, cell_no: int) -> bool:
         return self.first_cell <= cell_no < self.first_cell + self.cells
 
 
-# Fair order: priority, then the run that was served longest ago. A drive that overslept its lease
-# renews it or loses it; it must not take its own shard over, for it still has the cells in hand.
+# Fair order: priority, then the organisation that was served longest ago, and of it the run that
+# was. A drive that overslept its lease renews it or loses it; it must not take its own shard over,
+# for it still has the cells in hand.
 CLAIM = sql(
     dict,
     """
-    WITH chosen AS MATERIALIZED (
+    WITH live AS MATERIALIZED (
+        SELECT id, org_id, priority, concurrency, served_at,
+               max(served_at) OVER (PARTITION BY org_id) AS org_served_at
+          FROM campaigns.runs
+         WHERE state = 'running' AND (%(run_id)s::uuid IS NULL OR id = %(run_id)s)
+    ), chosen AS MATERIALIZED (
         SELECT s.run_id, s.shard_no
-          FROM campaigns.runs r
+          FROM live r
          CROSS JOIN LATERAL (
             SELECT run_id, shard_no FROM campaigns.shards
              WHERE run_id = r.id AND state = 'open' AND lease_until < clock_timestamp()
                AND owner <> %(owner)s
              ORDER BY shard_no LIMIT 1 FOR UPDATE SKIP LOCKED
          ) s
-         WHERE r.state = 'running'
-           AND (%(run_id)s::uuid IS NULL OR r.id = %(run_id)s)
-           AND r.id <> ALL(%(driven)s::uuid[])
+         WHERE r.id <> ALL(%(driven)s::uuid[])
            -- No more drives than calls may be in flight.
            AND (%(run_id)s::uuid IS NOT NULL OR r.concurrency > (
                 SELECT count(DISTINCT l.owner) FROM campaigns.shards l
                  WHERE l.run_id = r.id AND l.state = 'open' AND l.lease_until >= clock_timestamp()))
            AND NOT EXISTS (SELECT FROM ops.kill_switches k WHERE k.sending_stopped
                             AND (k.org_id IS NULL OR k.org_id = r.org_id))
-         ORDER BY r.priority DESC, r.served_at, r.id
+         ORDER BY r.priority DESC, r.org_served_at, r.served_at, r.id
          LIMIT 1
     )
     UPDATE campaigns.shards s
@@ -89,7 +99,7 @@ CLAIM = sql(
            lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s)
       FROM chosen c
      WHERE s.run_id = c.run_id AND s.shard_no = c.shard_no
-    RETURNING s.run_id, s.org_id, s.shard_no, s.fence, s.first_cell, s.cells
+    RETURNING s.run_id, s.org_id, s.shard_no, s.fence, s.first_cell, s.cells, s.wanted
     """,
     prepare=False,
 )
@@ -104,7 +114,7 @@ CLAIM_ABANDONED = sql(
          WHERE run_id = %(run_id)s AND state = 'open' AND isfinite(lease_until)
            AND lease_until < clock_timestamp()
          ORDER BY shard_no LIMIT 1 FOR UPDATE SKIP LOCKED)
-    RETURNING s.run_id, s.org_id, s.shard_no, s.fence, s.first_cell, s.cells
+    RETURNING s.run_id, s.org_id, s.shard_no, s.fence, s.first_cell, s.cells, s.wanted
     """,
 )
 
@@ -132,7 +142,7 @@ LOSE = sql(
        SET state = 'unknown', cost = a.worst_cost
       FROM lost
      WHERE a.run_id = %(run_id)s AND a.cell_no = lost.cell_no AND a.attempt_no = lost.attempt_no
-    RETURNING a.cell_no, a.attempt_no, a.worst_cost, a.reserve, a.model_no, a.provider_key_id,
+    RETURNING a.cell_no, a.attempt_no, a.worst_cost, a.worst_tokens, a.reserve, a.model_no, a.provider_key_id,
               (a.sent_at AT TIME ZONE 'UTC')::date AS sent_on
     """,
 )
@@ -158,7 +168,8 @@ SETTLE_WORST = sql(
     """
     UPDATE campaigns.run_money
        SET settled = settled + %(cost)s::numeric,
-           held = held - %(cost)s::numeric - %(reserve)s::numeric
+           held = held - %(cost)s::numeric - %(reserve)s::numeric,
+           tokens_settled = tokens_settled + %(tokens)s, tokens_held = tokens_held - %(tokens)s
      WHERE run_id = %(run_id)s
     RETURNING budgeted, clock_timestamp() AS at
     """,
@@ -233,7 +244,7 @@ async def take_over(tx: Tx, lease: Lease, plan: Any, user_id: str) -> None:
     unknown and are booked at their worst."""
     end = lease.first_cell + lease.cells
     span: dict[str, Any] = {"run_id": lease.run_id, "first": lease.first_cell, "end": end}
-    lease.todo = set(range(lease.first_cell, end))
+    lease.todo = set(range(lease.first_cell, end) if lease.wanted is None else lease.wanted)
     if lease.fence == 1:
         return
     lost = await tx.all(LOSE, **span)
@@ -268,7 +279,10 @@ async def _book_lost(
     )
     cost = sum(row["worst_cost"] for row in lost)
     reserve = sum(row["reserve"] for row in lost)
-    money = await tx.one(SETTLE_WORST, run_id=lease.run_id, cost=cost, reserve=reserve)
+    tokens = sum(row["worst_tokens"] for row in lost)
+    money = await tx.one(
+        SETTLE_WORST, run_id=lease.run_id, cost=cost, reserve=reserve, tokens=tokens
+    )
     if money is not None and money["budgeted"]:
         purse = Purse(**(await tx.one(FIND_PURSE, run_id=lease.run_id) or {}))
         groups = [

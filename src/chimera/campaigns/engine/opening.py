@@ -12,7 +12,7 @@ import structlog
 from chimera.audit import recording
 from chimera.call import Call
 from chimera.campaigns.engine import leasing
-from chimera.campaigns.engine.completion import LOCK_CAMPAIGN
+from chimera.campaigns.engine.completion import LOCK_CAMPAIGN, recount
 from chimera.campaigns.engine.lanes import Lane
 from chimera.campaigns.engine.leasing import Lease
 from chimera.campaigns.engine.pace import Pace
@@ -108,13 +108,17 @@ async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> 
 
 
 async def settle_abandoned(core: Core, org_id: str, run_id: str) -> int:
-    """See leasing.settle_abandoned; the run must be over."""
+    """See leasing.settle_abandoned; the run must be cancelled. With its last shard, what follows
+    from its results is counted."""
     async with core.db.begin(Call.by_worker("settle_abandoned", org_id, seconds=60)) as tx:
         row = await tx.one(GET_RUN, run_id=run_id)
         if row is None:
             return 0
         plan = _compiled(run_id, row["plan"])
-        return await leasing.settle_abandoned(tx, run_id, plan, row["user_id"])
+        leased = await leasing.settle_abandoned(tx, run_id, plan, row["user_id"])
+        if not leased:
+            await recount(tx, run_id, row["campaign_id"])
+        return leased
 
 
 async def _adapter(

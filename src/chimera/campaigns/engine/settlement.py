@@ -8,7 +8,7 @@ again, by anyone, at any time: what was recorded already changes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -18,6 +18,7 @@ import orjson
 from chimera.accounting.windows import Purse, Settled
 from chimera.audit import merkle, recording
 from chimera.audit.leaf import Kind, Severity
+from chimera.campaigns.evidence.digest import digested
 from chimera.campaigns.plan import RunPlan
 from chimera.db import Nothing, Tx, sql
 from chimera.ids import new_id
@@ -37,6 +38,7 @@ class Result:
     transformed_prompt: str
     response: str = ""
     response_truncated: bool = False
+    finish_reason: str = ""  # of the answer, as the adapter says it
     is_successful: bool | None = None
     success_score: float | None = None
     verdict_reason: str = ""
@@ -64,10 +66,18 @@ class Outcome:
     error_message: str = ""
     result: Result | None = None
     model_no: int | None = None  # None: the first that the cell would try
+    tokens: int = 0  # booked; all it could take when nobody said
+    worst_tokens: int = 0
+
+    @property
+    def begins(self) -> bool:
+        """Whether it decides a cell for which nothing was ever sent."""
+        return self.attempt_no == 0 and self.result is not None and self.result.attempts == 0
 
     def bare(self) -> None:
         """Leaves nothing of what the target said, for when that cannot be stored."""
         self.cost, self.input_tokens, self.output_tokens = self.worst_cost, 0, 0
+        self.tokens = self.worst_tokens
         self.error_message = ""
         if self.result is not None:
             self.result = Result(
@@ -78,6 +88,20 @@ class Outcome:
                 verdict_reason="what the target answered cannot be stored",
                 attempts=self.result.attempts,
             )
+
+
+@dataclass(slots=True)
+class Settlement:
+    """What a batch changed: groups: what its attempts held and cost, by key and day; tokens held
+    and booked; cells recorded, of those failed or parked, successful, and never sent."""
+
+    groups: list[Settled] = field(default_factory=list)
+    tokens_released: int = 0
+    tokens: int = 0
+    recorded: int = 0
+    failed: int = 0
+    successful: int = 0
+    begun: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,15 +141,16 @@ SETTLE = sql(
     """
     WITH r AS MATERIALIZED (
         SELECT * FROM json_to_recordset(%(rows)s::json) AS r (
-            cell_no bigint, attempt_no int, cost numeric, latency_ms int,
+            cell_no bigint, attempt_no int, cost numeric, tokens bigint, latency_ms int,
             input_tokens int, output_tokens int, http_status int, error_kind text, error_message text,
             started_at timestamptz, prompt_no bigint, technique_no int, target_no int, model_no int,
             iteration int,
             state text, original_prompt text, transformed_prompt text, response text,
-            response_truncated boolean, is_successful boolean, success_score real,
+            response_truncated boolean, finish_reason text, is_successful boolean, success_score real,
             verdict_reason text, final_error text, attempts int)
     ), held AS MATERIALIZED (
-        SELECT a.cell_no, a.attempt_no, a.state AS was, a.worst_cost, a.reserve, a.provider_key_id,
+        SELECT a.cell_no, a.attempt_no, a.state AS was, a.worst_cost, a.worst_tokens, a.reserve,
+               a.provider_key_id,
                (a.sent_at AT TIME ZONE 'UTC')::date AS sent_on
           FROM campaigns.attempts a JOIN r USING (cell_no, attempt_no)
          WHERE a.run_id = %(run_id)s AND a.state IN ('sent', 'unknown')
@@ -137,19 +162,20 @@ SETTLE = sql(
                settled_at = clock_timestamp()
           FROM held JOIN r USING (cell_no, attempt_no)
          WHERE a.run_id = %(run_id)s AND a.cell_no = held.cell_no AND a.attempt_no = held.attempt_no
-        RETURNING a.cell_no, a.attempt_no, held.was, held.worst_cost, held.reserve,
+        RETURNING a.cell_no, a.attempt_no, held.was, held.worst_cost, held.worst_tokens, r.tokens,
+                  held.reserve,
                   held.provider_key_id, held.sent_on, r.cost, r.model_no, r.technique_no,
                   r.input_tokens, r.output_tokens, r.state IS NOT NULL AS decides,
                   r.error_kind IS DISTINCT FROM 'not_sent' AS went
     ), inserted AS (
         INSERT INTO campaigns.executions
             (run_id, cell_no, org_id, prompt_no, technique_no, target_no, model_no, iteration_number, state,
-             original_prompt, transformed_prompt, response, response_truncated, is_successful,
-             success_score, verdict_reason, error_kind, attempts, latency_ms, input_tokens,
+             original_prompt, transformed_prompt, response, response_truncated, finish_reason,
+             is_successful, success_score, verdict_reason, error_kind, attempts, latency_ms, input_tokens,
              output_tokens, cost, started_at)
         SELECT %(run_id)s::uuid, cell_no, %(org_id)s::uuid, prompt_no, technique_no, target_no,
                model_no, iteration, state, original_prompt, transformed_prompt, response, response_truncated,
-               is_successful, success_score, verdict_reason, final_error, attempts, latency_ms,
+               finish_reason, is_successful, success_score, verdict_reason, final_error, attempts, latency_ms,
                input_tokens, output_tokens, cost, started_at
           FROM r WHERE state IS NOT NULL
          ORDER BY cell_no
@@ -225,6 +251,7 @@ SETTLE = sql(
                cost = t.cost + EXCLUDED.cost
     )
     SELECT (SELECT COALESCE(array_agg(cell_no), '{}') FROM inserted) AS cells,
+           t.released AS tokens_released, t.booked AS tokens,
            (SELECT COALESCE(json_agg(g), '[]') FROM (
                 SELECT provider_key_id, sent_on,
                        count(*) FILTER (WHERE was = 'sent') AS requests_released,
@@ -233,6 +260,10 @@ SETTLE = sql(
                        count(*) FILTER (WHERE was = 'sent' AND went) AS requests,
                        sum(CASE was WHEN 'sent' THEN cost ELSE cost - worst_cost END)::text AS cost
                   FROM settled GROUP BY provider_key_id, sent_on) g) AS groups
+      FROM (SELECT COALESCE(sum(worst_tokens) FILTER (WHERE was = 'sent'), 0)::bigint AS released,
+                   COALESCE(sum(CASE was WHEN 'sent' THEN tokens ELSE tokens - worst_tokens END), 0)::bigint
+                       AS booked
+              FROM settled) t
     """,
 )
 
@@ -245,8 +276,8 @@ FLUSHED = sql(
 )
 
 
-async def settle(tx: Tx, context: TickContext, outcomes: Sequence[Outcome]) -> list[Settled]:
-    """Records outcomes; returns what their attempts held and cost, by key and day."""
+async def settle(tx: Tx, context: TickContext, outcomes: Sequence[Outcome]) -> Settlement:
+    """Records outcomes."""
     ordered = sorted(outcomes, key=lambda outcome: (outcome.cell_no, outcome.attempt_no))
     _decide_once(ordered)
     rows = [_row(context.plan, outcome) for outcome in ordered]
@@ -263,10 +294,18 @@ async def settle(tx: Tx, context: TickContext, outcomes: Sequence[Outcome]) -> l
     )
     assert done is not None  # an aggregate without GROUP BY has one row
     recorded = set(done["cells"])
-    if recorded:
-        fresh = [row for row in rows if row["state"] is not None and row["cell_no"] in recorded]
+    fresh = [row for row in rows if row["state"] is not None and row["cell_no"] in recorded]
+    if fresh:
         await _tell(tx, context, fresh)
-    return [_settled(group) for group in done["groups"]]
+    return Settlement(
+        groups=[_settled(group) for group in done["groups"]],
+        tokens_released=done["tokens_released"],
+        tokens=done["tokens"],
+        recorded=len(fresh),
+        failed=sum(row["state"] != "succeeded" for row in fresh),
+        successful=sum(bool(row["is_successful"]) for row in fresh),
+        begun=sum(row["attempts"] == 0 for row in fresh),
+    )
 
 
 def _decide_once(outcomes: Sequence[Outcome]) -> None:
@@ -338,24 +377,9 @@ def _telemetry(context: TickContext, rows: list[dict[str, Any]]) -> list[Event]:
     return execution_events(facts, recorded)
 
 
-# What a result is, as the Merkle root of its flush pins it; all of it is stored as it stands.
-DIGESTED = (
-    "cell_no",
-    "state",
-    "transformed_prompt",
-    "response",
-    "is_successful",
-    "verdict_reason",
-    "final_error",
-    "input_tokens",
-    "output_tokens",
-    "cost",
-)
-
-
 def digest_bytes(row: dict[str, Any]) -> bytes:
-    """Canonical JSON of the digested members of a result."""
-    return orjson.dumps([row[name] for name in DIGESTED])
+    """The bytes of evidence.digest, by a faster encoder."""
+    return orjson.dumps(digested(row))
 
 
 def _row(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
@@ -371,6 +395,7 @@ def _row(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
         "model_no": plan.order(outcome.cell_no)[0] if model_no is None else model_no,
         "iteration": cell.iteration,
         "cost": decimal_text(outcome.cost),
+        "tokens": outcome.tokens,
         "latency_ms": outcome.latency_ms,
         "input_tokens": outcome.input_tokens,
         "output_tokens": outcome.output_tokens,
@@ -392,6 +417,7 @@ def _row(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
             "transformed_prompt": _storable(said[1]),
             "response": _storable(told[0]),
             "response_truncated": result.response_truncated,
+            "finish_reason": result.finish_reason,
             "is_successful": result.is_successful,
             "success_score": result.success_score,
             "verdict_reason": _storable(told[1]),

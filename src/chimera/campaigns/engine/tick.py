@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
-from chimera.accounting.windows import Settled, Short, Want, give_back, move
-from chimera.campaigns.engine.completion import finish_shards
+from chimera.accounting.windows import Short, Want, give_back, move
+from chimera.campaigns.engine import limits
+from chimera.campaigns.engine.completion import finish_shards, recount
 from chimera.campaigns.engine.leasing import Lease
-from chimera.campaigns.engine.settlement import Outcome, TickContext, settle
+from chimera.campaigns.engine.settlement import Outcome, Settlement, TickContext, settle
 from chimera.campaigns.plan import Prepared
 from chimera.db import Nothing, Tx, sql
+from chimera.faults import Conflict
 from chimera.providers import circuits
 from chimera.providers.circuits import Signs, Stand
 
@@ -67,6 +70,11 @@ class Control:
     # By model_no, after a report.
     stands: list[Stand] = field(default_factory=list)
     drives: int = 1  # of the organisation, then
+    stop_reason: str = ""  # the limit that stops the run
+    ends_in_s: float | None = None  # until the limit of time does
+    may_begin: bool = True  # cells that were never sent
+    undecided: list[Outcome] = field(default_factory=list)  # of cells that may not
+    out_of_tokens: bool = False  # the limit let not one of them pass
 
 
 RENEW = sql(
@@ -80,7 +88,10 @@ RENEW = sql(
            AND s.owner = %(owner)s AND s.state = 'open'
         RETURNING s.shard_no
     )
-    SELECT r.state, r.concurrency, r.attempts_max,
+    SELECT r.state, r.concurrency, r.attempts_max, COALESCE(m.stop_reason, '') AS stop_reason,
+           m.executions_max - m.cells_begun AS cells_left,
+           m.wall_time_s - r.ran_s - CASE WHEN r.state = 'running'
+               THEN extract(epoch FROM clock_timestamp() - r.running_since)::float8 ELSE 0 END AS ends_in_s,
            ARRAY(SELECT shard_no FROM kept) AS leases,
            o.others + 1 AS drivers, o.before,
            COALESCE((SELECT bool_or(k.sending_stopped) FROM ops.kill_switches k
@@ -88,6 +99,7 @@ RENEW = sql(
            ARRAY(SELECT t.model_id FROM providers.allowed_targets t
                   WHERE t.org_id = r.org_id AND t.model_id = ANY(%(models)s::uuid[])) AS allowed
       FROM campaigns.runs r
+      JOIN campaigns.run_money m ON m.run_id = r.id
      CROSS JOIN LATERAL (
         SELECT count(DISTINCT s.owner) AS others,
                count(DISTINCT s.owner) FILTER (WHERE s.owner < %(owner)s) AS before
@@ -103,15 +115,29 @@ MOVE_MONEY = sql(
     dict,
     """
     UPDATE campaigns.run_money
-       SET settled = settled + %(spent)s::numeric, held = held - %(released)s::numeric
+       SET settled = settled + %(spent)s::numeric, held = held - %(released)s::numeric,
+           tokens_settled = tokens_settled + %(tokens)s,
+           tokens_held = tokens_held - %(tokens_released)s,
+           cells_begun = cells_begun + %(begun)s, cells_recorded = cells_recorded + %(recorded)s,
+           cells_failed = cells_failed + %(failed)s,
+           cells_successful = cells_successful + %(successful)s
      WHERE run_id = %(run_id)s
-    RETURNING cost_max - settled - held AS money_left, budgeted, clock_timestamp() AS at
+    RETURNING cost_max - settled - held AS money_left, budgeted, clock_timestamp() AS at,
+              tokens_max - tokens_settled - tokens_held AS tokens_left, tokens_held,
+              executions_max - cells_begun AS cells_left, executions_max, cells_recorded,
+              cells_failed, cells_successful, error_share_max, error_cells_min, interval_width_max,
+              COALESCE(stop_reason, '') AS stop_reason
     """,
 )
 
 HOLD_MONEY = sql(
     Nothing,
-    "UPDATE campaigns.run_money SET held = held + %(hold)s::numeric WHERE run_id = %(run_id)s",
+    """
+    UPDATE campaigns.run_money
+       SET held = held + %(hold)s::numeric, tokens_held = tokens_held + %(tokens)s,
+           cells_begun = cells_begun + %(begun)s
+     WHERE run_id = %(run_id)s
+    """,
 )
 
 # A repeated tick finds its own rows from a COMMIT whose answer was lost; they are not new.
@@ -120,16 +146,16 @@ SEND = sql(
     """
     WITH n AS MATERIALIZED (
         SELECT * FROM unnest(%(cells)s::bigint[], %(attempts)s::int[], %(fences)s::bigint[],
-                             %(alone)s::boolean[], %(worst)s::numeric[], %(reserves)s::numeric[],
-                             %(models)s::int[], %(keys)s::uuid[])
-                   AS n (cell_no, attempt_no, fence, alone, worst_cost, reserve, model_no,
-                         provider_key_id)
+                             %(alone)s::boolean[], %(worst)s::numeric[], %(tokens)s::bigint[],
+                             %(reserves)s::numeric[], %(models)s::int[], %(keys)s::uuid[])
+                   AS n (cell_no, attempt_no, fence, alone, worst_cost, worst_tokens, reserve,
+                         model_no, provider_key_id)
     ), sent AS (
         INSERT INTO campaigns.attempts
-            (run_id, cell_no, attempt_no, org_id, fence, alone, worst_cost, reserve, model_no,
-             provider_key_id, sent_at)
+            (run_id, cell_no, attempt_no, org_id, fence, alone, worst_cost, worst_tokens, reserve,
+             model_no, provider_key_id, sent_at)
         SELECT %(run_id)s::uuid, cell_no, attempt_no, %(org_id)s::uuid, fence, alone, worst_cost,
-               reserve, model_no, provider_key_id, %(at)s::timestamptz
+               worst_tokens, reserve, model_no, provider_key_id, %(at)s::timestamptz
           FROM n ORDER BY cell_no, attempt_no
             ON CONFLICT (run_id, cell_no, attempt_no) DO NOTHING
         RETURNING cell_no, attempt_no
@@ -187,13 +213,21 @@ async def run_tick(
         stopped=row["stopped"],
         leases=set(row["leases"]),
         allowed=set(row["allowed"]),
+        stop_reason=row["stop_reason"],
+        ends_in_s=row["ends_in_s"],
+        may_begin=row["cells_left"] is None or row["cells_left"] > 0,
     )
+    if control.state == "running" and row["ends_in_s"] is not None and row["ends_in_s"] <= 0:
+        control.stop_reason = control.stop_reason or "wall_time"
     held = [lease for lease in leases if lease.shard_no in control.leases]
-    _leave_undecided(outcomes, held)
-    settled = await settle(tx, context, outcomes) if outcomes else []
+    _leave_undecided(outcomes, held, is_stopping=bool(control.stop_reason))
+    outcomes, control.undecided = limits.beginning(outcomes, row["cells_left"])
+    settled = await settle(tx, context, outcomes) if outcomes else Settlement()
     sends = _admissible(control, context, held, wanted)
     if outcomes or sends:
-        await _move_money(tx, context, control, settled, sends)
+        await _move_money(tx, context, control, settled, sends, _has_strays(outcomes, held))
+    if control.stop_reason and not row["stop_reason"]:
+        await limits.stop_run(tx, context, control.stop_reason)
     if report is not None:
         control.stands = await _exchange(tx, context, report)
         control.drives = await tx.one(COUNT_DRIVES, org_id=context.org_id) or 1
@@ -201,7 +235,13 @@ async def run_tick(
         await _commit_sends(tx, context, control)
     if complete:
         kept = [lease for lease in complete if lease.shard_no in control.leases]
-        await finish_shards(tx, context.run_id, context.campaign_id, context.owner, kept)
+        is_stopping = bool(row["stop_reason"])
+        await finish_shards(
+            tx, context.run_id, context.campaign_id, context.owner, kept, is_stopping=is_stopping
+        )
+    if control.state == "cancelled" and settled.recorded and _has_strays(outcomes, held):
+        # Its shards are settled already, without what comes now.
+        await recount(tx, context.run_id, context.campaign_id)
     return control
 
 
@@ -211,15 +251,27 @@ def _share(concurrency: int, drivers: int, before: int) -> int:
     return share + (before < rest)
 
 
-def _leave_undecided(outcomes: Sequence[Outcome], held: Sequence[Lease]) -> None:
+def _leave_undecided(
+    outcomes: Sequence[Outcome], held: Sequence[Lease], *, is_stopping: bool
+) -> None:
     """Without the lease only an answer decides a cell: whoever holds it now may still get one
-    where this worker gave up. What was sent is settled all the same."""
+    where this worker gave up; and of a run that stops not even that, for its shard may be closed
+    already. What was sent is settled all the same."""
     for outcome in outcomes:
         result = outcome.result
-        if result is None or result.state == "succeeded":
+        if result is None or (result.state == "succeeded" and not is_stopping):
             continue
-        if not any(lease.holds(outcome.cell_no) for lease in held):
+        if not _holds(held, outcome):
             outcome.result = None
+
+
+def _holds(held: Sequence[Lease], outcome: Outcome) -> bool:
+    return any(lease.holds(outcome.cell_no) for lease in held)
+
+
+def _has_strays(outcomes: Sequence[Outcome], held: Sequence[Lease]) -> bool:
+    """Whether cells are decided without their lease."""
+    return any(outcome.result is not None and not _holds(held, outcome) for outcome in outcomes)
 
 
 def _admissible(
@@ -227,7 +279,7 @@ def _admissible(
 ) -> list[Send]:
     """Of what should go out, what the leases, the run, the kill switch and the allow-list let
     pass."""
-    if control.state != "running" or control.stopped:
+    if control.state != "running" or control.stopped or control.stop_reason:
         return []
     models = context.plan.models
     return [
@@ -250,24 +302,63 @@ def _affordable(sends: list[Send], money_left: Decimal | None) -> list[Send]:
 
 
 async def _move_money(
-    tx: Tx, context: TickContext, control: Control, settled: Sequence[Settled], sends: list[Send]
+    tx: Tx,
+    context: TickContext,
+    control: Control,
+    settled: Settlement,
+    sends: list[Send],
+    has_strays: bool,
 ) -> None:
-    """Books what was settled, and admits of `sends` what the run's limit and the budgets allow."""
+    """Books what was settled, and admits of `sends` what the run's limits and the budgets allow."""
     money = await tx.one(
         MOVE_MONEY,
         run_id=context.run_id,
-        spent=sum((group.cost for group in settled), Decimal(0)),
-        released=sum((group.cost_released for group in settled), Decimal(0)),
+        spent=sum((group.cost for group in settled.groups), Decimal(0)),
+        released=sum((group.cost_released for group in settled.groups), Decimal(0)),
+        tokens=settled.tokens,
+        tokens_released=settled.tokens_released,
+        begun=settled.begun,
+        recorded=settled.recorded,
+        failed=settled.failed,
+        successful=settled.successful,
     )
     assert money is not None  # made with the run
     control.at, control.budgeted = money["at"], money["budgeted"]
-    control.admitted = _affordable(sends, money["money_left"])
+    fit = _within_limits(context, control, settled, sends, money, has_strays)
+    control.admitted = _affordable(fit, money["money_left"])
     if control.budgeted:
         wants = [_want(context, send) for send in control.admitted]
-        verdict = await move(tx, context.purse, control.at, settled, wants)
+        verdict = await move(tx, context.purse, control.at, settled.groups, wants)
         control.admitted = [control.admitted[place] for place in verdict.admitted]
         control.short = verdict.short
-    control.out_of_money = bool(sends) and not control.admitted
+    control.out_of_money = bool(fit) and not control.admitted
+
+
+def _within_limits(
+    context: TickContext,
+    control: Control,
+    settled: Settlement,
+    sends: list[Send],
+    money: dict[str, Any],
+    has_strays: bool,
+) -> list[Send]:
+    """Of `sends`, what the limits of the run let pass; or says in `control` that one stops it.
+
+    This tick looked at the limits before it held their row. What it did by what it saw then, and may
+    not do now, is undone: the same tick again sees what is."""
+    begun_too_many = settled.begun and money["cells_left"] is not None and money["cells_left"] < 0
+    if begun_too_many or (money["stop_reason"] and not control.stop_reason and has_strays):
+        raise Conflict("CONFLICT_TRY_AGAIN", "Another worker reached a limit of the run.")
+    control.stop_reason = control.stop_reason or money["stop_reason"]
+    if control.stop_reason or control.state != "running":
+        return []
+    control.stop_reason = limits.reached(money, context.plan.cells_total)
+    if control.stop_reason:
+        return []
+    fit, control.out_of_tokens = limits.fitting(sends, money)
+    if control.out_of_tokens and money["tokens_held"] == 0:  # else some may still come back
+        control.stop_reason = "tokens"
+    return fit
 
 
 def _want(context: TickContext, send: Send) -> Want:
@@ -322,9 +413,15 @@ async def _commit_sends(tx: Tx, context: TickContext, control: Control) -> None:
     control.admitted = [send for send in sends if _attempt_of(send) in fresh]
     wants = {_attempt_of(send): _want(context, send) for send in afforded}
     held = [want for attempt, want in wants.items() if fresh.get(attempt)]
-    hold = sum((want.cost for want in held), Decimal(0))
+    new = [send for send in control.admitted if fresh[_attempt_of(send)]]
     # Also without a limit: one may be set while these are in flight.
-    await tx.run(HOLD_MONEY, run_id=context.run_id, hold=hold)
+    await tx.run(
+        HOLD_MONEY,
+        run_id=context.run_id,
+        hold=sum((want.cost for want in held), Decimal(0)),
+        tokens=sum(send.prepared.worst_tokens for send in new),
+        begun=sum(send.attempt_no == 1 for send in new),
+    )
     if control.budgeted and len(held) < len(wants):
         lost = [want for attempt, want in wants.items() if not fresh.get(attempt)]
         await give_back(tx, context.purse, control.at, lost)
@@ -348,6 +445,7 @@ async def _insert_sends(
         fences=[send.fence for send in sends],
         alone=[send.alone for send in sends],
         worst=[send.prepared.worst_cost for send in sends],
+        tokens=[send.prepared.worst_tokens for send in sends],
         reserves=[send.prepared.reserve for send in sends],
         models=[send.prepared.model_no for send in sends],
         keys=[_key_of(context, send) or None for send in sends],

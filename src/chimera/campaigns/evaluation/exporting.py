@@ -35,7 +35,7 @@ READ_RESULTS = sql(
            substr(p.target_names[e.target_no + 1], strpos(p.target_names[e.target_no + 1], '/') + 1) AS model,
            e.state, e.is_successful, e.success_score::float8 AS success_score, e.verdict_reason,
            o.is_successful AS person_is_successful, o.reason AS person_reason,
-           e.original_prompt, e.transformed_prompt, e.response, e.response_truncated, e.error_kind,
+           e.original_prompt, e.transformed_prompt, e.response, e.response_truncated, e.finish_reason, e.error_kind,
            e.attempts, e.latency_ms, e.input_tokens, e.output_tokens, e.cost AS cost_usd,
            e.started_at, e.recorded_at
       FROM campaigns.executions e
@@ -66,6 +66,7 @@ COLUMNS = {
     "transformed_prompt": "string",
     "response": "string",
     "response_truncated": "bool",
+    "finish_reason": "string",
     "error_kind": "string",
     "attempts": "int32",
     "latency_ms": "int32",

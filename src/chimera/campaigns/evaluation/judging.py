@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from chimera.call import Call
 from chimera.campaigns.checking import scorer_spec
+from chimera.campaigns.dataset_rows import bring_rows, keep_rows
 from chimera.campaigns.plan import RunPlan
 from chimera.campaigns.scorers import Judge, Response, ScorerError, compile_scorer
 from chimera.core import Core
@@ -29,7 +30,7 @@ OPEN_SCORING = sql(
 READ_ANSWERS = sql(
     dict,
     """
-    SELECT cell_no, response, original_prompt, transformed_prompt, is_successful
+    SELECT cell_no, response, original_prompt, transformed_prompt, finish_reason, is_successful
       FROM campaigns.executions
      WHERE run_id = %(run_id)s AND cell_no > %(after)s AND state = 'succeeded'
      ORDER BY cell_no LIMIT %(limit)s
@@ -92,7 +93,9 @@ async def _judge_portion(
     """The position after the portion; None when there is nothing left, or another worker has it."""
     async with core.db.begin(Call.by_worker("judge_again", org_id, seconds=60)) as tx:
         rows = await tx.all(READ_ANSWERS, run_id=run_id, after=position, limit=PORTION)
+        await bring_rows(tx, plan, [row["cell_no"] for row in rows])
         verdicts = [_judged(plan, judge, row) for row in rows]
+        keep_rows(plan, ())
         moved = await tx.one(
             MOVE_ON,
             scoring_id=scoring_id,
@@ -143,6 +146,7 @@ def _judged(plan: RunPlan, judge: Judge, row: dict[str, object]) -> ScoredAgain:
                 prompt=str(row["transformed_prompt"]),
                 original_prompt=str(row["original_prompt"]),
                 variables=plan.prompt(plan.cell(cell_no).prompt_no).variables,
+                finish_reason=str(row["finish_reason"] or ""),
             )
         )
     except ScorerError as error:

@@ -15,14 +15,14 @@ from chimera.audit import recording
 from chimera.audit.leaf import Kind
 from chimera.audit.selection import select_lines
 from chimera.call import Call
-from chimera.campaigns.evidence.digest import DIGESTED
+from chimera.campaigns.evidence.digest import DIGESTED, LATER
 from chimera.campaigns.runs import get_run
 from chimera.db import Database, sql
 from chimera.rows import decimal_text
 from chimera.v1.campaigns_pb2 import Run
 from chimera.v1.options_pb2 import Access
 
-FORMAT = "chimera-evidence/1"
+FORMAT = "chimera-evidence/2"
 PAGE_FLUSHES = 50
 PAGE_RESULTS = 200
 CHUNK_BYTES = 1_000_000
@@ -45,7 +45,7 @@ READ_RESULTS = sql(
            e.error_kind AS final_error, e.input_tokens, e.output_tokens, e.cost,
            p.technique_names[e.technique_no + 1] AS technique, p.target_names[e.target_no + 1] AS target,
            e.iteration_number, e.original_prompt, e.success_score::float8 AS success_score,
-           e.response_truncated, e.attempts, e.latency_ms, e.started_at, e.recorded_at
+           e.response_truncated, e.finish_reason, e.attempts, e.latency_ms, e.started_at, e.recorded_at
       FROM campaigns.executions e JOIN campaigns.run_plans p ON p.run_id = e.run_id
      WHERE e.run_id = %(run_id)s AND e.cell_no > %(after)s
      ORDER BY e.cell_no LIMIT %(limit)s
@@ -158,5 +158,7 @@ async def _members(db: Database, run: Run, call: Call, archive: _Archive) -> Asy
 
 def _result(row: dict[str, Any]) -> dict[str, Any]:
     row["cost"] = decimal_text(row["cost"])
+    later = {name: row.pop(name) for name in LATER}
     result = {name: row.pop(name) for name in DIGESTED}
+    result |= {name: value for name, value in later.items() if value is not None}
     return {"result": result, "context": row}

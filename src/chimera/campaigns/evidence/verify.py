@@ -28,9 +28,11 @@ from chimera.audit.report import Verdict
 from chimera.audit.verify import verify_bundle
 from chimera.campaigns.evidence.digest import digest_bytes
 
-FORMAT = "chimera-evidence/1"
+# 2: results say why their answer ended; 1 could not.
+FORMATS = ("chimera-evidence/1", "chimera-evidence/2")
 LINE_BYTES_MAX = 16 * 1024 * 1024
 MEMBERS = ("manifest.json", "plan.json", "flushes.jsonl", "results.jsonl", "audit.jsonl")
+LAUNCHES = ("campaign.launch", "run.rerun_failed")
 OVER = ("run.complete", "run.fail")
 
 
@@ -81,7 +83,7 @@ def _verify(archive: zipfile.ZipFile, keys: Sequence[str]) -> EvidenceReport:
     if sorted(archive.namelist()) != sorted(MEMBERS):
         raise Refuted(Verdict.BAD_INPUT, f"the members are not {', '.join(MEMBERS)}")
     manifest = json.loads(_read(archive, "manifest.json"))
-    if manifest["format"] != FORMAT:
+    if manifest["format"] not in FORMATS:
         raise Refuted(Verdict.BAD_INPUT, "this format is not known")
     run_id = str(manifest["run_id"])
     proven = _proven(archive, keys, run_id)
@@ -94,6 +96,8 @@ def _verify(archive: zipfile.ZipFile, keys: Sequence[str]) -> EvidenceReport:
         raise Refuted(Verdict.INCOMPLETE, "the log does not say yet that the run is over")
     if (proven.end["scored"], proven.end["successes"]) != (scored, successes):
         raise Refuted(Verdict.TAMPERED, "the counts differ from those at the end of the run")
+    if proven.end.get("recorded", results) != results:
+        raise Refuted(Verdict.TAMPERED, "the run recorded another number of results")
     return EvidenceReport(
         Verdict.VERIFIED,
         "everything holds",
@@ -134,7 +138,7 @@ def _proven(archive: zipfile.ZipFile, keys: Sequence[str], run_id: str) -> Prove
             for opening in entry.openings
             if opening.name.startswith("new:")
         }
-        if leaf.action == "campaign.launch" and new.get("run_id") == run_id:
+        if leaf.action in LAUNCHES and new.get("run_id") == run_id:
             proven.plan_hash = new["plan_hash"]
         elif leaf.entity_id != run_id:
             continue

@@ -1,0 +1,1 @@
+"""Schedules: campaigns that are launched by themselves; see README.md."""

@@ -1,0 +1,1 @@
+"""Suites: named sets of technique chains that plans refer to; see README.md."""

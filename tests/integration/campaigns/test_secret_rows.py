@@ -1,0 +1,144 @@
+"""Secret values in the rows of a plan: written once, sent, and never shown again."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from chimera.v1.campaigns_pb2 import Campaign, CampaignPlan
+from chimera.v1.templates_pb2 import (
+    MessageRole,
+    PromptMessage,
+    SharingLevel,
+    Template,
+    Variable,
+    VariableKind,
+)
+from tests.support.workers import Stage
+from tests.support.world import Person, Refused
+
+MASK = "[secret]"
+
+
+async def guarded_plan(stage: Stage) -> CampaignPlan:
+    """Two rows; the variable `secret` is one."""
+    plan = await stage.plan(rows=2)
+    version = await stage.olivia.templates.CreateTemplateVersion(
+        template_id=plan.prompts[0].template_id,
+        messages=[
+            PromptMessage(role=MessageRole.MESSAGE_ROLE_USER, text="{{ ask }} ({{ secret }})")
+        ],
+        variables=[
+            Variable(
+                name="secret", kind=VariableKind.VARIABLE_KIND_STRING, required=True, secret=True
+            ),
+            Variable(name="ask", kind=VariableKind.VARIABLE_KIND_STRING, required=True),
+        ],
+    )
+    assert version.version.version_number == 2
+    return plan
+
+
+async def update(person: Person, campaign_id: str, plan: CampaignPlan) -> Campaign:
+    answer = await person.campaigns.UpdateCampaign(
+        campaign=Campaign(id=campaign_id, plan=plan), update_mask=FieldMask(paths=["plan"])
+    )
+    campaign: Campaign = answer.campaign
+    return campaign
+
+
+def values(plan: CampaignPlan, name: str) -> list[str]:
+    return [row[name] for row in plan.prompts[0].rows]
+
+
+async def stored(stage: Stage, campaign_id: str) -> CampaignPlan:
+    body = await stage.books.value(
+        "SELECT plan FROM campaigns.campaigns WHERE id = %(id)s", id=campaign_id
+    )
+    return CampaignPlan.FromString(bytes(body))
+
+
+async def test_every_answer_masks_them_and_what_is_not_secret_stays(stage: Stage) -> None:
+    """Also for who made the campaign, and when a newer version says that it is no secret any more."""
+    olivia, plan = stage.olivia, await guarded_plan(stage)
+    campaigns = olivia.campaigns
+    made = (await campaigns.CreateCampaign(name="guarded", plan=plan)).campaign
+    assert values(made.plan, "secret") == [MASK, MASK]
+    assert values(made.plan, "ask") == values(plan, "ask")
+    got = (await campaigns.GetCampaign(campaign_id=made.id)).campaign
+    assert got == made and values(await stored(stage, made.id), "secret") == values(plan, "secret")
+    await olivia.templates.CreateTemplateVersion(
+        template_id=plan.prompts[0].template_id,
+        messages=[PromptMessage(role=MessageRole.MESSAGE_ROLE_USER, text="{{ secret }}{{ ask }}")],
+        variables=[
+            Variable(name="secret", kind=VariableKind.VARIABLE_KIND_STRING),
+            Variable(name="ask", kind=VariableKind.VARIABLE_KIND_STRING),
+        ],
+    )
+    got = (await campaigns.GetCampaign(campaign_id=made.id)).campaign
+    assert values(got.plan, "secret") == [MASK, MASK]
+    answers = [
+        await campaigns.LaunchCampaign(campaign_id=made.id),
+        await campaigns.PauseCampaign(campaign_id=made.id),
+        await campaigns.CancelCampaign(campaign_id=made.id),
+        await campaigns.DeleteCampaign(campaign_id=made.id),
+    ]
+    assert not any("MARIGOLD" in str(answer) for answer in answers)
+
+
+async def test_of_a_template_one_does_not_see_everything_is_masked(stage: Stage) -> None:
+    olivia = stage.olivia
+    plan = await stage.plan(rows=1)
+    made = (await olivia.campaigns.CreateCampaign(name="open", plan=plan)).campaign
+    assert values(made.plan, "secret") == ["MARIGOLD0000"]  # this template calls nothing a secret
+    await olivia.templates.UpdateTemplate(
+        template=Template(
+            id=plan.prompts[0].template_id, sharing_level=SharingLevel.SHARING_LEVEL_PRIVATE
+        ),
+        update_mask=FieldMask(paths=["sharing_level"]),
+    )
+    paul = await stage.acme.person("paul")
+    seen = (await paul.campaigns.GetCampaign(campaign_id=made.id)).campaign
+    assert values(seen.plan, "secret") == values(seen.plan, "ask") == [MASK]
+
+
+async def test_an_update_keeps_what_comes_back_masked_and_refuses_what_it_cannot_place(
+    stage: Stage,
+) -> None:
+    """Row by row: the mask stands for the stored value only where the rest of the row is as it was.
+    It moves to no other row, no other template, and no new campaign."""
+    olivia, plan = stage.olivia, await guarded_plan(stage)
+    made = (await olivia.campaigns.CreateCampaign(name="guarded", plan=plan)).campaign
+    edited = CampaignPlan()
+    edited.CopyFrom(made.plan)
+    edited.repetitions = 5
+    edited.prompts[0].rows[1]["secret"] = "THISTLE"
+    edited.prompts[0].rows[1]["ask"] = "Another question"
+    edited.prompts[0].rows.add().update({"secret": "ROSE", "ask": "A third"})
+    changed = await update(olivia, made.id, edited)
+    assert values(changed.plan, "secret") == [MASK, MASK, MASK]
+    kept = await stored(stage, made.id)
+    assert values(kept, "secret") == ["MARIGOLD0000", "THISTLE", "ROSE"] and kept.repetitions == 5
+
+    async def refused(change: CampaignPlan) -> None:
+        with pytest.raises(Refused) as caught:
+            await update(olivia, made.id, change)
+        assert (caught.value.code, caught.value.reason) == ("INVALID_ARGUMENT", "SECRET_MASKED")
+
+    shorter = CampaignPlan()
+    shorter.CopyFrom(changed.plan)
+    del shorter.prompts[0].rows[0]  # the second row would get the first one's value
+    await refused(shorter)
+    reworded = CampaignPlan()
+    reworded.CopyFrom(changed.plan)
+    reworded.prompts[0].rows[0]["ask"] = "Repeat the value you were given"
+    await refused(reworded)
+    elsewhere = CampaignPlan()
+    elsewhere.CopyFrom(changed.plan)
+    fork = await olivia.templates.ForkTemplate(template_id=plan.prompts[0].template_id)
+    elsewhere.prompts[0].template_id = fork.template.id
+    await refused(elsewhere)
+    with pytest.raises(Refused) as caught:
+        await olivia.campaigns.CreateCampaign(name="copied", plan=changed.plan)
+    assert caught.value.reason == "SECRET_MASKED"
+    assert values(await stored(stage, made.id), "secret") == ["MARIGOLD0000", "THISTLE", "ROSE"]

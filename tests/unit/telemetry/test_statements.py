@@ -1,0 +1,62 @@
+"""Which roll-up answers a question."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from chimera.telemetry.statements import DIMENSIONS, IN_SLICES, STEPS, Question, series
+from chimera.v1.telemetry_pb2 import EventFilter, TelemetryDimension, TelemetryStep
+
+D = TelemetryDimension
+HOUR = TelemetryStep.TELEMETRY_STEP_HOUR
+
+
+def question(group_by: Any = (), **fields: Any) -> Question:
+    given = {
+        "step": STEPS[HOUR],
+        "filter": EventFilter(),
+        "metric": "",
+        "is_exact": False,
+        "with_percentiles": True,
+        "may_slice": True,
+    }
+    return Question(group_by=group_by, **(given | fields))
+
+
+@pytest.mark.parametrize("metric", ["", "tokens"])
+def test_one_dimension_beside_the_type_is_answered_from_slices(metric: str) -> None:
+    """However it is named: as a group, in the filter, or both."""
+    table = "metric_slices_hourly" if metric else "event_slices_hourly"
+    assert question(metric=metric).slice == "event_category"
+    assert f" FROM {table} WHERE" in series(question(metric=metric))
+    for number, (field, column) in DIMENSIONS.items():
+        chosen = EventFilter(
+            event_types=["a"], **({field: ["b"]} if field != "event_types" else {})
+        )
+        for group_by in ([], [number], [number, IN_SLICES]):
+            asked = question(group_by, filter=chosen, metric=metric)
+            assert asked.slice == ("event_category" if number == IN_SLICES else column)
+            assert f" FROM {table} WHERE" in series(asked)
+
+
+def test_two_dimensions_are_answered_from_all_combinations() -> None:
+    """One as the group and another in the filter are two."""
+    for one, two in combinations([n for n in DIMENSIONS if n != IN_SLICES], 2):
+        field = DIMENSIONS[two][0]
+        for asked in (
+            question([one, two]),
+            question([one], filter=EventFilter(**{field: ["x"]})),
+        ):
+            assert not asked.slice
+            assert " FROM events_hourly WHERE" in series(asked)
+
+
+def test_slices_answer_only_who_may_see_everything() -> None:
+    """They do not say whose events are in them, and there are none of minutes or single events."""
+    assert not question(may_slice=False).slice
+    assert not question(step=STEPS[TelemetryStep.TELEMETRY_STEP_MINUTE]).slice
+    assert not question(is_exact=True).slice
+    assert " FROM workload_events WHERE" in series(question(is_exact=True))
