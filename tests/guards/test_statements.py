@@ -103,7 +103,7 @@ def numbered(statement: Statement[Any]) -> tuple[str, int]:
             names.append(match[1])
         return f"${names.index(match[1]) + 1}"
 
-    text = re.sub(r"%%|%\((\w+)\)s", number, statement.text)
+    text = re.sub(r"%%|%\((\w+)\)[sb]", number, statement.text)
     return text.strip().rstrip(";"), len(names)
 
 

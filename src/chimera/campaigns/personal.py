@@ -66,9 +66,29 @@ END_SHARES = sql(
 )
 
 
+LIST_PERSONAL_SUITES = sql(
+    dict,
+    """
+    SELECT id, name, description, created_at, updated_at, deleted_at
+      FROM campaigns.technique_suites
+     WHERE org_id = %(org_id)s AND created_by = %(user_id)s ORDER BY id
+    """,
+)
+
+LIST_PERSONAL_SCHEDULES = sql(
+    dict,
+    """
+    SELECT campaign_id, state, start_at, cron, time_zone, launch_count, created_at
+      FROM campaigns.schedules
+     WHERE org_id = %(org_id)s AND scheduled_by = %(user_id)s ORDER BY campaign_id
+    """,
+)
+
+
 async def personal_data(tx: Tx, user_id: str) -> dict[str, list[dict[str, Any]]]:
-    """Campaigns the person made, runs they launched, what they said and judged, and shares they gave
-    or got, in the caller's organisation; also of campaigns they do not see any more."""
+    """Campaigns the person made, suites they made, what they launched and scheduled, what they said
+    and judged, and shares they gave or got, in the caller's organisation; also of campaigns they do
+    not see any more."""
     await tx.see_all_campaigns()
     own = {"org_id": tx.call.caller.org_id, "user_id": user_id}
     return {
@@ -77,6 +97,8 @@ async def personal_data(tx: Tx, user_id: str) -> dict[str, list[dict[str, Any]]]
         "campaign_comments": await tx.all(LIST_PERSONAL_COMMENTS, **own),
         "campaign_shares": await tx.all(LIST_PERSONAL_SHARES, **own),
         "verdicts": await tx.all(LIST_PERSONAL_VERDICTS, **own),
+        "suites": await tx.all(LIST_PERSONAL_SUITES, **own),
+        "schedules": await tx.all(LIST_PERSONAL_SCHEDULES, **own),
     }
 
 

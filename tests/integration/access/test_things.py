@@ -25,7 +25,7 @@ CALLS: dict[str, tuple[str, str, str]] = {
     "budget": ("BUDGET_WRITE", "budgets", "DeleteBudget"),
     "alert": ("BUDGET_WRITE", "alerts", "AcknowledgeAlert"),
     "webhook": ("WEBHOOK_MANAGE", "webhooks", "ListDeliveries"),
-    "team": ("TEAM_WRITE", "teams", "DeleteTeam"),
+    "team": ("TEAM_WRITE", "teams", "UpdateTeam"),
     "user": ("USER_MANAGE", "identity", "UnlockUser"),
     "api_key": ("API_KEY_MANAGE", "identity", "GetApiKey"),
     "invitation": ("INVITATION_MANAGE", "organisations", "RevokeInvitation"),
