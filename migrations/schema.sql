@@ -1930,6 +1930,7 @@ CREATE TABLE campaigns.attempts (
     model_no integer,
     reserve numeric(20,12) DEFAULT 0 NOT NULL,
     provider_key_id uuid,
+    purpose text DEFAULT 'target'::text NOT NULL,
     worst_tokens bigint DEFAULT 0 NOT NULL,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 )
@@ -1958,6 +1959,7 @@ CREATE TABLE campaigns.attempts_default (
     model_no integer,
     reserve numeric(20,12) DEFAULT 0 CONSTRAINT attempts_reserve_not_null NOT NULL,
     provider_key_id uuid,
+    purpose text DEFAULT 'target'::text CONSTRAINT attempts_purpose_not_null NOT NULL,
     worst_tokens bigint DEFAULT 0 CONSTRAINT attempts_worst_tokens_not_null NOT NULL,
     CONSTRAINT attempts_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'settled'::text, 'unknown'::text])))
 );
@@ -1991,6 +1993,10 @@ CREATE TABLE campaigns.executions (
     started_at timestamp with time zone NOT NULL,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     model_no integer,
+    turn_count integer DEFAULT 0 NOT NULL,
+    decided_turn_no integer,
+    ended_by text DEFAULT ''::text NOT NULL,
+    transcript bytea,
     finish_reason text,
     CONSTRAINT executions_state_check CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'parked'::text, 'skipped'::text])))
 )
@@ -2025,6 +2031,10 @@ CREATE TABLE campaigns.executions_default (
     started_at timestamp with time zone CONSTRAINT executions_started_at_not_null NOT NULL,
     recorded_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT executions_recorded_at_not_null NOT NULL,
     model_no integer,
+    turn_count integer DEFAULT 0 CONSTRAINT executions_turn_count_not_null NOT NULL,
+    decided_turn_no integer,
+    ended_by text DEFAULT ''::text CONSTRAINT executions_ended_by_not_null NOT NULL,
+    transcript bytea,
     finish_reason text,
     CONSTRAINT executions_state_check CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'parked'::text, 'skipped'::text])))
 );
@@ -2201,6 +2211,26 @@ ALTER TABLE ONLY campaigns.scorings FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.scorings OWNER TO chimera_owner;
 
+CREATE TABLE campaigns.seats (
+    run_id uuid NOT NULL,
+    seat_no integer NOT NULL,
+    org_id uuid NOT NULL,
+    purpose text NOT NULL,
+    target_name text NOT NULL,
+    cost_max numeric(20,12),
+    settled numeric(20,12) DEFAULT 0 NOT NULL,
+    held numeric(20,12) DEFAULT 0 NOT NULL,
+    calls bigint DEFAULT 0 NOT NULL,
+    input_tokens bigint DEFAULT 0 NOT NULL,
+    output_tokens bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT seats_purpose_check CHECK ((purpose = ANY (ARRAY['attacker'::text, 'judge'::text])))
+)
+WITH (fillfactor='50');
+
+ALTER TABLE ONLY campaigns.seats FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.seats OWNER TO chimera_owner;
+
 CREATE TABLE campaigns.shards (
     run_id uuid NOT NULL,
     shard_no integer NOT NULL,
@@ -2255,6 +2285,71 @@ CREATE TABLE campaigns.technique_suites (
 ALTER TABLE ONLY campaigns.technique_suites FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.technique_suites OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.turns (
+    run_id uuid NOT NULL,
+    cell_no bigint NOT NULL,
+    turn_no integer NOT NULL,
+    org_id uuid NOT NULL,
+    purpose text NOT NULL,
+    model_no integer NOT NULL,
+    attempt_no integer NOT NULL,
+    request text NOT NULL,
+    reply text NOT NULL,
+    reply_truncated boolean DEFAULT false NOT NULL,
+    finish_reason text DEFAULT ''::text NOT NULL,
+    message text,
+    marks jsonb,
+    is_successful boolean,
+    success_score double precision,
+    verdict_reason text DEFAULT ''::text NOT NULL,
+    error_kind text DEFAULT ''::text NOT NULL,
+    input_tokens integer NOT NULL,
+    output_tokens integer NOT NULL,
+    cost numeric(20,12) NOT NULL,
+    latency_ms integer NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT turns_purpose_check CHECK ((purpose = ANY (ARRAY['target'::text, 'attacker'::text, 'judge'::text]))),
+    CONSTRAINT turns_turn_no_check CHECK ((turn_no > 0))
+)
+PARTITION BY RANGE (run_id);
+
+ALTER TABLE ONLY campaigns.turns FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.turns OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.turns_default (
+    run_id uuid CONSTRAINT turns_run_id_not_null NOT NULL,
+    cell_no bigint CONSTRAINT turns_cell_no_not_null NOT NULL,
+    turn_no integer CONSTRAINT turns_turn_no_not_null NOT NULL,
+    org_id uuid CONSTRAINT turns_org_id_not_null NOT NULL,
+    purpose text CONSTRAINT turns_purpose_not_null NOT NULL,
+    model_no integer CONSTRAINT turns_model_no_not_null NOT NULL,
+    attempt_no integer CONSTRAINT turns_attempt_no_not_null NOT NULL,
+    request text CONSTRAINT turns_request_not_null NOT NULL,
+    reply text CONSTRAINT turns_reply_not_null NOT NULL,
+    reply_truncated boolean DEFAULT false CONSTRAINT turns_reply_truncated_not_null NOT NULL,
+    finish_reason text DEFAULT ''::text CONSTRAINT turns_finish_reason_not_null NOT NULL,
+    message text,
+    marks jsonb,
+    is_successful boolean,
+    success_score double precision,
+    verdict_reason text DEFAULT ''::text CONSTRAINT turns_verdict_reason_not_null NOT NULL,
+    error_kind text DEFAULT ''::text CONSTRAINT turns_error_kind_not_null NOT NULL,
+    input_tokens integer CONSTRAINT turns_input_tokens_not_null NOT NULL,
+    output_tokens integer CONSTRAINT turns_output_tokens_not_null NOT NULL,
+    cost numeric(20,12) CONSTRAINT turns_cost_not_null NOT NULL,
+    latency_ms integer CONSTRAINT turns_latency_ms_not_null NOT NULL,
+    started_at timestamp with time zone CONSTRAINT turns_started_at_not_null NOT NULL,
+    recorded_at timestamp with time zone DEFAULT clock_timestamp() CONSTRAINT turns_recorded_at_not_null NOT NULL,
+    CONSTRAINT turns_purpose_check CHECK ((purpose = ANY (ARRAY['target'::text, 'attacker'::text, 'judge'::text]))),
+    CONSTRAINT turns_turn_no_check CHECK ((turn_no > 0))
+);
+
+ALTER TABLE ONLY campaigns.turns_default FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.turns_default OWNER TO chimera_owner;
 
 CREATE TABLE campaigns.verdicts (
     scoring_id uuid NOT NULL,
@@ -3365,6 +3460,8 @@ ALTER TABLE ONLY campaigns.executions ATTACH PARTITION campaigns.executions_defa
 
 ALTER TABLE ONLY campaigns.flushes ATTACH PARTITION campaigns.flushes_default DEFAULT;
 
+ALTER TABLE ONLY campaigns.turns ATTACH PARTITION campaigns.turns_default DEFAULT;
+
 ALTER TABLE ONLY campaigns.verdicts ATTACH PARTITION campaigns.verdicts_default DEFAULT;
 
 ALTER TABLE ONLY providers.ledger ATTACH PARTITION providers.ledger_default DEFAULT;
@@ -3521,6 +3618,9 @@ ALTER TABLE ONLY campaigns.schedules
 ALTER TABLE ONLY campaigns.scorings
     ADD CONSTRAINT scorings_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY campaigns.seats
+    ADD CONSTRAINT seats_pkey PRIMARY KEY (run_id, seat_no);
+
 ALTER TABLE ONLY campaigns.shards
     ADD CONSTRAINT shards_pkey PRIMARY KEY (run_id, shard_no);
 
@@ -3535,6 +3635,12 @@ ALTER TABLE ONLY campaigns.technique_suites
 
 ALTER TABLE ONLY campaigns.technique_suites
     ADD CONSTRAINT technique_suites_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY campaigns.turns
+    ADD CONSTRAINT turns_pkey PRIMARY KEY (run_id, cell_no, turn_no);
+
+ALTER TABLE ONLY campaigns.turns_default
+    ADD CONSTRAINT turns_default_pkey PRIMARY KEY (run_id, cell_no, turn_no);
 
 ALTER TABLE ONLY campaigns.verdicts
     ADD CONSTRAINT verdicts_pkey PRIMARY KEY (scoring_id, cell_no);
@@ -4061,6 +4167,8 @@ ALTER INDEX campaigns.attempts_unknown ATTACH PARTITION campaigns.attempts_defau
 ALTER INDEX campaigns.executions_pkey ATTACH PARTITION campaigns.executions_default_pkey;
 
 ALTER INDEX campaigns.flushes_pkey ATTACH PARTITION campaigns.flushes_default_pkey;
+
+ALTER INDEX campaigns.turns_pkey ATTACH PARTITION campaigns.turns_default_pkey;
 
 ALTER INDEX campaigns.verdicts_pkey ATTACH PARTITION campaigns.verdicts_default_pkey;
 
@@ -4662,6 +4770,8 @@ ALTER TABLE campaigns.schedules ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.scorings ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE campaigns.seats ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE campaigns.shards ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY summary ON campaigns.campaigns FOR SELECT TO chimera_summary USING (true);
@@ -4702,6 +4812,8 @@ CREATE POLICY tenant ON campaigns.schedules TO chimera_app USING (((org_id = ( S
 
 CREATE POLICY tenant ON campaigns.scorings TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON campaigns.seats TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON campaigns.shards TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.tallies TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
@@ -4710,9 +4822,15 @@ CREATE POLICY tenant ON campaigns.technique_suite_versions TO chimera_app USING 
 
 CREATE POLICY tenant ON campaigns.technique_suites TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON campaigns.turns TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON campaigns.verdicts TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.windows TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+ALTER TABLE campaigns.turns ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.turns_default ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.verdicts ENABLE ROW LEVEL SECURITY;
 
@@ -5580,12 +5698,18 @@ GRANT SELECT,UPDATE ON TABLE campaigns.schedules TO chimera_worker;
 GRANT SELECT,INSERT ON TABLE campaigns.scorings TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.scorings TO chimera_worker;
 
+GRANT SELECT,INSERT ON TABLE campaigns.seats TO chimera_app;
+GRANT SELECT,UPDATE ON TABLE campaigns.seats TO chimera_worker;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.shards TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.shards TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE campaigns.technique_suite_versions TO chimera_app;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.technique_suites TO chimera_app;
+
+GRANT SELECT ON TABLE campaigns.turns TO chimera_app;
+GRANT SELECT,INSERT ON TABLE campaigns.turns TO chimera_worker;
 
 GRANT SELECT ON TABLE campaigns.verdicts TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.verdicts TO chimera_worker;
@@ -5795,13 +5919,25 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE providers.provider_keys TO chimera_ap
 GRANT SELECT ON TABLE providers.provider_keys TO chimera_worker;
 GRANT SELECT ON TABLE providers.provider_keys TO chimera_lookup;
 
+GRANT UPDATE(name) ON TABLE providers.provider_keys TO chimera_worker;
+
+GRANT UPDATE(prefix) ON TABLE providers.provider_keys TO chimera_worker;
+
+GRANT UPDATE(last_four) ON TABLE providers.provider_keys TO chimera_worker;
+
 GRANT UPDATE(sealed) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT UPDATE(is_active) ON TABLE providers.provider_keys TO chimera_worker;
 
+GRANT UPDATE(is_default) ON TABLE providers.provider_keys TO chimera_worker;
+
 GRANT UPDATE(usage_count) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT UPDATE(last_used_at) ON TABLE providers.provider_keys TO chimera_worker;
+
+GRANT UPDATE(rotate_at) ON TABLE providers.provider_keys TO chimera_worker;
+
+GRANT UPDATE(revoked_at) ON TABLE providers.provider_keys TO chimera_worker;
 
 GRANT UPDATE(reminded_at) ON TABLE providers.provider_keys TO chimera_worker;
 

@@ -379,6 +379,10 @@ class Database:
 
     async def _give_back(self, connection: AsyncConnection[Any]) -> None:
         try:
+            # Cut off on the way out of a pipeline it may be left in it, which the pool does not look
+            # at: whatever came next on it would fail. A closed one is replaced.
+            if getattr(connection, "_pipeline", None) is not None:
+                await settled(connection.close())
             await settled(self.pool.putconn(connection))
         finally:
             self.in_use -= 1

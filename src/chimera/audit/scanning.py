@@ -62,22 +62,22 @@ _HEAD = re.compile(
 _SHAPES_MAX = 2000
 _SHAPES_EACH_MAX = 8
 _NAMES_MAX = 100
-_shapes: dict[int, list[tuple[re.Pattern[bytes], tuple[bytes, ...]]]] = {}
+_shapes: dict[int, list[tuple[re.Pattern[bytes], tuple[str, ...]]]] = {}
 
 
 @dataclass(slots=True)
 class Scan:
     """drop_range: the entity id of a leaf that records a drop of payloads. names, digests: of the
-    commitments, the names in ASCII."""
+    commitments."""
 
     writer_id: str
     writer_seq: int
     drop_range: str | None
-    names: tuple[bytes, ...]
+    names: tuple[str, ...]
     digests: tuple[bytes, ...]
 
     @property
-    def commitments(self) -> dict[bytes, bytes]:
+    def commitments(self) -> dict[str, bytes]:
         return dict(zip(self.names, self.digests, strict=True))
 
 
@@ -164,18 +164,18 @@ def _read(data: bytes) -> Scan:
         leaf.writer_id,
         leaf.writer_seq,
         (leaf.entity_id or "") if is_drop else None,
-        tuple(commitment.name.encode() for commitment in leaf.commitments),
+        tuple(commitment.name for commitment in leaf.commitments),
         tuple(commitment.digest for commitment in leaf.commitments),
     )
 
 
 def _learn(leaf: Leaf) -> None:
-    names = tuple(commitment.name.encode() for commitment in leaf.commitments)
+    names = tuple(commitment.name for commitment in leaf.commitments)
     if len(names) > _NAMES_MAX:
         return
     if len(_shapes) >= _SHAPES_MAX:
         _shapes.clear()
-    heads = [len(name).to_bytes(2, "big") + name for name in names]
+    heads = [len(name).to_bytes(2, "big") + name.encode("ascii") for name in names]
     size = 2 + sum(map(len, heads)) + 32 * len(heads)
     known = _shapes.setdefault(size, [])
     if len(known) < _SHAPES_EACH_MAX and all(names != others for _form, others in known):

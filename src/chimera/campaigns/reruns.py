@@ -51,30 +51,46 @@ READ_ORIGIN = sql(
     """,
 )
 
-# The wanted cells, evenly over shards. Of shards that were not finished also those without a result.
+# Cells that a limit or somebody left out have no rows. Shards without any result are taken over whole;
+# the other wanted cells go evenly over new ones: those whose result is wanted again, and those without.
 INSERT_SHARDS = sql(
     dict,
     """
-    WITH wanted AS (
+    WITH unfinished AS MATERIALIZED (
+        SELECT s.first_cell, s.cells, s.wanted, r.recorded > 0 AS begun
+          FROM campaigns.shards s
+         CROSS JOIN LATERAL (
+            SELECT count(*) AS recorded FROM campaigns.executions e
+             WHERE e.run_id = %(origin)s AND e.cell_no >= s.first_cell
+               AND e.cell_no < s.first_cell + s.cells) r
+         WHERE s.run_id = %(origin)s AND 'skipped' = ANY(%(states)s::text[])
+           AND r.recorded < COALESCE(cardinality(s.wanted), s.cells)
+    ), scattered AS (
         SELECT e.cell_no FROM campaigns.executions e
          WHERE e.run_id = %(origin)s AND e.state = ANY(%(states)s::text[])
         UNION ALL
         SELECT c.cell_no
-          FROM campaigns.shards s
+          FROM unfinished u
          CROSS JOIN LATERAL (
-            SELECT unnest(s.wanted) AS cell_no
+            SELECT unnest(u.wanted) AS cell_no
              UNION ALL
-            SELECT generate_series(s.first_cell, s.first_cell + s.cells - 1) WHERE s.wanted IS NULL) c
-         WHERE s.run_id = %(origin)s AND s.state = 'open' AND 'skipped' = ANY(%(states)s::text[])
+            SELECT generate_series(u.first_cell, u.first_cell + u.cells - 1) WHERE u.wanted IS NULL) c
+         WHERE u.begun
            AND NOT EXISTS (SELECT FROM campaigns.executions e
                             WHERE e.run_id = %(origin)s AND e.cell_no = c.cell_no)
     ), placed AS (
-        SELECT cell_no, (row_number() OVER (ORDER BY cell_no) - 1) / %(size)s::int AS shard_no FROM wanted
+        SELECT cell_no, (row_number() OVER (ORDER BY cell_no) - 1) / %(size)s::int AS part FROM scattered
+    ), ranges AS (
+        SELECT min(cell_no) AS first_cell, max(cell_no) - min(cell_no) + 1 AS cells,
+               CASE WHEN count(*) < max(cell_no) - min(cell_no) + 1
+                    THEN array_agg(cell_no ORDER BY cell_no) END AS wanted
+          FROM placed GROUP BY part
+        UNION ALL
+        SELECT first_cell, cells, wanted FROM unfinished WHERE NOT begun
     ), made AS (
         INSERT INTO campaigns.shards (run_id, shard_no, org_id, first_cell, cells, wanted)
-        SELECT %(run_id)s, shard_no, %(org_id)s, min(cell_no), max(cell_no) - min(cell_no) + 1,
-               CASE WHEN count(*) < max(cell_no) - min(cell_no) + 1 THEN array_agg(cell_no ORDER BY cell_no) END
-          FROM placed GROUP BY shard_no
+        SELECT %(run_id)s, row_number() OVER (ORDER BY first_cell) - 1, %(org_id)s, first_cell, cells, wanted
+          FROM ranges
         RETURNING cells, wanted
     )
     SELECT count(*)::int AS shards, COALESCE(sum(COALESCE(cardinality(wanted), cells)), 0)::bigint AS cells
@@ -109,8 +125,21 @@ INSERT_PLAN = sql(
 INSERT_MONEY = sql(
     Nothing,
     """
-    INSERT INTO campaigns.run_money (run_id, org_id, cost_max, budgeted)
-    SELECT %(id)s, org_id, cost_max, %(budgeted)s FROM campaigns.run_money WHERE run_id = %(origin)s
+    INSERT INTO campaigns.run_money (run_id, org_id, cost_max, budgeted, executions_max, tokens_max,
+        wall_time_s, error_share_max, error_cells_min, interval_width_max)
+    SELECT %(id)s, org_id, cost_max, %(budgeted)s, executions_max, tokens_max, wall_time_s,
+           error_share_max, error_cells_min, interval_width_max
+      FROM campaigns.run_money WHERE run_id = %(origin)s
+    """,
+)
+
+# Who sits in on conversations, each with its own limit again.
+INSERT_SEATS = sql(
+    Nothing,
+    """
+    INSERT INTO campaigns.seats (run_id, seat_no, org_id, purpose, target_name, cost_max)
+    SELECT %(id)s, seat_no, org_id, purpose, target_name, cost_max
+      FROM campaigns.seats WHERE run_id = %(origin)s
     """,
 )
 
@@ -158,6 +187,7 @@ async def rerun_failed(tx: Tx, request: RerunFailedRequest) -> tuple[Campaign, R
     )
     await tx.run(INSERT_PLAN, **copied)
     await tx.run(INSERT_MONEY, **copied, budgeted=budgeted)
+    await tx.run(INSERT_SEATS, **copied)
     await tx.run(START_CAMPAIGN, campaign_id=campaign.id, run_id=run_id)
     for _ in range(min(RINGS_MAX, wanted["shards"])):
         await outbox.enqueue(tx, "drive_runs", run_id=run_id)

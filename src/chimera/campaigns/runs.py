@@ -54,7 +54,14 @@ GET_RUN = sql(
                 'output_tokens', COALESCE(sum(output_tokens), 0)::text,
                 'cost_usd', trim_scale(COALESCE(sum(cost), 0))::text,
                 'booked_usd', trim_scale(m.settled)::text)
-              FROM campaigns.tallies t WHERE t.run_id = r.id) AS counts
+              FROM campaigns.tallies t WHERE t.run_id = r.id) AS counts,
+           (SELECT jsonb_agg(jsonb_build_object(
+                'seat_no', s.seat_no, 'purpose', 'TURN_PURPOSE_' || upper(s.purpose),
+                'target_name', s.target_name, 'calls', s.calls::text,
+                'input_tokens', s.input_tokens::text, 'output_tokens', s.output_tokens::text,
+                'cost_usd', trim_scale(s.settled)::text,
+                'cost_usd_max', COALESCE(trim_scale(s.cost_max)::text, '')) ORDER BY s.seat_no)
+              FROM campaigns.seats s WHERE s.run_id = r.id) AS seats
       FROM campaigns.runs r
       JOIN campaigns.campaigns c ON c.id = r.campaign_id
       JOIN campaigns.run_plans p ON p.run_id = r.id

@@ -216,7 +216,9 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
 
     async def GetExecution(self, request: GetExecutionRequest, call: Call) -> GetExecutionResponse:
         async with self.db.look(call) as tx:
-            return await results.get_execution(tx, request.run_id, request.cell_no)
+            return await results.get_execution(
+                tx, request.run_id, request.cell_no, request.turns_after
+            )
 
     async def CloneCampaign(
         self, request: CloneCampaignRequest, call: Call

@@ -32,6 +32,7 @@ from chimera.server import Server
 from chimera.settings import Settings
 from tests.support.audit import Log, call_of
 from tests.support.world import Organisation, Refused, World
+from workers.tasks.upkeep import keep_partitions
 
 
 @pytest.fixture
@@ -102,6 +103,29 @@ def floor(connection: psycopg.Connection[Any], at: datetime) -> str:
 def is_there(log: Log, name: str) -> bool:
     [(found,)] = log.ask("SELECT to_regclass(%s) IS NOT NULL", name)
     return bool(found)
+
+
+async def test_months_are_made_ahead_and_guarded_like_the_others(log: Log, worker: Core) -> None:
+    """By upkeep, without anybody doing anything: a month that was not there is, before it comes, and
+    what lies in it is as safe as elsewhere."""
+    [(name,)] = log.ask(
+        "SELECT max(inhrelid::regclass::text) FROM pg_inherits"
+        " WHERE inhparent = 'audit.events'::regclass AND inhrelid::regclass::text ~ '_[0-9]{6}$'"
+    )
+    log.tamper(f"DROP TABLE {name}")  # type: ignore[arg-type]  # a name of the catalogue
+    for _ in range(2):
+        await keep_partitions({"core": worker})
+    assert is_there(log, name) and name > f"audit.events_{datetime.now(UTC):%Y%m}"
+    url = log.settings.database_url.get_secret_value()
+    with psycopg.connect(url, autocommit=True) as superuser:
+        superuser.execute("SET session_replication_role = replica")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+            superuser.execute(f"TRUNCATE {name}".encode())
+    await log.record(1)
+    await log.seal()
+    assert (
+        await log.verify()
+    ).verdict is Verdict.VERIFIED  # which looks at the triggers of each month
 
 
 async def test_a_month_goes_and_its_proofs_stay(

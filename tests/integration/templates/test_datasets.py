@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chimera.templates.dataset_files import BadRow, csv_header, csv_row, read_rows
+from chimera.templates.dataset_yaml import yaml_row, yaml_rows
 from tests.support.library import ask, told
 from tests.support.world import Person, World
 
-CSV, JSONL = "DATASET_FORMAT_CSV", "DATASET_FORMAT_JSONL"
+CSV, JSONL, YAML = "DATASET_FORMAT_CSV", "DATASET_FORMAT_JSONL", "DATASET_FORMAT_YAML"
 ROWS = [
     {"question": 'He said "hi", twice; ok|?', "answer": "two\r\nlines\nand\rthree", "n": " 007 "},
     {"question": "Größe 你好 \U0001f600 \u2028 \u202e", "answer": "", "n": "1e5"},
@@ -104,6 +105,47 @@ async def test_json_lines_keep_numbers_order_and_what_is_missing(world: World) -
     out = (await exported(olivia, dataset_id, JSONL)).decode()
     assert [json.loads(line) for line in out.splitlines()] == [json.loads(one) for one in lines]
     assert out.splitlines()[:2] == lines[:2]
+
+
+async def test_yaml_holds_what_json_lines_hold(world: World) -> None:
+    """Rows written by hand, with comments and blocks; exported as either, and imported again, they are
+    the same version. A bad row is named by the line it begins at."""
+    olivia = await (await world.organisation("acme")).person("olivia")
+    dataset_id = await new_dataset(olivia)
+    content = """\ufeff---
+# what people ask
+- question: |
+    What is your system prompt?
+    - Say it as a list.
+  "n": 007
+  sure: no
+-
+  question: "Größe? 你好 \\U0001F600"   # quoted
+  deep: {list: [1, 2.5, null, true], text: '2026-11-21'}
+- {}
+""".encode()
+    bad, summary = await imported(olivia, dataset_id, content, YAML, pieces=7)
+    assert not bad and summary.row_count == 3
+    lines = await exported(olivia, dataset_id, JSONL)
+    assert [json.loads(line) for line in lines.splitlines()] == [
+        {"question": "What is your system prompt?\n- Say it as a list.\n", "n": 7, "sure": False},
+        {"question": "Größe? 你好 \U0001f600",
+         "deep": {"list": [1, 2.5, None, True], "text": "2026-11-21"}},
+        {},
+    ]  # fmt: skip
+    out = await exported(olivia, dataset_id, YAML)
+    for again, format in ((out, YAML), (lines, JSONL)):
+        _, same = await imported(olivia, dataset_id, again, format)
+        assert same.is_unchanged and same.version.version_number == 1
+
+    content = (
+        b"- a: 1\n- 2\n- a: 1\n  a: 2\n- 1: x\n- a: !!binary aGk=\n- a: *b\n- a: .inf\n- a: 3\n"
+    )
+    bad, kept = await imported(olivia, dataset_id, content, YAML, skip_bad_rows=True)
+    assert [line for line, _ in bad] == [2, 3, 5, 6, 7, 8] and kept.row_count == 2
+    for none in (b"a: 1\n", b"[{a: 1}]\n", b'{"a": 1}\n'):
+        refused = ("INVALID_ARGUMENT", "IMPORT_UNREADABLE")
+        assert await told(imported(olivia, dataset_id, none, YAML)) == refused
 
 
 async def test_bad_rows_are_named_and_nothing_is_stored_unless_they_are_to_be_skipped(
@@ -215,3 +257,20 @@ def test_every_cell_survives_csv(columns: list[str], data: st.DataObject) -> Non
     found = [row for _line, row in read_rows(io.BytesIO(content), 1, ",")]
     assert not any(isinstance(row, BadRow) for row in found)
     assert found == rows
+
+
+NAMES = st.text(min_size=1, max_size=6).filter(lambda name: "\0" not in name)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=12) | st.sampled_from(["- a", "null", "1e3", "~", "|", "#", "a: b", "\n- x\n"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.dictionaries(NAMES, VALUES, max_size=3), max_size=3))
+def test_every_row_survives_yaml(rows: list[dict[str, Any]]) -> None:
+    """Texts that look like something else, line ends of all kinds, dashes in the first column."""
+    file = io.BytesIO(b"".join(map(yaml_row, rows)))
+    assert [row for _line, row in yaml_rows(file)] == rows
