@@ -146,6 +146,6 @@ def test_parameters_are_named() -> None:
     unnamed = [
         f"{statement.where}: {' '.join(statement.text.split())[:70]}"
         for statement in all_statements()
-        if "%" in re.sub(r"%%|%\(\w+\)s", "", statement.text)
+        if "%" in re.sub(r"%%|%\(\w+\)[sb]", "", statement.text)
     ]
     assert not unnamed, "name the parameters, %(name)s:\n" + "\n".join(unnamed)
