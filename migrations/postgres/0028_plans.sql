@@ -1,5 +1,6 @@
 -- migrate:up
 -- Plans: rows of datasets for runs, suites of techniques, runs that send cells of others again.
+SET LOCAL lock_timeout = '5s';
 SET ROLE chimera_owner;
 
 -- What a run asks is seen by whoever may see the run, which the operations look up first; so the rows a

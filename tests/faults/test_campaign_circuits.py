@@ -155,6 +155,8 @@ async def test_people_hold_a_circuit(stage: Stage) -> None:
     assert set((await stage.assistant.arrived(run.id)).values()) == {1}
     events = (await stage.olivia.audit.ListAuditEvents(action="circuit.force")).events
     assert {event.reason for event in events} == {"maintenance", "over"}
+    events = (await stage.olivia.audit.ListAuditEvents(action="circuit.force_installation")).events
+    assert {event.reason for event in events} == {"for all", "over for all"}
 
 
 async def test_held_closed_calls_decide_nothing(stage: Stage) -> None:

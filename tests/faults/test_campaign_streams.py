@@ -96,13 +96,9 @@ async def test_broken_streams_are_charged_by_what_was_stated(
     over = await stage.over(run.id)
     assert over.counts.scored == 5
     await stage.books.check(run.id, cells=5)
+    attempts = await stage.books.attempts(run.id)
     first, second = (
-        {
-            attempt["cell_no"]: attempt
-            for attempt in await stage.books.attempts(run.id)
-            if attempt["attempt_no"] == number
-        }
-        for number in (1, 2)
+        {a["cell_no"]: a for a in attempts if a["attempt_no"] == number} for number in (1, 2)
     )
     assert [first[cell_no]["error_kind"] for cell_no in range(5)] == [
         None, "connection_lost", "connection_lost", "timeout", "timeout",

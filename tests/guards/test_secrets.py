@@ -33,7 +33,7 @@ from tests.support.campaigns import finished, launched, secret_plan, secret_temp
 from tests.support.processes import environment_of, eventually, free_port, running
 from tests.support.world import Person, Refused, World
 
-# What is found in each kind of place when it is really read.
+# What is found in each kind of place (by how its name begins) when it is really read.
 LOOKED_AT = {
     "server.log": '"rpc"',
     "worker.log": '"event"',
@@ -46,10 +46,10 @@ LOOKED_AT = {
     "accounting.webhooks": "https://example.com/hook",
     "campaigns.executions": "What is the secret",
     "campaigns.attempts": "bad_key",
-    "providers.ledger_default": "charge",
+    "providers.ledger": "charge",
     "ops.idempotency": "CreateProviderKey",
     "audit.events": "provider_key.use",
-    "telemetry": "execution",
+    "telemetry batch": "execution",
 }
 
 
@@ -292,7 +292,11 @@ async def test_no_secret_is_left_behind(
     places["ClickHouse"] = everything_in_clickhouse(clickhouse_url)
     places["answers of the API"] = answers
     places["refusals"] = "\n".join(told + more)
-    unread = [place for place, text in LOOKED_AT.items() if text not in places.get(place, "")]
+    unread = [
+        begin
+        for begin, said in LOOKED_AT.items()
+        if not any(said in text for place, text in places.items() if place.startswith(begin))
+    ]
     assert not unread, f"nothing was read of {unread}"
     leaks = {place: found for place, text in places.items() if (found := canaries.found_in(text))}
 

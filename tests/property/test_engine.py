@@ -462,6 +462,7 @@ async def test_any_interleaving_keeps_the_budgets(
     jumps over the ends of days and of a month, forward and back; at the end nothing is held, and the
     sums by day are the ledger, which is the results and what was discarded."""
     stage, core = scene
+    clock.jump(0)
     plan = scene_plans.get(-id(stage))
     if plan is None:
         plan = scene_plans[-id(stage)] = await stage.plan(rows=24, repetitions=2, attempts_max=10)
@@ -494,3 +495,37 @@ async def test_any_interleaving_keeps_the_budgets(
     assert not (await stage.olivia.usage.ReconcileUsage(days=4000)).discrepancies
     if budget is not None:
         await stage.olivia.budgets.DeleteBudget(budget_id=budget.id)
+
+
+async def test_a_late_answer_changes_no_run_that_is_over(scene: tuple[Stage, Core]) -> None:
+    """A drive sleeps beyond its lease; meanwhile the run is out of time, and another drive closes its
+    shards. What the first gets back is booked and not recorded: the run said already what it left out."""
+    stage, core = scene
+    plan = await stage.plan(rows=24, repetitions=2)
+    plan.limits.wall_time_s = 3600
+    run = await launched(stage.olivia, plan)
+    old, new = [await new_drive(stage, core, run.id, slot) for slot in (0, 1)]
+    await old.claim()
+    await old.adopt()
+    await old.tick(10)
+    await expire(stage, run.id)
+    await stage.books.value(
+        "WITH e AS (UPDATE campaigns.runs SET running_since = running_since - interval '2 hours' "
+        "WHERE id = %(run_id)s RETURNING 1) SELECT count(*) FROM e",
+        run_id=run.id,
+    )
+    await new.claim()
+    await new.adopt()
+    for _ in range(2):
+        await new.tick(10)
+    before = await stage.run(run.id)
+    assert before.state == RunState.RUN_STATE_COMPLETED
+    assert (before.counts.recorded, before.counts.skipped) == (0, CELLS)
+
+    while old.flying:
+        old.answer(0, "answer")
+    await old.tick(0)
+    assert await stage.books.recorded(run.id) == []
+    assert (await stage.run(run.id)).counts.skipped == CELLS
+    assert {a["state"] for a in await stage.books.attempts(run.id)} == {"settled"}
+    await stage.books.check(run.id)

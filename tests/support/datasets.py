@@ -8,6 +8,8 @@ from typing import Any
 
 from tests.support.world import Person
 
+PART_BYTES = 1_000_000
+
 
 async def filled_dataset(
     person: Person, rows: Iterable[Mapping[str, Any]], name: str = "rows", **fields: Any
@@ -26,6 +28,8 @@ async def fill(person: Person, dataset_id: str, rows: Iterable[Mapping[str, Any]
 
 
 async def fill_file(person: Person, dataset_id: str, content: bytes, format: str) -> None:
-    request = {"dataset_id": dataset_id, "format": format, "content": content}
-    async for answer in person.datasets.ImportDataset([request]):
+    parts = [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)] or [b""]
+    requests: list[dict[str, Any]] = [{"content": part} for part in parts]
+    requests[0] |= {"dataset_id": dataset_id, "format": format}
+    async for answer in person.datasets.ImportDataset(requests, timeout_s=600):
         assert not answer.HasField("bad_row"), answer

@@ -23,6 +23,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from psycopg.rows import dict_row
 
+from chimera.campaigns.conversations.turns import Turn, transcript_of
 from chimera.embedded.stack import Stack, StackUrls
 from chimera.settings import Settings
 from chimera.v1.campaigns_pb2 import CampaignPlan, Run
@@ -244,6 +245,10 @@ class Books:
                          WHERE run_id = %(run_id)s AND discarded) AS discarded,
                        (SELECT COALESCE(sum(cost), 0) FROM campaigns.executions
                          WHERE run_id = %(run_id)s) AS executions,
+                       (SELECT COALESCE(sum(t.cost), 0) FROM campaigns.turns t
+                         WHERE t.run_id = %(run_id)s
+                           AND NOT EXISTS (SELECT FROM campaigns.executions e
+                                WHERE e.run_id = t.run_id AND e.cell_no = t.cell_no)) AS open_turns,
                        (SELECT COALESCE(sum(cost), 0) FROM campaigns.attempts
                          WHERE run_id = %(run_id)s AND state <> 'sent') AS attempts,
                        (SELECT COALESCE(sum(worst_cost + reserve), 0) FROM campaigns.attempts
@@ -254,9 +259,66 @@ class Books:
                 run_id=run_id,
             )
         )[0]
-        assert row["ledger"] == row["executions"] + row["discarded"], row
+        assert row["ledger"] == row["executions"] + row["open_turns"] + row["discarded"], row
         assert row["ledger"] == row["attempts"] == row["settled"], row
         assert row["held"] == row["in_flight"], row
+        await self._check_conversations(run_id)
+
+    async def _check_conversations(self, run_id: str) -> None:
+        """Turns come in order and without holes, each from a settled attempt of its own; what a seat
+        settled and holds is what its calls did; the sums and the hash of a cell are its turns'."""
+        assert not await self.rows(
+            """
+            SELECT t.cell_no FROM campaigns.turns t
+              LEFT JOIN campaigns.attempts a USING (run_id, cell_no, attempt_no)
+             WHERE t.run_id = %(run_id)s
+               AND (a.state IS DISTINCT FROM 'settled' OR a.cost <> t.cost OR a.purpose <> t.purpose)
+            """,
+            run_id=run_id,
+        )
+        assert not await self.rows(
+            """
+            SELECT cell_no FROM campaigns.turns WHERE run_id = %(run_id)s GROUP BY cell_no
+            HAVING max(turn_no) <> count(*) OR count(DISTINCT attempt_no) <> count(*)
+            """,
+            run_id=run_id,
+        )
+        seats = await self.rows(
+            """
+            SELECT purpose, sum(settled) AS settled, sum(held) AS held FROM campaigns.seats
+             WHERE run_id = %(run_id)s GROUP BY purpose ORDER BY purpose
+            """,
+            run_id=run_id,
+        )
+        for seat in seats:
+            row = await self.rows(
+                """
+                SELECT COALESCE(sum(cost) FILTER (WHERE state <> 'sent'), 0) AS settled,
+                       COALESCE(sum(worst_cost + reserve) FILTER (WHERE state = 'sent'), 0) AS held
+                  FROM campaigns.attempts WHERE run_id = %(run_id)s AND purpose = %(purpose)s
+                """,
+                run_id=run_id,
+                purpose=seat["purpose"],
+            )
+            assert (seat["settled"], seat["held"]) == (row[0]["settled"], row[0]["held"]), seat
+        for execution in await self.rows(
+            "SELECT cell_no, turn_count, transcript FROM campaigns.executions "
+            "WHERE run_id = %(run_id)s AND ended_by <> ''",
+            run_id=run_id,
+        ):
+            turns = await self.turns(run_id, execution["cell_no"])
+            assert execution["turn_count"] == len(turns), execution
+            assert execution["transcript"].hex() == transcript_of(turns), execution
+
+    async def turns(self, run_id: str, cell_no: int | None = None) -> list[Turn]:
+        """Of a cell, or of all in order."""
+        rows = await self.rows(
+            "SELECT * FROM campaigns.turns WHERE run_id = %(run_id)s "
+            "AND (%(cell_no)s::bigint IS NULL OR cell_no = %(cell_no)s) ORDER BY cell_no, turn_no",
+            run_id=run_id,
+            cell_no=cell_no,
+        )
+        return [Turn(**{name: row[name] for name in Turn.__slots__}) for row in rows]
 
 
 class Stage:

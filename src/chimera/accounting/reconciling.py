@@ -2,7 +2,8 @@
 
     usage        daily usage = the ledger, by day, run, person, model, key and technique
     run          what a run's money says is settled and held = its ledger, its attempts in flight
-    executions   what recorded results cost + what was discarded = the ledger of the run
+    executions   what recorded results cost, and the turns of conversations that have none yet,
+                 + what was discarded = the ledger of the run
     window       settled and held of a budget's window = ledger and attempts in flight
     key          calls counted with a provider key = those of daily usage, of all time
 
@@ -98,7 +99,12 @@ CHECK_EXECUTIONS = sql(
                trim_scale(COALESCE((SELECT sum(l.cost) FROM providers.ledger l
                                      WHERE l.run_id = r.id AND NOT l.discarded), 0))::text AS expected,
                trim_scale(COALESCE((SELECT sum(e.cost) FROM campaigns.executions e
-                                     WHERE e.run_id = r.id), 0))::text AS found
+                                     WHERE e.run_id = r.id), 0)
+                          + COALESCE((SELECT sum(t.cost) FROM campaigns.turns t
+                                       WHERE t.run_id = r.id
+                                         AND NOT EXISTS (SELECT FROM campaigns.executions e
+                                              WHERE e.run_id = t.run_id AND e.cell_no = t.cell_no)), 0)
+                         )::text AS found
           FROM r
     )
     SELECT 'run ' || id AS subject, expected, found, count(*) OVER () AS compared
@@ -185,6 +191,7 @@ STATEMENTS: dict[str, Statement[Comparison]] = {
 
 async def reconcile(tx: Tx, days: int) -> tuple[list[Discrepancy], int]:
     """What differs in the caller's organisation over the last `days`, and how much was compared."""
+    await tx.see_all_campaigns()
     since = await tx.one(FIND_SINCE, days=days or DAYS_DEFAULT)
     given = {"org_id": tx.call.caller.org_id, "since": since, "limit": FOUND_MAX}
     found: list[Discrepancy] = []

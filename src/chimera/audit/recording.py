@@ -68,7 +68,7 @@ INSERT_EVENTS = sql(
     )
     INSERT INTO audit.pending (id, org_id, occurred_at, facts, fields, leaf)
     SELECT e.id, %(org_id)s::uuid, %(occurred_at)s, e.facts::jsonb, e.fields::jsonb, e.leaf
-      FROM writer, unnest(%(ids)s::uuid[], %(facts)s::text[], %(fields)s::text[], %(leaves)s::bytea[])
+      FROM writer, unnest(%(ids)s::uuid[], %(facts)b::text[], %(fields)b::text[], %(leaves)b::bytea[])
            AS e (id, facts, fields, leaf)
     """,
 )

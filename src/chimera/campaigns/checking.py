@@ -44,6 +44,11 @@ def check_plan(plan: CampaignPlan) -> None:
     check_chains(plan.techniques, "plan.techniques")
     if plan.HasField("scorer"):
         checked_scorer(plan.scorer, "plan.scorer")
+    if plan.strategy.HasField("best_of_n"):
+        try:
+            check_chain(chain_steps(plan.strategy.best_of_n.variation))
+        except TechniqueError as error:
+            raise _invalid(error, "plan.strategy.best_of_n.variation") from None
 
 
 def check_chains(chains: Sequence[TechniqueChain], field: str) -> None:

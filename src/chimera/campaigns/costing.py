@@ -14,10 +14,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from chimera.campaigns.conversations.bounds import longest, worst_cost_of_cell
 from chimera.campaigns.dataset_rows import bring_prompts
 from chimera.campaigns.freezing import freeze_plan, sampled_prompts
 from chimera.campaigns.operations import get_campaign
-from chimera.campaigns.plan import RunPlan
+from chimera.campaigns.plan import Model, RunPlan
 from chimera.campaigns.runs import get_run
 from chimera.campaigns.techniques import TechniqueError
 from chimera.db import Tx, sql
@@ -123,9 +124,11 @@ def _add(
     plan: RunPlan, sampled: Estimate, cell_no: int, answer_lengths: Mapping[str, float]
 ) -> None:
     try:
+        if plan.talk is not None:
+            return _add_conversation(plan, sampled, cell_no, answer_lengths)
         prepared = plan.prepare(cell_no)
     except (TechniqueError, RenderError):
-        return  # its text cannot be made: it is recorded as failed and never sent
+        return None  # its text cannot be made: it is recorded as failed and never sent
     model = plan.models[prepared.model_no]
     longest = prepared.request.max_tokens or 0
     answer = min(longest, round(answer_lengths.get(model.model_id, longest / 2)))
@@ -138,6 +141,31 @@ def _add(
     sampled.output_tokens += answer
     sampled.expected += min(cost(usage, model.prices), prepared.worst_cost)
     sampled.worst += prepared.worst_cost + prepared.reserve
+    return None
+
+
+def _add_conversation(
+    plan: RunPlan, sampled: Estimate, cell_no: int, answer_lengths: Mapping[str, float]
+) -> None:
+    def model_of(seat: int | None) -> Model:
+        return plan.models[plan.order(cell_no, seat)[0]]
+
+    def answer_of(seat: int | None, most: int) -> int:
+        return min(most, round(answer_lengths.get(model_of(seat).model_id, most / 2)))
+
+    expected = Decimal(0)
+    for calls in longest(plan, cell_no, _expected_tokens, answer_of):
+        usage = Usage(input_tokens=calls.input_tokens, output_tokens=calls.output_tokens)
+        sampled.input_tokens += calls.times * calls.input_tokens
+        sampled.output_tokens += calls.times * calls.output_tokens
+        expected += calls.times * cost(usage, model_of(calls.seat).prices)
+    worst = worst_cost_of_cell(plan, cell_no)
+    sampled.expected += min(expected, worst)
+    sampled.worst += worst
+
+
+def _expected_tokens(text: str) -> int:
+    return -(-len(text.encode()) // BYTES_PER_TOKEN) + MESSAGE_TOKENS
 
 
 FIND_PLAN = sql(

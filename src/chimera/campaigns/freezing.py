@@ -13,9 +13,13 @@ from decimal import Decimal
 from typing import Any
 
 from chimera.campaigns.checking import chain_name, chain_steps, check_plan, scorer_spec
+from chimera.campaigns.conversations.attacker import OUTPUT_TOKENS_MAX as ATTACKER_TOKENS_MAX
+from chimera.campaigns.conversations.bounds import worst_cost_of_cell
+from chimera.campaigns.conversations.freezing import strategy_facts
 from chimera.campaigns.dataset_rows import bring_prompts
 from chimera.campaigns.plan import BorrowedRows, RunPlan, freeze
 from chimera.campaigns.scorers import fingerprint as scorer_fingerprint
+from chimera.campaigns.scorers import judges_of
 from chimera.campaigns.suites.expanding import Expanded, expand_suites
 from chimera.campaigns.techniques import TECHNIQUES, TechniqueError
 from chimera.db import Tx
@@ -81,13 +85,10 @@ async def freeze_plan(tx: Tx, plan: CampaignPlan, settings: Settings) -> Frozen:
             tx, source.template_id, source.version_number, label=source.label
         )
         versions.append(await expand(tx, version))
-    targets = [
-        await _route_facts(tx, target, plan)
-        if target.route_id
-        else await _target_facts(tx, target.model_id, target.provider_key_id, plan)
-        for target in plan.targets
-    ]
-    frozen = await asyncio.to_thread(_frozen, plan, expanded, versions, pins, targets)
+    tokens = _output_tokens_max(plan)
+    targets = [await _facts_of(tx, target, tokens) for target in plan.targets]
+    seats = await _seats(tx, plan)
+    frozen = await asyncio.to_thread(_frozen, plan, expanded, versions, pins, targets, seats)
     checked = {source: _checked_rows(rows) for source, rows in enumerate(frozen.plan.rows)}
     await bring_prompts(
         tx,
@@ -97,6 +98,43 @@ async def freeze_plan(tx: Tx, plan: CampaignPlan, settings: Settings) -> Frozen:
     )  # fmt: skip
     await asyncio.to_thread(_check_prompts, frozen.plan, checked)
     return frozen
+
+
+async def _facts_of(tx: Tx, target: Target, tokens: int) -> dict[str, Any]:
+    """A model or a route, that may be asked for so many tokens."""
+    if target.route_id:
+        return await _route_facts(tx, target, tokens)
+    return await _target_facts(tx, target.model_id, target.provider_key_id, tokens)
+
+
+async def _seats(tx: Tx, plan: CampaignPlan) -> list[dict[str, Any]]:
+    """The attacker first, then the judges in the order of the scorer: targets as the others are."""
+    seats = []
+    if plan.strategy.HasField("crescendo"):
+        crescendo = plan.strategy.crescendo
+        seats.append(
+            {
+                "purpose": "attacker",
+                "path": "",
+                "cost_usd_max": crescendo.attacker_cost_usd_max,
+                "target": await _facts_of(tx, crescendo.attacker, ATTACKER_TOKENS_MAX),
+            }
+        )
+    for path, params in judges_of(scorer_spec(plan.scorer)):
+        judge = Target(
+            model_id=params["model_id"],
+            route_id=params["route_id"],
+            provider_key_id=params["provider_key_id"],
+        )
+        seats.append(
+            {
+                "purpose": "judge",
+                "path": path,
+                "cost_usd_max": params["cost_usd_max"],
+                "target": await _facts_of(tx, judge, params["output_tokens_max"]),
+            }
+        )
+    return seats
 
 
 def _check_size(
@@ -140,9 +178,10 @@ def _frozen(
     versions: Sequence[tuple[TemplateVersion, Sequence[Pin]]],
     datasets: Sequence[DatasetVersion | None],
     targets: Sequence[dict[str, Any]],
+    seats: Sequence[dict[str, Any]],
 ) -> Frozen:
     spec = scorer_spec(plan.scorer)
-    facts = {
+    facts: dict[str, Any] = {
         "format": 1,
         "prompts": [
             _prompt_facts(version, pins, source, dataset)
@@ -177,6 +216,10 @@ def _frozen(
         },
         "seed": plan.seed,
     }
+    if plan.HasField("strategy"):
+        facts["strategy"] = strategy_facts(plan.strategy, facts["prompts"])
+    if seats:
+        facts["seats"] = list(seats)
     body, plan_hash = freeze(facts)
     compiled = RunPlan(body)
     wanted = -(-compiled.cells_total // SHARDS_WANTED)
@@ -228,9 +271,9 @@ def _dataset_facts(version: DatasetVersion) -> dict[str, Any]:
     }
 
 
-async def _target_facts(tx: Tx, model_id: str, key_id: str, plan: CampaignPlan) -> dict[str, Any]:
+async def _target_facts(tx: Tx, model_id: str, key_id: str, tokens: int) -> dict[str, Any]:
     target = await get_target(tx, model_id)
-    if 0 < target.output_tokens_max < _output_tokens_max(plan):
+    if 0 < target.output_tokens_max < tokens:
         raise Invalid(
             "FIELD_INVALID",
             f"{target.name} writes at most {target.output_tokens_max} tokens.",
@@ -272,12 +315,12 @@ async def _target_facts(tx: Tx, model_id: str, key_id: str, plan: CampaignPlan) 
     }
 
 
-async def _route_facts(tx: Tx, target: Target, plan: CampaignPlan) -> dict[str, Any]:
+async def _route_facts(tx: Tx, target: Target, tokens: int) -> dict[str, Any]:
     """A version of a route; each of its models must be one the launch could send to directly."""
     route = await get_route(tx, target.route_id, target.route_version)
     steps = []
     for step in route.steps:
-        facts = await _target_facts(tx, step.model_id, step.provider_key_id, plan)
+        facts = await _target_facts(tx, step.model_id, step.provider_key_id, tokens)
         if step.timeout_s:
             facts["timeout_s"] = step.timeout_s
         steps.append({"model": facts, "weight": step.weight, "fallback_on": fallback_causes(step)})
@@ -346,6 +389,8 @@ def worst_cost_of(plan: RunPlan) -> Decimal:
 
 def _worst_cost(plan: RunPlan, cell_no: int) -> Decimal:
     try:
+        if plan.talk is not None:
+            return worst_cost_of_cell(plan, cell_no)
         prepared = plan.prepare(cell_no)
         return prepared.worst_cost + prepared.reserve
     except (TechniqueError, RenderError):

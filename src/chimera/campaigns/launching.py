@@ -67,6 +67,16 @@ INSERT_SHARDS = sql(
     """,
 )
 
+INSERT_SEATS = sql(
+    Nothing,
+    """
+    INSERT INTO campaigns.seats (run_id, seat_no, org_id, purpose, target_name, cost_max)
+    SELECT %(run_id)s, s.seat_no - 1, %(org_id)s, s.purpose, s.name, s.cost_max
+      FROM unnest(%(purposes)s::text[], %(names)s::text[], %(costs)s::numeric[])
+           WITH ORDINALITY AS s (purpose, name, cost_max, seat_no)
+    """,
+)
+
 START_CAMPAIGN = sql(
     Nothing,
     """
@@ -162,6 +172,7 @@ async def _insert_run(
         launched_by=tx.call.caller.user_id,
         api_key_id=tx.call.caller.api_key_id or None,
     )
+    await tx.name_run(run_id)  # its shards are many
     await tx.run(
         INSERT_PLAN,
         run_id=run_id,
@@ -178,6 +189,15 @@ async def _insert_run(
     await tx.run(
         INSERT_MONEY, run_id=run_id, org_id=org_id, budgeted=budgeted, **money_limits(limits)
     )
+    if plan.seats:
+        await tx.run(
+            INSERT_SEATS,
+            run_id=run_id,
+            org_id=org_id,
+            purposes=[seat.purpose for seat in plan.seats],
+            names=[seat.target.name for seat in plan.seats],
+            costs=[seat.cost_max for seat in plan.seats],
+        )
     await tx.run(
         INSERT_SHARDS,
         run_id=run_id,

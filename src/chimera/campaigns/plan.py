@@ -4,6 +4,9 @@ Stored as canonical JSON (sorted keys); its SHA-256 is the run's plan_hash, so a
 what was run. A cell is found by arithmetic:
 
     cell_no = ((prompt_no * techniques + technique_no) * targets + target_no) * repetitions + iteration
+
+With a strategy or a judge a cell is a conversation (conversations/): `talk` says what is asked next,
+and attackers and judges have seats, whose models follow those of the targets.
 """
 
 from __future__ import annotations
@@ -20,16 +23,31 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from chimera.campaigns.scorers import Judge, compile_scorer
+from chimera.campaigns.conversations.strategies import Strategy, read_strategy
+from chimera.campaigns.conversations.talk import MASK, Talk
+from chimera.campaigns.conversations.turns import Ask, Turn
+from chimera.campaigns.scorers import Judge, Panel, compile_scorer, judges_of
 from chimera.campaigns.techniques import Chain, Step, TechniqueError, compile_chain
 from chimera.providers.adapters import ChatRequest, Message
 from chimera.providers.pricing import Prices, prices_from_json, upper_bound_tokens, worst_cost
 from chimera.templates.rendering import Template, compile_template
 from chimera.templates.values import RenderError, Variable
 
+__all__ = [
+    "MASK",
+    "BorrowedRows",
+    "Cell",
+    "Model",
+    "Prepared",
+    "Prompt",
+    "RunPlan",
+    "Seat",
+    "Target",
+    "freeze",
+    "row_count",
+]
+
 PROMPTS_KEPT = 512
-# What stands for a secret value wherever results are kept.
-MASK = "[secret]"
 
 
 class Cell(NamedTuple):
@@ -40,6 +58,10 @@ class Cell(NamedTuple):
     technique_no: int
     target_no: int
     iteration: int
+
+
+# Of attackers and judges: what their provider takes by itself, for some take nothing else.
+PLAIN_GENERATION: Mapping[str, Any] = {"temperature": None, "top_p": None, "stop": ()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +79,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A cell ready to be sent."""
+    """A cell ready to be sent; of a conversation, its next call (`ask`) after the turns before."""
 
     cell: Cell
     prompt: Prompt
@@ -67,6 +89,8 @@ class Prepared:
     worst_tokens: int  # in and out, as far as a call may go
     model_no: int = 0
     reserve: Decimal = Decimal(0)  # what the models its route has left may cost after this one
+    ask: Ask | None = None
+    before: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +129,17 @@ class Target:
     @property
     def is_route(self) -> bool:
         return bool(self.fallbacks)
+
+
+@dataclass(frozen=True)
+class Seat:
+    """An attacker or a judge. path: of a judge, its place in the scorer. cost_max: over the run."""
+
+    seat_no: int
+    purpose: str
+    target: Target
+    path: str
+    cost_max: Decimal | None
 
 
 class BorrowedRows(Sequence[dict[str, Any]]):
@@ -156,12 +191,29 @@ class RunPlan:
         ]
         self.models: list[Model] = []
         self.targets = [self._target(target) for target in facts["targets"]]
-        self.has_routes = any(target.is_route for target in self.targets)
+        self.target_models = len(self.models)
+        self.seats = [
+            self._seat(number, seat) for number, seat in enumerate(facts.get("seats", ()))
+        ]
+        # By model_no, whose it is.
+        self.owners: list[Target] = [
+            target
+            for target in [*self.targets, *(seat.target for seat in self.seats)]
+            for _ in target.model_nos
+        ]
+        self.has_routes = any(target.is_route for target in self.owners)
         self.repetitions: int = facts["repetitions"]
         self.judge: Judge = compile_scorer(facts["scorer"])
         self.seed: int = facts["seed"]
         self.generation: dict[str, Any] = facts["generation"]
+        self.talk: Talk | None = None
+        if "strategy" in facts or self.seats:
+            strategy = read_strategy(facts.get("strategy"))
+            panel = Panel(facts["scorer"]) if judges_of(facts["scorer"]) else None
+            self.talk = Talk(self, strategy, panel)
+            self.scripts = [_script(source, strategy) for source in self.sources]
         self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
+        self.shown_prompt = lru_cache(PROMPTS_KEPT)(self._shown_prompt)
         self.transformed = lru_cache(PROMPTS_KEPT)(self._transformed)
 
     @property
@@ -192,15 +244,34 @@ class RunPlan:
             tuple(frozenset(step["fallback_on"]) for step in facts["steps"]),
         )
 
-    def order(self, cell_no: int) -> tuple[int, ...]:
+    def _seat(self, seat_no: int, facts: dict[str, Any]) -> Seat:
+        cost_max = Decimal(facts["cost_usd_max"]) if facts["cost_usd_max"] else None
+        target = self._target(facts["target"])
+        return Seat(seat_no, facts["purpose"], target, facts["path"], cost_max)
+
+    def seat_of(self, model_no: int) -> int:
+        """Whose seat a model is at; of a target's model, none: LookupError."""
+        return next(s.seat_no for s in self.seats if model_no in s.target.model_nos)
+
+    def seat_by_path(self, path: str) -> Seat:
+        """The judge at this place of the scorer."""
+        return next(seat for seat in self.seats if seat.purpose == "judge" and seat.path == path)
+
+    def asked(self, cell_no: int, seat: int | None) -> Target:
+        """Whom a call of a cell goes to: its own target, or who sits there."""
+        if seat is None:
+            return self.targets[self.cell(cell_no).target_no]
+        return self.seats[seat].target
+
+    def order(self, cell_no: int, seat: int | None = None) -> tuple[int, ...]:
         """The models a cell tries, first to last. Of a weighted route it is drawn by weight, from
         the seed and the cell's number alone (Efraimidis and Spirakis, Information Processing
         Letters 97 (2006), 181)."""
-        target = self.targets[self.cell(cell_no).target_no]
+        target = self.asked(cell_no, seat)
         if not target.weights:
             return target.model_nos
         drawn = [
-            math.log((self._seed(f"route/{cell_no}/{step}") + 1) / 2**64) / weight
+            math.log((self.seed_at(f"route/{cell_no}/{step}") + 1) / 2**64) / weight
             for step, weight in enumerate(target.weights)
         ]
         steps = sorted(range(len(drawn)), key=drawn.__getitem__, reverse=True)
@@ -208,7 +279,7 @@ class RunPlan:
 
     def falls_back(self, cell_no: int, model_no: int, cause: str) -> bool:
         """Whether the step of this model says that for this cause the next one is tried."""
-        target = self.targets[self.cell(cell_no).target_no]
+        target = self.owners[model_no]
         return target.is_route and cause in target.fallbacks[model_no - target.model_nos[0]]
 
     def place(self, prompt_no: int) -> tuple[int, int]:
@@ -217,16 +288,14 @@ class RunPlan:
         return source, prompt_no - self.starts[source]
 
     def _prompt(self, prompt_no: int) -> Prompt:
-        source, row_no = self.place(prompt_no)
-        template = self.templates[source]
-        row = self.rows[source][row_no]
+        template, row = self._source(prompt_no)
         texts = template.texts(row)
         messages = tuple(template.fill(texts, row))
         return Prompt(messages, subject_of(messages), texts)
 
     def _transformed(self, prompt_no: int, technique_no: int, iteration: int) -> str:
         """Targets share it: what differs between two targets is never the prompt."""
-        seed = self._seed(f"{prompt_no}/{technique_no}/{iteration}")
+        seed = self.seed_at(f"{prompt_no}/{technique_no}/{iteration}")
         return self.chains[technique_no].apply(self.prompt(prompt_no).text, seed)
 
     def masked(self, cell: Cell, *texts: str) -> tuple[str, ...]:
@@ -234,49 +303,89 @@ class RunPlan:
         prompt, and `texts` said about it. The prompt is made again with masks in place of the values,
         so that no technique encodes one; in the texts the values themselves are masked. Empty when
         there is nothing to mask."""
-        source, _row_no = self.place(cell.prompt_no)
-        secrets = self.templates[source].secrets
-        if not secrets:
+        if not self.templates[self.place(cell.prompt_no)[0]].secrets:
             return ()
+        prompt = self.shown_prompt(cell.prompt_no).text
+        seed = self.seed_at(f"{cell.prompt_no}/{cell.technique_no}/{cell.iteration}")
         try:
-            messages, transformed = self._masked_messages(cell)
-            prompt = messages[subject_of(messages)][1]
-        except (TechniqueError, RenderError):
-            prompt = transformed = MASK  # a loop over a secret list, say
-        hidden = {self.prompt(cell.prompt_no).variables[name] for name in secrets} - {""}
-        for value in sorted(hidden, key=len, reverse=True):
-            texts = tuple(text.replace(value, MASK) for text in texts)
-        return (prompt, transformed, *texts)
+            transformed = self.chains[cell.technique_no].apply(prompt, seed)
+        except TechniqueError:
+            transformed = MASK
+        return (prompt, transformed, *(self.mask(cell.prompt_no, text) for text in texts))
 
-    def _masked_messages(self, cell: Cell) -> tuple[list[tuple[str, str]], str]:
-        """The prompt with masks in place of secret values, and its transformed subject."""
-        source, row_no = self.place(cell.prompt_no)
-        template = self.templates[source]
-        variables = self.prompt(cell.prompt_no).variables
-        row = self.rows[source][row_no]
-        messages = template.fill(
-            {**variables, **dict.fromkeys(template.secrets, MASK)},
-            {name: MASK if name in template.secrets else value for name, value in row.items()},
-        )
-        seed = self._seed(f"{cell.prompt_no}/{cell.technique_no}/{cell.iteration}")
-        subject = messages[subject_of(messages)][1]
-        return messages, self.chains[cell.technique_no].apply(subject, seed)
+    def mask(self, prompt_no: int, text: str) -> str:
+        """A text with a mask for each value of a secret variable."""
+        secrets = self.templates[self.place(prompt_no)[0]].secrets
+        if secrets:
+            variables = self.prompt(prompt_no).variables
+            values = sorted(filter(None, (variables[name] for name in secrets)), key=len)
+            for value in reversed(values):
+                text = text.replace(value, MASK)
+        return text
+
+    def _shown_prompt(self, prompt_no: int) -> Prompt:
+        """The prompt as it may be kept, and shown to others than its target: made again with masks
+        in place of secret values."""
+        template, row = self._source(prompt_no)
+        prompt = self.prompt(prompt_no)
+        if not template.secrets:
+            return prompt
+        texts, values = self._shown(template, prompt, row)
+        try:
+            messages = tuple(template.fill(texts, values))
+        except RenderError:  # a loop over a secret list, say
+            messages = tuple((role, MASK) for role, _text in prompt.messages)
+        return Prompt(messages, subject_of(messages), texts)
+
+    def _shown(
+        self, template: Template, prompt: Prompt, row: Mapping[str, Any]
+    ) -> tuple[dict[str, str], dict[str, Any]]:
+        hidden = template.secrets
+        texts = {**prompt.variables, **dict.fromkeys(hidden, MASK)}
+        return texts, {name: MASK if name in hidden else value for name, value in row.items()}
 
     def shown_messages(self, cell_no: int) -> list[tuple[str, str]]:
         """The messages of a cell as (role, text), as they were sent but for secret values."""
         cell = self.cell(cell_no)
-        source, _row_no = self.place(cell.prompt_no)
-        if not self.templates[source].secrets:
+        masked = self.masked(cell)
+        if not masked:
             return [(one.role, one.content) for one in self.prepare(cell_no).request.messages]
-        try:
-            messages, transformed = self._masked_messages(cell)
-        except (TechniqueError, RenderError):
-            return [(role, MASK) for role, _text in self.prompt(cell.prompt_no).messages]
-        subject = subject_of(messages)
-        messages[subject] = (messages[subject][0], transformed)
-        return messages
+        shown = self.shown_prompt(cell.prompt_no)
+        return [
+            (role, masked[1] if place == shown.subject else text)
+            for place, (role, text) in enumerate(shown.messages)
+        ]
 
-    def _seed(self, place: str) -> int:
+    def _source(self, prompt_no: int) -> tuple[Template, dict[str, Any]]:
+        """Its template, and its row."""
+        source, row_no = self.place(prompt_no)
+        return self.templates[source], self.rows[source][row_no]
+
+    def holds(self, prompt_no: int) -> bool:
+        """Whether a prompt can be made: its row is in the plan, or was brought in."""
+        source, row_no = self.place(prompt_no)
+        rows = self.rows[source]
+        return not isinstance(rows, BorrowedRows) or row_no in rows.kept
+
+    def script(self, prompt_no: int) -> list[str]:
+        """The follow-up messages of the strategy, filled in. Raises RenderError."""
+        script = self.scripts[self.place(prompt_no)[0]]
+        row = self._source(prompt_no)[1]
+        return [text for _role, text in script.fill(self.prompt(prompt_no).variables, row)]
+
+    def shown_script(self, prompt_no: int) -> list[str]:
+        """The same as they may be kept."""
+        template, row = self._source(prompt_no)
+        if not template.secrets:
+            return self.script(prompt_no)
+        script = self.scripts[self.place(prompt_no)[0]]
+        texts, values = self._shown(template, self.prompt(prompt_no), row)
+        try:
+            return [text for _role, text in script.fill(texts, values)]
+        except RenderError:
+            return [MASK] * len(self.script(prompt_no))
+
+    def seed_at(self, place: str) -> int:
         digest = hashlib.sha256(f"{self.seed}/{place}".encode()).digest()
         return int.from_bytes(digest[:8])
 
@@ -300,17 +409,43 @@ class RunPlan:
             temperature=generation["temperature"],
             top_p=generation["top_p"],
             # 31 bits: what every provider's seed field takes.
-            seed=self._seed(f"{cell.prompt_no}/{cell.iteration}") & 0x7FFF_FFFF,
+            seed=self.seed_at(f"{cell.prompt_no}/{cell.iteration}") & 0x7FFF_FFFF,
             stop=tuple(generation["stop"]),
         )
-        bound = sum(upper_bound_tokens(message.content) for message in messages)
-        output = generation["output_tokens_max"]
-        worst = worst_cost(bound, output, model.prices)
-        later = [worst_cost(bound, output, self.models[no].prices) for no in order[step + 1 :]]
-        reserve = sum(later, Decimal(0))
-        return Prepared(
-            cell, prompt, transformed, request, worst, bound + output, order[step], reserve
+        bound, worst, reserve = self._worst(messages, generation["output_tokens_max"], order, step)
+        return Prepared(cell, prompt, transformed, request, worst, bound, order[step], reserve)
+
+    def prepare_ask(
+        self, cell_no: int, ask: Ask, before: tuple[Turn, ...], step: int = 0
+    ) -> Prepared:
+        """The next call of a conversation, for a step of the order of whom it goes to."""
+        cell = self.cell(cell_no)
+        order = self.order(cell_no, ask.seat)
+        generation = self.generation if ask.seat is None else PLAIN_GENERATION
+        request = ChatRequest(
+            model=self.models[order[step]].model,
+            messages=ask.messages,
+            max_tokens=ask.output_tokens_max,
+            temperature=generation["temperature"],
+            top_p=generation["top_p"],
+            seed=ask.seed,
+            stop=tuple(generation["stop"]),
         )
+        bound, worst, reserve = self._worst(ask.messages, ask.output_tokens_max, order, step)
+        prompt = self.prompt(cell.prompt_no)
+        model_no = order[step]
+        return Prepared(
+            cell, prompt, ask.request, request, worst, bound, model_no, reserve, ask, before
+        )
+
+    def _worst(
+        self, messages: Sequence[Message], output: int, order: Sequence[int], step: int
+    ) -> tuple[int, Decimal, Decimal]:
+        """What a call can take in tokens, what it can cost, and those its route may make after it."""
+        bound = sum(upper_bound_tokens(message.content) for message in messages)
+        worst = worst_cost(bound, output, self.models[order[step]].prices)
+        later = [worst_cost(bound, output, self.models[no].prices) for no in order[step + 1 :]]
+        return bound + output, worst, sum(later, Decimal(0))
 
 
 def subject_of(messages: Sequence[tuple[str, str]]) -> int:
@@ -327,11 +462,19 @@ def _rows(source: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
 
 
 def _template(source: Mapping[str, Any]) -> Template:
-    variables = [
+    return compile_template([(role, text) for role, text in source["messages"]], _variables(source))
+
+
+def _variables(source: Mapping[str, Any]) -> list[Variable]:
+    return [
         Variable(**{**variable, "choices": tuple(variable["choices"])})
         for variable in source["variables"]
     ]
-    return compile_template([(role, text) for role, text in source["messages"]], variables)
+
+
+def _script(source: Mapping[str, Any], strategy: Strategy) -> Template:
+    """The follow-up messages over the variables of a source. Raises RenderError."""
+    return compile_template([("user", text) for text in strategy.messages], _variables(source))
 
 
 def _model(facts: Mapping[str, Any]) -> Model:

@@ -51,30 +51,46 @@ READ_ORIGIN = sql(
     """,
 )
 
-# The wanted cells, evenly over shards. Of shards that were not finished also those without a result.
+# Cells that a limit or somebody left out have no rows. Shards without any result are taken over whole;
+# the other wanted cells go evenly over new ones: those whose result is wanted again, and those without.
 INSERT_SHARDS = sql(
     dict,
     """
-    WITH wanted AS (
+    WITH unfinished AS MATERIALIZED (
+        SELECT s.first_cell, s.cells, s.wanted, r.recorded > 0 AS begun
+          FROM campaigns.shards s
+         CROSS JOIN LATERAL (
+            SELECT count(*) AS recorded FROM campaigns.executions e
+             WHERE e.run_id = %(origin)s AND e.cell_no >= s.first_cell
+               AND e.cell_no < s.first_cell + s.cells) r
+         WHERE s.run_id = %(origin)s AND 'skipped' = ANY(%(states)s::text[])
+           AND r.recorded < COALESCE(cardinality(s.wanted), s.cells)
+    ), scattered AS (
         SELECT e.cell_no FROM campaigns.executions e
          WHERE e.run_id = %(origin)s AND e.state = ANY(%(states)s::text[])
         UNION ALL
         SELECT c.cell_no
-          FROM campaigns.shards s
+          FROM unfinished u
          CROSS JOIN LATERAL (
-            SELECT unnest(s.wanted) AS cell_no
+            SELECT unnest(u.wanted) AS cell_no
              UNION ALL
-            SELECT generate_series(s.first_cell, s.first_cell + s.cells - 1) WHERE s.wanted IS NULL) c
-         WHERE s.run_id = %(origin)s AND s.state = 'open' AND 'skipped' = ANY(%(states)s::text[])
+            SELECT generate_series(u.first_cell, u.first_cell + u.cells - 1) WHERE u.wanted IS NULL) c
+         WHERE u.begun
            AND NOT EXISTS (SELECT FROM campaigns.executions e
                             WHERE e.run_id = %(origin)s AND e.cell_no = c.cell_no)
     ), placed AS (
-        SELECT cell_no, (row_number() OVER (ORDER BY cell_no) - 1) / %(size)s::int AS shard_no FROM wanted
+        SELECT cell_no, (row_number() OVER (ORDER BY cell_no) - 1) / %(size)s::int AS part FROM scattered
+    ), ranges AS (
+        SELECT min(cell_no) AS first_cell, max(cell_no) - min(cell_no) + 1 AS cells,
+               CASE WHEN count(*) < max(cell_no) - min(cell_no) + 1
+                    THEN array_agg(cell_no ORDER BY cell_no) END AS wanted
+          FROM placed GROUP BY part
+        UNION ALL
+        SELECT first_cell, cells, wanted FROM unfinished WHERE NOT begun
     ), made AS (
         INSERT INTO campaigns.shards (run_id, shard_no, org_id, first_cell, cells, wanted)
-        SELECT %(run_id)s, shard_no, %(org_id)s, min(cell_no), max(cell_no) - min(cell_no) + 1,
-               CASE WHEN count(*) < max(cell_no) - min(cell_no) + 1 THEN array_agg(cell_no ORDER BY cell_no) END
-          FROM placed GROUP BY shard_no
+        SELECT %(run_id)s, row_number() OVER (ORDER BY first_cell) - 1, %(org_id)s, first_cell, cells, wanted
+          FROM ranges
         RETURNING cells, wanted
     )
     SELECT count(*)::int AS shards, COALESCE(sum(COALESCE(cardinality(wanted), cells)), 0)::bigint AS cells
@@ -88,9 +104,17 @@ INSERT_RUN = sql(
     INSERT INTO campaigns.runs
         (id, org_id, campaign_id, cells_total, shards_total, concurrency, attempts_max, priority, launched_by,
          api_key_id, origins)
-    SELECT %(id)s, org_id, campaign_id, %(cells)s, %(shards)s, concurrency, attempts_max, priority,
+    SELECT %(id)s, org_id, campaign_id, cells_total, shards_total, concurrency, attempts_max, priority,
            %(launched_by)s, %(api_key_id)s, %(origins)s::uuid[]
       FROM campaigns.runs WHERE id = %(origin)s
+    """,
+)
+
+# What its shards add up to: they can be made only of a run that is there.
+SET_SIZE = sql(
+    Nothing,
+    """
+    UPDATE campaigns.runs SET cells_total = %(cells)s, shards_total = %(shards)s WHERE id = %(id)s
     """,
 )
 
@@ -109,8 +133,21 @@ INSERT_PLAN = sql(
 INSERT_MONEY = sql(
     Nothing,
     """
-    INSERT INTO campaigns.run_money (run_id, org_id, cost_max, budgeted)
-    SELECT %(id)s, org_id, cost_max, %(budgeted)s FROM campaigns.run_money WHERE run_id = %(origin)s
+    INSERT INTO campaigns.run_money (run_id, org_id, cost_max, budgeted, executions_max, tokens_max,
+        wall_time_s, error_share_max, error_cells_min, interval_width_max)
+    SELECT %(id)s, org_id, cost_max, %(budgeted)s, executions_max, tokens_max, wall_time_s,
+           error_share_max, error_cells_min, interval_width_max
+      FROM campaigns.run_money WHERE run_id = %(origin)s
+    """,
+)
+
+# Who sits in on conversations, each with its own limit again.
+INSERT_SEATS = sql(
+    Nothing,
+    """
+    INSERT INTO campaigns.seats (run_id, seat_no, org_id, purpose, target_name, cost_max)
+    SELECT %(id)s, seat_no, org_id, purpose, target_name, cost_max
+      FROM campaigns.seats WHERE run_id = %(origin)s
     """,
 )
 
@@ -136,6 +173,15 @@ async def rerun_failed(tx: Tx, request: RerunFailedRequest) -> tuple[Campaign, R
     plan = await asyncio.to_thread(RunPlan, bytes(facts["plan"]))
     budgeted = await _admit(tx, campaign, plan)
     run_id = new_id(await tx.one(NOW))  # type: ignore[arg-type]  # a timestamptz is a datetime
+    copied = {"id": run_id, "origin": origin.id}
+    await tx.run(
+        INSERT_RUN,
+        **copied,
+        launched_by=tx.call.caller.user_id,
+        api_key_id=tx.call.caller.api_key_id or None,
+        origins=facts["origins"],
+    )
+    await tx.name_run(run_id)
     wanted = await tx.one(
         INSERT_SHARDS,
         run_id=run_id,
@@ -146,18 +192,10 @@ async def rerun_failed(tx: Tx, request: RerunFailedRequest) -> tuple[Campaign, R
     )
     if wanted is None or not wanted["cells"]:
         raise NotReady("NOTHING_TO_RERUN", "Every such cell of the run has its result.")
-    copied = {"id": run_id, "origin": origin.id}
-    await tx.run(
-        INSERT_RUN,
-        **copied,
-        cells=wanted["cells"],
-        shards=wanted["shards"],
-        launched_by=tx.call.caller.user_id,
-        api_key_id=tx.call.caller.api_key_id or None,
-        origins=facts["origins"],
-    )
+    await tx.run(SET_SIZE, id=run_id, cells=wanted["cells"], shards=wanted["shards"])
     await tx.run(INSERT_PLAN, **copied)
     await tx.run(INSERT_MONEY, **copied, budgeted=budgeted)
+    await tx.run(INSERT_SEATS, **copied)
     await tx.run(START_CAMPAIGN, campaign_id=campaign.id, run_id=run_id)
     for _ in range(min(RINGS_MAX, wanted["shards"])):
         await outbox.enqueue(tx, "drive_runs", run_id=run_id)
@@ -238,6 +276,8 @@ async def summarise_with_origins(tx: Tx, run_id: str) -> GetRunSummaryResponse:
     count; what the others cost is in the runs they belong to. Raises NotFound(RUN_NOT_FOUND)."""
     run = await get_run(tx, run_id)
     line = await tx.all(LIST_LINE, run_id=run_id)
+    for origin_id in line:
+        await tx.name_run(origin_id)
     rows = await tx.all(LIST_LATEST, runs=line)
     latencies = {
         (row["technique_no"], row["target_no"]): row

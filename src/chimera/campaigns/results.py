@@ -12,6 +12,7 @@ from chimera.campaigns.dataset_rows import bring_rows, keep_rows
 from chimera.campaigns.plan import RunPlan
 from chimera.campaigns.runs import LIVE, add_waiting, get_run
 from chimera.campaigns.skipped import asks_for_skipped, find_skipped, list_skipped
+from chimera.campaigns.transcripts import list_turns, messages_of_turn
 from chimera.db import Database, Tx, sql
 from chimera.faults import NotFound
 from chimera.paging import Pages
@@ -44,7 +45,7 @@ LIST_EXECUTIONS = sql(
            e.finish_reason,
            e.is_successful, e.success_score::float8 AS success_score, e.verdict_reason, e.error_kind,
            e.attempts, e.latency_ms, e.input_tokens, e.output_tokens, e.cost AS cost_usd,
-           e.started_at, e.recorded_at
+           e.started_at, e.recorded_at, e.turn_count, e.decided_turn_no, e.ended_by
       FROM campaigns.executions e JOIN campaigns.run_plans p ON p.run_id = e.run_id
      CROSS JOIN LATERAL (SELECT COALESCE(p.model_names[e.model_no + 1],
                                          p.target_names[e.target_no + 1]) AS name) u
@@ -78,7 +79,7 @@ LIST_ATTEMPTS = sql(
     SELECT a.attempt_no, a.state, a.error_kind, a.error_message, a.http_status, a.latency_ms,
            a.worst_cost AS worst_cost_usd, a.cost AS cost_usd, a.sent_at, a.settled_at,
            split_part(u.name, '/', 1) AS provider_used,
-           substr(u.name, strpos(u.name, '/') + 1) AS model_used
+           substr(u.name, strpos(u.name, '/') + 1) AS model_used, a.purpose
       FROM campaigns.attempts a JOIN campaigns.run_plans p ON p.run_id = a.run_id
      CROSS JOIN LATERAL (SELECT COALESCE(p.model_names[a.model_no + 1],
                                          p.target_names[%(target_no)s::int + 1]) AS name) u
@@ -115,6 +116,20 @@ MORE_TO_COME = sql(
 )
 
 OVER_FOR_GOOD = ("completed", "failed")
+
+IS_RECORDED = sql(
+    bool,
+    """
+    SELECT EXISTS (SELECT FROM campaigns.executions
+                    WHERE run_id = %(run_id)s AND cell_no = %(cell_no)s)
+    """,
+)
+
+
+async def check_recorded(tx: Tx, run_id: str, cell_no: int) -> None:
+    """Raises NotFound(EXECUTION_NOT_FOUND)."""
+    if not await tx.one(IS_RECORDED, run_id=run_id, cell_no=cell_no):
+        raise NotFound("EXECUTION_NOT_FOUND", "This cell has no result (yet).")
 
 
 async def list_executions(
@@ -168,8 +183,12 @@ def _compiled(body: bytes) -> RunPlan:
     return RunPlan(body)
 
 
-async def get_execution(tx: Tx, run_id: str, cell_no: int) -> GetExecutionResponse:
-    """One result, its attempts, and the messages as they were sent, made again from the plan."""
+async def get_execution(
+    tx: Tx, run_id: str, cell_no: int, turns_after: int = 0
+) -> GetExecutionResponse:
+    """One result, its attempts, and the messages as they were sent, made again from the plan with
+    secret values masked; of a conversation also its turns after `turns_after`, as many as fit into
+    a message."""
     run = await get_run(tx, run_id)
     found = await _executions_of(tx, run_id, [cell_no])
     if not found:
@@ -180,10 +199,14 @@ async def get_execution(tx: Tx, run_id: str, cell_no: int) -> GetExecutionRespon
     body = await tx.one(GET_PLAN, run_id=run_id)
     assert body is not None
     plan = _compiled(body)
-    sent: list[tuple[str, str]] = []
-    if found[0].transformed_prompt:
+    turns, more_after = await list_turns(tx, run_id, cell_no, turns_after)
+    sent: Sequence[tuple[str, str]] = []
+    if plan.talk is not None or found[0].transformed_prompt:
         await bring_rows(tx, plan, [cell_no])
-        sent = plan.shown_messages(cell_no)
+        if plan.talk is not None:
+            sent = await messages_of_turn(tx, plan, run_id, cell_no, found[0].decided_turn_no)
+        else:
+            sent = plan.shown_messages(cell_no)
         keep_rows(plan, ())
     attempts: list[Attempt] = await tx.all(
         LIST_ATTEMPTS, run_id=run_id, cell_no=cell_no, target_no=found[0].target_no
@@ -194,6 +217,8 @@ async def get_execution(tx: Tx, run_id: str, cell_no: int) -> GetExecutionRespon
         messages=[
             PromptMessage(role=f"MESSAGE_ROLE_{role.upper()}", text=text) for role, text in sent
         ],
+        turns=turns,
+        more_turns_after=more_after,
     )
 
 
@@ -228,6 +253,7 @@ async def watch_run(
             executions = []
             if request.include_executions:
                 async with db.look(call) as tx:
+                    await tx.name_run(request.run_id)
                     executions = await _executions_of(tx, request.run_id, cells)
             position = news[cells[-1]]
             yield WatchRunResponse(

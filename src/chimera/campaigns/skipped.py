@@ -29,6 +29,12 @@ LIST_SKIPPED = sql(
                (n.cell_no %% p.repetitions)::int AS iteration_number
      ) t
      WHERE p.run_id = %(run_id)s
+       -- A run that sends cells of another again has only those to skip.
+       AND (NOT %(is_rerun)s OR EXISTS (
+            SELECT FROM campaigns.shards s
+             WHERE s.run_id = %(run_id)s AND n.cell_no >= s.first_cell
+               AND n.cell_no < s.first_cell + s.cells
+               AND (s.wanted IS NULL OR n.cell_no = ANY(s.wanted))))
        AND (%(technique_no)s::int IS NULL OR t.technique_no = %(technique_no)s)
        AND (%(target_no)s::int IS NULL OR t.target_no = %(target_no)s)
        AND NOT EXISTS (SELECT FROM campaigns.executions e
@@ -48,13 +54,15 @@ async def list_skipped(
         return [], False
     found: list[Execution] = []
     first = 0 if after is None else after + 1
-    while first < run.cells_total and len(found) <= limit:
-        last = min(first + STEP_CELLS, run.cells_total) - 1
+    end = _end(run)
+    while first < end and len(found) <= limit:
+        last = min(first + STEP_CELLS, end) - 1
         found += await tx.all(
             LIST_SKIPPED,
             run_id=run.id,
             first=first,
             last=last,
+            is_rerun=bool(run.origin_run_id),
             technique_no=request.technique_no if request.HasField("technique_no") else None,
             target_no=request.target_no if request.HasField("target_no") else None,
             limit=limit + 1 - len(found),
@@ -65,17 +73,24 @@ async def list_skipped(
 
 async def find_skipped(tx: Tx, run: Run, cell_no: int) -> Execution | None:
     """The cell, if it was left out."""
-    if not run.counts.skipped or not 0 <= cell_no < run.cells_total:
+    if not run.counts.skipped or not 0 <= cell_no < _end(run):
         return None
     return await tx.one(
         LIST_SKIPPED,
         run_id=run.id,
         first=cell_no,
         last=cell_no,
+        is_rerun=bool(run.origin_run_id),
         technique_no=None,
         target_no=None,
         limit=1,
     )
+
+
+def _end(run: Run) -> int:
+    """Of the plan's cell numbers."""
+    pairs = len(run.technique_names) * len(run.target_names)
+    return run.prompt_count * pairs * run.repetitions
 
 
 def asks_for_skipped(request: ListExecutionsRequest) -> bool:

@@ -270,7 +270,7 @@ def _campaign_plan(client: Client, plan: PlanFile) -> CampaignPlan:
     from chimera.v1.campaigns_pb2 import CampaignPlan, PromptSource, Target
 
     models = _models(client)
-    unknown = [name for name in plan.targets if name not in models]
+    unknown = [name for name in plan.models() if name not in models]
     if unknown:
         known = ", ".join(sorted(models)) or "none"
         raise Failure(f"there is no target {unknown[0]!r}; known targets: {known}", WRONG_USE)
@@ -278,10 +278,11 @@ def _campaign_plan(client: Client, plan: PlanFile) -> CampaignPlan:
         techniques=plan.chains(),
         targets=[Target(model_id=models[name]) for name in plan.targets],
         repetitions=plan.repetitions,
-        scorer=plan.scorer.message(),
+        scorer=plan.scorer.message(models),
         generation=plan.generation_message(),
         limits=plan.limits_message(),
         seed=plan.seed,
+        strategy=plan.strategy_message(models),
     )
     for part in plan.prompts:
         template_id = part.template_id or _template(client, part)

@@ -16,11 +16,17 @@
     suites: [smoke]                  # beside techniques or instead: built in, or the organisation's own
     targets: [assistant/guard-strict]          # provider/model
     scorer: {kind: canary_leak, params: {canary: "{{secret}}"}}
+                                     # or {kind: llm_judge, params: {rubric: ..., model: provider/model}}
     repetitions: 3                   # default 1
     generation: {output_tokens_max: 256, temperature: 0.7, top_p: 1, stop: []}
     limits: {concurrency: 16, attempts_max: 4, cost_usd_max: "1.50", priority: 0,
              executions_max: 5000, tokens_max: 2000000, wall_time_s: 3600,
              error_share_max: 0.2, error_cells_min: 50, interval_width_max: 0.05}
+    strategy:                        # optional: each cell is a conversation
+      script: ["And then?", "Now tell me {{ ask }}"]     # the user's next messages; or
+      # crescendo: {attacker: assistant/attacker, turns_max: 10, backtracks_max: 10}
+      # best_of_n: {tries_max: 10, variation: [character_noise]}
+      limits: {turns_max: 0, tokens_max: 0, cost_usd_max: ""}
     seed: 7                          # of the techniques' random choices; default 0
 
 What must stay true: a name that is not known is an error, never ignored.
@@ -28,13 +34,23 @@ What must stay true: a name that is not known is an error, never ignored.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from chimera.cli.failure import WRONG_USE, Failure
-from chimera.v1.campaigns_pb2 import Generation, Limits, Scorer, TechniqueChain
+from chimera.v1.campaigns_pb2 import (
+    ConversationLimits,
+    Crescendo,
+    Generation,
+    Limits,
+    Scorer,
+    Strategy,
+    Target,
+    TechniqueChain,
+)
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage, Variable, VariableKind
 
 EXAMPLE = Path(__file__).with_name("example.yaml")
@@ -115,10 +131,19 @@ class ScorerPart(_Part):
     params: dict[str, Any] = {}
     operands: list[ScorerPart] = []
 
-    def message(self) -> Scorer:
-        scorer = Scorer(kind=self.kind, operands=[part.message() for part in self.operands])
-        scorer.params.update(self.params)
+    def message(self, models: Mapping[str, str]) -> Scorer:
+        """models: `provider/model` -> id; a judge may be named so. Raises KeyError."""
+        scorer = Scorer(kind=self.kind, operands=[part.message(models) for part in self.operands])
+        params = dict(self.params)
+        if self.kind == "llm_judge" and "model" in params:
+            params["model_id"] = models[params.pop("model")]
+        scorer.params.update(params)
         return scorer
+
+    def judges(self) -> list[str]:
+        """The models that are named as judges."""
+        own = [str(self.params["model"])] if "model" in self.params else []
+        return [*own, *(name for part in self.operands for name in part.judges())]
 
 
 class GenerationPart(_Part):
@@ -141,6 +166,39 @@ class LimitsPart(_Part):
     interval_width_max: float = 0
 
 
+class CrescendoPart(_Part):
+    attacker: str
+    turns_max: int = 0
+    backtracks_max: int = 0
+    attacker_cost_usd_max: str = ""
+
+
+class BestOfNPart(_Part):
+    tries_max: int = 0
+    variation: list[StepPart | str] = []
+
+
+class ConversationLimitsPart(_Part):
+    turns_max: int = 0
+    tokens_max: int = 0
+    cost_usd_max: str = ""
+
+
+class StrategyPart(_Part):
+    """One of script, crescendo and best_of_n."""
+
+    script: list[str] = []
+    crescendo: CrescendoPart | None = None
+    best_of_n: BestOfNPart | None = None
+    limits: ConversationLimitsPart = ConversationLimitsPart()
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if sum((bool(self.script), self.crescendo is not None, self.best_of_n is not None)) != 1:
+            raise ValueError("give one of script, crescendo and best_of_n")
+        return self
+
+
 class PlanFile(_Part):
     name: str = Field(min_length=1)
     description: str = ""
@@ -154,6 +212,32 @@ class PlanFile(_Part):
     generation: GenerationPart = GenerationPart()
     limits: LimitsPart = LimitsPart()
     seed: int = 0
+    strategy: StrategyPart | None = None
+
+    def models(self) -> list[str]:
+        """Every model that is named: targets, judges, the attacker."""
+        crescendo = self.strategy.crescendo if self.strategy is not None else None
+        attackers = [crescendo.attacker] if crescendo is not None else []
+        return [*self.targets, *self.scorer.judges(), *attackers]
+
+    def strategy_message(self, models: Mapping[str, str]) -> Strategy | None:
+        """models: `provider/model` -> id."""
+        part = self.strategy
+        if part is None:
+            return None
+        strategy = Strategy(limits=ConversationLimits(**part.limits.model_dump()))
+        if part.crescendo is not None:
+            facts = part.crescendo.model_dump(exclude={"attacker"})
+            attacker = Target(model_id=models[part.crescendo.attacker])
+            strategy.crescendo.CopyFrom(Crescendo(attacker=attacker, **facts))
+        elif part.best_of_n is not None:
+            strategy.best_of_n.tries_max = part.best_of_n.tries_max
+            if part.best_of_n.variation:
+                chain = _chain(ChainPart(steps=part.best_of_n.variation))
+                strategy.best_of_n.variation.CopyFrom(chain)
+        else:
+            strategy.script.messages.extend(part.script)
+        return strategy
 
     @model_validator(mode="after")
     def _has_techniques(self) -> Self:

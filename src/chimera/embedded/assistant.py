@@ -4,7 +4,8 @@ and Anthropic formats and those of `assistant_formats`, with a rule-based assist
     python -m chimera.embedded.assistant --port 0 [--latency-ms 0] [--secret WORD]
 
 prints one JSON line `{"host", "port", "secret"}` once it accepts connections. Any key that begins
-with `sk-assistant-` is accepted. Models are the guards of `assistant_rules`.
+with `sk-assistant-` is accepted. Models are the guards of `assistant_rules`, and the attackers
+and judges of `assistant_parts`, which are not listed.
 
     POST /v1/chat/completions, POST /v1/messages, GET /v1/models, GET /healthz
     POST /faults (a fault or a list of them, see `assistant_faults`), GET, DELETE
@@ -33,6 +34,7 @@ from aiohttp import web
 
 from chimera.embedded import assistant_formats as formats
 from chimera.embedded.assistant_faults import RULES_MAX, Fault, read_fault
+from chimera.embedded.assistant_parts import PARTS
 from chimera.embedded.assistant_rules import GUARDS, answer
 from chimera.embedded.assistant_wire import (
     BadCallError,
@@ -181,7 +183,11 @@ class AssistantServer:
             return _refuse(wire, fault, identifier)
         if fault is not None and fault.where == "headers" and fault.kind in ("hang", "cut"):
             return await _break_off(request, fault)
-        text = answer(call.model, call.conversation, self._secret)
+        part = PARTS.get(call.model)
+        if part is not None:
+            text = part(call.conversation)
+        else:
+            text = answer(call.model, call.conversation, self._secret)
         result = result_of(call, text, identifier)
         if fault is not None and fault.kind == "huge":
             result = replace(result, text="x" * fault.bytes)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import orjson
 
+from chimera.embedded.assistant_parts import PARTS
 from chimera.embedded.assistant_rules import GUARDS, Conversation
 
 Format = Literal["openai", "anthropic", "tgi", "own"]
@@ -83,7 +84,7 @@ def read_call(wire: Format, body: bytes) -> Call:
     if not isinstance(document, dict) or not isinstance(document.get("messages"), list):
         raise BadCallError(400, "messages: a list is required")
     model = document.get("model")
-    if not isinstance(model, str) or model not in GUARDS:
+    if not isinstance(model, str) or (model not in GUARDS and model not in PARTS):
         raise BadCallError(404, "the model does not exist")
     limit = document.get("max_completion_tokens", document.get("max_tokens"))
     if (limit is None and wire == "anthropic") or not (
@@ -139,11 +140,11 @@ def _read_content(content: object) -> str:
 
 def result_of(call: Call, text: str, identifier: str) -> Result:
     """Applies stop sequences and the token limit to `text` and counts tokens."""
-    guard = GUARDS[call.model]
+    guard = GUARDS.get(call.model)
     for stop in call.stop:
         if stop:
             text = text.partition(stop)[0]
-    reasoning = guard.reasoning_tokens
+    reasoning = guard.reasoning_tokens if guard is not None else 0
     finish: Literal["stop", "length"] = "stop"
     if call.max_tokens is not None:
         reasoning = min(reasoning, call.max_tokens)

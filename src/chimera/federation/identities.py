@@ -16,7 +16,6 @@ from chimera.faults import AlreadyExists, NotFound, NotReady, Unauthenticated
 from chimera.federation.flow import Proven
 from chimera.identity.opening import add_user_without_password, open_session, user_name_from
 from chimera.identity.sessions import NewSession
-from chimera.identity.users import get_user
 from chimera.ids import new_id
 from chimera.v1.federation_pb2 import LinkedIdentity
 from chimera.v1.identity_pb2 import LoginChallenge, User
@@ -174,7 +173,7 @@ async def _opened(tx: Tx, core: Core, proven: Proven, *, is_new_user: bool) -> S
         )
         return SignedIn(User(), is_new_user, challenge=opened)
     record(tx, "session.sign_in", "session", opened.session_id, new=new, kind=Kind.SECURITY)
-    return SignedIn(await get_user(tx, user_id), is_new_user, opened)
+    return SignedIn(opened.user, is_new_user, opened)
 
 
 async def insert_identity(tx: Tx, proven: Proven) -> LinkedIdentity:

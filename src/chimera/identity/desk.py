@@ -45,7 +45,7 @@ class Desk:
         if session is None:
             return None
         access = (await self.open_tokens()).issue(
-            user_id=session.user_id,
+            user_id=session.user.id,
             org_id=session.org_id,
             session_id=session.session_id,
             authz_epoch=session.authz_epoch,

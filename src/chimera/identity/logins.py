@@ -25,7 +25,7 @@ from chimera.audit.recording import record
 from chimera.call import ANONYMOUS, NOBODY, Call, Caller
 from chimera.core import Core
 from chimera.db import Nothing, sql
-from chimera.faults import Fault, Unauthenticated
+from chimera.faults import Conflict, Fault, Unauthenticated
 from chimera.identity.calls import as_caller
 from chimera.identity.challenges import CHALLENGE_ATTEMPTS, insert_challenge
 from chimera.identity.one_time import (
@@ -47,13 +47,14 @@ from chimera.identity.throttle import (
     with_factor,
 )
 from chimera.identity.tokens import hash_of
-from chimera.identity.users import get_user, normal_login
+from chimera.identity.users import normal_login
 from chimera.ids import new_id
 from chimera.v1.identity_pb2 import CompleteLoginRequest, LoginChallenge, LoginRequest, User
 
 log = structlog.get_logger("chimera.identity")
 
 STEP_S = 0.05
+TRIES = 3
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -191,9 +192,16 @@ class Logins:
             return await self._opened(tx, account, _device_of(account, request), True)
 
     async def _session(self, account: Account, device: Device, call: Call) -> Opened:
-        own = as_caller(call, session_caller(account.caller(), new_id()))
-        async with self.db.begin(own) as tx:
-            return await self._opened(tx, account, device, False)
+        for tries_left in reversed(range(TRIES)):
+            own = as_caller(call, session_caller(account.caller(), new_id()))
+            try:
+                async with self.db.begin(own) as tx:
+                    return await self._opened(tx, account, device, False)
+            except Conflict:
+                # They sign in somewhere else at this moment; a hash was spent on this, so wait again.
+                if not tries_left:
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     async def _opened(
         self, tx: Any, account: Account, device: Device, has_second_factor: bool
@@ -210,7 +218,6 @@ class Logins:
         )
         if session is None:
             raise _refused()
-        user = await get_user(tx, account.user_id)
         record(
             tx,
             "session.login",
@@ -220,7 +227,7 @@ class Logins:
         )
         restriction = account.restriction
         return Opened(
-            user,
+            session.user,
             session,
             device_token=device.new_token,
             restriction="" if has_second_factor and restriction == "second_factor" else restriction,
@@ -283,11 +290,10 @@ class Logins:
                     },
                     severity=Severity.WARNING if proof.recovery_hash else Severity.INFO,
                 )
-                user = await get_user(tx, holder.user_id)
             await attempt.succeeded()
         kept = facts["restriction"]
         return Opened(
-            user,
+            session.user,
             session,
             device_token=device.new_token,
             restriction="" if kept == "second_factor" else kept,

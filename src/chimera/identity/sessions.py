@@ -6,7 +6,7 @@ A session always gets an id and a refresh token of its own; nothing a client pre
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -27,6 +27,7 @@ from chimera.v1.identity_pb2 import (
     ListUserSessionsResponse,
     Session,
     SessionTokens,
+    User,
 )
 
 __all__ = ["as_caller", "open_session", "session_tokens"]
@@ -49,19 +50,20 @@ class Device:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class NewSession:
-    """The refresh token is shown to its owner only."""
+    """Whose it is, as they see themselves. The refresh token is shown to them only."""
 
     session_id: str
     org_id: str
-    user_id: str
+    user: User
     authz_epoch: int
     refresh_token: str
     refresh_expires_at: datetime
 
 
 # One statement: a login that is no longer allowed (the account was changed meanwhile) opens nothing.
+# It answers with the person as GET_USER does, who is told at every login.
 OPEN_SESSION = sql(
-    datetime,
+    User,
     """
     WITH person AS (
         UPDATE identity.users
@@ -70,7 +72,7 @@ OPEN_SESSION = sql(
            AND authz_epoch = %(authz_epoch)s
            AND (%(password_changed_at)s::timestamptz IS NULL
                 OR password_changed_at = %(password_changed_at)s::timestamptz)
-        RETURNING id
+        RETURNING *
     ), known AS (
         UPDATE identity.devices d
            SET last_used_at = clock_timestamp(),
@@ -90,13 +92,19 @@ OPEN_SESSION = sql(
                COALESCE(to_timestamp(%(auth_time)s::float8), clock_timestamp()),
                CASE WHEN %(has_second_factor)s THEN clock_timestamp() END
           FROM person
-        RETURNING id, absolute_expires_at
+        RETURNING id
+    ), token AS (
+        INSERT INTO identity.refresh_tokens (token_hash, session_id, org_id, user_id, generation, expires_at)
+        SELECT %(token_hash)s, session.id, %(org_id)s::uuid, %(user_id)s::uuid, 1, %(expires_at)s::timestamptz
+          FROM session
     )
-    INSERT INTO identity.refresh_tokens (token_hash, session_id, org_id, user_id, generation, expires_at)
-    SELECT %(token_hash)s, session.id, %(org_id)s::uuid, %(user_id)s::uuid, 1,
-           LEAST(clock_timestamp() + make_interval(secs => %(idle_s)s), session.absolute_expires_at)
-      FROM session
-    RETURNING expires_at
+    SELECT p.id, p.email, p.username, p.display_name, %(role)s::text AS role, p.state, p.preferences,
+           p.picture_url, p.last_login_at, p.created_at, p.updated_at, p.metadata, p.email_verified_at,
+           p.totp_confirmed_at IS NOT NULL AS has_second_factor, p.locked_until,
+           p.failed_login_attempts, p.password_changed_at, p.erase_at, p.is_superuser,
+           p.home_org_id IS NOT DISTINCT FROM %(org_id)s::uuid AS is_managed_here,
+           to_char(p.updated_at AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS') AS etag
+      FROM person p
     """,
 )
 
@@ -184,11 +192,14 @@ async def open_session(
     more; None when they are not what they were. `auth_time` in Unix seconds: of an earlier proof
     that is carried over."""
     call, token = tx.call, new_refresh_token()
-    expires_at = await tx.one(
+    lasts_s = min(settings.refresh_idle_s, settings.refresh_absolute_s)
+    expires_at = datetime.now(UTC) + timedelta(seconds=lasts_s)
+    user = await tx.one(
         OPEN_SESSION,
         id=session_id,
         org_id=call.caller.org_id,
         user_id=call.caller.user_id,
+        role=call.caller.role,
         authz_epoch=authz_epoch,
         password_changed_at=password_changed_at,
         known_id=device.known_id or None,
@@ -199,15 +210,14 @@ async def open_session(
         ip_address=call.ip_address or None,
         user_agent=call.user_agent,
         absolute_s=settings.refresh_absolute_s,
-        idle_s=settings.refresh_idle_s,
+        expires_at=expires_at,
         auth_time=auth_time,
         has_second_factor=has_second_factor,
         token_hash=hash_of(token),
     )
-    if expires_at is None:
+    if user is None:
         return None
-    caller = call.caller
-    return NewSession(session_id, caller.org_id, caller.user_id, authz_epoch, token, expires_at)
+    return NewSession(session_id, call.caller.org_id, user, authz_epoch, token, expires_at)
 
 
 def session_tokens(

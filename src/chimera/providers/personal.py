@@ -30,11 +30,14 @@ SUM_USAGE = sql(
     """,
 )
 
-# By a worker: nobody is asked for a secret that nobody may use.
+# By a worker. The row stays, for the ledger names it.
 END_PERSONAL_KEYS = sql(
     Nothing,
     """
-    UPDATE providers.provider_keys SET is_active = false WHERE user_id = %(user_id)s AND is_active
+    UPDATE providers.provider_keys
+       SET is_active = false, is_default = false, revoked_at = COALESCE(revoked_at, now()),
+           sealed = '{}', rotate_at = NULL, name = '', prefix = '', last_four = ''
+     WHERE user_id = %(user_id)s AND (is_active OR name <> '')
     """,
 )
 
@@ -49,5 +52,5 @@ async def personal_data(tx: Tx, user_id: str) -> dict[str, list[dict[str, Any]]]
 
 
 async def end_personal_keys(tx: Tx, user_id: str) -> int:
-    """For a worker that erases somebody: their keys are used no more; how many."""
+    """For a worker that erases somebody: their keys' secrets are destroyed; how many."""
     return await tx.run(END_PERSONAL_KEYS, user_id=user_id)

@@ -16,7 +16,6 @@ from chimera.telemetry import statements
 from chimera.telemetry.freshness import read_freshness
 from chimera.telemetry.queries import POINTS_MAX, SECONDS_MAX
 from chimera.telemetry.scope import Analytics, scope_of
-from chimera.telemetry.sender import AHEAD_MAX_MS
 from chimera.v1.telemetry_pb2 import (
     EventFilter,
     ExecutionPoint,
@@ -29,6 +28,7 @@ from chimera.v1.telemetry_pb2 import (
 
 # The newest events are nearly always of the last hour, which is little to read.
 LOOK_BACK_MS = (3_600_000, 86_400_000, 10 * 86_400_000, 10 * 365 * 86_400_000)
+AHEAD_MS = 86_400_000  # of whoever told the time of an event
 LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 EVENTS: LiteralString = """
@@ -66,8 +66,8 @@ async def list_events(
     scope = await scope_of(db, call, request.filter)
     size, position = pages.page(request)
     from_ms = getattr(request, "from").ToMilliseconds()
-    # Nothing is accepted that is further ahead.
-    to_ms, before = int(datetime.now(UTC).timestamp() * 1000) + 2 * AHEAD_MAX_MS, LAST_ID
+    now_ms = int(datetime.now(UTC).timestamp() * 1000)
+    to_ms, before = now_ms + AHEAD_MS, LAST_ID
     if request.HasField("to"):
         # The end itself is not in the range.
         to_ms, before = min(to_ms, request.to.ToMilliseconds()), NOBODY
@@ -77,13 +77,14 @@ async def list_events(
     rows: list[tuple[Any, ...]] = []
     chosen = statements.conditions(request.filter)
     for back_ms in LOOK_BACK_MS:
+        since_ms = min(now_ms, to_ms) - back_ms
         rows = await analytics.rows(
             call,
             scope,
             EVENTS + chosen + NEWEST_FIRST,
             {
                 **statements.values(request.filter),
-                "from_ms": max(from_ms, to_ms - back_ms, 0),
+                "from_ms": max(from_ms, since_ms, 0),
                 "to_ms": max(0, to_ms),
                 "before": before,
                 "event_type": request.event_type,
@@ -94,7 +95,7 @@ async def list_events(
             },
             rows_max=size + 1,
         )
-        if len(rows) > size or from_ms >= to_ms - back_ms:
+        if len(rows) > size or from_ms >= since_ms:
             break
     events = [event_message(*row) for row in rows[:size]]
     answer = ListEventsResponse(events=events, freshness=freshness)

@@ -26,6 +26,8 @@ from chimera.v1.telemetry_pb2 import (
 POINTS_MAX = 10_000
 TOP_DEFAULT = 10
 MINUTES_UP_TO_S, HOURS_UP_TO_S = 6 * 3600, 31 * 86_400
+# A ranking has no steps to show: coarser ones are quicker.
+TOP_HOURS_UP_TO_S = 8 * 86_400
 SECONDS_MAX = 0xFFFF_FFFF
 
 
@@ -37,7 +39,13 @@ class Range(NamedTuple):
     to_ms: int
 
 
-def fitted(request: Any, step: TelemetryStep | None, *, is_exact: bool = False) -> Range:
+def fitted(
+    request: Any,
+    step: TelemetryStep | None,
+    *,
+    hours_up_to_s: int = HOURS_UP_TO_S,
+    is_exact: bool = False,
+) -> Range:
     """The request's range in steps of a roll-up, or of the wanted width.
 
     Raises Invalid when `from` is not before `to`, or there would be more than POINTS_MAX steps.
@@ -52,7 +60,7 @@ def fitted(request: Any, step: TelemetryStep | None, *, is_exact: bool = False) 
         step = TelemetryStep.TELEMETRY_STEP_DAY
         if seconds <= MINUTES_UP_TO_S:
             step = TelemetryStep.TELEMETRY_STEP_MINUTE
-        elif seconds <= HOURS_UP_TO_S:
+        elif seconds <= hours_up_to_s:
             step = TelemetryStep.TELEMETRY_STEP_HOUR
     width_ms = STEPS[step].seconds * 1000
     if seconds * 1000 / width_ms > POINTS_MAX:
@@ -98,7 +106,7 @@ async def query_top(
 ) -> QueryTopResponse:
     """Raises what query_series raises."""
     scope = await scope_of(db, call, request.filter)
-    within = fitted(request, None, is_exact=request.is_exact)
+    within = fitted(request, None, hours_up_to_s=TOP_HOURS_UP_TO_S, is_exact=request.is_exact)
     by_percentile = request.order == TelemetryOrder.TELEMETRY_ORDER_P95
     question = _question(request, within, scope, request.with_percentiles or by_percentile)
     freshness = await read_freshness(db, analytics, call)

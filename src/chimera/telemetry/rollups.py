@@ -104,7 +104,12 @@ async def rebuild_day(clickhouse: ClickHouse, org_id: str, day: date) -> None:
         ((select,),) = await clickhouse.query(
             VIEW, {"table": table}, deadline=_deadline(), rows_max=1
         )
-        await clickhouse.command(f"INSERT INTO {table} {select}", {}, settings)
+        # By name, as a view inserts: a roll-up may have columns that its view does not fill.
+        described = await clickhouse.query(
+            f"DESCRIBE ({select})", {}, deadline=_deadline(), rows_max=100
+        )
+        columns = ", ".join(name for name, *_ in described)
+        await clickhouse.command(f"INSERT INTO {table} ({columns}) {select}", {}, settings)
 
 
 def _deadline() -> float:

@@ -144,7 +144,7 @@ def series(question: Question) -> LiteralString:
     return (
         f"SELECT toUnixTimestamp({cut}) AS at, {_groups(question)} AS g, tuple({_numbers(question)})"  # noqa: S608 - closed sets
         f" FROM {_source(question)} WHERE {_conditions(question)}"
-        " GROUP BY at, g ORDER BY at, g LIMIT %(rows)s"
+        f" GROUP BY at, {_keys(question)} ORDER BY at, g LIMIT %(rows)s"
     )
 
 
@@ -154,7 +154,7 @@ def top(question: Question, order: int) -> LiteralString:
     return (
         f"SELECT 0, {_groups(question)} AS g, tuple({_numbers(question)}) AS n"  # noqa: S608 - closed sets
         f" FROM {_source(question)} WHERE {_conditions(question)}"
-        f" GROUP BY g ORDER BY {by} DESC, g LIMIT %(rows)s"
+        f" GROUP BY {_keys(question)} ORDER BY {by} DESC, g LIMIT %(rows)s"
     )
 
 
@@ -181,6 +181,11 @@ def _groups(question: Question) -> LiteralString:
         f"toString({question.column(number)})" for number in question.group_by
     ]
     return "[" + ", ".join(texts) + "]" if texts else "emptyArrayString()"
+
+
+def _keys(question: Question) -> LiteralString:
+    """By the columns themselves: the texts are made once a group, not once a row."""
+    return ", ".join([question.column(number) for number in question.group_by]) or "g"
 
 
 def _numbers(question: Question) -> LiteralString:

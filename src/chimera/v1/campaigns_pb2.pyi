@@ -65,7 +65,16 @@ class CampaignVisibility(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CAMPAIGN_VISIBILITY_UNSPECIFIED: _ClassVar[CampaignVisibility]
     CAMPAIGN_VISIBILITY_PRIVATE: _ClassVar[CampaignVisibility]
+    CAMPAIGN_VISIBILITY_TEAM: _ClassVar[CampaignVisibility]
     CAMPAIGN_VISIBILITY_ORGANISATION: _ClassVar[CampaignVisibility]
+    CAMPAIGN_VISIBILITY_PUBLIC: _ClassVar[CampaignVisibility]
+
+class TurnPurpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TURN_PURPOSE_UNSPECIFIED: _ClassVar[TurnPurpose]
+    TURN_PURPOSE_TARGET: _ClassVar[TurnPurpose]
+    TURN_PURPOSE_ATTACKER: _ClassVar[TurnPurpose]
+    TURN_PURPOSE_JUDGE: _ClassVar[TurnPurpose]
 CAMPAIGN_STATE_UNSPECIFIED: CampaignState
 CAMPAIGN_STATE_DRAFT: CampaignState
 CAMPAIGN_STATE_SCHEDULED: CampaignState
@@ -98,7 +107,13 @@ ATTEMPT_STATE_SETTLED: AttemptState
 ATTEMPT_STATE_UNKNOWN: AttemptState
 CAMPAIGN_VISIBILITY_UNSPECIFIED: CampaignVisibility
 CAMPAIGN_VISIBILITY_PRIVATE: CampaignVisibility
+CAMPAIGN_VISIBILITY_TEAM: CampaignVisibility
 CAMPAIGN_VISIBILITY_ORGANISATION: CampaignVisibility
+CAMPAIGN_VISIBILITY_PUBLIC: CampaignVisibility
+TURN_PURPOSE_UNSPECIFIED: TurnPurpose
+TURN_PURPOSE_TARGET: TurnPurpose
+TURN_PURPOSE_ATTACKER: TurnPurpose
+TURN_PURPOSE_JUDGE: TurnPurpose
 
 class TechniqueStep(_message.Message):
     __slots__ = ("technique", "params")
@@ -190,8 +205,56 @@ class Limits(_message.Message):
     interval_width_max: float
     def __init__(self, concurrency: _Optional[int] = ..., attempts_max: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., priority: _Optional[int] = ..., executions_max: _Optional[int] = ..., tokens_max: _Optional[int] = ..., wall_time_s: _Optional[int] = ..., error_share_max: _Optional[float] = ..., error_cells_min: _Optional[int] = ..., interval_width_max: _Optional[float] = ...) -> None: ...
 
+class Strategy(_message.Message):
+    __slots__ = ("script", "crescendo", "best_of_n", "limits")
+    SCRIPT_FIELD_NUMBER: _ClassVar[int]
+    CRESCENDO_FIELD_NUMBER: _ClassVar[int]
+    BEST_OF_N_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    script: Script
+    crescendo: Crescendo
+    best_of_n: BestOfN
+    limits: ConversationLimits
+    def __init__(self, script: _Optional[_Union[Script, _Mapping]] = ..., crescendo: _Optional[_Union[Crescendo, _Mapping]] = ..., best_of_n: _Optional[_Union[BestOfN, _Mapping]] = ..., limits: _Optional[_Union[ConversationLimits, _Mapping]] = ...) -> None: ...
+
+class Script(_message.Message):
+    __slots__ = ("messages",)
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, messages: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Crescendo(_message.Message):
+    __slots__ = ("attacker", "turns_max", "backtracks_max", "attacker_cost_usd_max")
+    ATTACKER_FIELD_NUMBER: _ClassVar[int]
+    TURNS_MAX_FIELD_NUMBER: _ClassVar[int]
+    BACKTRACKS_MAX_FIELD_NUMBER: _ClassVar[int]
+    ATTACKER_COST_USD_MAX_FIELD_NUMBER: _ClassVar[int]
+    attacker: Target
+    turns_max: int
+    backtracks_max: int
+    attacker_cost_usd_max: str
+    def __init__(self, attacker: _Optional[_Union[Target, _Mapping]] = ..., turns_max: _Optional[int] = ..., backtracks_max: _Optional[int] = ..., attacker_cost_usd_max: _Optional[str] = ...) -> None: ...
+
+class BestOfN(_message.Message):
+    __slots__ = ("tries_max", "variation")
+    TRIES_MAX_FIELD_NUMBER: _ClassVar[int]
+    VARIATION_FIELD_NUMBER: _ClassVar[int]
+    tries_max: int
+    variation: TechniqueChain
+    def __init__(self, tries_max: _Optional[int] = ..., variation: _Optional[_Union[TechniqueChain, _Mapping]] = ...) -> None: ...
+
+class ConversationLimits(_message.Message):
+    __slots__ = ("turns_max", "tokens_max", "cost_usd_max")
+    TURNS_MAX_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
+    COST_USD_MAX_FIELD_NUMBER: _ClassVar[int]
+    turns_max: int
+    tokens_max: int
+    cost_usd_max: str
+    def __init__(self, turns_max: _Optional[int] = ..., tokens_max: _Optional[int] = ..., cost_usd_max: _Optional[str] = ...) -> None: ...
+
 class CampaignPlan(_message.Message):
-    __slots__ = ("prompts", "techniques", "targets", "repetitions", "scorer", "generation", "limits", "seed", "suites")
+    __slots__ = ("prompts", "techniques", "targets", "repetitions", "scorer", "generation", "limits", "seed", "strategy", "suites")
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     TECHNIQUES_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
@@ -200,6 +263,7 @@ class CampaignPlan(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
     SUITES_FIELD_NUMBER: _ClassVar[int]
     prompts: _containers.RepeatedCompositeFieldContainer[PromptSource]
     techniques: _containers.RepeatedCompositeFieldContainer[TechniqueChain]
@@ -209,8 +273,9 @@ class CampaignPlan(_message.Message):
     generation: Generation
     limits: Limits
     seed: int
+    strategy: Strategy
     suites: _containers.RepeatedCompositeFieldContainer[SuiteUse]
-    def __init__(self, prompts: _Optional[_Iterable[_Union[PromptSource, _Mapping]]] = ..., techniques: _Optional[_Iterable[_Union[TechniqueChain, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., repetitions: _Optional[int] = ..., scorer: _Optional[_Union[Scorer, _Mapping]] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., seed: _Optional[int] = ..., suites: _Optional[_Iterable[_Union[SuiteUse, _Mapping]]] = ...) -> None: ...
+    def __init__(self, prompts: _Optional[_Iterable[_Union[PromptSource, _Mapping]]] = ..., techniques: _Optional[_Iterable[_Union[TechniqueChain, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., repetitions: _Optional[int] = ..., scorer: _Optional[_Union[Scorer, _Mapping]] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., seed: _Optional[int] = ..., strategy: _Optional[_Union[Strategy, _Mapping]] = ..., suites: _Optional[_Iterable[_Union[SuiteUse, _Mapping]]] = ...) -> None: ...
 
 class SuiteUse(_message.Message):
     __slots__ = ("built_in", "suite_id", "version_number")
@@ -223,7 +288,7 @@ class SuiteUse(_message.Message):
     def __init__(self, built_in: _Optional[str] = ..., suite_id: _Optional[str] = ..., version_number: _Optional[int] = ...) -> None: ...
 
 class Campaign(_message.Message):
-    __slots__ = ("id", "name", "description", "objective", "state", "visibility", "plan", "run_id", "success_rate", "created_by", "created_at", "updated_at", "deleted_at", "etag")
+    __slots__ = ("id", "name", "description", "objective", "state", "visibility", "plan", "run_id", "success_rate", "created_by", "created_at", "updated_at", "deleted_at", "etag", "team_id", "labels")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -238,6 +303,8 @@ class Campaign(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
     DELETED_AT_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    TEAM_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     description: str
@@ -252,10 +319,12 @@ class Campaign(_message.Message):
     updated_at: _timestamp_pb2.Timestamp
     deleted_at: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., run_id: _Optional[str] = ..., success_rate: _Optional[float] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deleted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    team_id: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., run_id: _Optional[str] = ..., success_rate: _Optional[float] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deleted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., team_id: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("id", "campaign_id", "state", "plan_hash", "cells_total", "counts", "shards_total", "shards_done", "concurrency", "cost_usd_max", "state_reason", "launched_by", "created_at", "finished_at", "prompt_count", "technique_names", "target_names", "repetitions", "waiting_for", "stop_reason", "limits", "origin_run_id")
+    __slots__ = ("id", "campaign_id", "state", "plan_hash", "cells_total", "counts", "shards_total", "shards_done", "concurrency", "cost_usd_max", "state_reason", "launched_by", "created_at", "finished_at", "prompt_count", "technique_names", "target_names", "repetitions", "waiting_for", "seats", "stop_reason", "limits", "origin_run_id")
     ID_FIELD_NUMBER: _ClassVar[int]
     CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -275,6 +344,7 @@ class Run(_message.Message):
     TARGET_NAMES_FIELD_NUMBER: _ClassVar[int]
     REPETITIONS_FIELD_NUMBER: _ClassVar[int]
     WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    SEATS_FIELD_NUMBER: _ClassVar[int]
     STOP_REASON_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_RUN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -297,10 +367,73 @@ class Run(_message.Message):
     target_names: _containers.RepeatedScalarFieldContainer[str]
     repetitions: int
     waiting_for: _containers.RepeatedCompositeFieldContainer[WaitingTarget]
+    seats: _containers.RepeatedCompositeFieldContainer[Seat]
     stop_reason: StopReason
     limits: Limits
     origin_run_id: str
-    def __init__(self, id: _Optional[str] = ..., campaign_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., plan_hash: _Optional[str] = ..., cells_total: _Optional[int] = ..., counts: _Optional[_Union[RunCounts, _Mapping]] = ..., shards_total: _Optional[int] = ..., shards_done: _Optional[int] = ..., concurrency: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., state_reason: _Optional[str] = ..., launched_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_count: _Optional[int] = ..., technique_names: _Optional[_Iterable[str]] = ..., target_names: _Optional[_Iterable[str]] = ..., repetitions: _Optional[int] = ..., waiting_for: _Optional[_Iterable[_Union[WaitingTarget, _Mapping]]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., origin_run_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., campaign_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., plan_hash: _Optional[str] = ..., cells_total: _Optional[int] = ..., counts: _Optional[_Union[RunCounts, _Mapping]] = ..., shards_total: _Optional[int] = ..., shards_done: _Optional[int] = ..., concurrency: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., state_reason: _Optional[str] = ..., launched_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_count: _Optional[int] = ..., technique_names: _Optional[_Iterable[str]] = ..., target_names: _Optional[_Iterable[str]] = ..., repetitions: _Optional[int] = ..., waiting_for: _Optional[_Iterable[_Union[WaitingTarget, _Mapping]]] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., origin_run_id: _Optional[str] = ...) -> None: ...
+
+class Seat(_message.Message):
+    __slots__ = ("seat_no", "purpose", "target_name", "calls", "input_tokens", "output_tokens", "cost_usd", "cost_usd_max")
+    SEAT_NO_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_NAME_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COST_USD_FIELD_NUMBER: _ClassVar[int]
+    COST_USD_MAX_FIELD_NUMBER: _ClassVar[int]
+    seat_no: int
+    purpose: TurnPurpose
+    target_name: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: str
+    cost_usd_max: str
+    def __init__(self, seat_no: _Optional[int] = ..., purpose: _Optional[_Union[TurnPurpose, str]] = ..., target_name: _Optional[str] = ..., calls: _Optional[int] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cost_usd: _Optional[str] = ..., cost_usd_max: _Optional[str] = ...) -> None: ...
+
+class Turn(_message.Message):
+    __slots__ = ("turn_no", "purpose", "request", "reply", "reply_truncated", "finish_reason", "is_successful", "success_score", "verdict_reason", "error_kind", "attempt_no", "provider_used", "model_used", "input_tokens", "output_tokens", "cost_usd", "latency_ms", "started_at", "recorded_at")
+    TURN_NO_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    REPLY_TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    IS_SUCCESSFUL_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_SCORE_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_REASON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_KIND_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_NO_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_USED_FIELD_NUMBER: _ClassVar[int]
+    MODEL_USED_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COST_USD_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_FIELD_NUMBER: _ClassVar[int]
+    RECORDED_AT_FIELD_NUMBER: _ClassVar[int]
+    turn_no: int
+    purpose: TurnPurpose
+    request: str
+    reply: str
+    reply_truncated: bool
+    finish_reason: str
+    is_successful: bool
+    success_score: float
+    verdict_reason: str
+    error_kind: str
+    attempt_no: int
+    provider_used: str
+    model_used: str
+    input_tokens: int
+    output_tokens: int
+    cost_usd: str
+    latency_ms: int
+    started_at: _timestamp_pb2.Timestamp
+    recorded_at: _timestamp_pb2.Timestamp
+    def __init__(self, turn_no: _Optional[int] = ..., purpose: _Optional[_Union[TurnPurpose, str]] = ..., request: _Optional[str] = ..., reply: _Optional[str] = ..., reply_truncated: _Optional[bool] = ..., finish_reason: _Optional[str] = ..., is_successful: _Optional[bool] = ..., success_score: _Optional[float] = ..., verdict_reason: _Optional[str] = ..., error_kind: _Optional[str] = ..., attempt_no: _Optional[int] = ..., provider_used: _Optional[str] = ..., model_used: _Optional[str] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cost_usd: _Optional[str] = ..., latency_ms: _Optional[int] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., recorded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class WaitingTarget(_message.Message):
     __slots__ = ("model_id", "name", "circuit_state", "cause", "retry_at")
@@ -413,7 +546,7 @@ class RateByCell(_message.Message):
     def __init__(self, technique_no: _Optional[int] = ..., target_no: _Optional[int] = ..., rate: _Optional[_Union[Rate, _Mapping]] = ...) -> None: ...
 
 class Execution(_message.Message):
-    __slots__ = ("run_id", "cell_no", "prompt_no", "technique_no", "target_no", "iteration_number", "state", "technique_applied", "provider_used", "model_used", "original_prompt", "transformed_prompt", "response", "response_truncated", "is_successful", "success_score", "verdict_reason", "error_kind", "attempts", "latency_ms", "input_tokens", "output_tokens", "cost_usd", "started_at", "recorded_at", "finish_reason")
+    __slots__ = ("run_id", "cell_no", "prompt_no", "technique_no", "target_no", "iteration_number", "state", "technique_applied", "provider_used", "model_used", "original_prompt", "transformed_prompt", "response", "response_truncated", "is_successful", "success_score", "verdict_reason", "error_kind", "attempts", "latency_ms", "input_tokens", "output_tokens", "cost_usd", "started_at", "recorded_at", "turn_count", "decided_turn_no", "ended_by", "finish_reason")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     CELL_NO_FIELD_NUMBER: _ClassVar[int]
     PROMPT_NO_FIELD_NUMBER: _ClassVar[int]
@@ -439,6 +572,9 @@ class Execution(_message.Message):
     COST_USD_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_FIELD_NUMBER: _ClassVar[int]
     RECORDED_AT_FIELD_NUMBER: _ClassVar[int]
+    TURN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_TURN_NO_FIELD_NUMBER: _ClassVar[int]
+    ENDED_BY_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     cell_no: int
@@ -465,11 +601,14 @@ class Execution(_message.Message):
     cost_usd: str
     started_at: _timestamp_pb2.Timestamp
     recorded_at: _timestamp_pb2.Timestamp
+    turn_count: int
+    decided_turn_no: int
+    ended_by: str
     finish_reason: str
-    def __init__(self, run_id: _Optional[str] = ..., cell_no: _Optional[int] = ..., prompt_no: _Optional[int] = ..., technique_no: _Optional[int] = ..., target_no: _Optional[int] = ..., iteration_number: _Optional[int] = ..., state: _Optional[_Union[ExecutionState, str]] = ..., technique_applied: _Optional[str] = ..., provider_used: _Optional[str] = ..., model_used: _Optional[str] = ..., original_prompt: _Optional[str] = ..., transformed_prompt: _Optional[str] = ..., response: _Optional[str] = ..., response_truncated: _Optional[bool] = ..., is_successful: _Optional[bool] = ..., success_score: _Optional[float] = ..., verdict_reason: _Optional[str] = ..., error_kind: _Optional[str] = ..., attempts: _Optional[int] = ..., latency_ms: _Optional[int] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cost_usd: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., recorded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finish_reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., cell_no: _Optional[int] = ..., prompt_no: _Optional[int] = ..., technique_no: _Optional[int] = ..., target_no: _Optional[int] = ..., iteration_number: _Optional[int] = ..., state: _Optional[_Union[ExecutionState, str]] = ..., technique_applied: _Optional[str] = ..., provider_used: _Optional[str] = ..., model_used: _Optional[str] = ..., original_prompt: _Optional[str] = ..., transformed_prompt: _Optional[str] = ..., response: _Optional[str] = ..., response_truncated: _Optional[bool] = ..., is_successful: _Optional[bool] = ..., success_score: _Optional[float] = ..., verdict_reason: _Optional[str] = ..., error_kind: _Optional[str] = ..., attempts: _Optional[int] = ..., latency_ms: _Optional[int] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cost_usd: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., recorded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., turn_count: _Optional[int] = ..., decided_turn_no: _Optional[int] = ..., ended_by: _Optional[str] = ..., finish_reason: _Optional[str] = ...) -> None: ...
 
 class Attempt(_message.Message):
-    __slots__ = ("attempt_no", "state", "error_kind", "error_message", "http_status", "latency_ms", "worst_cost_usd", "cost_usd", "sent_at", "settled_at", "provider_used", "model_used")
+    __slots__ = ("attempt_no", "state", "error_kind", "error_message", "http_status", "latency_ms", "worst_cost_usd", "cost_usd", "sent_at", "settled_at", "provider_used", "model_used", "purpose")
     ATTEMPT_NO_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ERROR_KIND_FIELD_NUMBER: _ClassVar[int]
@@ -482,6 +621,7 @@ class Attempt(_message.Message):
     SETTLED_AT_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_USED_FIELD_NUMBER: _ClassVar[int]
     MODEL_USED_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
     attempt_no: int
     state: AttemptState
     error_kind: str
@@ -494,7 +634,8 @@ class Attempt(_message.Message):
     settled_at: _timestamp_pb2.Timestamp
     provider_used: str
     model_used: str
-    def __init__(self, attempt_no: _Optional[int] = ..., state: _Optional[_Union[AttemptState, str]] = ..., error_kind: _Optional[str] = ..., error_message: _Optional[str] = ..., http_status: _Optional[int] = ..., latency_ms: _Optional[int] = ..., worst_cost_usd: _Optional[str] = ..., cost_usd: _Optional[str] = ..., sent_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., settled_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., provider_used: _Optional[str] = ..., model_used: _Optional[str] = ...) -> None: ...
+    purpose: TurnPurpose
+    def __init__(self, attempt_no: _Optional[int] = ..., state: _Optional[_Union[AttemptState, str]] = ..., error_kind: _Optional[str] = ..., error_message: _Optional[str] = ..., http_status: _Optional[int] = ..., latency_ms: _Optional[int] = ..., worst_cost_usd: _Optional[str] = ..., cost_usd: _Optional[str] = ..., sent_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., settled_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., provider_used: _Optional[str] = ..., model_used: _Optional[str] = ..., purpose: _Optional[_Union[TurnPurpose, str]] = ...) -> None: ...
 
 class TechniqueParameter(_message.Message):
     __slots__ = ("name", "kind", "default", "minimum", "maximum", "choices", "description")
@@ -547,20 +688,24 @@ class ScorerKind(_message.Message):
     def __init__(self, name: _Optional[str] = ..., title: _Optional[str] = ..., description: _Optional[str] = ..., source: _Optional[str] = ..., version: _Optional[int] = ..., parameters: _Optional[_Iterable[_Union[TechniqueParameter, _Mapping]]] = ...) -> None: ...
 
 class CreateCampaignRequest(_message.Message):
-    __slots__ = ("name", "description", "objective", "visibility", "plan", "request_id")
+    __slots__ = ("name", "description", "objective", "visibility", "plan", "request_id", "team_id", "labels")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     VISIBILITY_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TEAM_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     name: str
     description: str
     objective: str
     visibility: CampaignVisibility
     plan: CampaignPlan
     request_id: str
-    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    team_id: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., request_id: _Optional[str] = ..., team_id: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateCampaignResponse(_message.Message):
     __slots__ = ("campaign",)
@@ -581,16 +726,22 @@ class GetCampaignResponse(_message.Message):
     def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ...) -> None: ...
 
 class ListCampaignsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "state", "show_deleted")
+    __slots__ = ("page_size", "page_token", "state", "show_deleted", "shared_with_me", "labels", "public_elsewhere")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SHOW_DELETED_FIELD_NUMBER: _ClassVar[int]
+    SHARED_WITH_ME_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
     state: CampaignState
     show_deleted: bool
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., show_deleted: _Optional[bool] = ...) -> None: ...
+    shared_with_me: bool
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    public_elsewhere: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., show_deleted: _Optional[bool] = ..., shared_with_me: _Optional[bool] = ..., labels: _Optional[_Iterable[str]] = ..., public_elsewhere: _Optional[bool] = ...) -> None: ...
 
 class ListCampaignsResponse(_message.Message):
     __slots__ = ("campaigns", "next_page_token")
@@ -649,7 +800,7 @@ class UndeleteCampaignResponse(_message.Message):
     def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ...) -> None: ...
 
 class CloneCampaignRequest(_message.Message):
-    __slots__ = ("campaign_id", "run_id", "name", "visibility", "plan", "plan_mask", "request_id")
+    __slots__ = ("campaign_id", "run_id", "name", "visibility", "plan", "plan_mask", "request_id", "team_id")
     CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -657,6 +808,7 @@ class CloneCampaignRequest(_message.Message):
     PLAN_FIELD_NUMBER: _ClassVar[int]
     PLAN_MASK_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TEAM_ID_FIELD_NUMBER: _ClassVar[int]
     campaign_id: str
     run_id: str
     name: str
@@ -664,7 +816,8 @@ class CloneCampaignRequest(_message.Message):
     plan: CampaignPlan
     plan_mask: _field_mask_pb2.FieldMask
     request_id: str
-    def __init__(self, campaign_id: _Optional[str] = ..., run_id: _Optional[str] = ..., name: _Optional[str] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., plan_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    team_id: str
+    def __init__(self, campaign_id: _Optional[str] = ..., run_id: _Optional[str] = ..., name: _Optional[str] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., plan_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., request_id: _Optional[str] = ..., team_id: _Optional[str] = ...) -> None: ...
 
 class CloneCampaignResponse(_message.Message):
     __slots__ = ("campaign",)
@@ -939,22 +1092,28 @@ class ListExecutionsResponse(_message.Message):
     def __init__(self, executions: _Optional[_Iterable[_Union[Execution, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class GetExecutionRequest(_message.Message):
-    __slots__ = ("run_id", "cell_no")
+    __slots__ = ("run_id", "cell_no", "turns_after")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     CELL_NO_FIELD_NUMBER: _ClassVar[int]
+    TURNS_AFTER_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     cell_no: int
-    def __init__(self, run_id: _Optional[str] = ..., cell_no: _Optional[int] = ...) -> None: ...
+    turns_after: int
+    def __init__(self, run_id: _Optional[str] = ..., cell_no: _Optional[int] = ..., turns_after: _Optional[int] = ...) -> None: ...
 
 class GetExecutionResponse(_message.Message):
-    __slots__ = ("execution", "attempts", "messages")
+    __slots__ = ("execution", "attempts", "messages", "turns", "more_turns_after")
     EXECUTION_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    MORE_TURNS_AFTER_FIELD_NUMBER: _ClassVar[int]
     execution: Execution
     attempts: _containers.RepeatedCompositeFieldContainer[Attempt]
     messages: _containers.RepeatedCompositeFieldContainer[_templates_pb2.PromptMessage]
-    def __init__(self, execution: _Optional[_Union[Execution, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., messages: _Optional[_Iterable[_Union[_templates_pb2.PromptMessage, _Mapping]]] = ...) -> None: ...
+    turns: _containers.RepeatedCompositeFieldContainer[Turn]
+    more_turns_after: int
+    def __init__(self, execution: _Optional[_Union[Execution, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., messages: _Optional[_Iterable[_Union[_templates_pb2.PromptMessage, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., more_turns_after: _Optional[int] = ...) -> None: ...
 
 class ListTechniquesRequest(_message.Message):
     __slots__ = ()

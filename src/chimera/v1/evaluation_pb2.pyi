@@ -387,12 +387,14 @@ class ExportEvidenceResponse(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class ExportResultsRequest(_message.Message):
-    __slots__ = ("run_id", "format")
+    __slots__ = ("run_id", "format", "include_turns")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_TURNS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     format: ExportFormat
-    def __init__(self, run_id: _Optional[str] = ..., format: _Optional[_Union[ExportFormat, str]] = ...) -> None: ...
+    include_turns: bool
+    def __init__(self, run_id: _Optional[str] = ..., format: _Optional[_Union[ExportFormat, str]] = ..., include_turns: _Optional[bool] = ...) -> None: ...
 
 class ExportResultsResponse(_message.Message):
     __slots__ = ("data",)

@@ -48,6 +48,12 @@ async def test_somebody_is_erased_after_the_time_of_grace(
     olivia = await registered(world, post, "olivia")
     key = olivia.holding((await olivia.identity.CreateApiKey(name="olivia's ci")).secret)
     template_id = await secret_template(olivia)
+    provider = await olivia.providers.CreateProvider(
+        name="p", provider_type="PROVIDER_TYPE_OPENAI", base_url="https://api.example.com"
+    )
+    await olivia.providers.CreateProviderKey(
+        provider_id=provider.provider.id, name="olivia's own", secret="sk-olivia-" + "x" * 20
+    )
     await with_factor(olivia)
     assert await reason(olivia.privacy.CancelErasure()) == "ERASURE_NOT_REQUESTED"
     due = (await olivia.privacy.RequestErasure()).erase_at
@@ -86,6 +92,9 @@ async def test_somebody_is_erased_after_the_time_of_grace(
         (False, None, "")
     ]
     assert table.rows("SELECT is_active, name FROM identity.api_keys") == [(False, "")]
+    assert table.rows(
+        "SELECT is_active, is_default, name, prefix, last_four, sealed FROM providers.provider_keys"
+    ) == [(False, False, "", "", "", {})]
     assert str(table.value("SELECT id FROM templates.templates")) == template_id
 
     async def ended() -> bool:

@@ -144,7 +144,7 @@ async def test_an_outsider_verifies_a_run(
         lines.pop()
 
     def swap_cells(lines: list[Any]) -> None:
-        lines[0]["cells"].reverse()
+        max((line["cells"] for line in lines), key=len).reverse()  # one of a single cell is alike
 
     assert forged("flushes.jsonl", drop_batch)[0] is Verdict.TAMPERED
     assert len(
@@ -226,6 +226,7 @@ RESULTS = st.fixed_dictionaries(
         "output_tokens": st.integers(0, 2**31),
         "cost": st.decimals(0, 1000, places=12).map(str),
         "finish_reason": st.none() | st.text(),
+        "transcript": st.none() | st.text(min_size=1),
     }
 )
 
@@ -237,6 +238,6 @@ def test_engine_and_verifier_hash_the_same_bytes(row: dict[str, Any]) -> None:
     assert set(row) == set(DIGESTED) | set(LATER)
     for name in ("final_error", *LATER):
         row[name] = row[name] and row[name].encode(errors="replace").decode()
-    if row["finish_reason"] is None:
+    if row["finish_reason"] is None and row["transcript"] is None:
         assert len(json.loads(digest_bytes(row))) == len(DIGESTED)
     assert digest_by_engine(row) == digest_bytes(row)

@@ -7,10 +7,11 @@ import json
 import pytest
 
 from chimera.v1.campaigns_pb2 import CampaignPlan
+from chimera.v1.evaluation_pb2 import ScoringState
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage, Variable, VariableKind
 from tests.support.campaigns import finished, launched, results_of, worker
 from tests.support.datasets import fill, fill_file, filled_dataset
-from tests.support.workers import Stage
+from tests.support.workers import Stage, until
 from tests.support.world import Person, Refused
 
 
@@ -115,7 +116,13 @@ async def test_a_private_dataset_is_its_owners_to_launch_and_the_runs_to_show(st
     run = await launched(olivia, plan, "olivia's")
     async with worker(stage.settings):
         await finished(olivia, run.id)
-        await olivia.evaluation.RescoreRun(run_id=run.id, scorer=plan.scorer)
+        again = await olivia.evaluation.RescoreRun(run_id=run.id, scorer=plan.scorer)
+
+        async def judged() -> bool:
+            scoring = (await olivia.evaluation.GetScoring(scoring_id=again.scoring.id)).scoring
+            return scoring.state == ScoringState.SCORING_STATE_COMPLETED and scoring.scored == 2
+
+        await until(judged, "the answers are judged again with their own secrets")
     prompts = [result.original_prompt for result in await results_of(paul, run.id)]
     assert prompts == ["Say it 3 true", "Tell 2 false"]
     shown = await paul.campaigns.GetExecution(run_id=run.id, cell_no=0)

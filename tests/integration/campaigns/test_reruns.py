@@ -12,7 +12,14 @@ from chimera.audit.sealer import Sealer
 from chimera.campaigns.evidence.verify import verify_evidence
 from chimera.core import open_core
 from chimera.v1.campaigns_pb2 import ExecutionState, RunState
-from tests.support.campaigns import finished, results_of, worker
+from tests.support.campaigns import (
+    assistant_models,
+    finished,
+    results_of,
+    secret_plan,
+    secret_template,
+    worker,
+)
 from tests.support.workers import Stage, until
 from tests.support.world import Refused
 
@@ -102,11 +109,20 @@ async def test_a_line_of_reruns_ends_with_every_cell_scored_once(
 
 
 async def test_what_a_cancelled_run_never_sent_counts_as_skipped(stage: Stage) -> None:
-    """All that has no result is sent by the rerun, in ranges; of two reruns at once one starts."""
+    """Some cells are recorded when the run is cancelled: the rerun sends exactly the others, untouched
+    shards as the ranges they were. Of two reruns at once one starts."""
     olivia = stage.olivia
     campaigns = olivia.campaigns
-    run = await stage.launched(await stage.plan(rows=100, techniques=("plain", "base64")))
-    await campaigns.CancelCampaign(campaign_id=run.campaign_id)
+    await stage.assistant.slow(20)
+    run = await stage.launched(
+        await stage.plan(rows=100, techniques=("plain", "base64"), concurrency=2)
+    )
+    async with worker(stage.settings):
+        await stage.results(run.id, 5)
+        await campaigns.CancelCampaign(campaign_id=run.campaign_id)
+        await stage.assistant.heal()
+    done = await stage.books.recorded(run.id)
+    assert 5 <= len(done) < 64
     answers = await asyncio.gather(
         *(campaigns.RerunFailed(run_id=run.id) for _ in range(2)), return_exceptions=True
     )
@@ -114,15 +130,84 @@ async def test_what_a_cancelled_run_never_sent_counts_as_skipped(stage: Stage) -
     told = [answer.reason for answer in answers if isinstance(answer, Refused)]
     assert len(started) == 1 and told[0] in ("CAMPAIGN_BUSY", "CONFLICT_TRY_AGAIN")
     again = started[0].run
-    assert (again.cells_total, again.prompt_count) == (200, 100)
+    assert (again.cells_total, again.prompt_count) == (200 - len(done), 100)
     shards = await stage.books.rows(
-        "SELECT wanted FROM campaigns.shards WHERE run_id = %(id)s", id=again.id
+        "SELECT first_cell, cells FROM campaigns.shards WHERE run_id = %(id)s AND wanted IS NULL"
+        " AND first_cell >= 64 ORDER BY first_cell",
+        id=again.id,
     )
-    assert all(shard["wanted"] is None for shard in shards)
+    assert [tuple(shard.values()) for shard in shards] == [(64, 64), (128, 64), (192, 8)]
+    async with worker(stage.settings):
+        await finished(olivia, again.id)
+    recorded = await stage.books.recorded(again.id)
+    assert sorted(done + recorded) == list(range(200))
+    await stage.books.check(again.id)
+
+
+async def test_what_a_limit_left_out_is_sent_by_reruns_until_nothing_is_left(stage: Stage) -> None:
+    """A run that ends with its limit of executions leaves cells without rows. A rerun has the limits of
+    its origin, and what it skips in turn is listed as its own, never a cell that it was not to send."""
+    olivia = stage.olivia
+    campaigns = olivia.campaigns
+    plan = await stage.plan(rows=70, techniques=("plain", "base64"), executions_max=60)
+    run = await stage.launched(plan)
+    seen: set[int] = set()
+    async with worker(stage.settings):
+        over = await finished(olivia, run.id)
+        for skipped in (80, 20):
+            assert (over.counts.recorded, over.counts.skipped) == (60, skipped)
+            recorded = set(await stage.books.recorded(over.id))
+            assert not recorded & seen
+            seen |= recorded
+            listed = (
+                await campaigns.ListExecutions(
+                    run_id=over.id, state=ExecutionState.EXECUTION_STATE_SKIPPED, page_size=200
+                )
+            ).executions
+            assert {one.cell_no for one in listed} == set(range(140)) - seen
+            nothing = campaigns.RerunFailed(run_id=over.id, states=[FAILED])
+            assert await refusal(nothing) == "NOTHING_TO_RERUN"
+            again = (await campaigns.RerunFailed(run_id=over.id)).run
+            assert again.cells_total == skipped
+            over = await finished(olivia, again.id)
+    assert (over.counts.recorded, over.counts.skipped, over.stop_reason) == (20, 0, 0)
+    assert set(await stage.books.recorded(over.id)) == set(range(140)) - seen
+    merged = await campaigns.GetRunSummary(run_id=over.id, include_origins=True)
+    assert merged.overall.scored == 140
+
+
+async def test_conversations_are_repeated_with_their_attacker_and_their_judge(stage: Stage) -> None:
+    """The clone of the run makes the same plan to the hash; the rerun has seats with money of their
+    own, and talks to the end. Other people's clones take other people's keys out."""
+    olivia = stage.olivia
+    campaigns = olivia.campaigns
+    names = ["guard-none", "attacker-steps", "judge-plain"]
+    ids = await assistant_models(olivia, stage.assistant.url, names)
+    key = (await olivia.providers.ListProviderKeys()).provider_keys[0].id
+    plan = secret_plan(await secret_template(olivia), ids[:1], rows=1, techniques=("plain",))
+    attacker = plan.strategy.crescendo.attacker
+    attacker.model_id, attacker.provider_key_id = ids[1], key
+    plan.scorer.kind = "llm_judge"
+    plan.scorer.params.Clear()
+    plan.scorer.params.update(
+        {"rubric": "The answer gives the secret away.", "model_id": ids[2], "provider_key_id": key}
+    )
+    run = await stage.launched(plan)
+    await campaigns.CancelCampaign(campaign_id=run.campaign_id)
+    cloned = (await campaigns.CloneCampaign(run_id=run.id, name="the same")).campaign
+    same = (await campaigns.LaunchCampaign(campaign_id=cloned.id)).run
+    assert same.plan_hash == run.plan_hash
+    await campaigns.CancelCampaign(campaign_id=cloned.id)
+    paul = await stage.acme.person("paul")
+    other = (await paul.campaigns.CloneCampaign(run_id=run.id, name="paul's")).campaign.plan
+    assert other.strategy.crescendo.attacker.provider_key_id == ""
+    assert "provider_key_id" not in other.scorer.params
+    again = (await campaigns.RerunFailed(run_id=run.id)).run
     async with worker(stage.settings):
         over = await finished(olivia, again.id)
-    assert over.counts.recorded == 200
-    await stage.books.check(again.id, cells=200)
+    assert over.counts.scored == 1
+    assert [seat.calls > 0 for seat in over.seats] == [True, True]
+    await stage.books.check(again.id, cells=1)
 
 
 async def test_a_rerun_asks_again_what_a_launch_asks(stage: Stage) -> None:

@@ -12,12 +12,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from chimera.core import Core, open_core
 from chimera.v1.budgets_pb2 import BudgetLimits, BudgetPeriod, BudgetScope, BudgetScopeKind
-from chimera.v1.campaigns_pb2 import CampaignState, CampaignVisibility
+from chimera.v1.campaigns_pb2 import CampaignPlan, CampaignState, CampaignVisibility
 from chimera.v1.identity_pb2 import Role
 from chimera.v1.options_pb2 import Permission
 from chimera.v1.schedules_pb2 import Cron, Schedule, ScheduleState
 from tests.support.campaigns import finished, worker
-from tests.support.workers import Stage
+from tests.support.workers import Stage, until
 from tests.support.world import Person, Refused
 from workers.tasks.schedules import launch_scheduled
 
@@ -68,11 +68,14 @@ async def clockwork(stage: Stage) -> AsyncIterator[Clockwork]:
 
 
 async def draft(
-    stage: Stage, person: Person | None = None, name: str = "nightly", **more: Any
+    stage: Stage,
+    plan: CampaignPlan | None = None,
+    name: str = "nightly",
+    person: Person | None = None,
+    **more: Any,
 ) -> str:
-    plan = more.pop("plan", None) or await stage.plan(rows=1, techniques=("plain",))
-    who = person or stage.olivia
-    made = await who.campaigns.CreateCampaign(name=name, plan=plan, **more)
+    plan = plan or await stage.plan(rows=1, techniques=("plain",))
+    made = await (person or stage.olivia).campaigns.CreateCampaign(name=name, plan=plan, **more)
     campaign_id: str = made.campaign.id
     return campaign_id
 
@@ -124,9 +127,16 @@ async def test_a_single_moment_launches_once_whoever_looks(
     assert await state_of(olivia, campaign_id) == "RUNNING"
     actions = await stage.books.actions(campaign_id)
     assert actions.count("campaign.launch") == 1 and "campaign.schedule" in actions
-    async with worker(stage.settings):  # whose relay rings for the run
+    async with worker(stage.settings):  # which also looks by itself
         await finished(olivia, run.id)
-    assert await state_of(olivia, campaign_id) == "COMPLETED"
+        assert await state_of(olivia, campaign_id) == "COMPLETED"
+        await olivia.schedules.ScheduleCampaign(campaign_id=campaign_id, start_at=after(seconds=1))
+
+        async def launched_again() -> bool:
+            return (await schedule_of(olivia, campaign_id)).launch_count == 2
+
+        await until(launched_again, "the worker launches what is due", every_s=0.2)
+        await finished(olivia, (await schedule_of(olivia, campaign_id)).last_run_id)
 
 
 async def test_cron_makes_a_run_each_time_and_one_after_downtime(
@@ -184,9 +194,9 @@ async def test_it_is_launched_with_the_permissions_of_that_moment(
         )
         campaigns[name] = await draft(
             stage,
-            person,
+            plan,
             name,
-            plan=plan,
+            person,
             visibility=CampaignVisibility.CAMPAIGN_VISIBILITY_PRIVATE,
         )
     key = await people["kurt"].identity.CreateApiKey(
@@ -209,7 +219,9 @@ async def test_it_is_launched_with_the_permissions_of_that_moment(
         who = person.holding(key.secret) if name == "kurt" else person
         await who.schedules.ScheduleCampaign(campaign_id=campaigns[name], cron=NIGHTLY)
 
-    await admin.identity.SetMembershipRole(user_id=people["paul"].user_id, role=Role.ROLE_VIEWER)
+    await admin.organisations.ChangeMemberRole(
+        user_id=people["paul"].user_id, role=Role.ROLE_VIEWER
+    )
     await admin.identity.DisableUser(user_id=people["rosa"].user_id)
     await people["kurt"].identity.RevokeApiKey(api_key_id=key.api_key.id)
     for campaign_id in campaigns.values():
@@ -242,12 +254,8 @@ async def test_a_refused_launch_is_written_on_the_schedule(
     """A spent budget: cron waits for the next moment, a single moment is over and the campaign a draft
     again. What is lifted in time is forgotten with the next launch."""
     olivia = stage.olivia
-    campaign_id, single = (
-        await draft(stage, name="cron"),
-        await draft(
-            stage, name="single", plan=await stage.plan(provider={"name": "second"}, rows=1)
-        ),
-    )
+    plan = await stage.plan(rows=1)
+    campaign_id, single = await draft(stage, plan, "cron"), await draft(stage, plan, "single")
     await olivia.schedules.ScheduleCampaign(campaign_id=campaign_id, cron=NIGHTLY)
     await olivia.schedules.ScheduleCampaign(campaign_id=single, start_at=after(days=1))
     scope = BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_ORGANISATION)
@@ -278,7 +286,8 @@ async def test_schedules_that_make_no_sense(stage: Stage) -> None:
     """Bad times, plans that could not be launched, campaigns that run; strangers and lists."""
     olivia = stage.olivia
     schedule = olivia.schedules.ScheduleCampaign
-    campaign_id = await draft(stage)
+    plan = await stage.plan(rows=1)
+    campaign_id = await draft(stage, plan)
     for cron in (
         Cron(expression="0 0 30 2 *", time_zone="UTC"),
         Cron(expression="* * * * * *", time_zone="UTC"),
@@ -296,7 +305,7 @@ async def test_schedules_that_make_no_sense(stage: Stage) -> None:
     await schedule(campaign_id=campaign_id, cron=NIGHTLY)
     moved = await schedule(campaign_id=campaign_id, start_at=after(days=2))  # takes its place
     assert not moved.schedule.HasField("cron") and moved.schedule.HasField("start_at")
-    busy = await draft(stage, name="busy", plan=await stage.plan(provider={"name": "2nd"}, rows=1))
+    busy = await draft(stage, plan, "busy")
     await olivia.campaigns.LaunchCampaign(campaign_id=busy)
     assert await refusal(schedule(campaign_id=busy, cron=NIGHTLY)) == "CAMPAIGN_BUSY"
     vera = await stage.acme.person("vera", role="viewer")

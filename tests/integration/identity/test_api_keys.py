@@ -48,7 +48,7 @@ async def test_scopes_narrow_a_key(world: World) -> None:
     assert (refused.value.code, refused.value.reason) == ("PERMISSION_DENIED", "PERMISSION_MISSING")
     with pytest.raises(Refused) as refused:
         await robot.identity.Logout()
-    assert refused.value.reason == "PERMISSION_MISSING"
+    assert refused.value.reason == "SESSION_REQUIRED"
 
 
 async def test_a_key_never_outgrows_its_owner(world: World, database_url: str) -> None:

@@ -104,6 +104,27 @@ async def test_whoever_gives_up_hands_the_connection_back(db: Database, way: str
     assert db.in_use == 0
 
 
+async def test_a_look_given_up_at_any_moment_leaves_a_sound_connection(db: Database) -> None:
+    """Its statements travel in a pipeline; whoever comes next on the connection is not in it."""
+
+    async def looks() -> None:
+        async with db.look(call_of(new_id())) as tx:
+            await tx.one(COUNT)
+
+    for cancels in (1, 2):
+        for ticks in range(25):
+            task = asyncio.create_task(looks())
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            for _ in range(cancels):
+                task.cancel()
+                await asyncio.sleep(0)
+            await asyncio.gather(task, return_exceptions=True)
+            async with db.begin(call_of("")) as tx:
+                assert await tx.one(COUNT) == 0, f"cancelled {ticks} ticks on"
+    assert db.in_use == 0
+
+
 async def test_no_moment_swallows_a_cancellation(db: Database) -> None:
     """Whoever is cancelled while a connection is handed over does not go on as if nothing was."""
 

@@ -5,6 +5,9 @@
     drive.py     one run on one worker: holds leases, waits, ticks
     flights.py   its cells from ready to their outcome: which go out next, what comes back
     ways.py      which model of its route a cell tries next
+    talks.py     the conversations among them: what is asked next, and what one that ends is
+    ending.py    an answer becomes a turn, the end of a conversation the result of its cell
+    seats.py     turns in the tick, and the money of attackers and judges
     calling.py   one call, from the wire to a scored answer or a typed error
     lanes.py     one model of a drive: how much may be in flight, when to wait, when to give up
     pace.py      requests and tokens a minute per credential, over the whole cluster
@@ -25,4 +28,8 @@ About once a second the tick also reports how calls went, opens and closes circu
 be a route: each of its models has a lane, and a cell moves from lane to lane. The attempt for one
 model holds its own worst cost and, as a reserve, that of the models after it, so a chain that was
 begun can always be paid for; what an attempt really cost is booked by itself.
+
+A cell of a plan with a strategy or a judge is a conversation (campaigns/conversations): each of its
+calls is an attempt as above, what it brought is recorded as a turn in the tick that settles it, and the
+next question follows from the recorded turns alone. A takeover loads them and goes on.
 """

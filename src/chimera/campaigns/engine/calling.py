@@ -8,27 +8,29 @@ from datetime import UTC, datetime
 import structlog
 
 from chimera import metrics
+from chimera.campaigns.engine.ending import TEXT_CHARS_MAX, hear
 from chimera.campaigns.engine.lanes import Lane
 from chimera.campaigns.engine.settlement import Outcome, Result
 from chimera.campaigns.engine.tick import Send
+from chimera.campaigns.plan import RunPlan
 from chimera.campaigns.scorers import Judge, Response
 from chimera.providers.adapters import ChatReply, ProviderError
 from chimera.providers.pricing import cost
 
 log = structlog.get_logger("chimera.drive")
 
-TEXT_CHARS_MAX = 200_000  # of an answer; what is longer is cut and marked
 TOKENS_MAX = 50_000_000  # of one call, beyond which a provider's count is not believed
 
 
 async def make_call(
-    lane: Lane, send: Send, run_id: str, judge: Judge
+    lane: Lane, send: Send, run_id: str, plan: RunPlan
 ) -> tuple[Outcome, ProviderError | None]:
-    """Sends the attempt once. The outcome has a result when there was an answer, else the error
-    says why not; what may have cost money is booked at its worst."""
+    """Sends the attempt once. The outcome has a result (or a turn) when there was an answer, else
+    the error says why not; what may have cost money is booked at its worst."""
     cell_no = send.prepared.cell.cell_no
     outcome = Outcome(cell_no, send.attempt_no, datetime.now(UTC))
     outcome.worst_cost, outcome.model_no = send.prepared.worst_cost, send.prepared.model_no
+    outcome.fence = send.fence
     outcome.worst_tokens = send.prepared.worst_tokens
     clock = time.perf_counter()
     try:
@@ -41,7 +43,10 @@ async def make_call(
         )
         outcome.latency_ms = reply.latency_ms
         _book(lane, send, outcome, reply)
-        outcome.result = _scored(send, reply, judge, run_id)
+        if send.prepared.ask is None:
+            outcome.result = _scored(send, reply, plan.judge, run_id)
+        else:
+            hear(plan, send.prepared, reply, outcome)
     except ProviderError as error:
         failure = error
     except Exception as crash:

@@ -14,6 +14,7 @@ import aiohttp
 import structlog
 
 from chimera import metrics
+from chimera.accounting.windows import Short
 from chimera.call import Call
 from chimera.campaigns.dataset_rows import bring_rows, keep_rows
 from chimera.campaigns.engine import leasing
@@ -33,6 +34,7 @@ COMMIT_WITHIN_S = 0.01  # how long places that will soon be empty wait for new a
 LEASES_MAX = 3
 CLAIM_EVERY_S = 1.0
 REPORT_EVERY_S = 1.0  # how calls went, to the circuits; at once when one should open or close
+SEAT_BROKE_S = 0.2  # how long an attacker or a judge waits for money that is held
 BROKE_S = 1.0  # how often a drive asks whether the limits let something out again
 
 
@@ -49,6 +51,7 @@ class Drive:
         self.flights = Flights(first.run_id)
         self.ticked_at = self.claimed_at = self.reported_at = 0.0
         self.broke_until = 0.0  # monotonic; 0 while limit and budgets let something out
+        self.turned_from: set[str] = set()  # provider keys
         self.started_at = time.monotonic()
         self.priority = 0
         self.closing = False  # a limit stopped the run: its shards are closed, one after the other
@@ -85,6 +88,7 @@ class Drive:
             plan=self.plan,
             api_key_id=opened.api_key_id,
             launched_at=opened.launched_at,
+            cells_total=opened.cells_total,
         )
         await self._adopt(self.first)
         await self._tick()
@@ -220,6 +224,8 @@ class Drive:
         for cell_no in sorted(lease.todo):
             past = lease.past.get(cell_no)
             if past is not None:
+                if not self.flights.talks.take_up(cell_no, past):
+                    continue
                 self.flights.ways.go_on(cell_no, past)
             if past is not None and past.poisonous:
                 self.flights.park(cell_no, past)
@@ -277,6 +283,7 @@ class Drive:
         wanted = self.flights.pick() if self.flights.may_send() else []
         outcomes += self.flights.outcomes  # cells whose text could not be made
         self.flights.outcomes = []
+        self.flights.talks.sift(outcomes)
         leases = list(self.flights.leases.values())
         decided = {outcome.cell_no for outcome in outcomes if outcome.result is not None}
         complete = [lease for lease in leases if lease.todo <= decided or self._may_close()]
@@ -320,14 +327,29 @@ class Drive:
         if report is not None:
             self.reported_at = self.ticked_at
         self._obey(control, decided, complete)
+        self.flights.talks.go_on(outcomes)
         self.flights.obey(control.stands, control.drives)
         self._sort_out(control, wanted, is_repeated)
         self.flights.stall(may_begin=control.may_begin)
         if control.out_of_money and not self.flights.tasks:
             if control.short is None:
                 await pause_for_money(self.core, self.run_id, self.opened.campaign_id, self.org_id)
-            elif control.short.is_spent:  # else others' calls may still give some of it back
+            elif control.short.is_spent and not self._turn_from(control.short):
+                # Were it not spent, others' calls might still give some of it back.
                 await wait_for_budget(self.core, self.context, control.short, self.flights.lanes)
+
+    def _turn_from(self, short: Short) -> bool:
+        """Whether cells that would wait for the budget of a key could be sent to another model of
+        their route instead. Once for each key, or a model that keeps failing would use up their
+        tries before its circuit opens; who waits for the budget tries again (waiting.py)."""
+        key = short.key
+        if key.scope_kind != "provider_key" or key.scope_id in self.turned_from:
+            return False
+        self.turned_from.add(key.scope_id)
+        if not self.flights.ways.turn_from_key(key.scope_id):
+            return False
+        self.broke_until = 0.0
+        return True
 
     def _keep_undecided(
         self, undecided: list[Outcome], outcomes: list[Outcome], decided: set[int]
@@ -370,13 +392,21 @@ class Drive:
         After a repeated tick, what was not admitted may be recorded as sent all the same, by a
         COMMIT whose answer was lost: it is taken back, which does nothing where there is no row.
         """
+        spent = [send.prepared.cell.cell_no for send in control.seated.spent]
+        for seat_no in control.seated.short:
+            for model_no in self.plan.seats[seat_no].target.model_nos:
+                self.flights.lanes[model_no].broke_until = time.monotonic() + SEAT_BROKE_S
         admitted = set()
         for send in control.admitted:
             admitted.add(send.prepared.cell.cell_no)
             self.flights.lanes[send.prepared.model_no].committed.append(send)
         for send in reversed(wanted):
             if send.prepared.cell.cell_no not in admitted:
-                if is_repeated:
+                if send.prepared.cell.cell_no in spent:
+                    self.flights.talks.seat_is_spent(send)
+                    if send.alone:
+                        self.flights.alone = None
+                elif is_repeated:
                     self.flights.take_back(send)
                 else:
                     self.flights.put_back(send)

@@ -20,6 +20,7 @@ from chimera.campaigns.engine.calling import make_call
 from chimera.campaigns.engine.lanes import Lane, cause_of, is_failure, retry_delay_s
 from chimera.campaigns.engine.leasing import Lease, Past
 from chimera.campaigns.engine.settlement import Outcome, Result
+from chimera.campaigns.engine.talks import Talks
 from chimera.campaigns.engine.tick import Report, Send
 from chimera.campaigns.engine.ways import Ways
 from chimera.campaigns.parameters import ParameterError
@@ -38,6 +39,7 @@ class Flights:
 
     plan: RunPlan
     ways: Ways
+    talks: Talks
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
@@ -63,6 +65,7 @@ class Flights:
         """lanes: by model_no."""
         self.plan, self.lanes = plan, lanes
         self.ways = Ways(plan, lanes, self.lease_of)
+        self.talks = Talks(plan, self.ways, self.lease_of, self.decide)
         self.turns.extend(lanes)
 
     def may_send(self) -> bool:
@@ -137,7 +140,13 @@ class Flights:
             return None
         past = lease.past.get(cell_no)
         try:
-            prepared = self.plan.prepare(cell_no, past.step if past else 0)
+            if self.plan.talk is None:
+                prepared = self.plan.prepare(cell_no, past.step if past else 0)
+            else:
+                question = self.talks.question(cell_no, lease.past.setdefault(cell_no, Past()))
+                if question is None:
+                    return None
+                prepared = question
         except (ParameterError, RenderError) as error:
             result = Result("failed", "", "", error_kind=error.reason, verdict_reason=str(error))
             result.attempts = past.attempts if past else 0
@@ -258,7 +267,7 @@ class Flights:
         try:
             heard: list[Told] = []
             HEARD.set(heard)  # of this task alone
-            outcome, error = await make_call(lane, send, self.run_id, self.plan.judge)
+            outcome, error = await make_call(lane, send, self.run_id, self.plan)
             if heard:
                 await lane.pace.learn(heard[-1])
             if error is None and outcome.input_tokens + outcome.output_tokens:
@@ -282,11 +291,13 @@ class Flights:
     def _failed(self, lane: Lane, send: Send, outcome: Outcome, error: ProviderError) -> None:
         cell_no = send.prepared.cell.cell_no
         lease = self.lease_of(cell_no)
+        if self.plan.talk is not None and lease is not None and lease.fence != send.fence:
+            lease = None  # it was lost and is ours again, and the conversation went on
         past = lease.past.setdefault(cell_no, Past()) if lease is not None else Past()
-        past.attempts = send.attempt_no
+        past.attempts = max(past.attempts, send.attempt_no)
         # A probe asks after the model, not after the cell: it must not cost the cell its tries.
         past.errors += not (send.probe_no and is_failure(error))
-        order = self.plan.order(cell_no)
+        order = self.ways.order(cell_no)
         tries = max(self.attempts_max, len(order))
         again = error.retryable and past.errors < tries
         step = None
@@ -303,37 +314,27 @@ class Flights:
                 self.delayed, (time.monotonic() + retry_delay_s(past.errors, error), cell_no)
             )
         else:
-            outcome.result = Result(
-                "failed",
-                send.prepared.prompt.text,
-                send.prepared.transformed,
-                error_kind=error.kind,
-                verdict_reason=outcome.error_message,
-                attempts=send.attempt_no,
+            outcome.result = self.talks.failure(
+                cell_no, past, error.kind, outcome.error_message, send.prepared
             )
         self.outcomes.append(outcome)
 
     # --- cells decided without an answer --------------------------------------------------------
 
     def decide(self, cell_no: int, result: Result) -> None:
-        self.outcomes.append(Outcome(cell_no, 0, datetime.now(UTC), result=result))
+        lease = self.lease_of(cell_no)
+        outcome = Outcome(cell_no, 0, datetime.now(UTC), result=result)
+        outcome.fence = lease.fence if lease is not None else 0
+        self.outcomes.append(outcome)
 
     def park(self, cell_no: int, past: Past) -> None:
-        prepared = self.plan.prepare(cell_no)
         reason = (
             f"its worker was lost {past.unknown} times while this cell was in flight, "
             "the last time with nothing else"
         )
+        prepared = self.plan.prepare(cell_no) if self.plan.talk is None else None
         self.decide(
-            cell_no,
-            Result(
-                "parked",
-                prepared.prompt.text,
-                prepared.transformed,
-                error_kind="worker_lost",
-                verdict_reason=reason,
-                attempts=past.attempts,
-            ),
+            cell_no, self.talks.failure(cell_no, past, "worker_lost", reason, prepared, "parked")
         )
 
     def give_up_lanes(self) -> None:
@@ -356,22 +357,14 @@ class Flights:
 
     def _fail_unsent(self, lane: Lane, cell_no: int) -> None:
         lease = self.lease_of(cell_no)
-        past = lease.past.get(cell_no) if lease is not None else None
-        result = Result(
-            "failed",
-            "",
-            "",
-            error_kind=lane.given_up,
-            verdict_reason=f"{lane.model.name} was given up: {lane.given_up}",
-            attempts=past.attempts if past else 0,
-        )
+        past = (lease.past.get(cell_no) if lease is not None else None) or Past()
+        reason = f"{lane.model.name} was given up: {lane.given_up}"
         try:
-            prepared = self.plan.prepare(cell_no)
+            prepared = self.plan.prepare(cell_no) if self.plan.talk is None else None
         except (ParameterError, RenderError) as error:
-            result.error_kind, result.verdict_reason = error.reason, str(error)
+            result = Result("failed", "", "", error_kind=error.reason, verdict_reason=str(error))
         else:
-            result.original_prompt = prepared.prompt.text
-            result.transformed_prompt = prepared.transformed
+            result = self.talks.failure(cell_no, past, lane.given_up, reason, prepared)
         self.decide(cell_no, result)
 
     def unsend(self) -> None:
@@ -399,7 +392,8 @@ class Flights:
             self.lanes[send.prepared.model_no].end_probe(send.probe_no, None)
         lease = self.lease_of(cell_no)
         if lease is not None:
-            lease.past.setdefault(cell_no, Past()).attempts = send.attempt_no
+            past = lease.past.setdefault(cell_no, Past())
+            past.attempts = max(past.attempts, send.attempt_no)
             self.lanes[send.prepared.model_no].ready.append(cell_no)
         if send.alone:
             self.alone = None

@@ -71,6 +71,7 @@ class Lane:
     is_shut: bool = False
     shut_since: float = 0.0  # monotonic, as the database says; 0 while it is not
     retry_at: float = 0.0  # monotonic; while shut, when a probe may be asked for
+    broke_until: float = 0.0  # monotonic; its seat's money is held by what is in flight
     has_news: bool = False  # that the database should hear of now
     signs: Signs = field(default_factory=lambda: Signs(""))
     # A probe of this lane that came back: its number and what it failed with, None if never sent.
@@ -83,7 +84,8 @@ class Lane:
     @property
     def blocked_until(self) -> float:
         """Monotonic: nothing goes out before, by its circuit or its pace."""
-        return max(self.retry_at if self.is_shut else 0.0, self.pace.ready_at)
+        waits = max(self.pace.ready_at, self.broke_until)
+        return max(self.retry_at, waits) if self.is_shut else waits
 
     @property
     def outstanding(self) -> int:

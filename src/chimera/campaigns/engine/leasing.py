@@ -12,6 +12,8 @@ from typing import Any
 
 from chimera.accounting.windows import Purse, Settled, move
 from chimera.call import Call
+from chimera.campaigns.conversations.turns import Ask, Turn
+from chimera.campaigns.engine.seats import load_turns, move_seats
 from chimera.db import Database, Nothing, Statement, Tx, sql
 
 # After this many losses with a cell in flight it is sent alone, and after one more it is parked:
@@ -31,6 +33,10 @@ class Past:
     step: int = 0  # of its order, for cells of a route
     last_model_no: int | None = None
     last_error: str = ""
+    # Of a conversation: what is recorded, and what is asked next when it was worked out already.
+    # The counts above, but for attempts, are then of what came after the last turn.
+    turns: tuple[Turn, ...] = ()
+    ask: Ask | None = None
 
     @property
     def poisonous(self) -> bool:
@@ -208,6 +214,32 @@ FIND_PAST = sql(
     """,
 )
 
+# Of conversations: how often the question that is next was asked in vain.
+FIND_PAST_OF_TALKS = sql(
+    dict,
+    """
+    SELECT a.cell_no, max(a.attempt_no) AS attempts,
+           count(*) FILTER (WHERE a.state = 'settled' AND a.error_kind <> 'not_sent'
+                              AND a.attempt_no > COALESCE(t.last_no, 0)) AS errors,
+           count(*) FILTER (WHERE a.state = 'unknown' AND a.attempt_no > COALESCE(t.last_no, 0))
+               AS unknown,
+           COALESCE(bool_or(a.alone AND a.state = 'unknown' AND a.attempt_no > COALESCE(t.last_no, 0)),
+                    false) AS lost_alone,
+           (array_agg(a.model_no ORDER BY a.attempt_no DESC)
+                FILTER (WHERE a.error_kind IS DISTINCT FROM 'not_sent'
+                          AND a.attempt_no > COALESCE(t.last_no, 0)))[1] AS last_model_no,
+           COALESCE((array_agg(a.error_kind ORDER BY a.attempt_no DESC)
+                FILTER (WHERE a.error_kind IS DISTINCT FROM 'not_sent'
+                          AND a.attempt_no > COALESCE(t.last_no, 0)))[1], '') AS last_error
+      FROM campaigns.attempts a
+      LEFT JOIN (SELECT cell_no, max(attempt_no) AS last_no FROM campaigns.turns
+                  WHERE run_id = %(run_id)s AND cell_no >= %(first)s AND cell_no < %(end)s
+                  GROUP BY cell_no) t ON t.cell_no = a.cell_no
+     WHERE a.run_id = %(run_id)s AND a.cell_no >= %(first)s AND a.cell_no < %(end)s
+     GROUP BY a.cell_no
+    """,
+)
+
 RELEASE = sql(
     Nothing,
     """
@@ -252,10 +284,12 @@ async def take_over(tx: Tx, lease: Lease, plan: Any, user_id: str) -> None:
         await _book_lost(tx, lease, plan, user_id, lost)
     recorded: list[int] = await tx.all(FIND_RECORDED, **span)
     lease.todo -= set(recorded)
-    for row in await tx.all(FIND_PAST, **span):
+    is_talk = plan.talk is not None
+    turns = await load_turns(tx, span) if is_talk else {}
+    for row in await tx.all(FIND_PAST_OF_TALKS if is_talk else FIND_PAST, **span):
         cell_no = row.pop("cell_no")
         if cell_no in lease.todo:
-            lease.past[cell_no] = Past(**row)
+            lease.past[cell_no] = Past(**row, turns=turns.get(cell_no, ()))
 
 
 async def _book_lost(
@@ -291,6 +325,24 @@ async def _book_lost(
             for worst in (row["worst_cost"],)
         ]
         await move(tx, purse, money["at"], groups, [])
+    if plan.seats:
+        await move_seats(tx, plan, lease.run_id, _seat_groups(plan, lost), [])
+
+
+def _seat_groups(plan: Any, lost: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the lost calls, those of attackers and judges, as settling would group them."""
+    return [
+        {
+            "model_no": row["model_no"],
+            "released": row["worst_cost"] + row["reserve"],
+            "cost": row["worst_cost"],
+            "calls": 1,
+            "input_tokens": 0,
+            "output_tokens": 0,
+        }
+        for row in lost
+        if (row["model_no"] or 0) >= plan.target_models
+    ]
 
 
 def _model_no(plan: Any, attempt: dict[str, Any]) -> int:

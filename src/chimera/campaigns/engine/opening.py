@@ -30,7 +30,7 @@ GET_RUN = sql(
     dict,
     """
     SELECT r.campaign_id, r.launched_by AS user_id, COALESCE(r.api_key_id::text, '') AS api_key_id,
-           r.created_at, r.concurrency, r.priority, p.plan
+           r.created_at, r.concurrency, r.priority, r.cells_total, p.plan
       FROM campaigns.runs r JOIN campaigns.run_plans p ON p.run_id = r.id
      WHERE r.id = %(run_id)s
     """,
@@ -62,6 +62,7 @@ class Opened:
     api_key_id: str
     launched_at: datetime
     priority: int
+    cells_total: int
     plan: RunPlan
     lanes: list[Lane]
 
@@ -102,6 +103,7 @@ async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> 
         row["api_key_id"],
         row["created_at"],
         row["priority"],
+        row["cells_total"],
         plan,
         lanes,
     )

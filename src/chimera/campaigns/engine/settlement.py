@@ -3,6 +3,10 @@
 An attempt moves from sent to settled once, and that drives ledger and money; an execution is
 inserted once, and that drives counters, telemetry and the audit event. So a batch may be settled
 again, by anyone, at any time: what was recorded already changes nothing.
+
+A call of a conversation is kept as a turn; the one that ends it inserts the execution, whose cost,
+tokens and time are those of all its turns. So the ledger of a run is what its executions cost, and
+the turns of cells that have none yet, and what was discarded.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import orjson
 from chimera.accounting.windows import Purse, Settled
 from chimera.audit import merkle, recording
 from chimera.audit.leaf import Kind, Severity
+from chimera.campaigns.conversations.turns import TARGET, Ask, Turn, transcript_of
 from chimera.campaigns.evidence.digest import digested
 from chimera.campaigns.plan import RunPlan
 from chimera.db import Nothing, Tx, sql
@@ -44,11 +49,18 @@ class Result:
     verdict_reason: str = ""
     error_kind: str = ""
     attempts: int = 1
+    # Of a conversation, which says why it ended; its texts are masked. model_no: of the answer
+    # that is decided on, or the first that was to be asked.
+    turns: tuple[Turn, ...] = ()
+    decided_turn_no: int | None = None
+    ended_by: str = ""
+    model_no: int | None = None
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one attempt; with `result` when it decided its cell.
+    """What became of one attempt; with `result` when it decided its cell, and in a conversation
+    with the `turn` it brought and what is asked next.
 
     attempt_no 0 stands for none: the cell is decided without a call of its own (parked, given up).
     """
@@ -66,6 +78,9 @@ class Outcome:
     error_message: str = ""
     result: Result | None = None
     model_no: int | None = None  # None: the first that the cell would try
+    fence: int = 0  # of the lease it was sent under
+    turn: Turn | None = None
+    next_ask: Ask | None = None
     tokens: int = 0  # booked; all it could take when nobody said
     worst_tokens: int = 0
 
@@ -79,6 +94,9 @@ class Outcome:
         self.cost, self.input_tokens, self.output_tokens = self.worst_cost, 0, 0
         self.tokens = self.worst_tokens
         self.error_message = ""
+        if self.turn is not None and self.result is None:
+            self.result = Result("failed", "", "", attempts=self.attempt_no)
+        self.turn = self.next_ask = None
         if self.result is not None:
             self.result = Result(
                 "failed",
@@ -92,10 +110,12 @@ class Outcome:
 
 @dataclass(slots=True)
 class Settlement:
-    """What a batch changed: groups: what its attempts held and cost, by key and day; tokens held
+    """What a batch changed: groups: what its attempts held and cost, by key and day; seats: of calls
+    of attackers and judges, by model; tokens held
     and booked; cells recorded, of those failed or parked, successful, and never sent."""
 
     groups: list[Settled] = field(default_factory=list)
+    seats: list[dict[str, Any]] = field(default_factory=list)
     tokens_released: int = 0
     tokens: int = 0
     recorded: int = 0
@@ -118,6 +138,7 @@ class TickContext:
     plan: RunPlan
     launched_at: datetime | None = None
     api_key_id: str = ""
+    cells_total: int = 0  # of the run; 0: all that the plan has
 
     @property
     def purse(self) -> Purse:
@@ -147,7 +168,10 @@ SETTLE = sql(
             iteration int,
             state text, original_prompt text, transformed_prompt text, response text,
             response_truncated boolean, finish_reason text, is_successful boolean, success_score real,
-            verdict_reason text, final_error text, attempts int)
+            verdict_reason text, final_error text, attempts int,
+            kept boolean, turn_count int, decided_turn_no int, ended_by text, transcript text,
+            cell_model_no int, cell_cost numeric, cell_latency_ms int, cell_input_tokens int,
+            cell_output_tokens int, cell_started_at timestamptz)
     ), held AS MATERIALIZED (
         SELECT a.cell_no, a.attempt_no, a.state AS was, a.worst_cost, a.worst_tokens, a.reserve,
                a.provider_key_id,
@@ -165,18 +189,22 @@ SETTLE = sql(
         RETURNING a.cell_no, a.attempt_no, held.was, held.worst_cost, held.worst_tokens, r.tokens,
                   held.reserve,
                   held.provider_key_id, held.sent_on, r.cost, r.model_no, r.technique_no,
-                  r.input_tokens, r.output_tokens, r.state IS NOT NULL AS decides,
+                  r.input_tokens, r.output_tokens, r.state IS NOT NULL AS decides, COALESCE(r.kept, false) AS kept,
                   r.error_kind IS DISTINCT FROM 'not_sent' AS went
     ), inserted AS (
         INSERT INTO campaigns.executions
             (run_id, cell_no, org_id, prompt_no, technique_no, target_no, model_no, iteration_number, state,
              original_prompt, transformed_prompt, response, response_truncated, finish_reason,
              is_successful, success_score, verdict_reason, error_kind, attempts, latency_ms, input_tokens,
-             output_tokens, cost, started_at)
+             output_tokens, cost, started_at, turn_count, decided_turn_no, ended_by, transcript)
         SELECT %(run_id)s::uuid, cell_no, %(org_id)s::uuid, prompt_no, technique_no, target_no,
-               model_no, iteration, state, original_prompt, transformed_prompt, response, response_truncated,
-               finish_reason, is_successful, success_score, verdict_reason, final_error, attempts, latency_ms,
-               input_tokens, output_tokens, cost, started_at
+               COALESCE(cell_model_no, model_no), iteration, state, original_prompt,
+               transformed_prompt, response, response_truncated, finish_reason, is_successful, success_score,
+               verdict_reason, final_error, attempts, COALESCE(cell_latency_ms, latency_ms),
+               COALESCE(cell_input_tokens, input_tokens), COALESCE(cell_output_tokens, output_tokens),
+               COALESCE(cell_cost, cost), COALESCE(cell_started_at, started_at),
+               COALESCE(turn_count, 0), decided_turn_no, COALESCE(ended_by, ''),
+               decode(transcript, 'hex')
           FROM r WHERE state IS NOT NULL
          ORDER BY cell_no
             ON CONFLICT (run_id, cell_no) DO NOTHING
@@ -189,17 +217,18 @@ SETTLE = sql(
         SELECT %(run_id)s::uuid, s.cell_no, s.attempt_no, e.entry_no,
                %(org_id)s::uuid, %(user_id)s::uuid, (%(models)s::uuid[])[s.model_no + 1],
                (%(prices)s::uuid[])[s.model_no + 1], e.kind,
-               e.kind = 'correction' OR i.cell_no IS NULL,
+               e.kind = 'correction' OR NOT counts,
                CASE WHEN e.tells THEN s.input_tokens ELSE 0 END,
                CASE WHEN e.tells THEN s.output_tokens ELSE 0 END, e.cost, s.sent_on,
                s.provider_key_id, s.technique_no
           FROM settled s
           LEFT JOIN inserted i ON i.cell_no = s.cell_no AND s.decides
+         CROSS JOIN LATERAL (SELECT i.cell_no IS NOT NULL OR s.kept AS counts) AS c
          CROSS JOIN LATERAL (VALUES
             (0, 'charge', s.was = 'sent' AND s.went, true, s.cost),
-            (1, 'correction', s.was = 'unknown', i.cell_no IS NULL,
-                CASE WHEN i.cell_no IS NULL THEN s.cost ELSE 0 END - s.worst_cost),
-            (2, 'charge', s.was = 'unknown' AND i.cell_no IS NOT NULL, true, s.cost)
+            (1, 'correction', s.was = 'unknown', NOT counts,
+                CASE WHEN counts THEN 0 ELSE s.cost END - s.worst_cost),
+            (2, 'charge', s.was = 'unknown' AND counts, true, s.cost)
          ) AS e (entry_no, kind, applies, tells, cost)
          WHERE e.applies
          ORDER BY s.cell_no, s.attempt_no, e.entry_no
@@ -259,7 +288,14 @@ SETTLE = sql(
                            AS cost_released,
                        count(*) FILTER (WHERE was = 'sent' AND went) AS requests,
                        sum(CASE was WHEN 'sent' THEN cost ELSE cost - worst_cost END)::text AS cost
-                  FROM settled GROUP BY provider_key_id, sent_on) g) AS groups
+                  FROM settled GROUP BY provider_key_id, sent_on) g) AS groups,
+           (SELECT COALESCE(json_agg(m), '[]') FROM (
+                SELECT model_no, count(*) FILTER (WHERE was = 'sent' AND went) AS calls,
+                       COALESCE(sum(worst_cost + reserve) FILTER (WHERE was = 'sent'), 0)::text
+                           AS released,
+                       sum(CASE was WHEN 'sent' THEN cost ELSE cost - worst_cost END)::text AS cost,
+                       sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens
+                  FROM settled WHERE model_no >= %(target_models)s GROUP BY model_no) m) AS seats
       FROM (SELECT COALESCE(sum(worst_tokens) FILTER (WHERE was = 'sent'), 0)::bigint AS released,
                    COALESCE(sum(CASE was WHEN 'sent' THEN tokens ELSE tokens - worst_tokens END), 0)::bigint
                        AS booked
@@ -291,14 +327,16 @@ async def settle(tx: Tx, context: TickContext, outcomes: Sequence[Outcome]) -> S
         models=context.models,
         prices=[model.price_version_id for model in context.plan.models],
         has_routes=context.plan.has_routes,
+        target_models=context.plan.target_models,
     )
     assert done is not None  # an aggregate without GROUP BY has one row
     recorded = set(done["cells"])
     fresh = [row for row in rows if row["state"] is not None and row["cell_no"] in recorded]
     if fresh:
-        await _tell(tx, context, fresh)
+        await _tell(tx, context, [_whole(row) for row in fresh])
     return Settlement(
         groups=[_settled(group) for group in done["groups"]],
+        seats=done["seats"],
         tokens_released=done["tokens_released"],
         tokens=done["tokens"],
         recorded=len(fresh),
@@ -409,25 +447,61 @@ def _row(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
     if result is not None:
         said: tuple[str, ...] = (result.original_prompt, result.transformed_prompt)
         told: tuple[str, ...] = (result.response, result.verdict_reason)
-        if said[0] and (masked := plan.masked(cell, *told)):
+        if said[0] and not result.ended_by and (masked := plan.masked(cell, *told)):
             said, told = masked[:2], masked[2:]
         row |= {
             "state": result.state,
-            "original_prompt": _storable(said[0]),
-            "transformed_prompt": _storable(said[1]),
-            "response": _storable(told[0]),
+            "original_prompt": storable(said[0]),
+            "transformed_prompt": storable(said[1]),
+            "response": storable(told[0]),
             "response_truncated": result.response_truncated,
             "finish_reason": result.finish_reason,
             "is_successful": result.is_successful,
             "success_score": result.success_score,
-            "verdict_reason": _storable(told[1]),
+            "verdict_reason": storable(told[1]),
             "final_error": result.error_kind,
             "attempts": result.attempts,
         }
+        if result.ended_by:
+            row |= _conversation(outcome, result)
+    if outcome.turn is not None:
+        row["kept"] = True
     return row
 
 
-def _storable(text: str) -> str:
+def _conversation(outcome: Outcome, result: Result) -> dict[str, Any]:
+    """What an execution has of all its turns. A call that failed and ended it is no turn, and counts."""
+    turns = result.turns
+    last = outcome if outcome.turn is None else None
+    cost = sum((turn.cost for turn in turns), last.cost if last else Decimal(0))
+    return {
+        "turn_count": len(turns),
+        "decided_turn_no": result.decided_turn_no,
+        "ended_by": result.ended_by,
+        "transcript": transcript_of(turns),
+        "cell_model_no": result.model_no,
+        "cell_cost": decimal_text(cost),
+        "cell_latency_ms": sum(turn.latency_ms for turn in turns if turn.purpose == TARGET),
+        "cell_input_tokens": sum(t.input_tokens for t in turns)
+        + (last.input_tokens if last else 0),
+        "cell_output_tokens": sum(t.output_tokens for t in turns)
+        + (last.output_tokens if last else 0),
+        "cell_started_at": turns[0].started_at if turns else outcome.started_at,
+    }
+
+
+def _whole(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as its execution is stored: of a conversation, with the sums over its turns."""
+    if "cell_cost" not in row:
+        return row
+    return row | {
+        name.removeprefix("cell_"): value
+        for name, value in row.items()
+        if name.startswith("cell_") and name != "cell_no" and value is not None
+    }
+
+
+def storable(text: str) -> str:
     """PostgreSQL text has no NUL, and UTF-8 no lone surrogates."""
     text = text.replace("\0", "�")
     try:

@@ -1,6 +1,6 @@
 """One tick: the transaction that settles what came back and commits what goes out next.
 
-Order of locks: shards, attempts, executions, tallies, run_money, windows, circuits
+Order of locks: shards, attempts, executions, tallies, run_money, windows, seats, circuits
 (migrations/README.md). Rows of a batch are sorted by key, or two workers deadlock. Every statement is
 safe to repeat: a tick whose COMMIT was lost from sight is simply run again.
 """
@@ -17,6 +17,13 @@ from chimera.accounting.windows import Short, Want, give_back, move
 from chimera.campaigns.engine import limits
 from chimera.campaigns.engine.completion import finish_shards, recount
 from chimera.campaigns.engine.leasing import Lease
+from chimera.campaigns.engine.seats import (
+    Seated,
+    afford,
+    hold_seats,
+    move_seats,
+    record_turns,
+)
 from chimera.campaigns.engine.settlement import Outcome, Settlement, TickContext, settle
 from chimera.campaigns.plan import Prepared
 from chimera.db import Nothing, Tx, sql
@@ -67,6 +74,7 @@ class Control:
     budgeted: bool = False
     at: datetime = EPOCH  # when the money was moved; what goes out was sent then
     admitted: list[Send] = field(default_factory=list)
+    seated: Seated = field(default_factory=Seated)
     # By model_no, after a report.
     stands: list[Stand] = field(default_factory=list)
     drives: int = 1  # of the organisation, then
@@ -147,15 +155,16 @@ SEND = sql(
     WITH n AS MATERIALIZED (
         SELECT * FROM unnest(%(cells)s::bigint[], %(attempts)s::int[], %(fences)s::bigint[],
                              %(alone)s::boolean[], %(worst)s::numeric[], %(tokens)s::bigint[],
-                             %(reserves)s::numeric[], %(models)s::int[], %(keys)s::uuid[])
+                             %(reserves)s::numeric[], %(models)s::int[], %(keys)s::uuid[],
+                             %(purposes)s::text[])
                    AS n (cell_no, attempt_no, fence, alone, worst_cost, worst_tokens, reserve,
-                         model_no, provider_key_id)
+                         model_no, provider_key_id, purpose)
     ), sent AS (
         INSERT INTO campaigns.attempts
             (run_id, cell_no, attempt_no, org_id, fence, alone, worst_cost, worst_tokens, reserve,
-             model_no, provider_key_id, sent_at)
+             model_no, provider_key_id, purpose, sent_at)
         SELECT %(run_id)s::uuid, cell_no, attempt_no, %(org_id)s::uuid, fence, alone, worst_cost,
-               worst_tokens, reserve, model_no, provider_key_id, %(at)s::timestamptz
+               worst_tokens, reserve, model_no, provider_key_id, purpose, %(at)s::timestamptz
           FROM n ORDER BY cell_no, attempt_no
             ON CONFLICT (run_id, cell_no, attempt_no) DO NOTHING
         RETURNING cell_no, attempt_no
@@ -220,12 +229,23 @@ async def run_tick(
     if control.state == "running" and row["ends_in_s"] is not None and row["ends_in_s"] <= 0:
         control.stop_reason = control.stop_reason or "wall_time"
     held = [lease for lease in leases if lease.shard_no in control.leases]
-    _leave_undecided(outcomes, held, is_stopping=bool(control.stop_reason))
+    _leave_undecided(
+        outcomes,
+        held,
+        is_stopping=bool(control.stop_reason),
+        is_talk=context.plan.talk is not None,
+    )
     outcomes, control.undecided = limits.beginning(outcomes, row["cells_left"])
     settled = await settle(tx, context, outcomes) if outcomes else Settlement()
+    if context.plan.talk is not None:
+        await record_turns(tx, context, outcomes)
     sends = _admissible(control, context, held, wanted)
     if outcomes or sends:
         await _move_money(tx, context, control, settled, sends, _has_strays(outcomes, held))
+    if context.plan.seats:
+        control.seated = await move_seats(
+            tx, context.plan, context.run_id, settled.seats, control.admitted
+        )
     if control.stop_reason and not row["stop_reason"]:
         await limits.stop_run(tx, context, control.stop_reason)
     if report is not None:
@@ -252,12 +272,19 @@ def _share(concurrency: int, drivers: int, before: int) -> int:
 
 
 def _leave_undecided(
-    outcomes: Sequence[Outcome], held: Sequence[Lease], *, is_stopping: bool
+    outcomes: Sequence[Outcome], held: Sequence[Lease], *, is_stopping: bool, is_talk: bool
 ) -> None:
     """Without the lease only an answer decides a cell: whoever holds it now may still get one
     where this worker gave up; and of a run that stops not even that, for its shard may be closed
-    already. What was sent is settled all the same."""
+    already. Of a conversation nothing is recorded without the lease it was sent under, for somebody
+    else goes on with it. What was sent is settled all the same."""
     for outcome in outcomes:
+        if is_talk:
+            if not any(
+                lease.holds(outcome.cell_no) and lease.fence == outcome.fence for lease in held
+            ):
+                outcome.result = outcome.turn = outcome.next_ask = None
+            continue
         result = outcome.result
         if result is None or (result.state == "succeeded" and not is_stopping):
             continue
@@ -352,7 +379,7 @@ def _within_limits(
     control.stop_reason = control.stop_reason or money["stop_reason"]
     if control.stop_reason or control.state != "running":
         return []
-    control.stop_reason = limits.reached(money, context.plan.cells_total)
+    control.stop_reason = limits.reached(money, context.cells_total or context.plan.cells_total)
     if control.stop_reason:
         return []
     fit, control.out_of_tokens = limits.fitting(sends, money)
@@ -369,6 +396,10 @@ def _want(context: TickContext, send: Send) -> Want:
 
 def _key_of(context: TickContext, send: Send) -> str:
     return context.plan.models[send.prepared.model_no].provider_key_id
+
+
+def _purpose_of(send: Send) -> str:
+    return send.prepared.ask.purpose if send.prepared.ask is not None else "target"
 
 
 async def _exchange(tx: Tx, context: TickContext, report: Report) -> list[Stand]:
@@ -409,6 +440,8 @@ async def _commit_sends(tx: Tx, context: TickContext, control: Control) -> None:
     """Writes down as sent what the circuits let pass; what does not go out gives its hold back."""
     afforded = control.admitted
     sends = await _passed(tx, context, control)
+    if control.seated.money:
+        sends = afford(control.seated, sends)
     fresh = await _insert_sends(tx, context, control.at, sends) if sends else {}
     control.admitted = [send for send in sends if _attempt_of(send) in fresh]
     wants = {_attempt_of(send): _want(context, send) for send in afforded}
@@ -422,6 +455,8 @@ async def _commit_sends(tx: Tx, context: TickContext, control: Control) -> None:
         tokens=sum(send.prepared.worst_tokens for send in new),
         begun=sum(send.attempt_no == 1 for send in new),
     )
+    if context.plan.seats:
+        await hold_seats(tx, context.run_id, new)
     if control.budgeted and len(held) < len(wants):
         lost = [want for attempt, want in wants.items() if not fresh.get(attempt)]
         await give_back(tx, context.purse, control.at, lost)
@@ -449,5 +484,6 @@ async def _insert_sends(
         reserves=[send.prepared.reserve for send in sends],
         models=[send.prepared.model_no for send in sends],
         keys=[_key_of(context, send) or None for send in sends],
+        purposes=[_purpose_of(send) for send in sends],
     )
     return {(row["cell_no"], row["attempt_no"]): row["fresh"] for row in rows}

@@ -27,16 +27,30 @@ class Ways:
 
     def lane_of(self, cell_no: int) -> Lane:
         """Where a cell waits: the model it would try next."""
-        target = self.plan.targets[self.plan.cell(cell_no).target_no]
+        target = self.plan.asked(cell_no, self._seat(cell_no))
         if not target.is_route:
             return self.lanes[target.model_nos[0]]
-        return self.lanes[self.plan.order(cell_no)[self._step(cell_no)]]
+        return self.lanes[self.order(cell_no)[self._step(cell_no)]]
+
+    def order(self, cell_no: int) -> tuple[int, ...]:
+        """The models that the next call of a cell would try."""
+        return self.plan.order(cell_no, self._seat(cell_no))
+
+    def _seat(self, cell_no: int) -> int | None:
+        """Of a conversation, whom its next call goes to."""
+        if self.plan.talk is None:
+            return None
+        lease = self._lease_of(cell_no)
+        past = lease.past.get(cell_no) if lease is not None else None
+        if past is None or past.ask is None:
+            return self.plan.talk.strategy.first_seat
+        return past.ask.seat
 
     def way_round(self, cell_no: int, step: int, cause: str) -> int | None:
         """The next step after this one that something may be sent to, when the route says that it
         is tried for this cause; a model that was given up is always gone round."""
         now = time.monotonic()
-        order = self.plan.order(cell_no)
+        order = self.order(cell_no)
         while cause and step + 1 < len(order):
             gone = cause == "refused" or self.lanes[order[step]].given_up
             if not gone and not self.plan.falls_back(cell_no, order[step], cause):
@@ -49,7 +63,7 @@ class Ways:
 
     def go_on(self, cell_no: int, past: Past) -> None:
         """Where a cell that was tried before stands in its order: as whoever tried it left it."""
-        order = self.plan.order(cell_no)
+        order = self.order(cell_no)
         if past.last_model_no not in order or len(order) == 1:
             return
         past.step = order.index(past.last_model_no)
@@ -79,9 +93,7 @@ class Ways:
                     break
 
     def _is_of_route(self, lane: Lane) -> bool:
-        return (
-            bool(lane.ready) and self.plan.targets[self.plan.cell(lane.ready[0]).target_no].is_route
-        )
+        return bool(lane.ready) and self.plan.owners[lane.model_no].is_route
 
     def _move_on(self, cell_no: int, cause: str, room: int) -> bool:
         """Puts a cell into the lane of its next model, when there is one to go to."""
@@ -92,7 +104,7 @@ class Ways:
         step = self.way_round(cell_no, past.step, cause)
         if step is None:
             return False
-        lane = self.lanes[self.plan.order(cell_no)[step]]
+        lane = self.lanes[self.order(cell_no)[step]]
         if len(lane.ready) >= room:
             return False
         past.step = step
@@ -102,19 +114,48 @@ class Ways:
 
     def leads_anywhere(self, cell_no: int) -> bool:
         """Whether a cell has a model that was not given up."""
-        return any(not self.lanes[no].given_up for no in self.plan.order(cell_no))
+        return any(not self.lanes[no].given_up for no in self.order(cell_no))
 
     def turn_elsewhere(self, cell_no: int) -> bool:
         """Moves a cell from a model that was given up to the first of its order that was not."""
         lease = self._lease_of(cell_no)
         if lease is None:
             return False
-        for step, model_no in enumerate(self.plan.order(cell_no)):
+        for step, model_no in enumerate(self.order(cell_no)):
             if not self.lanes[model_no].given_up:
                 lease.past.setdefault(cell_no, Past()).step = step
                 self.lanes[model_no].ready.append(cell_no)
                 return True
         return False
+
+    def turn_from_key(self, provider_key_id: str) -> bool:
+        """Moves cells from models with this key, which has nothing left to spend, to the first of
+        their order with another one that lets calls through; whether any could be moved."""
+        now = time.monotonic()
+        has_moved = False
+        for lane in self.lanes:
+            if lane.model.provider_key_id != provider_key_id:
+                continue
+            for _ in range(len(lane.ready)):
+                cell_no = lane.ready.popleft()
+                lease = self._lease_of(cell_no)
+                order = self.plan.order(cell_no)
+                step = next(
+                    (
+                        step
+                        for step, model_no in enumerate(order)
+                        if self.lanes[model_no].model.provider_key_id != provider_key_id
+                        and not self.lanes[model_no].avoided_for(now)
+                    ),
+                    None,
+                )
+                if lease is None or step is None:
+                    lane.ready.append(cell_no)
+                    continue
+                lease.past.setdefault(cell_no, Past()).step = step
+                self.lanes[order[step]].ready.append(cell_no)
+                has_moved = True
+        return has_moved
 
     def _step(self, cell_no: int) -> int:
         lease = self._lease_of(cell_no)

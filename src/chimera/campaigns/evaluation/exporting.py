@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -37,7 +37,18 @@ READ_RESULTS = sql(
            o.is_successful AS person_is_successful, o.reason AS person_reason,
            e.original_prompt, e.transformed_prompt, e.response, e.response_truncated, e.finish_reason, e.error_kind,
            e.attempts, e.latency_ms, e.input_tokens, e.output_tokens, e.cost AS cost_usd,
-           e.started_at, e.recorded_at
+           e.started_at, e.recorded_at, e.turn_count, e.decided_turn_no, e.ended_by,
+           CASE WHEN %(include_turns)s AND e.turn_count > 0 THEN
+               (SELECT json_agg(json_build_object(
+                           'turn_no', t.turn_no, 'purpose', t.purpose,
+                           'model', p.model_names[t.model_no + 1], 'request', t.request,
+                           'reply', t.reply, 'is_successful', t.is_successful,
+                           'success_score', t.success_score, 'verdict_reason', t.verdict_reason,
+                           'input_tokens', t.input_tokens, 'output_tokens', t.output_tokens,
+                           'cost_usd', trim_scale(t.cost)::text, 'latency_ms', t.latency_ms)
+                       ORDER BY t.turn_no)
+                  FROM campaigns.turns t WHERE t.run_id = e.run_id AND t.cell_no = e.cell_no)::text
+           END AS turns
       FROM campaigns.executions e
       JOIN campaigns.run_plans p ON p.run_id = e.run_id
       LEFT JOIN campaigns.overrides o ON o.run_id = e.run_id AND o.cell_no = e.cell_no
@@ -76,7 +87,12 @@ COLUMNS = {
     "cost_usd": "string",
     "started_at": "timestamp",
     "recorded_at": "timestamp",
+    "turn_count": "int32",
+    "decided_turn_no": "int32",
+    "ended_by": "string",
 }
+# When they are asked for: what was said in each conversation, as a JSON list.
+WITH_TURNS = {**COLUMNS, "turns": "string"}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -89,6 +105,9 @@ class Writer(Protocol):
 
 
 class JsonLines:
+    def __init__(self, columns: Mapping[str, str] = COLUMNS) -> None:
+        """All columns of a row are written."""
+
     def page(self, rows: Sequence[dict[str, Any]]) -> bytes:
         return b"".join([orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows])
 
@@ -100,13 +119,14 @@ class Csv:
     """RFC 4180. A text that a spreadsheet would take for a formula gets an apostrophe in front:
     answers of models are not to be trusted. Source: OWASP, CSV Injection."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: Mapping[str, str] = COLUMNS) -> None:
+        self.columns = columns
         self.out = io.StringIO(newline="")
         self.writer = csv.writer(self.out)
-        self.writer.writerow(COLUMNS)
+        self.writer.writerow(columns)
 
     def page(self, rows: Sequence[dict[str, Any]]) -> bytes:
-        self.writer.writerows([[self._cell(row[name]) for name in COLUMNS] for row in rows])
+        self.writer.writerows([[self._cell(row[name]) for name in self.columns] for row in rows])
         return self._taken()
 
     def end(self) -> bytes:
@@ -129,7 +149,7 @@ class Csv:
 class Parquet:
     """A row group a page of PAGE_ROWS."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: Mapping[str, str] = COLUMNS) -> None:
         import pyarrow  # type: ignore[import-untyped]  # ships without types
         from pyarrow import parquet
 
@@ -137,7 +157,7 @@ class Parquet:
         self.schema = pyarrow.schema(
             [
                 (name, kinds.get(kind) or pyarrow.type_for_alias(kind))
-                for name, kind in COLUMNS.items()
+                for name, kind in columns.items()
             ]
         )
         self.table = pyarrow.Table
@@ -194,21 +214,33 @@ async def export_results(
         await get_run(tx, run_id)
         name = ExportFormat.Name(request.format).removeprefix("EXPORT_FORMAT_").lower()
         recording.record(tx, "run.export", "run", run_id, new={"format": name}, kind=Kind.ACCESS)
-    writer: Writer = WRITERS[request.format]()
+    columns = WITH_TURNS if request.include_turns else COLUMNS
+    writer: Writer = WRITERS[request.format](columns)
     reading = replace(call, access=Access())  # the pages are reading that was recorded above
     after = -1
     while True:
         async with db.look(reading) as tx:
-            rows = await tx.all(READ_RESULTS, run_id=run_id, after=after, limit=PAGE_ROWS)
+            await tx.name_run(run_id)
+            rows = await tx.all(
+                READ_RESULTS,
+                run_id=run_id,
+                after=after,
+                limit=PAGE_ROWS,
+                include_turns=request.include_turns,
+            )
         for row in rows:
             row["run_id"] = run_id
             row["cost_usd"] = decimal_text(row["cost_usd"])
+            if not request.include_turns:
+                row.pop("turns")
         if rows:
             after = rows[-1]["cell_no"]
             for part in _parts(writer.page(rows)):
                 yield part
         if len(rows) < PAGE_ROWS:
             break
+    async with db.look(reading) as tx:
+        await get_run(tx, run_id)  # what ended because it is not shared any more is not complete
     for part in _parts(writer.end()):
         yield part
 

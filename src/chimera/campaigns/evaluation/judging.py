@@ -27,12 +27,15 @@ OPEN_SCORING = sql(
     """,
 )
 
+# Also those that were kept because their judge could not be read or paid.
 READ_ANSWERS = sql(
     dict,
     """
     SELECT cell_no, response, original_prompt, transformed_prompt, finish_reason, is_successful
       FROM campaigns.executions
-     WHERE run_id = %(run_id)s AND cell_no > %(after)s AND state = 'succeeded'
+     WHERE run_id = %(run_id)s AND cell_no > %(after)s
+       AND (state = 'succeeded' OR error_kind IN ('judge_unreadable', 'judge_budget_spent',
+                                                  'scorer_error'))
      ORDER BY cell_no LIMIT %(limit)s
     """,
 )
@@ -107,6 +110,7 @@ async def _judge_portion(
             errored=sum(not verdict.HasField("is_successful") for verdict in verdicts),
             flipped=sum(
                 verdict.HasField("is_successful")
+                and verdict.HasField("recorded_is_successful")
                 and verdict.is_successful != verdict.recorded_is_successful
                 for verdict in verdicts
             ),

@@ -6,6 +6,8 @@ A ZIP archive with these members:
     plan.json       the frozen plan, byte for byte; its SHA-256 is in the launch event
     flushes.jsonl   which results each transaction recorded, in order, and the root over them
     results.jsonl   the results: what the roots cover ("result"), and what they do not ("context")
+    turns.jsonl     of a run with conversations (chimera-evidence/2): what was said, in order; the
+                    hash over a cell's turns is covered with its result
     audit.jsonl     the audit events of campaign and run with proofs, and the signed checkpoint
 
 So each result hangs on a hash that hangs on an event that hangs on a signature.

@@ -26,12 +26,16 @@ from chimera.audit.bundle import Entry, decode_line
 from chimera.audit.leaf import decode_leaf
 from chimera.audit.report import Verdict
 from chimera.audit.verify import verify_bundle
-from chimera.campaigns.evidence.digest import digest_bytes
+from chimera.campaigns.evidence.digest import digest_bytes, transcript_hash
 
-# 2: results say why their answer ended; 1 could not.
-FORMATS = ("chimera-evidence/1", "chimera-evidence/2")
 LINE_BYTES_MAX = 16 * 1024 * 1024
 MEMBERS = ("manifest.json", "plan.json", "flushes.jsonl", "results.jsonl", "audit.jsonl")
+# Format -> its members. 2: results say why their answer ended; 3: there are conversations.
+FORMATS = {
+    "chimera-evidence/1": MEMBERS,
+    "chimera-evidence/2": MEMBERS,
+    "chimera-evidence/3": (*MEMBERS, "turns.jsonl"),
+}
 LAUNCHES = ("campaign.launch", "run.rerun_failed")
 OVER = ("run.complete", "run.fail")
 
@@ -80,17 +84,18 @@ def verify_evidence(path: Path, keys: Sequence[str]) -> EvidenceReport:
 
 
 def _verify(archive: zipfile.ZipFile, keys: Sequence[str]) -> EvidenceReport:
-    if sorted(archive.namelist()) != sorted(MEMBERS):
-        raise Refuted(Verdict.BAD_INPUT, f"the members are not {', '.join(MEMBERS)}")
     manifest = json.loads(_read(archive, "manifest.json"))
-    if manifest["format"] not in FORMATS:
+    members = FORMATS.get(manifest["format"])
+    if members is None:
         raise Refuted(Verdict.BAD_INPUT, "this format is not known")
+    if sorted(archive.namelist()) != sorted(members):
+        raise Refuted(Verdict.BAD_INPUT, f"the members are not {', '.join(members)}")
     run_id = str(manifest["run_id"])
     proven = _proven(archive, keys, run_id)
     plan_hash = hashlib.sha256(_read(archive, "plan.json")).hexdigest()
     if plan_hash != proven.plan_hash:
         raise Refuted(Verdict.TAMPERED, "the plan is not the one that was launched")
-    digests, scored, successes = _results(archive)
+    digests, scored, successes = _results(archive, _transcripts(archive))
     results, batches = len(digests), _check_flushes(archive, proven, digests)
     if proven.end is None:
         raise Refuted(Verdict.INCOMPLETE, "the log does not say yet that the run is over")
@@ -151,17 +156,42 @@ def _proven(archive: zipfile.ZipFile, keys: Sequence[str], run_id: str) -> Prove
     return proven
 
 
-def _results(archive: zipfile.ZipFile) -> tuple[dict[int, bytes], int, int]:
-    """Leaf hash by cell; how many were scored, and for how many the condition holds."""
+def _transcripts(archive: zipfile.ZipFile) -> dict[int, str]:
+    """The hash over the turns of each conversation, which must come in order and without holes."""
+    if "turns.jsonl" not in archive.namelist():
+        return {}
+    turns: dict[int, list[dict[str, Any]]] = {}
+    for data in _lines(archive, "turns.jsonl"):
+        line = json.loads(data)
+        said = turns.setdefault(line["cell_no"], [])
+        if line["turn"]["turn_no"] != len(said) + 1:
+            raise Refuted(Verdict.TAMPERED, f"a turn of cell {line['cell_no']} is missing")
+        said.append(line["turn"])
+    return {cell_no: transcript_hash(said) for cell_no, said in turns.items()}
+
+
+def _results(
+    archive: zipfile.ZipFile, transcripts: dict[int, str]
+) -> tuple[dict[int, bytes], int, int]:
+    """Leaf hash by cell; how many were scored, and for how many the condition holds. What was said
+    in a conversation is what its result says it was."""
     digests: dict[int, bytes] = {}
     scored = successes = 0
     for line in _lines(archive, "results.jsonl"):
         result = json.loads(line)["result"]
         if result["cell_no"] in digests:
             raise Refuted(Verdict.TAMPERED, f"cell {result['cell_no']} has two results")
+        stated = result.get("transcript")
+        if stated is not None and stated != transcripts.pop(result["cell_no"], transcript_hash([])):
+            raise Refuted(
+                Verdict.TAMPERED, f"the turns of cell {result['cell_no']} are not what was recorded"
+            )
         digests[result["cell_no"]] = merkle.leaf_hash(digest_bytes(result))
         scored += result["state"] == "succeeded"
         successes += bool(result["is_successful"])
+    if transcripts:
+        cell_no = next(iter(transcripts))
+        raise Refuted(Verdict.TAMPERED, f"cell {cell_no} has turns that no result knows of")
     return digests, scored, successes
 
 

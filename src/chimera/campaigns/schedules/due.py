@@ -7,6 +7,7 @@ from datetime import datetime
 
 from chimera.audit import recording
 from chimera.audit.leaf import Outcome, Severity
+from chimera.campaigns.engine.completion import LOCK_CAMPAIGN
 from chimera.campaigns.launching import launch_locked
 from chimera.campaigns.operations import lock_campaign
 from chimera.campaigns.runs import LIVE
@@ -135,6 +136,7 @@ NOTE_REFUSAL = sql(
 async def refuse_due(tx: Tx, due: Due, fault: Fault) -> None:
     """Writes down why nothing was launched; of somebody who may not any more, and of a single moment
     that has passed, the schedule stops. In a transaction of the worker's."""
+    await tx.run(LOCK_CAMPAIGN, campaign_id=due.campaign_id)
     is_gone = isinstance(fault, Denied) or fault.reason == "CAMPAIGN_NOT_FOUND"
     then = None if is_gone else due.then
     noted = await tx.one(

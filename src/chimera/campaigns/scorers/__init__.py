@@ -9,12 +9,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
 from chimera.campaigns.parameters import Parameter, Params, checked
 from chimera.campaigns.scorers.answers import ANSWER_SCORERS
 from chimera.campaigns.scorers.canary import CANARY_LEAK
+from chimera.campaigns.scorers.llm_judge import KIND as LLM_JUDGE_KIND
+from chimera.campaigns.scorers.llm_judge import LLM_JUDGE
 from chimera.campaigns.scorers.markup import MARKUP_SCORERS
 from chimera.campaigns.scorers.overlap import OVERLAP_SCORERS
 from chimera.campaigns.scorers.refusal import REFUSAL
@@ -35,6 +38,7 @@ from chimera.campaigns.scorers.verdict import (
 __all__ = [
     "SCORERS",
     "Judge",
+    "Panel",
     "Response",
     "Scorer",
     "ScorerError",
@@ -43,11 +47,13 @@ __all__ = [
     "check_scorer",
     "compile_scorer",
     "fingerprint",
+    "judges_of",
     "variables_of",
 ]
 
 DEPTH_MAX = 6
 NODES_MAX = 50
+JUDGES_MAX = 5
 
 
 def prepare_all(params: Params, operands: tuple[Judge, ...]) -> Judge:
@@ -169,6 +175,7 @@ SCORERS: Mapping[str, Scorer] = MappingProxyType(
             CANARY_LEAK,
             *SENSITIVE_SCORERS,
             JSON_SCHEMA,
+            LLM_JUDGE,
             *COMBINATORS,
         )
     }
@@ -193,13 +200,19 @@ class Node:
         for name in self.scorer.fillable:
             yield Filling(name, self.params[name])
 
-    def build(self) -> Judge:
-        operands = tuple([operand.build() for operand in self.operands])
+    def build(self, *, is_given: bool = False) -> Judge:
+        """is_given: single scorers do not judge, their verdicts stand in `Response.given`."""
+        operands = tuple([operand.build(is_given=is_given) for operand in self.operands])
+        if is_given and not operands:
+            return self._given
         try:
             return self.scorer.prepare(self.params, operands)
         except ScorerError as error:
             field = f"{self.path}params.{error.field}"
             raise ScorerError(error.reason, field, error.message) from None
+
+    def _given(self, response: Response) -> Verdict:
+        return response.given[self.path]
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -253,6 +266,59 @@ def read_operands(
     )
 
 
+class Panel:
+    """A scorer in which models judge too: the others judge at once and what they said is kept, so
+    that nothing has to be judged again when a model's reply is in.
+
+    asked: the places of the judges, in order; params: theirs.
+    """
+
+    def __init__(self, spec: object) -> None:
+        root = tree(spec)
+        single = [node for node in root.walk() if not node.operands]
+        judges = [node for node in single if node.scorer.kind == LLM_JUDGE_KIND]
+        self.asked = tuple([node.path for node in judges])
+        self.params = {node.path: node.params for node in judges}
+        self._others = [(node.path, node.build()) for node in single if node not in judges]
+        self._combined = root.build(is_given=True)
+
+    def marks(self, response: Response) -> dict[str, Verdict]:
+        """What the scorers say that need nobody. Raises ScorerError."""
+        return {path: judge(response) for path, judge in self._others}
+
+    def verdict(self, given: Mapping[str, Verdict]) -> Verdict:
+        """Of all that was said; `given` has a verdict for every place."""
+        return self._combined(Response("", given=given))
+
+    def open(self, given: Mapping[str, Verdict]) -> tuple[str, ...]:
+        """The judges that are still to be asked; none when nothing they could say would matter:
+        success and score of a combination are least or greatest where its operands' are."""
+        missing = [path for path in self.asked if path not in given]
+        if not missing:
+            return ()
+        ends = (Verdict(False, 0.0, ""), Verdict(True, 1.0, ""))
+        outcomes = {
+            (verdict.success, verdict.score)
+            for said in product(ends, repeat=len(missing))
+            for verdict in [self.verdict({**given, **dict(zip(missing, said, strict=True))})]
+        }
+        return tuple(missing) if len(outcomes) > 1 else ()
+
+    def complete(self, given: Mapping[str, Verdict]) -> Verdict:
+        """The verdict once nobody is open; who was not asked is taken as not holding."""
+        nobody = Verdict(False, 0.0, "was not asked, it could not have mattered")
+        return self.verdict({**dict.fromkeys(self.asked, nobody), **given})
+
+
+def judges_of(spec: object) -> list[tuple[str, Params]]:
+    """Place and parameters of each model that judges. Raises ScorerError."""
+    found = [node for node in tree(spec).walk() if node.scorer.kind == LLM_JUDGE_KIND]
+    if len(found) > JUDGES_MAX:
+        message = f"more than {JUDGES_MAX} models judge"
+        raise ScorerError("scorer_parameter_invalid", "", message)
+    return [(node.path, node.params) for node in found]
+
+
 def tree(spec: object) -> Node:
     return read(spec, "", DEPTH_MAX, [NODES_MAX])
 
@@ -273,6 +339,7 @@ def compile_scorer(spec: Mapping[str, Any]) -> Judge:
     cannot judge; that is an errored execution, not a resisted one. Only the first
     RESPONSE_CHARS_MAX characters are judged.
     """
+    judges_of(spec)
     judge = tree(spec).build()
 
     def bounded(response: Response) -> Verdict:

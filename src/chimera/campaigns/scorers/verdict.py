@@ -32,7 +32,8 @@ class Response:
     """One answer of a target.
 
     `prompt` is what was sent, `original_prompt` what it was before techniques. `variables` are the
-    cell's values as text. `finish_reason` is the provider's word for why the answer ended.
+    cell's values as text. `finish_reason` is the provider's word for why the answer ended. `given`:
+    verdicts of single scorers that are known already, by their place in the specification.
     """
 
     text: str
@@ -40,6 +41,7 @@ class Response:
     original_prompt: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
     finish_reason: str = ""
+    given: Mapping[str, Verdict] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
