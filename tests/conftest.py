@@ -15,7 +15,9 @@ from tests.support.world import *  # noqa: F403  # fixtures
 
 set_up_logs("warning")
 # A busy machine is no failure: the time an example takes is asserted nowhere.
-hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("suite")
 
 
