@@ -38,6 +38,7 @@ ROLES = {
     "chimera.audit.drops": ("chimera_worker", "chimera_upkeep"),
     "chimera.campaigns.analytics.collecting": ("chimera_worker",),
     "chimera.campaigns.engine": ("chimera_worker",),
+    "chimera.campaigns.personal": ("chimera_app", "chimera_worker"),
     "chimera.federation.flow": ("chimera_app", "chimera_worker"),
     "chimera.campaigns.evaluation.judging": ("chimera_worker",),
     "chimera.identity.bootstrap": ("chimera_owner",),
