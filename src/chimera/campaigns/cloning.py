@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from chimera.campaigns.checking import check_plan, scorer_spec
+from chimera.campaigns.collaboration.levels import is_own_team
 from chimera.campaigns.operations import get_campaign, insert_campaign
 from chimera.campaigns.runs import get_run
 from chimera.campaigns.scorers import fingerprint as scorer_fingerprint
@@ -19,21 +20,25 @@ from chimera.campaigns.techniques import TECHNIQUES
 from chimera.db import Tx, sql
 from chimera.faults import Fault, NotFound, NotReady
 from chimera.providers.owned_keys import get_key
+from chimera.providers.routes import get_route
+from chimera.rows import struct_dict
 from chimera.templates.partials import expand
 from chimera.templates.versions import get_version
 from chimera.updates import checked_paths
 from chimera.v1.campaigns_pb2 import (
     Campaign,
     CampaignPlan,
+    CampaignVisibility,
     CloneCampaignRequest,
     CreateCampaignRequest,
+    Scorer,
     Target,
     TechniqueChain,
 )
 
 MASKABLE = (
-    "prompts", "techniques", "suites", "targets", "repetitions", "scorer", "generation", "limits",
-    "seed",
+    "prompts", "techniques", "suites", "targets", "repetitions", "scorer", "strategy", "generation",
+    "limits", "seed",
 )  # fmt: skip
 
 READ_PLAN = sql(bytes, "SELECT plan FROM campaigns.run_plans WHERE run_id = %(run_id)s")
@@ -60,10 +65,25 @@ async def clone_campaign(tx: Tx, request: CloneCampaignRequest) -> Campaign:
         name=request.name,
         description=source.description,
         objective=source.objective,
-        visibility=request.visibility or source.visibility,
+        labels=source.labels,
         plan=plan,
     )
+    await _set_visibility(tx, wanted, request, source)
     return await insert_campaign(tx, wanted, "campaign.clone")
+
+
+async def _set_visibility(
+    tx: Tx, wanted: CreateCampaignRequest, request: CloneCampaignRequest, source: Campaign
+) -> None:
+    """As asked for, or as the source; what is public or another team's is closed first."""
+    if request.visibility:
+        wanted.visibility, wanted.team_id = request.visibility, request.team_id
+    elif source.visibility == CampaignVisibility.CAMPAIGN_VISIBILITY_PUBLIC:
+        wanted.visibility = CampaignVisibility.CAMPAIGN_VISIBILITY_ORGANISATION
+    elif source.team_id and not await is_own_team(tx, source.team_id):
+        wanted.visibility = CampaignVisibility.CAMPAIGN_VISIBILITY_PRIVATE
+    else:
+        wanted.visibility, wanted.team_id = source.visibility, source.team_id
 
 
 def _override(plan: CampaignPlan, given: CampaignPlan, paths: list[str]) -> None:
@@ -91,12 +111,29 @@ async def _pin(tx: Tx, plan: CampaignPlan, run_id: str, paths: list[str]) -> Non
         plan.techniques.extend(_chain(used) for used in facts["techniques"])
     if "targets" not in paths:
         for target, used in zip(plan.targets, facts["targets"], strict=True):
-            if target.route_id:
-                target.route_version = used["version_number"]
+            _pin_route(target, used)
+    for seat in facts.get("seats", ()):
+        if seat["purpose"] == "attacker" and "strategy" not in paths:
+            _pin_route(plan.strategy.crescendo.attacker, seat["target"])
+        elif seat["purpose"] == "judge" and "scorer" not in paths:
+            await _check_judge(tx, seat["target"])
     if "scorer" not in paths and (
         scorer_fingerprint(scorer_spec(plan.scorer)) != facts["scorer_fingerprint"]
     ):
         raise _not_repeatable("the scorer has another version now")
+
+
+def _pin_route(target: Target, used: dict[str, Any]) -> None:
+    if target.route_id:
+        target.route_version = used["version_number"]
+
+
+async def _check_judge(tx: Tx, used: dict[str, Any]) -> None:
+    """A judge's route is always taken at its newest."""
+    if "route_id" in used:
+        newest = await get_route(tx, used["route_id"], 0)
+        if newest.version_number != used["version_number"]:
+            raise _not_repeatable(f"the route {newest.name} of a judge has another version now")
 
 
 async def _check_template(tx: Tx, used: dict[str, Any], where: str) -> None:
@@ -136,14 +173,27 @@ def _chain(used: dict[str, Any]) -> TechniqueChain:
 
 async def _own_keys_only(tx: Tx, plan: CampaignPlan) -> None:
     """Keys are personal: the clone uses the caller's default ones where the source's are another's."""
-    for target in plan.targets:
-        if target.provider_key_id and not await _is_own(tx, target):
+    targets = list(plan.targets)
+    if plan.strategy.HasField("crescendo"):
+        targets.append(plan.strategy.crescendo.attacker)
+    for target in targets:
+        if target.provider_key_id and not await _is_own(tx, target.provider_key_id):
             target.provider_key_id = ""
+    if plan.HasField("scorer"):
+        await _own_judges_keys_only(tx, plan.scorer)
 
 
-async def _is_own(tx: Tx, target: Target) -> bool:
+async def _own_judges_keys_only(tx: Tx, scorer: Scorer) -> None:
+    given = struct_dict(scorer.params).get("provider_key_id")
+    if given and not await _is_own(tx, str(given)):
+        del scorer.params["provider_key_id"]
+    for operand in scorer.operands:
+        await _own_judges_keys_only(tx, operand)
+
+
+async def _is_own(tx: Tx, key_id: str) -> bool:
     try:
-        await get_key(tx, target.provider_key_id)
+        await get_key(tx, key_id)
     except NotFound:
         return False
     return True
