@@ -462,6 +462,7 @@ async def test_any_interleaving_keeps_the_budgets(
     jumps over the ends of days and of a month, forward and back; at the end nothing is held, and the
     sums by day are the ledger, which is the results and what was discarded."""
     stage, core = scene
+    clock.jump(0)
     plan = scene_plans.get(-id(stage))
     if plan is None:
         plan = scene_plans[-id(stage)] = await stage.plan(rows=24, repetitions=2, attempts_max=10)

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from chimera.campaigns.checking import check_plan, scorer_spec
+from chimera.campaigns.collaboration.levels import is_own_team
 from chimera.campaigns.operations import get_campaign, insert_campaign
 from chimera.campaigns.runs import get_run
 from chimera.campaigns.scorers import fingerprint as scorer_fingerprint
@@ -27,6 +28,7 @@ from chimera.updates import checked_paths
 from chimera.v1.campaigns_pb2 import (
     Campaign,
     CampaignPlan,
+    CampaignVisibility,
     CloneCampaignRequest,
     CreateCampaignRequest,
     Scorer,
@@ -63,10 +65,25 @@ async def clone_campaign(tx: Tx, request: CloneCampaignRequest) -> Campaign:
         name=request.name,
         description=source.description,
         objective=source.objective,
-        visibility=request.visibility or source.visibility,
+        labels=source.labels,
         plan=plan,
     )
+    await _set_visibility(tx, wanted, request, source)
     return await insert_campaign(tx, wanted, "campaign.clone")
+
+
+async def _set_visibility(
+    tx: Tx, wanted: CreateCampaignRequest, request: CloneCampaignRequest, source: Campaign
+) -> None:
+    """As asked for, or as the source; what is public or another team's is closed first."""
+    if request.visibility:
+        wanted.visibility, wanted.team_id = request.visibility, request.team_id
+    elif source.visibility == CampaignVisibility.CAMPAIGN_VISIBILITY_PUBLIC:
+        wanted.visibility = CampaignVisibility.CAMPAIGN_VISIBILITY_ORGANISATION
+    elif source.team_id and not await is_own_team(tx, source.team_id):
+        wanted.visibility = CampaignVisibility.CAMPAIGN_VISIBILITY_PRIVATE
+    else:
+        wanted.visibility, wanted.team_id = source.visibility, source.team_id
 
 
 def _override(plan: CampaignPlan, given: CampaignPlan, paths: list[str]) -> None:
