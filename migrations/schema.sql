@@ -276,6 +276,128 @@ END $$;
 
 ALTER FUNCTION campaigns.count_running_time() OWNER TO chimera_owner;
 
+CREATE FUNCTION campaigns.may(campaign uuid, needed text) RETURNS boolean
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    AS $$
+DECLARE
+    levels text[] := ARRAY['view', 'comment', 'edit', 'execute', 'admin'];
+BEGIN
+    RETURN coalesce(array_position(levels, campaigns.own_level(campaign)) >= array_position(levels, needed), false);
+END $$;
+
+ALTER FUNCTION campaigns.may(campaign uuid, needed text) OWNER TO chimera_owner;
+
+CREATE FUNCTION campaigns.may_run(run uuid, needed text) RETURNS boolean
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM campaigns.runs r WHERE r.id = run AND campaigns.may(r.campaign_id, needed));
+END $$;
+
+ALTER FUNCTION campaigns.may_run(run uuid, needed text) OWNER TO chimera_owner;
+
+CREATE FUNCTION campaigns.own_level(campaign uuid) RETURNS text
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    AS $$
+DECLARE
+    me uuid := NULLIF(current_setting('app.user_id', true), '')::uuid;
+    mine uuid := NULLIF(current_setting('app.org_id', true), '')::uuid;
+    levels text[] := ARRAY['view', 'comment', 'edit', 'execute', 'admin'];
+    it record;
+    given int;
+BEGIN
+    SELECT c.org_id, c.created_by, c.visibility, c.team_id INTO it FROM campaigns.campaigns c WHERE c.id = campaign;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    ELSIF it.org_id IS DISTINCT FROM mine THEN
+        RETURN 'view';
+    ELSIF it.created_by = me OR current_setting('app.reach', true) = 'all' THEN
+        RETURN 'admin';
+    END IF;
+    SELECT max(array_position(levels, s.permission)) INTO given
+      FROM campaigns.shares s
+     WHERE s.campaign_id = campaign AND (s.user_id = me OR s.team_id = ANY (identity.own_teams()))
+       AND (s.expires_at IS NULL OR s.expires_at > now());
+    -- Whoever may write or run at all may, with what the whole organisation or a team of theirs sees.
+    IF it.visibility IN ('organisation', 'public')
+       OR (it.visibility = 'team' AND it.team_id = ANY (identity.own_teams())) THEN
+        given := greatest(given, array_position(levels, 'execute'));
+    END IF;
+    RETURN levels[given];
+END $$;
+
+ALTER FUNCTION campaigns.own_level(campaign uuid) OWNER TO chimera_owner;
+
+CREATE FUNCTION campaigns.own_shares() RETURNS uuid[]
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    teams uuid[] := identity.own_teams();
+BEGIN
+    RETURN ARRAY(SELECT s.campaign_id
+                   FROM campaigns.shares s
+                  WHERE s.org_id = NULLIF(current_setting('app.org_id', true), '')::uuid
+                    AND (s.user_id = NULLIF(current_setting('app.user_id', true), '')::uuid OR s.team_id = ANY (teams))
+                    AND (s.expires_at IS NULL OR s.expires_at > now()));
+END $$;
+
+ALTER FUNCTION campaigns.own_shares() OWNER TO chimera_lookup;
+
+CREATE FUNCTION campaigns.runs_in_view() RETURNS uuid[]
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    AS $$
+DECLARE
+    named uuid[] := NULLIF(current_setting('app.run_ids', true), '')::uuid[];
+BEGIN
+    IF named IS NULL THEN
+        RETURN '{}';
+    END IF;
+    RETURN ARRAY(SELECT r.id FROM campaigns.runs r
+                  WHERE r.id = ANY (named)
+                    AND (current_setting('app.role', true) IS DISTINCT FROM 'operator' OR campaigns.sees(r.campaign_id)));
+END $$;
+
+ALTER FUNCTION campaigns.runs_in_view() OWNER TO chimera_owner;
+
+CREATE FUNCTION campaigns.scorings_in_view() RETURNS uuid[]
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    AS $$
+BEGIN
+    RETURN ARRAY(SELECT s.id FROM campaigns.scorings s WHERE s.run_id = ANY (campaigns.runs_in_view()));
+END $$;
+
+ALTER FUNCTION campaigns.scorings_in_view() OWNER TO chimera_owner;
+
+CREATE FUNCTION campaigns.sees(campaign uuid) RETURNS boolean
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM campaigns.campaigns c WHERE c.id = campaign);
+END $$;
+
+ALTER FUNCTION campaigns.sees(campaign uuid) OWNER TO chimera_owner;
+
+CREATE FUNCTION campaigns.sees_run(run uuid) RETURNS boolean
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM campaigns.runs r
+                    WHERE r.id = run
+                      AND (current_setting('app.role', true) IS DISTINCT FROM 'operator' OR campaigns.sees(r.campaign_id)));
+END $$;
+
+ALTER FUNCTION campaigns.sees_run(run uuid) OWNER TO chimera_owner;
+
+CREATE FUNCTION campaigns.sees_scoring(scoring uuid) RETURNS boolean
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM campaigns.scorings s WHERE s.id = scoring);
+END $$;
+
+ALTER FUNCTION campaigns.sees_scoring(scoring uuid) OWNER TO chimera_owner;
+
 CREATE FUNCTION identity.count_sealed_sign_in() RETURNS TABLE(kek_version integer, count bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -517,6 +639,8 @@ BEGIN
           JOIN campaigns.campaigns c ON c.id = r.campaign_id WHERE s.id = thing_id;
     WHEN 'template' THEN RETURN QUERY
         SELECT ARRAY[t.id], t.created_by FROM templates.templates t WHERE t.id = thing_id;
+    WHEN 'suite' THEN RETURN QUERY
+        SELECT ARRAY[s.id], s.created_by FROM campaigns.technique_suites s WHERE s.id = thing_id;
     WHEN 'dataset' THEN RETURN QUERY
         SELECT ARRAY[d.id], d.created_by FROM templates.datasets d WHERE d.id = thing_id;
     WHEN 'provider' THEN RETURN QUERY
@@ -614,15 +738,16 @@ $$;
 ALTER FUNCTION identity.own_organisations() OWNER TO chimera_lookup;
 
 CREATE FUNCTION identity.own_teams() RETURNS uuid[]
-    LANGUAGE sql STABLE SECURITY DEFINER
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT coalesce(array_agg(m.team_id), '{}')
-      FROM identity.team_members m JOIN identity.teams t ON t.id = m.team_id
-     WHERE m.org_id = NULLIF(current_setting('app.org_id', true), '')::uuid
-       AND m.user_id = NULLIF(current_setting('app.user_id', true), '')::uuid
-       AND t.deleted_at IS NULL
-    $$;
+BEGIN
+    RETURN ARRAY(SELECT m.team_id
+                   FROM identity.team_members m JOIN identity.teams t ON t.id = m.team_id
+                  WHERE m.org_id = NULLIF(current_setting('app.org_id', true), '')::uuid
+                    AND m.user_id = NULLIF(current_setting('app.user_id', true), '')::uuid
+                    AND t.deleted_at IS NULL);
+END $$;
 
 ALTER FUNCTION identity.own_teams() OWNER TO chimera_lookup;
 
@@ -931,8 +1056,11 @@ CREATE TABLE campaigns.campaigns (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     deleted_at timestamp with time zone,
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    team_id uuid,
+    labels text[] DEFAULT '{}'::text[] NOT NULL,
     CONSTRAINT campaigns_state_check CHECK ((state = ANY (ARRAY['draft'::text, 'scheduled'::text, 'running'::text, 'paused'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'archived'::text]))),
-    CONSTRAINT campaigns_visibility_check CHECK ((visibility = ANY (ARRAY['private'::text, 'organisation'::text])))
+    CONSTRAINT campaigns_team_given CHECK (((visibility = 'team'::text) = (team_id IS NOT NULL))),
+    CONSTRAINT campaigns_visibility_check CHECK ((visibility = ANY (ARRAY['private'::text, 'team'::text, 'organisation'::text, 'public'::text])))
 );
 
 ALTER TABLE ONLY campaigns.campaigns FORCE ROW LEVEL SECURITY;
@@ -1202,7 +1330,10 @@ ALTER FUNCTION telemetry.refresh_user_summaries() OWNER TO chimera_summary;
 CREATE FUNCTION telemetry.visible_campaigns(asked uuid[]) RETURNS uuid[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$ SELECT coalesce(array_agg(id), '{}') FROM campaigns.campaigns WHERE id = ANY(asked) $$;
+    AS $$
+    SELECT coalesce(array_agg(id), '{}') FROM campaigns.campaigns
+     WHERE id = ANY(asked) AND org_id = NULLIF(current_setting('app.org_id', true), '')::uuid
+    $$;
 
 ALTER FUNCTION telemetry.visible_campaigns(asked uuid[]) OWNER TO chimera_owner;
 
@@ -1968,6 +2099,25 @@ ALTER TABLE ONLY campaigns.attempts_default FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.attempts_default OWNER TO chimera_owner;
 
+CREATE TABLE campaigns.comments (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    campaign_id uuid NOT NULL,
+    run_id uuid,
+    cell_no bigint,
+    reply_to uuid,
+    text text NOT NULL,
+    created_by uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    edited_at timestamp with time zone,
+    deleted_at timestamp with time zone,
+    CONSTRAINT comments_check CHECK (((cell_no IS NULL) OR (run_id IS NOT NULL)))
+);
+
+ALTER TABLE ONLY campaigns.comments FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.comments OWNER TO chimera_owner;
+
 CREATE TABLE campaigns.executions (
     run_id uuid NOT NULL,
     cell_no bigint NOT NULL,
@@ -2250,6 +2400,24 @@ WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05');
 ALTER TABLE ONLY campaigns.shards FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.shards OWNER TO chimera_owner;
+
+CREATE TABLE campaigns.shares (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    campaign_id uuid NOT NULL,
+    user_id uuid,
+    team_id uuid,
+    permission text NOT NULL,
+    shared_by uuid NOT NULL,
+    shared_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    CONSTRAINT shares_check CHECK (((user_id IS NULL) <> (team_id IS NULL))),
+    CONSTRAINT shares_permission_check CHECK ((permission = ANY (ARRAY['view'::text, 'comment'::text, 'edit'::text, 'execute'::text, 'admin'::text])))
+);
+
+ALTER TABLE ONLY campaigns.shares FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.shares OWNER TO chimera_owner;
 
 CREATE TABLE campaigns.technique_suite_versions (
     org_id uuid NOT NULL,
@@ -3410,7 +3578,7 @@ CREATE TABLE templates.usages (
     org_id uuid NOT NULL,
     campaign_id uuid NOT NULL,
     used_by uuid NOT NULL,
-    is_private boolean NOT NULL,
+    is_private boolean DEFAULT false NOT NULL,
     original_prompt text NOT NULL,
     customizations jsonb DEFAULT '{}'::jsonb NOT NULL,
     scored_count bigint DEFAULT 0 NOT NULL,
@@ -3585,6 +3753,12 @@ ALTER TABLE ONLY campaigns.campaigns
 ALTER TABLE ONLY campaigns.campaigns
     ADD CONSTRAINT campaigns_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY campaigns.comments
+    ADD CONSTRAINT comments_campaign_id_id_key UNIQUE (campaign_id, id);
+
+ALTER TABLE ONLY campaigns.comments
+    ADD CONSTRAINT comments_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY campaigns.executions
     ADD CONSTRAINT executions_pkey PRIMARY KEY (run_id, cell_no);
 
@@ -3623,6 +3797,12 @@ ALTER TABLE ONLY campaigns.seats
 
 ALTER TABLE ONLY campaigns.shards
     ADD CONSTRAINT shards_pkey PRIMARY KEY (run_id, shard_no);
+
+ALTER TABLE ONLY campaigns.shares
+    ADD CONSTRAINT shares_campaign_id_user_id_team_id_key UNIQUE NULLS NOT DISTINCT (campaign_id, user_id, team_id);
+
+ALTER TABLE ONLY campaigns.shares
+    ADD CONSTRAINT shares_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY campaigns.tallies
     ADD CONSTRAINT tallies_pkey PRIMARY KEY (run_id, slot, technique_no, target_no);
@@ -3984,6 +4164,16 @@ CREATE UNIQUE INDEX campaigns_name ON campaigns.campaigns USING btree (org_id, l
 
 CREATE INDEX campaigns_newest ON campaigns.campaigns USING btree (org_id, id DESC);
 
+CREATE INDEX campaigns_public ON campaigns.campaigns USING btree (id DESC) WHERE (visibility = 'public'::text);
+
+CREATE INDEX comments_author ON campaigns.comments USING btree (org_id, created_by);
+
+CREATE INDEX comments_replies ON campaigns.comments USING btree (reply_to, id) WHERE (reply_to IS NOT NULL);
+
+CREATE INDEX comments_run ON campaigns.comments USING btree (run_id, id DESC) WHERE ((reply_to IS NULL) AND (run_id IS NOT NULL));
+
+CREATE INDEX comments_threads ON campaigns.comments USING btree (campaign_id, id DESC) WHERE (reply_to IS NULL);
+
 CREATE INDEX overrides_run ON campaigns.overrides USING btree (run_id, id DESC);
 
 CREATE UNIQUE INDEX overrides_standing ON campaigns.overrides USING btree (run_id, cell_no) WHERE (withdrawn_at IS NULL);
@@ -4001,6 +4191,10 @@ CREATE INDEX schedules_watched ON campaigns.schedules USING btree (watched_run_i
 CREATE INDEX scorings_run ON campaigns.scorings USING btree (run_id, id DESC);
 
 CREATE INDEX shards_open ON campaigns.shards USING btree (run_id, shard_no) WHERE (state = 'open'::text);
+
+CREATE INDEX shares_team ON campaigns.shares USING btree (org_id, team_id) WHERE (team_id IS NOT NULL);
+
+CREATE INDEX shares_user ON campaigns.shares USING btree (org_id, user_id) WHERE (user_id IS NOT NULL);
 
 CREATE UNIQUE INDEX technique_suites_name ON campaigns.technique_suites USING btree (org_id, lower(name)) WHERE (deleted_at IS NULL);
 
@@ -4316,6 +4510,21 @@ ALTER TABLE ONLY campaigns.campaigns
 ALTER TABLE ONLY campaigns.campaigns
     ADD CONSTRAINT campaigns_org_id_fkey FOREIGN KEY (org_id) REFERENCES identity.organisations(id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY campaigns.campaigns
+    ADD CONSTRAINT campaigns_org_id_team_id_fkey FOREIGN KEY (org_id, team_id) REFERENCES identity.teams(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.comments
+    ADD CONSTRAINT comments_campaign_id_reply_to_fkey FOREIGN KEY (campaign_id, reply_to) REFERENCES campaigns.comments(campaign_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.comments
+    ADD CONSTRAINT comments_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.comments
+    ADD CONSTRAINT comments_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.comments
+    ADD CONSTRAINT comments_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY campaigns.overrides
     ADD CONSTRAINT overrides_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
@@ -4342,6 +4551,18 @@ ALTER TABLE ONLY campaigns.scorings
 
 ALTER TABLE ONLY campaigns.scorings
     ADD CONSTRAINT scorings_run_id_fkey FOREIGN KEY (run_id) REFERENCES campaigns.runs(id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.shares
+    ADD CONSTRAINT shares_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.shares
+    ADD CONSTRAINT shares_org_id_team_id_fkey FOREIGN KEY (org_id, team_id) REFERENCES identity.teams(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.shares
+    ADD CONSTRAINT shares_org_id_user_id_fkey FOREIGN KEY (org_id, user_id) REFERENCES identity.memberships(org_id, user_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY campaigns.shares
+    ADD CONSTRAINT shares_shared_by_fkey FOREIGN KEY (shared_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY campaigns.technique_suite_versions
     ADD CONSTRAINT technique_suite_versions_created_by_fkey FOREIGN KEY (created_by) REFERENCES identity.users(id) ON DELETE RESTRICT;
@@ -4734,6 +4955,30 @@ ALTER TABLE campaigns.attempts_default ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.campaigns ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY changed ON campaigns.campaigns FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(id,
+CASE
+    WHEN (deleted_at IS NULL) THEN 'edit'::text
+    ELSE 'admin'::text
+END))) WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(id,
+CASE
+    WHEN (deleted_at IS NULL) THEN 'edit'::text
+    ELSE 'admin'::text
+END)));
+
+CREATE POLICY changed ON campaigns.comments FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (((created_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.sees(campaign_id)) OR campaigns.may(campaign_id, 'admin'::text)))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY changed ON campaigns.overrides FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may_run(run_id, 'edit'::text))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY changed ON campaigns.run_money FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR campaigns.may_run(run_id, 'execute'::text)))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY changed ON campaigns.runs FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR campaigns.may(campaign_id, 'execute'::text)))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY changed ON campaigns.schedules FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(campaign_id, 'execute'::text))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY changed ON campaigns.shares FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(campaign_id, 'admin'::text))) WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (shared_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))));
+
+ALTER TABLE campaigns.comments ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE campaigns.executions ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.executions_default ENABLE ROW LEVEL SECURITY;
@@ -4742,6 +4987,8 @@ ALTER TABLE campaigns.flushes ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.flushes_default ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY lookup ON campaigns.shares FOR SELECT TO chimera_lookup USING (true);
+
 CREATE POLICY machinery ON campaigns.analysed FOR SELECT TO chimera_worker USING (true);
 
 CREATE POLICY machinery ON campaigns.runs TO chimera_worker USING (true) WITH CHECK (true);
@@ -4749,6 +4996,28 @@ CREATE POLICY machinery ON campaigns.runs TO chimera_worker USING (true) WITH CH
 CREATE POLICY machinery ON campaigns.schedules TO chimera_worker USING (true) WITH CHECK (true);
 
 CREATE POLICY machinery ON campaigns.shards TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY made ON campaigns.campaigns FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (created_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")) AND (visibility <> 'public'::text)));
+
+CREATE POLICY made ON campaigns.comments FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (created_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(campaign_id, 'comment'::text)));
+
+CREATE POLICY made ON campaigns.overrides FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (created_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may_run(run_id, 'edit'::text)));
+
+CREATE POLICY made ON campaigns.run_money FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR campaigns.may_run(run_id, 'execute'::text))));
+
+CREATE POLICY made ON campaigns.run_plans FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR campaigns.may_run(run_id, 'execute'::text))));
+
+CREATE POLICY made ON campaigns.runs FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(campaign_id, 'execute'::text)));
+
+CREATE POLICY made ON campaigns.schedules FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(campaign_id, 'execute'::text)));
+
+CREATE POLICY made ON campaigns.scorings FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR campaigns.may_run(run_id, 'execute'::text))));
+
+CREATE POLICY made ON campaigns.seats FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR campaigns.may_run(run_id, 'execute'::text))));
+
+CREATE POLICY made ON campaigns.shards FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (run_id = ANY (( SELECT campaigns.runs_in_view() AS runs_in_view)::uuid[]))));
+
+CREATE POLICY made ON campaigns.shares FOR INSERT TO chimera_app WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (shared_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(campaign_id, 'admin'::text)));
 
 ALTER TABLE campaigns.model_tallies ENABLE ROW LEVEL SECURITY;
 
@@ -4759,6 +5028,8 @@ CREATE POLICY operator ON campaigns.runs FOR SELECT TO chimera_app USING ((( SEL
 CREATE POLICY operator ON campaigns.shards TO chimera_app USING ((( SELECT current_setting('app.role'::text, true) AS current_setting) = 'operator'::text));
 
 ALTER TABLE campaigns.overrides ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY removed ON campaigns.shares FOR DELETE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(campaign_id, 'admin'::text)));
 
 ALTER TABLE campaigns.run_money ENABLE ROW LEVEL SECURITY;
 
@@ -4772,7 +5043,59 @@ ALTER TABLE campaigns.scorings ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.seats ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY seen ON campaigns.attempts FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text)) OR (run_id = ANY (( SELECT campaigns.runs_in_view() AS runs_in_view)::uuid[])) OR campaigns.sees_run(run_id)));
+
+CREATE POLICY seen ON campaigns.campaigns FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((visibility = ANY (ARRAY['organisation'::text, 'public'::text])) OR (created_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")) OR (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR ((visibility = 'team'::text) AND (team_id = ANY (( SELECT identity.own_teams() AS own_teams)::uuid[]))) OR (id = ANY (( SELECT campaigns.own_shares() AS own_shares)::uuid[])))) OR ((visibility = 'public'::text) AND (deleted_at IS NULL) AND (NULLIF(current_setting('app.org_id'::text, true), ''::text) IS NOT NULL))));
+
+CREATE POLICY seen ON campaigns.comments FOR SELECT TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR campaigns.sees(campaign_id))));
+
+CREATE POLICY seen ON campaigns.executions FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text)) OR (run_id = ANY (( SELECT campaigns.runs_in_view() AS runs_in_view)::uuid[])) OR campaigns.sees_run(run_id)));
+
+CREATE POLICY seen ON campaigns.flushes FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text)) OR (run_id = ANY (( SELECT campaigns.runs_in_view() AS runs_in_view)::uuid[])) OR campaigns.sees_run(run_id)));
+
+CREATE POLICY seen ON campaigns.model_tallies FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text)) OR (run_id = ANY (( SELECT campaigns.runs_in_view() AS runs_in_view)::uuid[])) OR campaigns.sees_run(run_id)));
+
+CREATE POLICY seen ON campaigns.overrides FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text)) OR (run_id = ANY (( SELECT campaigns.runs_in_view() AS runs_in_view)::uuid[])) OR campaigns.sees_run(run_id)));
+
+CREATE POLICY seen ON campaigns.run_money FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text)) OR (run_id = ANY (( SELECT campaigns.runs_in_view() AS runs_in_view)::uuid[])) OR campaigns.sees_run(run_id)));
+
+CREATE POLICY seen ON campaigns.run_plans FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text)) OR (run_id = ANY (( SELECT campaigns.runs_in_view() AS runs_in_view)::uuid[])) OR campaigns.sees_run(run_id)));
+
+CREATE POLICY seen ON campaigns.runs FOR SELECT TO chimera_app USING (
+CASE
+    WHEN (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) THEN ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR (EXISTS ( SELECT
+       FROM campaigns.campaigns c
+      WHERE ((c.id = runs.campaign_id) AND (c.org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))))))
+    ELSE campaigns.sees(campaign_id)
+END);
+
+CREATE POLICY seen ON campaigns.schedules FOR SELECT TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR campaigns.sees(campaign_id))));
+
+CREATE POLICY seen ON campaigns.scorings FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text)) OR (run_id = ANY (( SELECT campaigns.runs_in_view() AS runs_in_view)::uuid[])) OR campaigns.sees_run(run_id)));
+
+CREATE POLICY seen ON campaigns.seats FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text)) OR (run_id = ANY (( SELECT campaigns.runs_in_view() AS runs_in_view)::uuid[])) OR campaigns.sees_run(run_id)));
+
+CREATE POLICY seen ON campaigns.shards FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text)) OR (run_id = ANY (( SELECT campaigns.runs_in_view() AS runs_in_view)::uuid[])) OR campaigns.sees_run(run_id)));
+
+CREATE POLICY seen ON campaigns.shares FOR SELECT TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR campaigns.sees(campaign_id))));
+
+CREATE POLICY seen ON campaigns.tallies FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text)) OR (run_id = ANY (( SELECT campaigns.runs_in_view() AS runs_in_view)::uuid[])) OR campaigns.sees_run(run_id)));
+
+CREATE POLICY seen ON campaigns.turns FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text)) OR (run_id = ANY (( SELECT campaigns.runs_in_view() AS runs_in_view)::uuid[])) OR campaigns.sees_run(run_id)));
+
+CREATE POLICY seen ON campaigns.verdicts FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text)) OR (scoring_id = ANY (( SELECT campaigns.scorings_in_view() AS scorings_in_view)::uuid[])) OR campaigns.sees_scoring(scoring_id)));
+
+CREATE POLICY seen ON campaigns.windows FOR SELECT TO chimera_app USING (
+CASE
+    WHEN (org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) THEN ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR (EXISTS ( SELECT
+       FROM campaigns.campaigns c
+      WHERE ((c.id = windows.campaign_id) AND (c.org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))))))
+    ELSE campaigns.sees(campaign_id)
+END);
+
 ALTER TABLE campaigns.shards ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE campaigns.shares ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY summary ON campaigns.campaigns FOR SELECT TO chimera_summary USING (true);
 
@@ -4788,45 +5111,43 @@ ALTER TABLE campaigns.technique_suites ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON campaigns.analysed TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.attempts TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.attempts TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.campaigns TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((visibility <> 'private'::text) OR (created_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.comments TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.executions TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.executions TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.flushes TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.flushes TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.model_tallies TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.model_tallies TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.overrides TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.overrides TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.run_money TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.run_money TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.run_plans TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.run_plans TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.runs TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.runs TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.schedules TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (EXISTS ( SELECT
-   FROM campaigns.campaigns c
-  WHERE (c.id = schedules.campaign_id))))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.scorings TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.scorings TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.seats TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.seats TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.shards TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.shards TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.shares TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.tallies TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.tallies TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.technique_suite_versions TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON campaigns.technique_suites TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.turns TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.turns TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.verdicts TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.verdicts TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
-CREATE POLICY tenant ON campaigns.windows TO chimera_app, chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+CREATE POLICY tenant ON campaigns.windows TO chimera_worker USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE campaigns.turns ENABLE ROW LEVEL SECURITY;
 
@@ -5252,6 +5573,8 @@ CREATE POLICY made ON templates.versions FOR INSERT TO chimera_app WITH CHECK ((
    FROM templates.templates t
   WHERE (t.id = versions.template_id)))));
 
+CREATE POLICY own ON templates.ratings FOR SELECT TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))));
+
 ALTER TABLE templates.ratings ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY removed ON templates.labels FOR DELETE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (EXISTS ( SELECT
@@ -5276,7 +5599,7 @@ CREATE POLICY seen ON templates.ratings FOR SELECT TO chimera_app USING ((((org_
 
 CREATE POLICY seen ON templates.templates FOR SELECT TO chimera_app USING ((((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((created_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")) OR (sharing_level = ANY (ARRAY['organisation'::text, 'public'::text])) OR ((sharing_level = 'team'::text) AND (team_id = ANY (( SELECT identity.own_teams() AS own_teams)::uuid[]))) OR (id = ANY (( SELECT templates.own_shares('{view,edit,admin}'::text[]) AS own_shares)::uuid[])))) OR ((sharing_level = 'public'::text) AND (state = 'published'::text) AND (deleted_at IS NULL) AND (( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif") IS NOT NULL))));
 
-CREATE POLICY seen ON templates.usages FOR SELECT TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((NOT is_private) OR (used_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")))));
+CREATE POLICY seen ON templates.usages FOR SELECT TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.sees(campaign_id)));
 
 CREATE POLICY seen ON templates.versions FOR SELECT TO chimera_app USING ((EXISTS ( SELECT
    FROM templates.templates t
@@ -5326,6 +5649,7 @@ GRANT USAGE ON SCHEMA audit TO chimera_lookup;
 GRANT USAGE ON SCHEMA campaigns TO chimera_app;
 GRANT USAGE ON SCHEMA campaigns TO chimera_worker;
 GRANT USAGE ON SCHEMA campaigns TO chimera_summary;
+GRANT USAGE ON SCHEMA campaigns TO chimera_lookup;
 
 GRANT USAGE ON SCHEMA identity TO chimera_app;
 GRANT USAGE ON SCHEMA identity TO chimera_worker;
@@ -5382,6 +5706,33 @@ GRANT ALL ON FUNCTION audit.find_events(words text, after_id uuid, of_action tex
 
 REVOKE ALL ON FUNCTION audit.keep_until(child regclass, default_days integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION audit.keep_until(child regclass, default_days integer) TO chimera_upkeep;
+
+REVOKE ALL ON FUNCTION campaigns.may(campaign uuid, needed text) FROM PUBLIC;
+GRANT ALL ON FUNCTION campaigns.may(campaign uuid, needed text) TO chimera_app;
+
+REVOKE ALL ON FUNCTION campaigns.may_run(run uuid, needed text) FROM PUBLIC;
+GRANT ALL ON FUNCTION campaigns.may_run(run uuid, needed text) TO chimera_app;
+
+REVOKE ALL ON FUNCTION campaigns.own_level(campaign uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION campaigns.own_level(campaign uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION campaigns.own_shares() FROM PUBLIC;
+GRANT ALL ON FUNCTION campaigns.own_shares() TO chimera_app;
+
+REVOKE ALL ON FUNCTION campaigns.runs_in_view() FROM PUBLIC;
+GRANT ALL ON FUNCTION campaigns.runs_in_view() TO chimera_app;
+
+REVOKE ALL ON FUNCTION campaigns.scorings_in_view() FROM PUBLIC;
+GRANT ALL ON FUNCTION campaigns.scorings_in_view() TO chimera_app;
+
+REVOKE ALL ON FUNCTION campaigns.sees(campaign uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION campaigns.sees(campaign uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION campaigns.sees_run(run uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION campaigns.sees_run(run uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION campaigns.sees_scoring(scoring uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION campaigns.sees_scoring(scoring uuid) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.count_sealed_sign_in() FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.count_sealed_sign_in() TO chimera_app;
@@ -5672,6 +6023,17 @@ GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.analysed TO chimera_worker;
 GRANT SELECT ON TABLE campaigns.attempts TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.attempts TO chimera_worker;
 
+GRANT SELECT,INSERT ON TABLE campaigns.comments TO chimera_app;
+GRANT SELECT ON TABLE campaigns.comments TO chimera_worker;
+
+GRANT UPDATE(text) ON TABLE campaigns.comments TO chimera_app;
+GRANT UPDATE(text) ON TABLE campaigns.comments TO chimera_worker;
+
+GRANT UPDATE(edited_at) ON TABLE campaigns.comments TO chimera_app;
+
+GRANT UPDATE(deleted_at) ON TABLE campaigns.comments TO chimera_app;
+GRANT UPDATE(deleted_at) ON TABLE campaigns.comments TO chimera_worker;
+
 GRANT SELECT ON TABLE campaigns.executions TO chimera_app;
 GRANT SELECT,INSERT ON TABLE campaigns.executions TO chimera_worker;
 
@@ -5703,6 +6065,10 @@ GRANT SELECT,UPDATE ON TABLE campaigns.seats TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.shards TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.shards TO chimera_worker;
+
+GRANT SELECT ON TABLE campaigns.shares TO chimera_lookup;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE campaigns.shares TO chimera_app;
+GRANT SELECT,DELETE ON TABLE campaigns.shares TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE campaigns.technique_suite_versions TO chimera_app;
 

@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+import hypothesis
 import pytest  # after the environment above
 
 from chimera.logs import set_up_logs  # after the environment above
@@ -13,6 +14,11 @@ from tests.support.stack import *  # noqa: F403  # fixtures
 from tests.support.world import *  # noqa: F403  # fixtures
 
 set_up_logs("warning")
+# A busy machine is no failure: the time an example takes is asserted nowhere.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

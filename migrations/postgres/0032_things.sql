@@ -19,6 +19,8 @@ BEGIN
           JOIN campaigns.campaigns c ON c.id = r.campaign_id WHERE s.id = thing_id;
     WHEN 'template' THEN RETURN QUERY
         SELECT ARRAY[t.id], t.created_by FROM templates.templates t WHERE t.id = thing_id;
+    WHEN 'suite' THEN RETURN QUERY
+        SELECT ARRAY[s.id], s.created_by FROM campaigns.technique_suites s WHERE s.id = thing_id;
     WHEN 'dataset' THEN RETURN QUERY
         SELECT ARRAY[d.id], d.created_by FROM templates.datasets d WHERE d.id = thing_id;
     WHEN 'provider' THEN RETURN QUERY

@@ -50,6 +50,11 @@ class Caller:
     def may(self, permission: int) -> bool:
         return permission in self.permissions
 
+    @property
+    def reach(self) -> str:
+        """For row policies: "all" for who manages every campaign of the organisation."""
+        return "all" if Permission.PERMISSION_CAMPAIGN_MANAGE in self.permissions else ""
+
 
 ANONYMOUS = Caller("anonymous")
 

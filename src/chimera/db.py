@@ -94,6 +94,25 @@ class Tx:
         self._answer: Any = None
         # Unlocks on the way out: ran after COMMIT only.
         self.after_commit: list[Callable[[], None]] = []
+        self.reach = call.caller.reach
+        self.run_ids: list[str] = []
+
+    async def name_run(self, run_id: str) -> None:
+        """Names a run whose rows the following statements read, once or with others. Its policies
+        are then asked once a statement instead of row by row; what they allow is the same."""
+        if run_id not in self.run_ids:
+            self.run_ids.append(run_id)
+            await self._tell_policies()
+
+    async def see_all_campaigns(self) -> None:
+        """For the rest of it, the whole organisation's campaigns are in view, whoever may see them:
+        to count its books and to find a person's own. What is in them is not told to anybody."""
+        if self.reach != "all":
+            self.reach = "all"
+            await self._tell_policies()
+
+    async def _tell_policies(self) -> None:
+        await self.run(TELL_POLICIES, reach=self.reach, run_ids=_array(self.run_ids))
 
     async def _execute(
         self, statement: Statement[Row], params: dict[str, Any], make: Any = None
@@ -145,11 +164,14 @@ class Tx:
 class Look(Tx):
     """What `Database.look` hands out."""
 
+    async def _tell_policies(self) -> None:
+        """Each statement tells them anew."""
+
     async def _execute(
         self, statement: Statement[Row], params: dict[str, Any], make: Any = None
     ) -> Any:
         async with self.connection.pipeline():
-            await self.connection.execute(SET_CALLER, _caller_settings(self.call), prepare=True)
+            await self.connection.execute(SET_CALLER, _caller_settings(self), prepare=True)
             return await super()._execute(statement, params, make)
 
 
@@ -178,6 +200,13 @@ KEEP_ANSWER = sql(
     UPDATE ops.idempotency SET answer = %(answer)s
      WHERE org_id = %(org_id)s AND principal_id = %(principal_id)s AND method = %(method)s
        AND request_id = %(request_id)s
+    """,
+)
+
+TELL_POLICIES = sql(
+    Nothing,
+    """
+    SELECT set_config('app.reach', %(reach)s, true), set_config('app.run_ids', %(run_ids)s, true)
     """,
 )
 
@@ -422,15 +451,22 @@ class Database:
 
 SET_CALLER = (
     "SELECT set_config('app.org_id', %s, true), set_config('app.user_id', %s, true),"
-    " set_config('app.role', %s, true), set_config('statement_timeout', %s, true),"
+    " set_config('app.role', %s, true), set_config('app.reach', %s, true),"
+    " set_config('app.run_ids', %s, true), set_config('statement_timeout', %s, true),"
     " set_config('transaction_read_only', 'on', true)"
 )
 
 
-def _caller_settings(call: Call) -> tuple[str, str, str, str]:
-    caller = call.caller
+def _caller_settings(tx: Tx) -> tuple[str, str, str, str, str, str]:
+    caller = tx.call.caller
     role = "operator" if caller.is_operator else caller.role
-    return caller.org_id, caller.user_id, role, str(max(1, int(call.seconds_left * 1000)))
+    left_ms = str(max(1, int(tx.call.seconds_left * 1000)))
+    return caller.org_id, caller.user_id, role, tx.reach, _array(tx.run_ids), left_ms
+
+
+def _array(ids: list[str]) -> str:
+    """For a setting that is cast to uuid[]; nothing for none."""
+    return "{" + ",".join(ids) + "}" if ids else ""
 
 
 def _opening(call: Call) -> bytes:
@@ -444,6 +480,7 @@ def _opening(call: Call) -> bytes:
         f"BEGIN; SELECT set_config('app.org_id','{caller.org_id}',true),"
         f"set_config('app.user_id','{caller.user_id}',true),"
         f"set_config('app.role','{'operator' if caller.is_operator else caller.role}',true),"
+        f"set_config('app.reach','{caller.reach}',true),"
         f"set_config('statement_timeout','{left_ms}',true)"
     ).encode()
 

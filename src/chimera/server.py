@@ -45,6 +45,7 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
     )
     from chimera.audit.service import AuditService
     from chimera.campaigns.analytics.service import AnalyticsService
+    from chimera.campaigns.collaboration.service import CollaborationService
     from chimera.campaigns.evaluation.service import EvaluationService
     from chimera.campaigns.schedules.service import ScheduleService
     from chimera.campaigns.service import CampaignService, CostService
@@ -75,6 +76,8 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         budgets_pb2_grpc,
         campaigns_pb2,
         campaigns_pb2_grpc,
+        collaboration_pb2,
+        collaboration_pb2_grpc,
         datasets_pb2,
         datasets_pb2_grpc,
         evaluation_pb2,
@@ -128,6 +131,11 @@ def services() -> list[tuple[Any, Callable[[Any, Any], None], Callable[..., Any]
         (campaigns_pb2, campaigns_pb2_grpc.add_CampaignServiceServicer_to_server, CampaignService),
         (suites_pb2, suites_pb2_grpc.add_SuiteServiceServicer_to_server, SuiteService),
         (schedules_pb2, schedules_pb2_grpc.add_ScheduleServiceServicer_to_server, ScheduleService),
+        (
+            collaboration_pb2,
+            collaboration_pb2_grpc.add_CollaborationServiceServicer_to_server,
+            CollaborationService,
+        ),
         (
             analytics_pb2,
             analytics_pb2_grpc.add_AnalyticsServiceServicer_to_server,

@@ -282,6 +282,7 @@ async def test_crashes_while_the_clock_jumps(timeless: Stage, clock: Clock) -> N
     midnights and the end of a month, and back: no window is ever exceeded, no hold is left, and
     ledger, daily usage, results and what was discarded agree to the last decimal, day by day."""
     stage, chance = timeless, random.Random(7)
+    clock.jump(0)
     plan = await stage.plan(rows=12, repetitions=2, concurrency=8, attempts_max=9)
     await limit(stage.olivia, ORGANISATION, DAILY, requests=40)
     await limit(stage.olivia, ORGANISATION, MONTHLY, requests=95, cost="100")

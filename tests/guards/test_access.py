@@ -67,6 +67,9 @@ SAMPLES: dict[str, Any] = {
     "ChangeTemplateStateRequest.state": 2,
     "CreateTemplateRequest.sharing_level": 2,
     "ShareTemplateRequest.team_id": "",  # it is with a person or a team
+    "ShareCampaignRequest.team_id": "",
+    "CreateCampaignRequest.team_id": "",  # goes with a visibility
+    "text": "probe",
     "rating": 3,
     "format": 1,
     "permission": 1,
@@ -92,6 +95,7 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
     share = await admin.templates.ShareTemplate(
         template_id=template_id, user_id=admin.user_id, permission=1
     )
+    comment = await admin.collaboration.CreateComment(campaign_id=run.campaign_id, text="theirs")
     dataset = await admin.datasets.CreateDataset(name="theirs")
     suite = await admin.suites.CreateSuite(name="theirs", chains=[CHAIN])
     api_key = await admin.identity.CreateApiKey(name="theirs")
@@ -128,6 +132,7 @@ async def acme_things(world: World, stack: StackUrls) -> tuple[Any, dict[str, st
         "provider_id": provider.id,
         "provider_key_id": key.id,
         "campaign_id": run.campaign_id,
+        "comment_id": comment.comment.id,
         "run_id": run.id,
         "user_id": admin.user_id,
         "api_key_id": api_key.api_key.id,

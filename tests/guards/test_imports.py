@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "providers": {"audit"},
     "telemetry": {"audit"},
     "operations": {"audit"},
-    "privacy": {"audit", "campaigns", "identity", "providers", "templates"},
+    "privacy": {"audit", "campaigns", "federation", "identity", "providers", "templates"},
     "campaigns": {"accounting", "audit", "operations", "providers", "telemetry", "templates"},
 }
 # The ground stands on nothing above it, but for these modules.
@@ -49,6 +49,7 @@ GROUND_ARROWS: dict[str, set[str]] = {
         "chimera.audit.recording",
         "chimera.identity.account_service",
         "chimera.campaigns.analytics.service",
+        "chimera.campaigns.collaboration.service",
         "chimera.campaigns.evaluation.service",
         "chimera.campaigns.schedules.service",
         "chimera.campaigns.suites.service",

@@ -47,6 +47,7 @@ OWNED_OTHERWISE = ("identity.organisations", "identity.users")
 # Run as their owner, with that owner's rights: who that is meant to be.
 DEFINERS = {
     "accounting.find_sealed_secrets": "chimera_lookup",
+    "campaigns.own_shares": "chimera_lookup",
     "accounting.count_sealed_secrets": "chimera_lookup",
     "identity.find_login": "chimera_lookup",
     "identity.find_session": "chimera_lookup",

@@ -38,6 +38,7 @@ ROLES = {
     "chimera.audit.drops": ("chimera_worker", "chimera_upkeep"),
     "chimera.campaigns.analytics.collecting": ("chimera_worker",),
     "chimera.campaigns.engine": ("chimera_worker",),
+    "chimera.campaigns.personal": ("chimera_app", "chimera_worker"),
     "chimera.federation.flow": ("chimera_app", "chimera_worker"),
     "chimera.campaigns.evaluation.judging": ("chimera_worker",),
     "chimera.identity.bootstrap": ("chimera_owner",),
@@ -145,6 +146,6 @@ def test_parameters_are_named() -> None:
     unnamed = [
         f"{statement.where}: {' '.join(statement.text.split())[:70]}"
         for statement in all_statements()
-        if "%" in re.sub(r"%%|%\(\w+\)s", "", statement.text)
+        if "%" in re.sub(r"%%|%\(\w+\)[sb]", "", statement.text)
     ]
     assert not unnamed, "name the parameters, %(name)s:\n" + "\n".join(unnamed)

@@ -33,7 +33,7 @@ def theirs(entries: list[bytes]) -> InmemoryTree:
     return tree
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(ENTRIES, st.data())
 def test_roots_and_audit_paths_are_theirs(entries: list[bytes], data: st.DataObject) -> None:
     """Any entries, any size, any leaf: the same root and the same audit path, hash by hash."""
@@ -50,7 +50,7 @@ def test_roots_and_audit_paths_are_theirs(entries: list[bytes], data: st.DataObj
     merkle.verify_inclusion(ours.leaves[index], index, size, proof, root)
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(ENTRIES, st.data())
 def test_what_one_calls_consistent_the_other_does(
     entries: list[bytes], data: st.DataObject

@@ -82,7 +82,7 @@ def assert_same(data: bytes, careful: leaves.Leaf | None, fast: Scan | None) -> 
         assert fast.drop_range == ((careful.entity_id or "") if is_drop else None)
 
 
-@settings(max_examples=150)
+@settings(deadline=None, max_examples=150)
 @given(encoded(), st.data())
 def test_both_read_the_same(data: bytes, more: st.DataObject) -> None:
     """Whole leaves; and leaves with a byte changed, cut off, or added, anywhere."""
@@ -137,7 +137,7 @@ def read(line: bytes) -> Line | None:
         return None
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(LINES, st.data())
 def test_an_entry_is_read_like_any_other_line(line: bytes, more: st.DataObject) -> None:
     """A space in front is nothing to JSON, and more than the fast reading knows. So for whole lines,

@@ -26,6 +26,8 @@ from chimera.v1 import (
     budgets_pb2_grpc,
     campaigns_pb2,
     campaigns_pb2_grpc,
+    collaboration_pb2,
+    collaboration_pb2_grpc,
     datasets_pb2,
     datasets_pb2_grpc,
     evaluation_pb2,
@@ -81,6 +83,11 @@ SERVICES: dict[str, tuple[Any, Any, str]] = {
     "datasets": (datasets_pb2, datasets_pb2_grpc.DatasetServiceStub, "DatasetService"),
     "providers": (providers_pb2, providers_pb2_grpc.ProviderServiceStub, "ProviderService"),
     "campaigns": (campaigns_pb2, campaigns_pb2_grpc.CampaignServiceStub, "CampaignService"),
+    "collaboration": (
+        collaboration_pb2,
+        collaboration_pb2_grpc.CollaborationServiceStub,
+        "CollaborationService",
+    ),
     "suites": (suites_pb2, suites_pb2_grpc.SuiteServiceStub, "SuiteService"),
     "schedules": (schedules_pb2, schedules_pb2_grpc.ScheduleServiceStub, "ScheduleService"),
     "analytics": (analytics_pb2, analytics_pb2_grpc.AnalyticsServiceStub, "AnalyticsService"),
@@ -177,6 +184,7 @@ class Person:
     datasets: Stub
     providers: Stub
     campaigns: Stub
+    collaboration: Stub
     suites: Stub
     schedules: Stub
     evaluation: Stub

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from chimera.call import Call
+from chimera.campaigns.personal import erase_personal_data
 from chimera.core import Core
 from chimera.identity.erasure import erase_person, list_due
 from chimera.identity.purging import purge
@@ -31,6 +32,7 @@ async def erase_people(ctx: dict[str, Any]) -> None:
         for org_id in person.org_ids:
             async with core.db.begin(Call.by_worker("end_personal_keys", org_id)) as tx:
                 await end_personal_keys(tx, person.user_id)
+                await erase_personal_data(tx, person.user_id)
         async with core.db.begin(Call.by_worker("erase_person", person.org_id or "")) as tx:
             if await erase_person(tx, person.user_id):
                 log.info("accounts.erased", user_id=person.user_id)

@@ -158,6 +158,7 @@ async def set_budget(tx: Tx, request: SetBudgetRequest) -> Budget:
     scope = await get_scope(tx, request.scope)
     manages = check_may_limit(tx, scope.owner_id, scope.kind)
     period = enum_text(request, "period", request.period) or ""
+    await tx.see_all_campaigns()
     await _lock(tx, scope.kind, scope.id)
     caller, key = tx.call.caller, {"kind": scope.kind, "id": scope.id, "period": period}
     old = await tx.one(FIND_BUDGET, org_id=caller.org_id, **key)
@@ -351,6 +352,7 @@ async def delete_budget(tx: Tx, budget_id: str) -> None:
     kind = enum_text(old.scope, "kind", old.scope.kind) or ""
     period = enum_text(old, "period", old.period) or ""
     manages = check_may_limit(tx, old.owner_id or None, kind)
+    await tx.see_all_campaigns()
     await _lock(tx, kind, old.scope.id)
     if not manages and await tx.run(DELETE_OWN, budget_id=budget_id):
         await _open_window(tx, kind, old.scope.id, period)

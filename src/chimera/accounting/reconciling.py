@@ -191,6 +191,7 @@ STATEMENTS: dict[str, Statement[Comparison]] = {
 
 async def reconcile(tx: Tx, days: int) -> tuple[list[Discrepancy], int]:
     """What differs in the caller's organisation over the last `days`, and how much was compared."""
+    await tx.see_all_campaigns()
     since = await tx.one(FIND_SINCE, days=days or DAYS_DEFAULT)
     given = {"org_id": tx.call.caller.org_id, "since": since, "limit": FOUND_MAX}
     found: list[Discrepancy] = []

@@ -86,6 +86,7 @@ async def query_usage(tx: Tx, pages: Pages, request: QueryUsageRequest) -> Query
     caller = tx.call.caller
     if not sees_everyone(tx) and request.user_id not in ("", caller.user_id):
         return QueryUsageResponse(totals=NOTHING)
+    await tx.see_all_campaigns()
     narrowed = {
         "org_id": caller.org_id,
         "first": first,

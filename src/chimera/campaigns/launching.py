@@ -172,6 +172,7 @@ async def _insert_run(
         launched_by=tx.call.caller.user_id,
         api_key_id=tx.call.caller.api_key_id or None,
     )
+    await tx.name_run(run_id)  # its shards are many
     await tx.run(
         INSERT_PLAN,
         run_id=run_id,

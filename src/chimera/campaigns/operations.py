@@ -9,29 +9,40 @@ from psycopg.errors import UniqueViolation
 
 from chimera.audit import recording
 from chimera.campaigns.checking import check_plan
+from chimera.campaigns.collaboration.levels import (
+    Level,
+    bad_field,
+    check_level,
+    check_visibility,
+)
 from chimera.campaigns.secrecy import restore_masked
 from chimera.db import Tx, sql, violated
-from chimera.faults import AlreadyExists, Denied, NotFound, NotReady
+from chimera.faults import AlreadyExists, NotFound, NotReady
 from chimera.ids import new_id
 from chimera.rows import enum_text
+from chimera.templates.operations import normal_tags
 from chimera.updates import check_etag, checked_paths, must_be_given
 from chimera.v1.campaigns_pb2 import (
     Campaign,
     CreateCampaignRequest,
+    ListCampaignsRequest,
     UpdateCampaignRequest,
 )
 
 PAST_ALL_IDS = "ffffffff-ffff-ffff-ffff-ffffffffffff"
-UPDATABLE = ("name", "description", "objective", "visibility", "plan")
+UPDATABLE = ("name", "description", "objective", "visibility", "team_id", "plan")
+LABELS_MAX = 50
 
 CREATE_CAMPAIGN = sql(
     Campaign,
     """
     INSERT INTO campaigns.campaigns
-        (id, org_id, name, description, objective, visibility, plan, created_by)
+        (id, org_id, name, description, objective, visibility, team_id, labels, plan, created_by)
     VALUES (%(id)s, %(org_id)s, %(name)s, %(description)s, %(objective)s,
-            COALESCE(%(visibility)s, 'organisation'), %(plan)s, %(created_by)s)
-    RETURNING id, name, description, objective, state, visibility, plan, run_id, success_rate,
+            COALESCE(%(visibility)s, 'organisation'), NULLIF(%(team_id)s, '')::uuid, %(labels)s,
+            %(plan)s, %(created_by)s)
+    RETURNING id, name, description, objective, state, visibility, team_id,
+              NULLIF(labels, '{}') AS labels, plan, run_id, success_rate,
               created_by, created_at, updated_at, deleted_at, xmin::text AS etag
     """,
 )
@@ -39,7 +50,8 @@ CREATE_CAMPAIGN = sql(
 GET_CAMPAIGN = sql(
     Campaign,
     """
-    SELECT id, name, description, objective, state, visibility, plan, run_id, success_rate,
+    SELECT id, name, description, objective, state, visibility, team_id,
+           NULLIF(labels, '{}') AS labels, plan, run_id, success_rate,
            created_by, created_at, updated_at, deleted_at, xmin::text AS etag
       FROM campaigns.campaigns WHERE id = %(campaign_id)s
     """,
@@ -49,7 +61,8 @@ GET_CAMPAIGN = sql(
 LIST_CAMPAIGNS = sql(
     Campaign,
     """
-    SELECT id, name, description, objective, state, visibility, run_id, success_rate,
+    SELECT id, name, description, objective, state, visibility, team_id,
+           NULLIF(labels, '{}') AS labels, run_id, success_rate,
            created_by, created_at, updated_at, deleted_at, xmin::text AS etag
       FROM campaigns.campaigns
      WHERE org_id = %(org_id)s
@@ -60,11 +73,31 @@ LIST_CAMPAIGNS = sql(
     """,
 )
 
+# Narrowed by labels, to what was shared by name, or to what others have made public.
+FIND_CAMPAIGNS = sql(
+    Campaign,
+    """
+    SELECT id, name, description, objective, state, visibility, team_id,
+           NULLIF(labels, '{}') AS labels, run_id, success_rate,
+           created_by, created_at, updated_at, deleted_at, xmin::text AS etag
+      FROM campaigns.campaigns
+     WHERE CASE WHEN %(elsewhere)s THEN visibility = 'public' AND org_id <> %(org_id)s
+                ELSE org_id = %(org_id)s END
+       AND id < %(before)s
+       AND (state = %(state)s::text OR (%(state)s IS NULL AND state <> 'archived'))
+       AND (%(show_deleted)s OR deleted_at IS NULL)
+       AND labels @> %(labels)s::text[]
+       AND (NOT %(shared)s OR id = ANY ((SELECT campaigns.own_shares())::uuid[]))
+     ORDER BY id DESC LIMIT %(limit)s
+    """,
+    prepare=False,
+)
+
 LOCK_CAMPAIGN = sql(
     Campaign,
     """
-    SELECT id, name, description, objective, state, visibility, plan, run_id, created_by, deleted_at,
-           xmin::text AS etag
+    SELECT id, name, description, objective, state, visibility, team_id, labels, plan, run_id,
+           created_by, deleted_at, xmin::text AS etag
       FROM campaigns.campaigns WHERE id = %(campaign_id)s FOR NO KEY UPDATE
     """,
 )
@@ -77,9 +110,12 @@ UPDATE_CAMPAIGN = sql(
            description = CASE WHEN 'description' = ANY(%(paths)s::text[]) THEN %(description)s ELSE description END,
            objective = CASE WHEN 'objective' = ANY(%(paths)s::text[]) THEN %(objective)s ELSE objective END,
            visibility = CASE WHEN 'visibility' = ANY(%(paths)s::text[]) THEN %(visibility)s ELSE visibility END,
+           team_id = CASE WHEN 'visibility' = ANY(%(paths)s::text[])
+                          THEN NULLIF(%(team_id)s, '')::uuid ELSE team_id END,
            plan = CASE WHEN 'plan' = ANY(%(paths)s::text[]) THEN %(plan)s ELSE plan END
      WHERE id = %(campaign_id)s
-    RETURNING id, name, description, objective, state, visibility, plan, run_id, success_rate,
+    RETURNING id, name, description, objective, state, visibility, team_id,
+              NULLIF(labels, '{}') AS labels, plan, run_id, success_rate,
               created_by, created_at, updated_at, deleted_at, xmin::text AS etag
     """,
 )
@@ -88,7 +124,8 @@ DELETE_CAMPAIGN = sql(
     Campaign,
     """
     UPDATE campaigns.campaigns SET deleted_at = now() WHERE id = %(campaign_id)s
-    RETURNING id, name, description, objective, state, visibility, plan, run_id, success_rate,
+    RETURNING id, name, description, objective, state, visibility, team_id,
+              NULLIF(labels, '{}') AS labels, plan, run_id, success_rate,
               created_by, created_at, updated_at, deleted_at, xmin::text AS etag
     """,
 )
@@ -97,7 +134,8 @@ UNDELETE_CAMPAIGN = sql(
     Campaign,
     """
     UPDATE campaigns.campaigns SET deleted_at = NULL WHERE id = %(campaign_id)s
-    RETURNING id, name, description, objective, state, visibility, plan, run_id, success_rate,
+    RETURNING id, name, description, objective, state, visibility, team_id,
+              NULLIF(labels, '{}') AS labels, plan, run_id, success_rate,
               created_by, created_at, updated_at, deleted_at, xmin::text AS etag
     """,
 )
@@ -120,7 +158,9 @@ async def create_campaign(tx: Tx, request: CreateCampaignRequest) -> Campaign:
 
 
 async def insert_campaign(tx: Tx, request: CreateCampaignRequest, action: str) -> Campaign:
-    """A draft of what was checked before. Raises AlreadyExists(CAMPAIGN_NAME_TAKEN)."""
+    """A draft of a plan that was checked before. Raises AlreadyExists(CAMPAIGN_NAME_TAKEN),
+    Invalid(FIELD_INVALID), NotFound(TEAM_NOT_FOUND)."""
+    await check_visibility(tx, request.visibility, request.team_id)
     caller = tx.call.caller
     try:
         campaign = await tx.one(
@@ -131,6 +171,8 @@ async def insert_campaign(tx: Tx, request: CreateCampaignRequest, action: str) -
             description=request.description,
             objective=request.objective,
             visibility=enum_text(request, "visibility", request.visibility),
+            team_id=request.team_id,
+            labels=normal_tags(request.labels),
             plan=request.plan.SerializeToString(deterministic=True),
             created_by=caller.user_id,
         )
@@ -149,43 +191,63 @@ async def get_campaign(tx: Tx, campaign_id: str) -> Campaign:
 
 
 async def list_campaigns(
-    tx: Tx, into: Any, *, after: str | None, limit: int, state: str | None, show_deleted: bool
+    tx: Tx, into: Any, request: ListCampaignsRequest, *, after: str | None, limit: int
 ) -> None:
     """Newest first, without plans; appended to the repeated field `into`."""
+    narrowed: dict[str, Any] = {
+        "org_id": tx.call.caller.org_id,
+        "before": after or PAST_ALL_IDS,
+        "limit": limit,
+        "state": enum_text(request, "state", request.state),
+        "show_deleted": request.show_deleted,
+    }
+    if not (request.labels or request.shared_with_me or request.public_elsewhere):
+        await tx.fill(into, LIST_CAMPAIGNS, **narrowed)
+        return
     await tx.fill(
         into,
-        LIST_CAMPAIGNS,
-        org_id=tx.call.caller.org_id,
-        before=after or PAST_ALL_IDS,
-        limit=limit,
-        state=state,
-        show_deleted=show_deleted,
+        FIND_CAMPAIGNS,
+        **narrowed,
+        labels=normal_tags(request.labels),
+        shared=request.shared_with_me,
+        elsewhere=request.public_elsewhere,
     )
 
 
-async def lock_campaign(tx: Tx, campaign_id: str, *, etag: str = "") -> Campaign:
-    """The campaign, held against changes by others until the transaction ends. Deleted ones are
-    not found."""
+async def lock_campaign(
+    tx: Tx, campaign_id: str, *, etag: str = "", needed: Level = "execute", deleted: bool = False
+) -> Campaign:
+    """The campaign, held against changes by others until the transaction ends. Raises
+    NotFound(CAMPAIGN_NOT_FOUND) also when it is deleted (or with `deleted` never for that),
+    Denied(CAMPAIGN_LEVEL_TOO_LOW), Conflict(ETAG_MISMATCH)."""
     campaign = await tx.one(LOCK_CAMPAIGN, campaign_id=campaign_id)
-    if campaign is None or campaign.HasField("deleted_at"):
+    if campaign is None:  # no policy lets the caller change it
+        if not deleted and (await get_campaign(tx, campaign_id)).HasField("deleted_at"):
+            raise not_found()
+        await check_level(tx, campaign_id, needed)
+        raise not_found()  # until a moment ago
+    if campaign.HasField("deleted_at") and not deleted:
         raise not_found()
+    if campaign.created_by != tx.call.caller.user_id:
+        await check_level(tx, campaign_id, needed)
     check_etag(etag, campaign.etag)
     return campaign
 
 
 async def update_campaign(tx: Tx, request: UpdateCampaignRequest) -> Campaign:
-    """Name, description, objective and visibility at any time; the plan only of a draft."""
+    """Name, description, objective and visibility at any time; the plan only of a draft. Whose it
+    is to see, only admins of the campaign decide."""
     given = request.campaign
     paths = checked_paths(request.update_mask.paths, UPDATABLE)
     for field in ("name", "visibility"):
         if field in paths and not getattr(given, field):
             raise must_be_given(f"campaign.{field}")
-    before = await lock_campaign(tx, given.id, etag=request.etag)
-    private = enum_text(given, "visibility", given.visibility) == "private"
-    if "visibility" in paths and private and before.created_by != tx.call.caller.user_id:
-        raise Denied(
-            "PERMISSION_MISSING", "Only who made a campaign can make it private to themselves."
-        )
+    if "team_id" in paths and "visibility" not in paths:
+        raise bad_field("campaign.team_id", "is named together with visibility")
+    needed: Level = "admin" if "visibility" in paths else "edit"
+    before = await lock_campaign(tx, given.id, etag=request.etag, needed=needed)
+    if "visibility" in paths:
+        await check_visibility(tx, given.visibility, given.team_id)
     if "plan" in paths:
         if enum_text(before, "state", before.state) != "draft":
             raise NotReady("CAMPAIGN_NOT_DRAFT", "The plan of a launched campaign is frozen.")
@@ -200,6 +262,7 @@ async def update_campaign(tx: Tx, request: UpdateCampaignRequest) -> Campaign:
             description=given.description,
             objective=given.objective,
             visibility=enum_text(given, "visibility", given.visibility),
+            team_id=given.team_id,
             plan=given.plan.SerializeToString(deterministic=True),
         )
     except UniqueViolation as error:
@@ -212,7 +275,7 @@ async def update_campaign(tx: Tx, request: UpdateCampaignRequest) -> Campaign:
 
 
 async def delete_campaign(tx: Tx, campaign_id: str, etag: str) -> Campaign:
-    before = await lock_campaign(tx, campaign_id, etag=etag)
+    before = await lock_campaign(tx, campaign_id, etag=etag, needed="admin")
     state = enum_text(before, "state", before.state)
     if state in ("running", "paused"):
         raise NotReady(
@@ -228,9 +291,7 @@ async def delete_campaign(tx: Tx, campaign_id: str, etag: str) -> Campaign:
 
 async def undelete_campaign(tx: Tx, campaign_id: str) -> Campaign:
     """Brings a campaign back; undeleting one that is not deleted changes nothing."""
-    before = await tx.one(LOCK_CAMPAIGN, campaign_id=campaign_id)
-    if before is None:
-        raise not_found()
+    before = await lock_campaign(tx, campaign_id, needed="admin", deleted=True)
     recording.record(
         tx,
         "campaign.undelete",
@@ -257,5 +318,6 @@ def _audited(campaign: Campaign) -> dict[str, Any]:
         "description": campaign.description,
         "objective": campaign.objective,
         "visibility": enum_text(campaign, "visibility", campaign.visibility) or "",
+        "team_id": campaign.team_id,
         "plan_sha256": hashlib.sha256(plan).hexdigest(),
     }

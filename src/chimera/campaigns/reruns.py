@@ -104,9 +104,17 @@ INSERT_RUN = sql(
     INSERT INTO campaigns.runs
         (id, org_id, campaign_id, cells_total, shards_total, concurrency, attempts_max, priority, launched_by,
          api_key_id, origins)
-    SELECT %(id)s, org_id, campaign_id, %(cells)s, %(shards)s, concurrency, attempts_max, priority,
+    SELECT %(id)s, org_id, campaign_id, cells_total, shards_total, concurrency, attempts_max, priority,
            %(launched_by)s, %(api_key_id)s, %(origins)s::uuid[]
       FROM campaigns.runs WHERE id = %(origin)s
+    """,
+)
+
+# What its shards add up to: they can be made only of a run that is there.
+SET_SIZE = sql(
+    Nothing,
+    """
+    UPDATE campaigns.runs SET cells_total = %(cells)s, shards_total = %(shards)s WHERE id = %(id)s
     """,
 )
 
@@ -165,6 +173,15 @@ async def rerun_failed(tx: Tx, request: RerunFailedRequest) -> tuple[Campaign, R
     plan = await asyncio.to_thread(RunPlan, bytes(facts["plan"]))
     budgeted = await _admit(tx, campaign, plan)
     run_id = new_id(await tx.one(NOW))  # type: ignore[arg-type]  # a timestamptz is a datetime
+    copied = {"id": run_id, "origin": origin.id}
+    await tx.run(
+        INSERT_RUN,
+        **copied,
+        launched_by=tx.call.caller.user_id,
+        api_key_id=tx.call.caller.api_key_id or None,
+        origins=facts["origins"],
+    )
+    await tx.name_run(run_id)
     wanted = await tx.one(
         INSERT_SHARDS,
         run_id=run_id,
@@ -175,16 +192,7 @@ async def rerun_failed(tx: Tx, request: RerunFailedRequest) -> tuple[Campaign, R
     )
     if wanted is None or not wanted["cells"]:
         raise NotReady("NOTHING_TO_RERUN", "Every such cell of the run has its result.")
-    copied = {"id": run_id, "origin": origin.id}
-    await tx.run(
-        INSERT_RUN,
-        **copied,
-        cells=wanted["cells"],
-        shards=wanted["shards"],
-        launched_by=tx.call.caller.user_id,
-        api_key_id=tx.call.caller.api_key_id or None,
-        origins=facts["origins"],
-    )
+    await tx.run(SET_SIZE, id=run_id, cells=wanted["cells"], shards=wanted["shards"])
     await tx.run(INSERT_PLAN, **copied)
     await tx.run(INSERT_MONEY, **copied, budgeted=budgeted)
     await tx.run(INSERT_SEATS, **copied)
@@ -268,6 +276,8 @@ async def summarise_with_origins(tx: Tx, run_id: str) -> GetRunSummaryResponse:
     count; what the others cost is in the runs they belong to. Raises NotFound(RUN_NOT_FOUND)."""
     run = await get_run(tx, run_id)
     line = await tx.all(LIST_LINE, run_id=run_id)
+    for origin_id in line:
+        await tx.name_run(origin_id)
     rows = await tx.all(LIST_LATEST, runs=line)
     latencies = {
         (row["technique_no"], row["target_no"]): row

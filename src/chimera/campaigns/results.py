@@ -117,6 +117,20 @@ MORE_TO_COME = sql(
 
 OVER_FOR_GOOD = ("completed", "failed")
 
+IS_RECORDED = sql(
+    bool,
+    """
+    SELECT EXISTS (SELECT FROM campaigns.executions
+                    WHERE run_id = %(run_id)s AND cell_no = %(cell_no)s)
+    """,
+)
+
+
+async def check_recorded(tx: Tx, run_id: str, cell_no: int) -> None:
+    """Raises NotFound(EXECUTION_NOT_FOUND)."""
+    if not await tx.one(IS_RECORDED, run_id=run_id, cell_no=cell_no):
+        raise NotFound("EXECUTION_NOT_FOUND", "This cell has no result (yet).")
+
 
 async def list_executions(
     tx: Tx, request: ListExecutionsRequest, *, after: int | None, limit: int
@@ -239,6 +253,7 @@ async def watch_run(
             executions = []
             if request.include_executions:
                 async with db.look(call) as tx:
+                    await tx.name_run(request.run_id)
                     executions = await _executions_of(tx, request.run_id, cells)
             position = news[cells[-1]]
             yield WatchRunResponse(

@@ -9,6 +9,7 @@ from typing import Any
 
 from chimera import outbox
 from chimera.audit import recording
+from chimera.campaigns.collaboration.levels import Level, check_level
 from chimera.campaigns.operations import get_campaign, lock_campaign
 from chimera.campaigns.statistics import wilson_interval
 from chimera.db import Nothing, Tx, sql
@@ -80,7 +81,8 @@ LIST_RUNS = sql(
       FROM campaigns.runs r
       JOIN campaigns.run_plans p ON p.run_id = r.id
       JOIN campaigns.run_money m ON m.run_id = r.id
-     WHERE r.campaign_id = %(campaign_id)s AND r.org_id = %(org_id)s
+     WHERE r.campaign_id = %(campaign_id)s
+       AND r.org_id = (SELECT c.org_id FROM campaigns.campaigns c WHERE c.id = %(campaign_id)s)
        AND (%(after)s::uuid IS NULL OR r.id < %(after)s)
      ORDER BY r.id DESC LIMIT %(limit)s
     """,
@@ -182,9 +184,20 @@ LIVE = ("running", "paused")
 
 
 async def get_run(tx: Tx, run_id: str) -> Run:
+    """What follows in the transaction reads the run's rows in one go. Raises
+    NotFound(RUN_NOT_FOUND)."""
+    await tx.name_run(run_id)
     run = await tx.one(GET_RUN, run_id=run_id)
     if run is None:
         raise NotFound("RUN_NOT_FOUND", "There is no such run.")
+    return run
+
+
+async def check_run_level(tx: Tx, run_id: str, needed: Level) -> Run:
+    """The run, of whose campaign the caller is at least at this level. Raises
+    NotFound(RUN_NOT_FOUND), Denied(CAMPAIGN_LEVEL_TOO_LOW)."""
+    run = await get_run(tx, run_id)
+    await check_level(tx, run.campaign_id, needed)
     return run
 
 
@@ -208,13 +221,7 @@ async def add_waiting(tx: Tx, run: Run) -> Run:
 async def list_runs(tx: Tx, campaign_id: str, *, after: str | None, limit: int) -> list[Run]:
     """Newest first, without counts. Raises NotFound(CAMPAIGN_NOT_FOUND)."""
     await get_campaign(tx, campaign_id)
-    return await tx.all(
-        LIST_RUNS,
-        campaign_id=campaign_id,
-        org_id=tx.call.caller.org_id,
-        after=after,
-        limit=limit,
-    )
+    return await tx.all(LIST_RUNS, campaign_id=campaign_id, after=after, limit=limit)
 
 
 async def pause_campaign(tx: Tx, campaign_id: str, reason: str) -> Campaign:
@@ -287,7 +294,8 @@ async def tune_run(tx: Tx, request: TuneRunRequest) -> Run:
     CAMPAIGN_ALREADY_OVER, RUN_STOPPING."""
     standing = await tx.one(LOCK_MONEY, run_id=request.run_id)
     row = await tx.one(LOCK_RUN, run_id=request.run_id)
-    if row is None or standing is None:
+    if row is None or standing is None:  # or no policy lets the caller change it
+        await check_run_level(tx, request.run_id, "execute")
         raise NotFound("RUN_NOT_FOUND", "There is no such run.")
     if row["state"] not in LIVE:
         raise NotReady("CAMPAIGN_ALREADY_OVER", f"The run is {row['state']}.")

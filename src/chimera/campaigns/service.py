@@ -18,7 +18,6 @@ from chimera.campaigns import (
 from chimera.campaigns.catalogue import scorer_kinds, techniques
 from chimera.campaigns.secrecy import shown
 from chimera.core import Core
-from chimera.rows import enum_text
 from chimera.v1 import campaigns_pb2_grpc, usage_pb2_grpc
 from chimera.v1.campaigns_pb2 import (
     ArchiveCampaignRequest,
@@ -105,10 +104,9 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
             await operations.list_campaigns(
                 tx,
                 answer.campaigns,
+                request,
                 after=position[0] if position else None,
                 limit=size + 1,
-                state=enum_text(request, "state", request.state),
-                show_deleted=request.show_deleted,
             )
         answer.next_page_token = self.pages.next_token(request, answer.campaigns, size, "id")
         del answer.campaigns[size:]

@@ -11,7 +11,7 @@ from chimera.campaigns.freezing import Frozen
 from chimera.campaigns.plan import row_count
 from chimera.db import Tx, sql
 from chimera.templates.usages import Outcome, Use, record_usages, settle_usages
-from chimera.v1.campaigns_pb2 import Campaign, CampaignVisibility
+from chimera.v1.campaigns_pb2 import Campaign
 
 
 async def note(tx: Tx, run_id: str, campaign: Campaign, frozen: Frozen) -> None:
@@ -25,7 +25,6 @@ async def note(tx: Tx, run_id: str, campaign: Campaign, frozen: Frozen) -> None:
         run_id,
         campaign.id,
         uses,
-        is_private=campaign.visibility == CampaignVisibility.CAMPAIGN_VISIBILITY_PRIVATE,
         techniques=frozen.plan.technique_names,
     )
 

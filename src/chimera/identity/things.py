@@ -26,6 +26,7 @@ NOUNS: dict[str, tuple[str, ...]] = {
     "CAMPAIGN_": ("campaign", "run", "scoring"),
     "TEMPLATE_": ("template",),
     "DATASET_": ("dataset",),
+    "SUITE_": ("suite",),
     "PROVIDER_KEY_": ("provider_key", "provider"),
     "PROVIDER_": ("provider_key", "provider", "model", "price_version", "route"),
     "ROUTE_": ("route",),

@@ -15,6 +15,7 @@ from chimera.call import Call
 from chimera.campaigns import personal as campaigns
 from chimera.core import Core
 from chimera.faults import Exhausted
+from chimera.federation import personal as federation
 from chimera.identity import personal as identity
 from chimera.providers import personal as providers
 from chimera.templates import personal as templates
@@ -23,6 +24,7 @@ from chimera.v1.options_pb2 import Access
 # In each of the person's organisations.
 PARTS = (
     identity.personal_data,
+    federation.personal_data,
     templates.personal_data,
     campaigns.personal_data,
     providers.personal_data,

@@ -41,9 +41,9 @@ INSERT_USAGE = sql(
     Nothing,
     """
     INSERT INTO templates.usages (run_id, template_id, version_number, id, org_id, campaign_id,
-                                  used_by, is_private, original_prompt, customizations)
+                                  used_by, original_prompt, customizations)
     VALUES (%(run_id)s, %(template_id)s, %(version_number)s, %(id)s, %(org_id)s, %(campaign_id)s,
-            %(used_by)s, %(is_private)s, %(original_prompt)s, %(customizations)s::jsonb)
+            %(used_by)s, %(original_prompt)s, %(customizations)s::jsonb)
     ON CONFLICT (run_id, template_id, version_number) DO NOTHING
     """,
 )
@@ -55,7 +55,6 @@ async def record_usages(
     campaign_id: str,
     uses: Sequence[Use],
     *,
-    is_private: bool,
     techniques: Sequence[str],
 ) -> None:
     """Notes at launch what a run uses; a version that a plan names twice counts once."""
@@ -72,7 +71,6 @@ async def record_usages(
             org_id=tx.call.caller.org_id,
             campaign_id=campaign_id,
             used_by=tx.call.caller.user_id,
-            is_private=is_private,
             original_prompt=_prompt(use.version),
             customizations=orjson.dumps(
                 {
@@ -178,7 +176,7 @@ LIST_USAGES = sql(
 async def list_usages(
     tx: Tx, pages: Pages, request: ListTemplateUsagesRequest
 ) -> tuple[list[TemplateUsage], str]:
-    """A page, newest first, of one's organisation. Raises NotFound(TEMPLATE_NOT_FOUND)."""
+    """A page, newest first, of those campaigns of one's organisation that one sees. Raises NotFound(TEMPLATE_NOT_FOUND)."""
     size, after = pages.page(request)
     await get_template(tx, request.template_id)
     rows = await tx.all(

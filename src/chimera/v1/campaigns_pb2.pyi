@@ -65,7 +65,9 @@ class CampaignVisibility(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CAMPAIGN_VISIBILITY_UNSPECIFIED: _ClassVar[CampaignVisibility]
     CAMPAIGN_VISIBILITY_PRIVATE: _ClassVar[CampaignVisibility]
+    CAMPAIGN_VISIBILITY_TEAM: _ClassVar[CampaignVisibility]
     CAMPAIGN_VISIBILITY_ORGANISATION: _ClassVar[CampaignVisibility]
+    CAMPAIGN_VISIBILITY_PUBLIC: _ClassVar[CampaignVisibility]
 
 class TurnPurpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -105,7 +107,9 @@ ATTEMPT_STATE_SETTLED: AttemptState
 ATTEMPT_STATE_UNKNOWN: AttemptState
 CAMPAIGN_VISIBILITY_UNSPECIFIED: CampaignVisibility
 CAMPAIGN_VISIBILITY_PRIVATE: CampaignVisibility
+CAMPAIGN_VISIBILITY_TEAM: CampaignVisibility
 CAMPAIGN_VISIBILITY_ORGANISATION: CampaignVisibility
+CAMPAIGN_VISIBILITY_PUBLIC: CampaignVisibility
 TURN_PURPOSE_UNSPECIFIED: TurnPurpose
 TURN_PURPOSE_TARGET: TurnPurpose
 TURN_PURPOSE_ATTACKER: TurnPurpose
@@ -284,7 +288,7 @@ class SuiteUse(_message.Message):
     def __init__(self, built_in: _Optional[str] = ..., suite_id: _Optional[str] = ..., version_number: _Optional[int] = ...) -> None: ...
 
 class Campaign(_message.Message):
-    __slots__ = ("id", "name", "description", "objective", "state", "visibility", "plan", "run_id", "success_rate", "created_by", "created_at", "updated_at", "deleted_at", "etag")
+    __slots__ = ("id", "name", "description", "objective", "state", "visibility", "plan", "run_id", "success_rate", "created_by", "created_at", "updated_at", "deleted_at", "etag", "team_id", "labels")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -299,6 +303,8 @@ class Campaign(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
     DELETED_AT_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    TEAM_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     description: str
@@ -313,7 +319,9 @@ class Campaign(_message.Message):
     updated_at: _timestamp_pb2.Timestamp
     deleted_at: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., run_id: _Optional[str] = ..., success_rate: _Optional[float] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deleted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    team_id: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., run_id: _Optional[str] = ..., success_rate: _Optional[float] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deleted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., team_id: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("id", "campaign_id", "state", "plan_hash", "cells_total", "counts", "shards_total", "shards_done", "concurrency", "cost_usd_max", "state_reason", "launched_by", "created_at", "finished_at", "prompt_count", "technique_names", "target_names", "repetitions", "waiting_for", "seats", "stop_reason", "limits", "origin_run_id")
@@ -680,20 +688,24 @@ class ScorerKind(_message.Message):
     def __init__(self, name: _Optional[str] = ..., title: _Optional[str] = ..., description: _Optional[str] = ..., source: _Optional[str] = ..., version: _Optional[int] = ..., parameters: _Optional[_Iterable[_Union[TechniqueParameter, _Mapping]]] = ...) -> None: ...
 
 class CreateCampaignRequest(_message.Message):
-    __slots__ = ("name", "description", "objective", "visibility", "plan", "request_id")
+    __slots__ = ("name", "description", "objective", "visibility", "plan", "request_id", "team_id", "labels")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     VISIBILITY_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TEAM_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     name: str
     description: str
     objective: str
     visibility: CampaignVisibility
     plan: CampaignPlan
     request_id: str
-    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    team_id: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., request_id: _Optional[str] = ..., team_id: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateCampaignResponse(_message.Message):
     __slots__ = ("campaign",)
@@ -714,16 +726,22 @@ class GetCampaignResponse(_message.Message):
     def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ...) -> None: ...
 
 class ListCampaignsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "state", "show_deleted")
+    __slots__ = ("page_size", "page_token", "state", "show_deleted", "shared_with_me", "labels", "public_elsewhere")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SHOW_DELETED_FIELD_NUMBER: _ClassVar[int]
+    SHARED_WITH_ME_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
     state: CampaignState
     show_deleted: bool
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., show_deleted: _Optional[bool] = ...) -> None: ...
+    shared_with_me: bool
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    public_elsewhere: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., show_deleted: _Optional[bool] = ..., shared_with_me: _Optional[bool] = ..., labels: _Optional[_Iterable[str]] = ..., public_elsewhere: _Optional[bool] = ...) -> None: ...
 
 class ListCampaignsResponse(_message.Message):
     __slots__ = ("campaigns", "next_page_token")
@@ -782,7 +800,7 @@ class UndeleteCampaignResponse(_message.Message):
     def __init__(self, campaign: _Optional[_Union[Campaign, _Mapping]] = ...) -> None: ...
 
 class CloneCampaignRequest(_message.Message):
-    __slots__ = ("campaign_id", "run_id", "name", "visibility", "plan", "plan_mask", "request_id")
+    __slots__ = ("campaign_id", "run_id", "name", "visibility", "plan", "plan_mask", "request_id", "team_id")
     CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -790,6 +808,7 @@ class CloneCampaignRequest(_message.Message):
     PLAN_FIELD_NUMBER: _ClassVar[int]
     PLAN_MASK_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TEAM_ID_FIELD_NUMBER: _ClassVar[int]
     campaign_id: str
     run_id: str
     name: str
@@ -797,7 +816,8 @@ class CloneCampaignRequest(_message.Message):
     plan: CampaignPlan
     plan_mask: _field_mask_pb2.FieldMask
     request_id: str
-    def __init__(self, campaign_id: _Optional[str] = ..., run_id: _Optional[str] = ..., name: _Optional[str] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., plan_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    team_id: str
+    def __init__(self, campaign_id: _Optional[str] = ..., run_id: _Optional[str] = ..., name: _Optional[str] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., plan_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., request_id: _Optional[str] = ..., team_id: _Optional[str] = ...) -> None: ...
 
 class CloneCampaignResponse(_message.Message):
     __slots__ = ("campaign",)

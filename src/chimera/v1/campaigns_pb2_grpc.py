@@ -185,29 +185,31 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCampaigns(self, request, context):
-        """Campaigns the caller may see, newest first, without their plans.
+        """Campaigns the caller may see of the organisation's, newest first, without their plans.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCampaign(self, request, context):
-        """Changes a draft; name, description and objective also later.
-        CAMPAIGN_NOT_FOUND, CAMPAIGN_NOT_DRAFT, ETAG_MISMATCH, UPDATE_MASK_INVALID.
+        """Changes a draft; name, description and objective also later. Takes EDIT, visibility takes ADMIN.
+        CAMPAIGN_NOT_FOUND, CAMPAIGN_NOT_DRAFT, CAMPAIGN_LEVEL_TOO_LOW, TEAM_NOT_FOUND, ETAG_MISMATCH,
+        UPDATE_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCampaign(self, request, context):
-        """Hides a campaign that is not running. CAMPAIGN_NOT_FOUND, CAMPAIGN_ALREADY_OVER.
+        """Hides a campaign that is not running. Takes ADMIN. CAMPAIGN_NOT_FOUND, CAMPAIGN_LEVEL_TOO_LOW,
+        CAMPAIGN_NOT_DRAFT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UndeleteCampaign(self, request, context):
-        """CAMPAIGN_NOT_FOUND, CAMPAIGN_NAME_TAKEN.
+        """Takes ADMIN. CAMPAIGN_NOT_FOUND, CAMPAIGN_LEVEL_TOO_LOW, CAMPAIGN_NAME_TAKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,7 +224,8 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LaunchCampaign(self, request, context):
-        """Freezes the plan into a run and starts it. Of two concurrent launches one wins.
+        """Freezes the plan into a run and starts it. Of two concurrent launches one wins. This and what
+        follows takes EXECUTE on the campaign (CAMPAIGN_LEVEL_TOO_LOW).
         CAMPAIGN_NOT_DRAFT, PLAN_EMPTY, PLAN_TOO_LARGE, TEMPLATE_NOT_FOUND, VARIABLE_MISSING,
         MODEL_NOT_FOUND, TARGET_NOT_ALLOWED, PROVIDER_KEY_MISSING, SENDING_STOPPED, BUDGET_SPENT.
         """
@@ -307,7 +310,8 @@ class CampaignServiceServicer:
     def CloneCampaign(self, request, context):
         """Makes a draft from a campaign's plan as it is, or from a run's with every version pinned that the
         run used. CAMPAIGN_NOT_FOUND, RUN_NOT_FOUND, CAMPAIGN_NAME_TAKEN, UPDATE_MASK_INVALID, and
-        RUN_NOT_REPEATABLE when something a run used is not there any more as it was.
+        RUN_NOT_REPEATABLE when something a run used is not there any more as it was; SECRET_MASKED when its
+        rows hold secret values and the caller has less than EDIT on the campaign.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,6 +57,8 @@ class Permission(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PERMISSION_BUDGET_MANAGE: _ClassVar[Permission]
     PERMISSION_USAGE_READ: _ClassVar[Permission]
     PERMISSION_WEBHOOK_MANAGE: _ClassVar[Permission]
+    PERMISSION_CAMPAIGN_MANAGE: _ClassVar[Permission]
+    PERMISSION_CAMPAIGN_COMMENT: _ClassVar[Permission]
     PERMISSION_SUITE_READ: _ClassVar[Permission]
     PERMISSION_SUITE_WRITE: _ClassVar[Permission]
 
@@ -116,6 +118,8 @@ PERMISSION_BUDGET_WRITE: Permission
 PERMISSION_BUDGET_MANAGE: Permission
 PERMISSION_USAGE_READ: Permission
 PERMISSION_WEBHOOK_MANAGE: Permission
+PERMISSION_CAMPAIGN_MANAGE: Permission
+PERMISSION_CAMPAIGN_COMMENT: Permission
 PERMISSION_SUITE_READ: Permission
 PERMISSION_SUITE_WRITE: Permission
 RATE_CLASS_UNSPECIFIED: RateClass

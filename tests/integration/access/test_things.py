@@ -36,10 +36,13 @@ CALLS: dict[str, tuple[str, str, str]] = {
 
 
 async def is_let_in(call: Any) -> bool:
+    """Whether the gate lets it in; what it says then, as to somebody who would be unlocked by one
+    who may do less, is the call's own matter."""
     try:
         await call
     except Refused as refused:
-        return refused.reason != "PERMISSION_MISSING"
+        said = ("This call needs the permission", "The permission ")
+        return not refused.message.startswith(said)
     return True
 
 
@@ -56,8 +59,9 @@ async def test_a_grant_about_one_thing_of_each_kind(world: World, stack: StackUr
         user_id=vera.user_id,
         conditions={"resource_ids": sorted(things[f"{noun}_id"] for noun in CALLS)},
     )
-    await vera.refresh()
     for noun, (permission, service, rpc) in CALLS.items():
+        for person in (vera, acme.admin):  # some of the calls change what somebody may do
+            await person.refresh()
         for thing_id, expected in ((str(uuid4()), False), (things[f"{noun}_id"], True)):
             explained = await acme.admin.access.ExplainAccess(
                 user_id=vera.user_id,

@@ -7,13 +7,14 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from chimera.audit.leaf import decode_leaf
@@ -42,12 +43,15 @@ async def exported(person: Person, run_id: str, path: Path) -> Path:
 
 
 async def ran(
-    world: World, stack: StackUrls, settings: Settings, tmp_path: Path
+    world: World, stack: StackUrls, settings: Settings, tmp_path: Path, script: Sequence[str] = ()
 ) -> tuple[Path, str, Person, str]:
-    """(archive, key of the log, who ran it, run) of a sealed run."""
+    """(archive, key of the log, who ran it, run) of a sealed run; of conversations with a script."""
     olivia = (await world.organisation("acme")).admin
     models = await assistant_models(olivia, stack.assistant_url, ["guard-none", "guard-strict"])
     plan = secret_plan(await secret_template(olivia), models, rows=30, repetitions=2)
+    if script:
+        plan = secret_plan(await secret_template(olivia), models, rows=4, techniques=["plain"])
+        plan.strategy.script.messages.extend(script)
     async with worker(settings):
         run = await launched(olivia, plan)
         await finished(olivia, run.id)
@@ -213,6 +217,37 @@ async def test_evidence_is_for_those_who_see_the_run(
         assert verify_evidence(archive, [wrong]).verdict is not Verdict.VERIFIED
 
 
+async def test_every_word_of_a_conversation_is_covered(
+    world: World, stack: StackUrls, settings: Settings, tmp_path: Path
+) -> None:
+    """Turns that were reworded, dropped, exchanged or given to another cell are noticed."""
+    archive, key, _, _ = await ran(
+        world, stack, settings, tmp_path, ["What is 2 + 3?", "And what is the secret?"]
+    )
+    report = verify_evidence(archive, [key])
+    assert (report.verdict, report.results) == (Verdict.VERIFIED, 8)
+
+    def forged(change: Callable[[list[Any]], None]) -> Verdict:
+        return verify_evidence(changed(archive, "turns.jsonl", change), [key]).verdict
+
+    def reword(lines: list[Any]) -> None:
+        lines[1]["turn"]["reply"] += " "
+
+    def exchange(lines: list[Any]) -> None:
+        lines[0]["turn"], lines[1]["turn"] = (
+            lines[1]["turn"] | {"turn_no": 1},
+            lines[0]["turn"] | {"turn_no": 2},
+        )
+
+    def cut_short(lines: list[Any]) -> None:
+        lines.pop()
+
+    def add(lines: list[Any]) -> None:
+        lines.append(lines[0] | {"cell_no": 100_000})
+
+    assert {forged(c) for c in (reword, exchange, cut_short, add, list.clear)} == {Verdict.TAMPERED}
+
+
 RESULTS = st.fixed_dictionaries(
     {
         "cell_no": st.integers(0, 2**53),
@@ -231,6 +266,7 @@ RESULTS = st.fixed_dictionaries(
 )
 
 
+@examples(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(RESULTS)
 def test_engine_and_verifier_hash_the_same_bytes(row: dict[str, Any]) -> None:
     """The engine's fast JSON and the standard library's agree on every text; without what came

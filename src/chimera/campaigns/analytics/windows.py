@@ -69,7 +69,8 @@ SLICE_RATES = sql(
            sum(w.cost) AS cost
       FROM campaigns.windows w
       JOIN campaigns.campaigns c ON c.id = w.campaign_id AND c.deleted_at IS NULL
-     WHERE w.window_start >= date_trunc('hour', %(start)s::timestamptz, 'UTC')
+     WHERE w.org_id = %(org_id)s
+       AND w.window_start >= date_trunc('hour', %(start)s::timestamptz, 'UTC')
        AND w.window_start < %(end)s
        AND (%(campaign_ids)s::uuid[] IS NULL OR w.campaign_id = ANY(%(campaign_ids)s::uuid[]))
      GROUP BY 1, 2, 3, 4, 5, 6
@@ -151,6 +152,7 @@ async def slice_rates(tx: Tx, request: SliceRatesRequest) -> SliceRatesResponse:
     rows = await tx.all(
         SLICE_RATES,
         **chosen,
+        org_id=tx.call.caller.org_id,
         start=start,
         end=end,
         campaign_ids=list(request.campaign_ids) or None,

@@ -220,6 +220,7 @@ async def export_results(
     after = -1
     while True:
         async with db.look(reading) as tx:
+            await tx.name_run(run_id)
             rows = await tx.all(
                 READ_RESULTS,
                 run_id=run_id,
@@ -238,6 +239,8 @@ async def export_results(
                 yield part
         if len(rows) < PAGE_ROWS:
             break
+    async with db.look(reading) as tx:
+        await get_run(tx, run_id)  # what ended because it is not shared any more is not complete
     for part in _parts(writer.end()):
         yield part
 

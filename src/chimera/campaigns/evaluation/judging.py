@@ -27,15 +27,14 @@ OPEN_SCORING = sql(
     """,
 )
 
-# Also those that were kept because their judge could not be read or paid.
+# Also answers that were kept although nobody could judge them: a scorer or a judge failed.
 READ_ANSWERS = sql(
     dict,
     """
     SELECT cell_no, response, original_prompt, transformed_prompt, finish_reason, is_successful
       FROM campaigns.executions
      WHERE run_id = %(run_id)s AND cell_no > %(after)s
-       AND (state = 'succeeded' OR error_kind IN ('judge_unreadable', 'judge_budget_spent',
-                                                  'scorer_error'))
+       AND (state = 'succeeded' OR (state = 'failed' AND response <> ''))
      ORDER BY cell_no LIMIT %(limit)s
     """,
 )

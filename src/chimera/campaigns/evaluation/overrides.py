@@ -4,7 +4,7 @@ standing one, and both stay."""
 from __future__ import annotations
 
 from chimera.audit import recording
-from chimera.campaigns.runs import get_run
+from chimera.campaigns.runs import check_run_level, get_run
 from chimera.db import Tx, sql
 from chimera.faults import NotFound
 from chimera.ids import new_id
@@ -58,9 +58,9 @@ LIST_OVERRIDES = sql(
 
 
 async def override_verdict(tx: Tx, request: OverrideVerdictRequest) -> Override:
-    """Raises NotFound: RUN_NOT_FOUND, EXECUTION_NOT_FOUND."""
+    """Raises NotFound (RUN_NOT_FOUND, EXECUTION_NOT_FOUND), Denied(CAMPAIGN_LEVEL_TOO_LOW)."""
     run_id, cell_no = request.run_id, request.cell_no
-    await get_run(tx, run_id)
+    await check_run_level(tx, run_id, "edit")
     recorded = await tx.one(FIND_RECORDED, run_id=run_id, cell_no=cell_no)
     if recorded is None:
         raise NotFound("EXECUTION_NOT_FOUND", "This cell has no result (yet).")
@@ -90,8 +90,8 @@ async def override_verdict(tx: Tx, request: OverrideVerdictRequest) -> Override:
 
 
 async def withdraw_override(tx: Tx, run_id: str, cell_no: int) -> Override:
-    """Raises NotFound: RUN_NOT_FOUND, OVERRIDE_NOT_FOUND."""
-    await get_run(tx, run_id)
+    """Raises NotFound (RUN_NOT_FOUND, OVERRIDE_NOT_FOUND), Denied(CAMPAIGN_LEVEL_TOO_LOW)."""
+    await check_run_level(tx, run_id, "edit")
     withdrawn = await tx.one(WITHDRAW_OVERRIDE, run_id=run_id, cell_no=cell_no)
     if withdrawn is None:
         raise NotFound("OVERRIDE_NOT_FOUND", "Nobody's verdict stands on this cell.")

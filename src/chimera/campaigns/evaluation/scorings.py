@@ -5,7 +5,7 @@ from __future__ import annotations
 from chimera import outbox
 from chimera.audit import recording
 from chimera.campaigns.checking import checked_scorer
-from chimera.campaigns.runs import LIVE, get_run
+from chimera.campaigns.runs import LIVE, check_run_level, get_run
 from chimera.campaigns.scorers import fingerprint, judges_of
 from chimera.db import Tx, sql
 from chimera.faults import Invalid, NotFound, NotReady, Violation
@@ -57,7 +57,8 @@ LIST_VERDICTS = sql(
 
 
 async def rescore_run(tx: Tx, request: RescoreRunRequest) -> Scoring:
-    """Starts a scoring. Raises NotFound(RUN_NOT_FOUND), NotReady(RUN_NOT_OVER), Invalid(SCORER_*)."""
+    """Starts a scoring. Raises NotFound(RUN_NOT_FOUND), Denied(CAMPAIGN_LEVEL_TOO_LOW),
+    NotReady(RUN_NOT_OVER), Invalid(SCORER_*)."""
     spec = checked_scorer(request.scorer, "scorer")
     if judges_of(spec):
         raise Invalid(
@@ -65,7 +66,7 @@ async def rescore_run(tx: Tx, request: RescoreRunRequest) -> Scoring:
             "A scoring sends nothing, and this scorer asks a model. Give it to a campaign instead.",
             violations=[Violation("scorer", "must not contain llm_judge")],
         )
-    run = await get_run(tx, request.run_id)
+    run = await check_run_level(tx, request.run_id, "execute")
     if enum_text(run, "state", run.state) in LIVE:
         raise NotReady("RUN_NOT_OVER", "The run still records results; wait for its end.")
     scoring = await tx.one(

@@ -131,6 +131,7 @@ async def export_evidence(db: Database, run_id: str, call: Call) -> AsyncIterato
 async def _members(db: Database, run: Run, call: Call, archive: _Archive) -> AsyncIterator[None]:
     """Writes one member after the other; yields after each page."""
     async with db.look(call) as tx:
+        await tx.name_run(run.id)
         plan = await tx.one(GET_PLAN, run_id=run.id)
     assert plan is not None
     is_talk = "strategy" in (facts := orjson.loads(plan)) or "seats" in facts
@@ -146,6 +147,7 @@ async def _members(db: Database, run: Run, call: Call, archive: _Archive) -> Asy
         xid, flush_id = "0", "00000000-0000-0000-0000-000000000000"
         while True:
             async with db.look(call) as tx:
+                await tx.name_run(run.id)
                 flushes = await tx.all(
                     READ_FLUSHES, run_id=run.id, xid=xid, id=flush_id, limit=PAGE_FLUSHES
                 )
@@ -160,6 +162,7 @@ async def _members(db: Database, run: Run, call: Call, archive: _Archive) -> Asy
         after = -1
         while True:
             async with db.look(call) as tx:
+                await tx.name_run(run.id)
                 rows = await tx.all(READ_RESULTS, run_id=run.id, after=after, limit=PAGE_RESULTS)
             for row in rows:
                 after = row["cell_no"]
@@ -172,6 +175,8 @@ async def _members(db: Database, run: Run, call: Call, archive: _Archive) -> Asy
             async for lines in _turns(db, run.id, call):
                 member.write(lines)
                 yield
+    async with db.look(call) as tx:
+        await get_run(tx, run.id)  # what ended because it is not shared any more is not complete
     with archive.member("audit.jsonl") as member:
         things = [("campaign", run.campaign_id), ("run", run.id)]
         async for event in select_lines(db, call, things):
@@ -186,6 +191,7 @@ async def _turns(db: Database, run_id: str, call: Call) -> AsyncIterator[bytes]:
     cell_no, turn_no = -1, 0
     while True:
         async with db.look(call) as tx:
+            await tx.name_run(run_id)
             rows = await tx.all(
                 READ_TURNS,
                 run_id=run_id,
