@@ -28,7 +28,7 @@ UNARCHIVE = sql(
 
 async def archive_campaign(tx: Tx, campaign_id: str, etag: str) -> Campaign:
     """Raises NotFound(CAMPAIGN_NOT_FOUND), NotReady(CAMPAIGN_BUSY), Conflict(ETAG_MISMATCH)."""
-    before = await lock_campaign(tx, campaign_id, etag=etag)
+    before = await lock_campaign(tx, campaign_id, etag=etag, needed="edit")
     state = enum_text(before, "state", before.state) or ""
     if state in ("running", "paused", "scheduled"):
         raise NotReady(
@@ -51,7 +51,7 @@ async def archive_campaign(tx: Tx, campaign_id: str, etag: str) -> Campaign:
 
 async def unarchive_campaign(tx: Tx, campaign_id: str) -> Campaign:
     """Raises NotFound(CAMPAIGN_NOT_FOUND), NotReady(CAMPAIGN_NOT_ARCHIVED)."""
-    before = await lock_campaign(tx, campaign_id)
+    before = await lock_campaign(tx, campaign_id, needed="edit")
     state = enum_text(before, "state", before.state)
     if state != "archived":
         raise NotReady("CAMPAIGN_NOT_ARCHIVED", f"This campaign is {state}, not archived.")

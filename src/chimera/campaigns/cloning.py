@@ -11,14 +11,14 @@ from typing import Any
 import orjson
 
 from chimera.campaigns.checking import check_plan, scorer_spec
-from chimera.campaigns.collaboration.levels import is_own_team
+from chimera.campaigns.collaboration.levels import find_level, is_own_team
 from chimera.campaigns.operations import get_campaign, insert_campaign
 from chimera.campaigns.runs import get_run
 from chimera.campaigns.scorers import fingerprint as scorer_fingerprint
-from chimera.campaigns.secrecy import restore_masked
+from chimera.campaigns.secrecy import holds_secrets, restore_masked
 from chimera.campaigns.techniques import TECHNIQUES
 from chimera.db import Tx, sql
-from chimera.faults import Fault, NotFound, NotReady
+from chimera.faults import Denied, Fault, NotFound, NotReady
 from chimera.providers.owned_keys import get_key
 from chimera.providers.routes import get_route
 from chimera.rows import struct_dict
@@ -58,8 +58,16 @@ async def clone_campaign(tx: Tx, request: CloneCampaignRequest) -> Campaign:
         await _pin(tx, plan, request.run_id, paths)
     _override(plan, request.plan, paths)
     check_plan(plan)
+    may_use_secrets = await find_level(tx, source.id) in ("edit", "execute", "admin")
     if "prompts" in paths:
-        await restore_masked(tx, plan, source.plan)
+        await restore_masked(tx, plan, source.plan if may_use_secrets else None)
+    elif not may_use_secrets and await holds_secrets(tx, plan):
+        # Whoever launches a plan can send its values to a model of their own.
+        raise Denied(
+            "SECRET_MASKED",
+            "The plan holds secret values that are not yours to send: give prompts of your own"
+            " (plan_mask), or ask for EDIT on the campaign.",
+        )
     await _own_keys_only(tx, plan)
     wanted = CreateCampaignRequest(
         name=request.name,

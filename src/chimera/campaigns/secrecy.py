@@ -28,6 +28,14 @@ async def shown(tx: Tx, campaign: Campaign) -> Campaign:
     return campaign
 
 
+async def holds_secrets(tx: Tx, plan: CampaignPlan) -> bool:
+    """Whether its rows hold values that are not shown."""
+    seen = CampaignPlan()
+    seen.CopyFrom(plan)
+    _mask(seen, await _secrets_of(tx, seen))
+    return seen != plan
+
+
 async def restore_masked(tx: Tx, plan: CampaignPlan, stored: CampaignPlan | None = None) -> None:
     """Puts stored values in the place of their masks. Raises Invalid(SECRET_MASKED) for a mask that
     stands for nothing that is stored."""

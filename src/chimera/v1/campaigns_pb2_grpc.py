@@ -310,7 +310,8 @@ class CampaignServiceServicer:
     def CloneCampaign(self, request, context):
         """Makes a draft from a campaign's plan as it is, or from a run's with every version pinned that the
         run used. CAMPAIGN_NOT_FOUND, RUN_NOT_FOUND, CAMPAIGN_NAME_TAKEN, UPDATE_MASK_INVALID, and
-        RUN_NOT_REPEATABLE when something a run used is not there any more as it was.
+        RUN_NOT_REPEATABLE when something a run used is not there any more as it was; SECRET_MASKED when its
+        rows hold secret values and the caller has less than EDIT on the campaign.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -108,6 +108,16 @@ async def test_a_clone_is_its_makers_with_what_they_change(stage: Stage) -> None
     )
     kept = CampaignPlan.FromString(bytes(stored)).prompts[0].rows
     assert [row["secret"] for row in kept] == ["MARIGOLD0000", "MARIGOLD0001"]
+    await olivia.campaigns.UpdateCampaign(
+        campaign=Campaign(id=made.id, visibility=1), update_mask=FieldMask(paths=["visibility"])
+    )
+    await olivia.collaboration.ShareCampaign(
+        campaign_id=made.id, permission="CAMPAIGN_LEVEL_VIEW", user_id=paul.user_id
+    )
+    assert await refusal(clone(campaign_id=made.id, name="to look in")) == "SECRET_MASKED"
+    await olivia.campaigns.UpdateCampaign(
+        campaign=Campaign(id=made.id, visibility=3), update_mask=FieldMask(paths=["visibility"])
+    )
     taken = clone(campaign_id=made.id, name="FIRST")
     assert await refusal(taken) == "CAMPAIGN_NAME_TAKEN"
     unknown = clone(campaign_id=made.id, name="x", plan_mask=FieldMask(paths=["state"]))

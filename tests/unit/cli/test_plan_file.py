@@ -36,7 +36,7 @@ def test_the_example_is_a_plan() -> None:
     chain = plan.chains()[-1]
     assert chain.name == "role_play+base64"
     assert [step.technique for step in chain.steps] == ["role_play", "base64"]
-    assert plan.scorer.message().params["canary"] == "{{secret}}"
+    assert plan.scorer.message({}).params["canary"] == "{{secret}}"
 
 
 def test_variables_are_declared_from_the_rows(tmp_path: Path) -> None:

@@ -114,7 +114,18 @@ def test_kinds_follow_from_the_permission() -> None:
 
 # What a request only points at, or looks for, while it is about something else.
 POINTERS = {
-    "CAMPAIGN_WRITE": {"template", "model", "provider_key", "route", "dataset", "suite"},
+    "CAMPAIGN_WRITE": {
+        "template",
+        "model",
+        "provider_key",
+        "route",
+        "dataset",
+        "suite",
+        "share",
+        "team",
+        "user",
+    },
+    "CAMPAIGN_COMMENT": {"comment"},
     "TEMPLATE_WRITE": {"team", "user", "forked_from", "share"},
     "TEMPLATE_RATE": {"campaign"},
     "TELEMETRY_READ_OWN": {"workload", "correlation", "session"},
