@@ -85,11 +85,12 @@ RETIRE_OTHERS = sql(
 
 NEXT_VERSION = sql(int, "SELECT coalesce(max(version), 0) + 1 FROM identity.signing_keys")
 
-IS_DUE = sql(
-    bool,
+# No row while the newest is young.
+VERSION_DUE = sql(
+    int,
     """
-    SELECT coalesce(max(signs_from) < clock_timestamp() - make_interval(secs => %(age_s)s), false)
-      FROM identity.signing_keys
+    SELECT max(version) + 1 FROM identity.signing_keys
+    HAVING max(signs_from) < clock_timestamp() - make_interval(secs => %(age_s)s)
     """,
 )
 
@@ -168,10 +169,12 @@ class NewSigningKey:
     sealed: str = field(repr=False)
 
 
-async def make_signing_key(core: Core) -> NewSigningKey:
-    """Before the transaction that adds it: the master key may be a network away."""
-    async with core.db.begin(Call.by_worker("signing_keys", seconds=10)) as tx:
-        version = await tx.one(NEXT_VERSION) or 1
+async def make_signing_key(core: Core, version: int | None = None) -> NewSigningKey:
+    """Before the transaction that adds it: the master key may be a network away. version: the one
+    that was found due, so that of those who found it one adds it; else the next."""
+    if version is None:
+        async with core.db.begin(Call.by_worker("signing_keys", seconds=10)) as tx:
+            version = await tx.one(NEXT_VERSION) or 1
     raw = secrets.token_bytes(32)
     sealed = await asyncio.to_thread(sealed_key, core.master, raw, NAME, version)
     return NewSigningKey(version, public_part(raw), sealed)
@@ -213,10 +216,10 @@ async def rotate_when_due(core: Core) -> bool:
     who comes second finds the version taken, or the key young."""
     call = Call.by_worker("identity.rotate_signing_key")
     async with core.db.begin(call) as tx:
-        due = await tx.one(IS_DUE, age_s=core.settings.signing_key_days * 86400)
-    if not due:
+        due = await tx.one(VERSION_DUE, age_s=core.settings.signing_key_days * 86400)
+    if due is None:
         return False
-    new = await make_signing_key(core)
+    new = await make_signing_key(core, due)
     try:
         async with core.db.begin(call) as tx:
             await rotate_signing_key(tx, new, core.settings)

@@ -29,15 +29,13 @@ from chimera.v1 import options_pb2 as chimera_dot_v1_dot_options__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63himera/v1/collaboration.proto\x12\nchimera.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1a\x63himera/v1/campaigns.proto\x1a\x18\x63himera/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf3\x01\n\rCampaignShare\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0f\n\x07team_id\x18\x04 \x01(\t\x12-\n\npermission\x18\x05 \x01(\x0e\x32\x19.chimera.v1.CampaignLevel\x12\x11\n\tshared_by\x18\x06 \x01(\t\x12-\n\tshared_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\rCampaignLabel\x12\r\n\x05label\x18\x01 \x01(\t\x12\x11\n\tcampaigns\x18\x02 \x01(\x03\"\xb9\x02\n\x07\x43omment\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x14\n\x07\x63\x65ll_no\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08reply_to\x18\x05 \x01(\t\x12\x11\n\x04text\x18\x06 \x01(\tB\x03\x80\x01\x01\x12\x12\n\ncreated_by\x18\x07 \x01(\t\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tedited_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndeleted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0breply_count\x18\x0b \x01(\x03\x42\n\n\x08_cell_no\"9\n\x18GetCampaignAccessRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"E\n\x19GetCampaignAccessResponse\x12(\n\x05level\x18\x01 \x01(\x0e\x32\x19.chimera.v1.CampaignLevel\"\x87\x02\n\x14ShareCampaignRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\x07user_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07team_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x39\n\npermission\x18\x04 \x01(\x0e\x32\x19.chimera.v1.CampaignLevelB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x38\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02@\x01\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"A\n\x15ShareCampaignResponse\x12(\n\x05share\x18\x01 \x01(\x0b\x32\x19.chimera.v1.CampaignShare\"t\n\x16UnshareCampaignRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\x08share_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x19\n\x17UnshareCampaignResponse\"t\n\x19ListCampaignSharesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"`\n\x1aListCampaignSharesResponse\x12)\n\x06shares\x18\x01 \x03(\x0b\x32\x19.chimera.v1.CampaignShare\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"m\n\x18SetCampaignPublicRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x11\n\tis_public\x18\x02 \x01(\x08\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"C\n\x19SetCampaignPublicResponse\x12&\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x14.chimera.v1.Campaign\"\x97\x01\n\x14LabelCampaignRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x03\x61\x64\x64\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x32\"\x06r\x04\x10\x01\x18\x64\x12 \n\x06remove\x18\x03 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x32\"\x06r\x04\x10\x01\x18\x64\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"?\n\x15LabelCampaignResponse\x12&\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x14.chimera.v1.Campaign\"U\n\x19ListCampaignLabelsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"`\n\x1aListCampaignLabelsResponse\x12)\n\x06labels\x18\x01 \x03(\x0b\x32\x19.chimera.v1.CampaignLabel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xda\x01\n\x14\x43reateCommentRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\x06run_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\x07\x63\x65ll_no\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12\x1d\n\x08reply_to\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\x04text\x18\x05 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x90N\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x42\n\n\x08_cell_no\"=\n\x15\x43reateCommentResponse\x12$\n\x07\x63omment\x18\x01 \x01(\x0b\x32\x13.chimera.v1.Comment\"\x8f\x01\n\x12\x45\x64itCommentRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\ncomment_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\x04text\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x90N\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\";\n\x13\x45\x64itCommentResponse\x12$\n\x07\x63omment\x18\x01 \x01(\x0b\x32\x13.chimera.v1.Comment\"t\n\x14\x44\x65leteCommentRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\ncomment_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x17\n\x15\x44\x65leteCommentResponse\"\xd5\x01\n\x13ListCommentsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\x06run_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\x07\x63\x65ll_no\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12\x1d\n\x08reply_to\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x42\n\n\x08_cell_no\"V\n\x14ListCommentsResponse\x12%\n\x08\x63omments\x18\x01 \x03(\x0b\x32\x13.chimera.v1.Comment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xb3\x01\n\rCampaignLevel\x12\x1e\n\x1a\x43\x41MPAIGN_LEVEL_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41MPAIGN_LEVEL_VIEW\x10\x01\x12\x1a\n\x16\x43\x41MPAIGN_LEVEL_COMMENT\x10\x02\x12\x17\n\x13\x43\x41MPAIGN_LEVEL_EDIT\x10\x03\x12\x1a\n\x16\x43\x41MPAIGN_LEVEL_EXECUTE\x10\x04\x12\x18\n\x14\x43\x41MPAIGN_LEVEL_ADMIN\x10\x05\x32\x81\n\n\x14\x43ollaborationService\x12o\n\x11GetCampaignAccess\x12$.chimera.v1.GetCampaignAccessRequest\x1a%.chimera.v1.GetCampaignAccessResponse\"\r\x90\x02\x01\x8a\xb5\x18\x06\x08\x1e(\x02\x30\x01\x12p\n\rShareCampaign\x12 .chimera.v1.ShareCampaignRequest\x1a!.chimera.v1.ShareCampaignResponse\"\x1a\x8a\xb5\x18\x16\x08\x1f\"\x0e\x63\x61mpaign.share(\x03\x30\x01\x12x\n\x0fUnshareCampaign\x12\".chimera.v1.UnshareCampaignRequest\x1a#.chimera.v1.UnshareCampaignResponse\"\x1c\x8a\xb5\x18\x18\x08\x1f\"\x10\x63\x61mpaign.unshare(\x03\x30\x01\x12r\n\x12ListCampaignShares\x12%.chimera.v1.ListCampaignSharesRequest\x1a&.chimera.v1.ListCampaignSharesResponse\"\r\x90\x02\x01\x8a\xb5\x18\x06\x08\x1e(\x02\x30\x01\x12\x81\x01\n\x11SetCampaignPublic\x12$.chimera.v1.SetCampaignPublicRequest\x1a%.chimera.v1.SetCampaignPublicResponse\"\x1f\x8a\xb5\x18\x1b\x08X\"\x13\x63\x61mpaign.set_public(\x03\x30\x01\x12p\n\rLabelCampaign\x12 .chimera.v1.LabelCampaignRequest\x1a!.chimera.v1.LabelCampaignResponse\"\x1a\x8a\xb5\x18\x16\x08\x1f\"\x0e\x63\x61mpaign.label(\x03\x30\x01\x12r\n\x12ListCampaignLabels\x12%.chimera.v1.ListCampaignLabelsRequest\x1a&.chimera.v1.ListCampaignLabelsResponse\"\r\x90\x02\x01\x8a\xb5\x18\x06\x08\x1e(\x02\x30\x01\x12p\n\rCreateComment\x12 .chimera.v1.CreateCommentRequest\x1a!.chimera.v1.CreateCommentResponse\"\x1a\x8a\xb5\x18\x16\x08Y\"\x0e\x63omment.create(\x03\x30\x01\x12h\n\x0b\x45\x64itComment\x12\x1e.chimera.v1.EditCommentRequest\x1a\x1f.chimera.v1.EditCommentResponse\"\x18\x8a\xb5\x18\x14\x08Y\"\x0c\x63omment.edit(\x03\x30\x01\x12p\n\rDeleteComment\x12 .chimera.v1.DeleteCommentRequest\x1a!.chimera.v1.DeleteCommentResponse\"\x1a\x8a\xb5\x18\x16\x08Y\"\x0e\x63omment.delete(\x03\x30\x01\x12`\n\x0cListComments\x12\x1f.chimera.v1.ListCommentsRequest\x1a .chimera.v1.ListCommentsResponse\"\r\x90\x02\x01\x8a\xb5\x18\x06\x08\x1e(\x02\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63himera/v1/collaboration.proto\x12\nchimera.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1a\x63himera/v1/campaigns.proto\x1a\x18\x63himera/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf3\x01\n\rCampaignShare\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0f\n\x07team_id\x18\x04 \x01(\t\x12-\n\npermission\x18\x05 \x01(\x0e\x32\x19.chimera.v1.CampaignLevel\x12\x11\n\tshared_by\x18\x06 \x01(\t\x12-\n\tshared_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\rCampaignLabel\x12\r\n\x05label\x18\x01 \x01(\t\x12\x11\n\tcampaigns\x18\x02 \x01(\x03\"\xb4\x02\n\x07\x43omment\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x14\n\x07\x63\x65ll_no\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08reply_to\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x12\n\ncreated_by\x18\x07 \x01(\t\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tedited_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndeleted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0breply_count\x18\x0b \x01(\x03\x42\n\n\x08_cell_no\"9\n\x18GetCampaignAccessRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"E\n\x19GetCampaignAccessResponse\x12(\n\x05level\x18\x01 \x01(\x0e\x32\x19.chimera.v1.CampaignLevel\"\x87\x02\n\x14ShareCampaignRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\x07user_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07team_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x39\n\npermission\x18\x04 \x01(\x0e\x32\x19.chimera.v1.CampaignLevelB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x38\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02@\x01\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"A\n\x15ShareCampaignResponse\x12(\n\x05share\x18\x01 \x01(\x0b\x32\x19.chimera.v1.CampaignShare\"t\n\x16UnshareCampaignRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\x08share_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x19\n\x17UnshareCampaignResponse\"t\n\x19ListCampaignSharesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"`\n\x1aListCampaignSharesResponse\x12)\n\x06shares\x18\x01 \x03(\x0b\x32\x19.chimera.v1.CampaignShare\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"m\n\x18SetCampaignPublicRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x11\n\tis_public\x18\x02 \x01(\x08\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"C\n\x19SetCampaignPublicResponse\x12&\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x14.chimera.v1.Campaign\"\x97\x01\n\x14LabelCampaignRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x03\x61\x64\x64\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x32\"\x06r\x04\x10\x01\x18\x64\x12 \n\x06remove\x18\x03 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x32\"\x06r\x04\x10\x01\x18\x64\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"?\n\x15LabelCampaignResponse\x12&\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x14.chimera.v1.Campaign\"U\n\x19ListCampaignLabelsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"`\n\x1aListCampaignLabelsResponse\x12)\n\x06labels\x18\x01 \x03(\x0b\x32\x19.chimera.v1.CampaignLabel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xda\x01\n\x14\x43reateCommentRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\x06run_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\x07\x63\x65ll_no\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12\x1d\n\x08reply_to\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\x04text\x18\x05 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x90N\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x42\n\n\x08_cell_no\"=\n\x15\x43reateCommentResponse\x12$\n\x07\x63omment\x18\x01 \x01(\x0b\x32\x13.chimera.v1.Comment\"\x8f\x01\n\x12\x45\x64itCommentRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\ncomment_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\x04text\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x90N\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\";\n\x13\x45\x64itCommentResponse\x12$\n\x07\x63omment\x18\x01 \x01(\x0b\x32\x13.chimera.v1.Comment\"t\n\x14\x44\x65leteCommentRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\ncomment_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nrequest_id\x18\x0f \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x17\n\x15\x44\x65leteCommentResponse\"\xd5\x01\n\x13ListCommentsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\x06run_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\x07\x63\x65ll_no\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12\x1d\n\x08reply_to\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x42\n\n\x08_cell_no\"V\n\x14ListCommentsResponse\x12%\n\x08\x63omments\x18\x01 \x03(\x0b\x32\x13.chimera.v1.Comment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xb3\x01\n\rCampaignLevel\x12\x1e\n\x1a\x43\x41MPAIGN_LEVEL_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41MPAIGN_LEVEL_VIEW\x10\x01\x12\x1a\n\x16\x43\x41MPAIGN_LEVEL_COMMENT\x10\x02\x12\x17\n\x13\x43\x41MPAIGN_LEVEL_EDIT\x10\x03\x12\x1a\n\x16\x43\x41MPAIGN_LEVEL_EXECUTE\x10\x04\x12\x18\n\x14\x43\x41MPAIGN_LEVEL_ADMIN\x10\x05\x32\x81\n\n\x14\x43ollaborationService\x12o\n\x11GetCampaignAccess\x12$.chimera.v1.GetCampaignAccessRequest\x1a%.chimera.v1.GetCampaignAccessResponse\"\r\x90\x02\x01\x8a\xb5\x18\x06\x08\x1e(\x02\x30\x01\x12p\n\rShareCampaign\x12 .chimera.v1.ShareCampaignRequest\x1a!.chimera.v1.ShareCampaignResponse\"\x1a\x8a\xb5\x18\x16\x08\x1f\"\x0e\x63\x61mpaign.share(\x03\x30\x01\x12x\n\x0fUnshareCampaign\x12\".chimera.v1.UnshareCampaignRequest\x1a#.chimera.v1.UnshareCampaignResponse\"\x1c\x8a\xb5\x18\x18\x08\x1f\"\x10\x63\x61mpaign.unshare(\x03\x30\x01\x12r\n\x12ListCampaignShares\x12%.chimera.v1.ListCampaignSharesRequest\x1a&.chimera.v1.ListCampaignSharesResponse\"\r\x90\x02\x01\x8a\xb5\x18\x06\x08\x1e(\x02\x30\x01\x12\x81\x01\n\x11SetCampaignPublic\x12$.chimera.v1.SetCampaignPublicRequest\x1a%.chimera.v1.SetCampaignPublicResponse\"\x1f\x8a\xb5\x18\x1b\x08X\"\x13\x63\x61mpaign.set_public(\x03\x30\x01\x12p\n\rLabelCampaign\x12 .chimera.v1.LabelCampaignRequest\x1a!.chimera.v1.LabelCampaignResponse\"\x1a\x8a\xb5\x18\x16\x08\x1f\"\x0e\x63\x61mpaign.label(\x03\x30\x01\x12r\n\x12ListCampaignLabels\x12%.chimera.v1.ListCampaignLabelsRequest\x1a&.chimera.v1.ListCampaignLabelsResponse\"\r\x90\x02\x01\x8a\xb5\x18\x06\x08\x1e(\x02\x30\x01\x12p\n\rCreateComment\x12 .chimera.v1.CreateCommentRequest\x1a!.chimera.v1.CreateCommentResponse\"\x1a\x8a\xb5\x18\x16\x08Y\"\x0e\x63omment.create(\x03\x30\x01\x12h\n\x0b\x45\x64itComment\x12\x1e.chimera.v1.EditCommentRequest\x1a\x1f.chimera.v1.EditCommentResponse\"\x18\x8a\xb5\x18\x14\x08Y\"\x0c\x63omment.edit(\x03\x30\x01\x12p\n\rDeleteComment\x12 .chimera.v1.DeleteCommentRequest\x1a!.chimera.v1.DeleteCommentResponse\"\x1a\x8a\xb5\x18\x16\x08Y\"\x0e\x63omment.delete(\x03\x30\x01\x12`\n\x0cListComments\x12\x1f.chimera.v1.ListCommentsRequest\x1a .chimera.v1.ListCommentsResponse\"\r\x90\x02\x01\x8a\xb5\x18\x06\x08\x1e(\x02\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chimera.v1.collaboration_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COMMENT'].fields_by_name['text']._loaded_options = None
-  _globals['_COMMENT'].fields_by_name['text']._serialized_options = b'\200\001\001'
   _globals['_GETCAMPAIGNACCESSREQUEST'].fields_by_name['campaign_id']._loaded_options = None
   _globals['_GETCAMPAIGNACCESSREQUEST'].fields_by_name['campaign_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_SHARECAMPAIGNREQUEST'].fields_by_name['campaign_id']._loaded_options = None
@@ -140,58 +138,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COLLABORATIONSERVICE'].methods_by_name['DeleteComment']._serialized_options = b'\212\265\030\026\010Y\"\016comment.delete(\0030\001'
   _globals['_COLLABORATIONSERVICE'].methods_by_name['ListComments']._loaded_options = None
   _globals['_COLLABORATIONSERVICE'].methods_by_name['ListComments']._serialized_options = b'\220\002\001\212\265\030\006\010\036(\0020\001'
-  _globals['_CAMPAIGNLEVEL']._serialized_start=3122
-  _globals['_CAMPAIGNLEVEL']._serialized_end=3301
+  _globals['_CAMPAIGNLEVEL']._serialized_start=3117
+  _globals['_CAMPAIGNLEVEL']._serialized_end=3296
   _globals['_CAMPAIGNSHARE']._serialized_start=163
   _globals['_CAMPAIGNSHARE']._serialized_end=406
   _globals['_CAMPAIGNLABEL']._serialized_start=408
   _globals['_CAMPAIGNLABEL']._serialized_end=457
   _globals['_COMMENT']._serialized_start=460
-  _globals['_COMMENT']._serialized_end=773
-  _globals['_GETCAMPAIGNACCESSREQUEST']._serialized_start=775
-  _globals['_GETCAMPAIGNACCESSREQUEST']._serialized_end=832
-  _globals['_GETCAMPAIGNACCESSRESPONSE']._serialized_start=834
-  _globals['_GETCAMPAIGNACCESSRESPONSE']._serialized_end=903
-  _globals['_SHARECAMPAIGNREQUEST']._serialized_start=906
-  _globals['_SHARECAMPAIGNREQUEST']._serialized_end=1169
-  _globals['_SHARECAMPAIGNRESPONSE']._serialized_start=1171
-  _globals['_SHARECAMPAIGNRESPONSE']._serialized_end=1236
-  _globals['_UNSHARECAMPAIGNREQUEST']._serialized_start=1238
-  _globals['_UNSHARECAMPAIGNREQUEST']._serialized_end=1354
-  _globals['_UNSHARECAMPAIGNRESPONSE']._serialized_start=1356
-  _globals['_UNSHARECAMPAIGNRESPONSE']._serialized_end=1381
-  _globals['_LISTCAMPAIGNSHARESREQUEST']._serialized_start=1383
-  _globals['_LISTCAMPAIGNSHARESREQUEST']._serialized_end=1499
-  _globals['_LISTCAMPAIGNSHARESRESPONSE']._serialized_start=1501
-  _globals['_LISTCAMPAIGNSHARESRESPONSE']._serialized_end=1597
-  _globals['_SETCAMPAIGNPUBLICREQUEST']._serialized_start=1599
-  _globals['_SETCAMPAIGNPUBLICREQUEST']._serialized_end=1708
-  _globals['_SETCAMPAIGNPUBLICRESPONSE']._serialized_start=1710
-  _globals['_SETCAMPAIGNPUBLICRESPONSE']._serialized_end=1777
-  _globals['_LABELCAMPAIGNREQUEST']._serialized_start=1780
-  _globals['_LABELCAMPAIGNREQUEST']._serialized_end=1931
-  _globals['_LABELCAMPAIGNRESPONSE']._serialized_start=1933
-  _globals['_LABELCAMPAIGNRESPONSE']._serialized_end=1996
-  _globals['_LISTCAMPAIGNLABELSREQUEST']._serialized_start=1998
-  _globals['_LISTCAMPAIGNLABELSREQUEST']._serialized_end=2083
-  _globals['_LISTCAMPAIGNLABELSRESPONSE']._serialized_start=2085
-  _globals['_LISTCAMPAIGNLABELSRESPONSE']._serialized_end=2181
-  _globals['_CREATECOMMENTREQUEST']._serialized_start=2184
-  _globals['_CREATECOMMENTREQUEST']._serialized_end=2402
-  _globals['_CREATECOMMENTRESPONSE']._serialized_start=2404
-  _globals['_CREATECOMMENTRESPONSE']._serialized_end=2465
-  _globals['_EDITCOMMENTREQUEST']._serialized_start=2468
-  _globals['_EDITCOMMENTREQUEST']._serialized_end=2611
-  _globals['_EDITCOMMENTRESPONSE']._serialized_start=2613
-  _globals['_EDITCOMMENTRESPONSE']._serialized_end=2672
-  _globals['_DELETECOMMENTREQUEST']._serialized_start=2674
-  _globals['_DELETECOMMENTREQUEST']._serialized_end=2790
-  _globals['_DELETECOMMENTRESPONSE']._serialized_start=2792
-  _globals['_DELETECOMMENTRESPONSE']._serialized_end=2815
-  _globals['_LISTCOMMENTSREQUEST']._serialized_start=2818
-  _globals['_LISTCOMMENTSREQUEST']._serialized_end=3031
-  _globals['_LISTCOMMENTSRESPONSE']._serialized_start=3033
-  _globals['_LISTCOMMENTSRESPONSE']._serialized_end=3119
-  _globals['_COLLABORATIONSERVICE']._serialized_start=3304
-  _globals['_COLLABORATIONSERVICE']._serialized_end=4585
+  _globals['_COMMENT']._serialized_end=768
+  _globals['_GETCAMPAIGNACCESSREQUEST']._serialized_start=770
+  _globals['_GETCAMPAIGNACCESSREQUEST']._serialized_end=827
+  _globals['_GETCAMPAIGNACCESSRESPONSE']._serialized_start=829
+  _globals['_GETCAMPAIGNACCESSRESPONSE']._serialized_end=898
+  _globals['_SHARECAMPAIGNREQUEST']._serialized_start=901
+  _globals['_SHARECAMPAIGNREQUEST']._serialized_end=1164
+  _globals['_SHARECAMPAIGNRESPONSE']._serialized_start=1166
+  _globals['_SHARECAMPAIGNRESPONSE']._serialized_end=1231
+  _globals['_UNSHARECAMPAIGNREQUEST']._serialized_start=1233
+  _globals['_UNSHARECAMPAIGNREQUEST']._serialized_end=1349
+  _globals['_UNSHARECAMPAIGNRESPONSE']._serialized_start=1351
+  _globals['_UNSHARECAMPAIGNRESPONSE']._serialized_end=1376
+  _globals['_LISTCAMPAIGNSHARESREQUEST']._serialized_start=1378
+  _globals['_LISTCAMPAIGNSHARESREQUEST']._serialized_end=1494
+  _globals['_LISTCAMPAIGNSHARESRESPONSE']._serialized_start=1496
+  _globals['_LISTCAMPAIGNSHARESRESPONSE']._serialized_end=1592
+  _globals['_SETCAMPAIGNPUBLICREQUEST']._serialized_start=1594
+  _globals['_SETCAMPAIGNPUBLICREQUEST']._serialized_end=1703
+  _globals['_SETCAMPAIGNPUBLICRESPONSE']._serialized_start=1705
+  _globals['_SETCAMPAIGNPUBLICRESPONSE']._serialized_end=1772
+  _globals['_LABELCAMPAIGNREQUEST']._serialized_start=1775
+  _globals['_LABELCAMPAIGNREQUEST']._serialized_end=1926
+  _globals['_LABELCAMPAIGNRESPONSE']._serialized_start=1928
+  _globals['_LABELCAMPAIGNRESPONSE']._serialized_end=1991
+  _globals['_LISTCAMPAIGNLABELSREQUEST']._serialized_start=1993
+  _globals['_LISTCAMPAIGNLABELSREQUEST']._serialized_end=2078
+  _globals['_LISTCAMPAIGNLABELSRESPONSE']._serialized_start=2080
+  _globals['_LISTCAMPAIGNLABELSRESPONSE']._serialized_end=2176
+  _globals['_CREATECOMMENTREQUEST']._serialized_start=2179
+  _globals['_CREATECOMMENTREQUEST']._serialized_end=2397
+  _globals['_CREATECOMMENTRESPONSE']._serialized_start=2399
+  _globals['_CREATECOMMENTRESPONSE']._serialized_end=2460
+  _globals['_EDITCOMMENTREQUEST']._serialized_start=2463
+  _globals['_EDITCOMMENTREQUEST']._serialized_end=2606
+  _globals['_EDITCOMMENTRESPONSE']._serialized_start=2608
+  _globals['_EDITCOMMENTRESPONSE']._serialized_end=2667
+  _globals['_DELETECOMMENTREQUEST']._serialized_start=2669
+  _globals['_DELETECOMMENTREQUEST']._serialized_end=2785
+  _globals['_DELETECOMMENTRESPONSE']._serialized_start=2787
+  _globals['_DELETECOMMENTRESPONSE']._serialized_end=2810
+  _globals['_LISTCOMMENTSREQUEST']._serialized_start=2813
+  _globals['_LISTCOMMENTSREQUEST']._serialized_end=3026
+  _globals['_LISTCOMMENTSRESPONSE']._serialized_start=3028
+  _globals['_LISTCOMMENTSRESPONSE']._serialized_end=3114
+  _globals['_COLLABORATIONSERVICE']._serialized_start=3299
+  _globals['_COLLABORATIONSERVICE']._serialized_end=4580
 # @@protoc_insertion_point(module_scope)

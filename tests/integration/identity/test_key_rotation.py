@@ -34,6 +34,7 @@ async def until_refused(person: Person) -> str:
         async with asyncio.timeout(30):
             while True:
                 await person.identity.GetMe()
+                await asyncio.sleep(0.01)
     return refused.value.reason
 
 
