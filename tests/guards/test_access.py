@@ -7,6 +7,7 @@ must not learn that they do.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +290,7 @@ async def test_access_txt_is_what_the_server_answers(
     people = await audience(world, stack)
     lines = []
     for method in METHODS:
-        cells = [await people.verdict(role, method) for role in ROLES]
+        cells = await asyncio.gather(*(people.verdict(role, method) for role in ROLES))
         name = method.path.rpartition(".")[2]
         lines.append(f"{name:42}{''.join(f'{cell:13}' for cell in cells)}".rstrip())
     table = HEAD + "\n".join(sorted(lines)) + "\n"
