@@ -191,7 +191,8 @@ async def answer_of(
         request_serializer=method.request_type.SerializeToString,
         response_deserializer=method.answer_type.FromString,
     )
-    call = rpc(request, metadata=metadata, timeout=20)
+    # A watch that nothing happens on says nothing; a refusal comes long before.
+    call = rpc(request, metadata=metadata, timeout=5 if method.streams else 20)
     try:
         answer = await call.read() if method.streams else await call
         if answer is grpc.aio.EOF:
