@@ -15,8 +15,9 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-from chimera.core import open_core
-from chimera.identity.signing_keys import destroy_retired, rotate_when_due
+from chimera.core import Core, open_core
+from chimera.identity import signing_keys
+from chimera.identity.signing_keys import NewSigningKey, destroy_retired, rotate_when_due
 from chimera.settings import Settings
 from tests.support.processes import eventually, free_port
 from tests.support.world import Person, Refused, World
@@ -170,6 +171,26 @@ async def test_a_worker_rotates_when_it_is_time(
             ).fetchall()
     assert left == [(2,)]
     await world.organisation("acme")  # somebody signs in
+
+
+async def test_a_worker_that_was_overtaken_rotates_nothing(
+    world: World, settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between finding it due and making the key, another worker rotates from beginning to end."""
+    make = signing_keys.make_signing_key
+
+    async def overtaken(core: Core, *version: int) -> NewSigningKey:
+        monkeypatch.undo()
+        assert await rotate_when_due(core)
+        return await make(core, *version)
+
+    async with open_core(settings, "worker") as core:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(
+                "UPDATE identity.signing_keys SET signs_from = now() - interval '31 days'"
+            )
+        monkeypatch.setattr(signing_keys, "make_signing_key", overtaken)
+        assert not await rotate_when_due(core)
 
 
 async def test_only_operators_rotate(world: World) -> None:
