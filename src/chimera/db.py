@@ -19,6 +19,7 @@ from typing import Any, Generic, LiteralString, TypeVar
 import orjson
 import psycopg
 from psycopg import AsyncConnection, errors
+from psycopg.adapt import PyFormat
 from psycopg.pq import TransactionStatus
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg.types.string import TextLoader
@@ -27,6 +28,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 from chimera.call import NOBODY, Call
 from chimera.faults import AlreadyExists, Conflict, Exhausted, Fault, Invalid, TimedOut, Unavailable
 from chimera.ids import new_id
+from chimera.roundtrip import Asked, round_trip
 from chimera.rows import row_maker
 
 set_json_loads(orjson.loads)
@@ -34,7 +36,8 @@ set_json_dumps(orjson.dumps)
 
 Row = TypeVar("Row")
 Message = TypeVar("Message")
-_PARAMETER = re.compile(r"(?<!%)%\((\w+)\)[sb]")
+_PARAMETER = re.compile(r"(?<!%)%\((\w+)\)([sb])")
+_FORMATS = {"s": PyFormat.AUTO, "b": PyFormat.BINARY}
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 
@@ -50,15 +53,28 @@ class Statement(Generic[Row]):
     (`%(x)s IS NULL OR ...`), which a generic plan answers a thousand times slower.
     """
 
-    __slots__ = ("make", "names", "prepare", "row", "text", "where")
+    __slots__ = ("formats", "make", "names", "native", "order", "prepare", "row", "text", "where")
 
     def __init__(self, row: type[Row], text: LiteralString, *, prepare: bool, where: str) -> None:
         self.row = row
         self.text = text
-        self.names = frozenset(_PARAMETER.findall(text))
+        # As PostgreSQL wants it: $1, $2 ... for the parameters in `order`.
+        form = {name: letter for name, letter in _PARAMETER.findall(text)}
+        self.names = frozenset(form)
+        self.order = sorted(form)
+        self.formats = [_FORMATS[form[name]] for name in self.order]
+        places = {name: f"${place}" for place, name in enumerate(self.order, 1)}
+        native = _PARAMETER.sub(lambda found: places[found[1]], text)
+        self.native = native.replace("%%", "%").encode()
         self.prepare = prepare
         self.make = row_maker(row)
         self.where = where
+
+    def check(self, params: dict[str, Any]) -> None:
+        if self.names != params.keys():
+            raise TypeError(
+                f"{self.where}: given {sorted(params)}, statement names {sorted(self.names)}"
+            )
 
 
 STATEMENTS: list[Statement[Any]] = []
@@ -117,10 +133,7 @@ class Tx:
     async def _execute(
         self, statement: Statement[Row], params: dict[str, Any], make: Any = None
     ) -> Any:
-        if statement.names != params.keys():
-            raise TypeError(
-                f"{statement.where}: given {sorted(params)}, statement names {sorted(statement.names)}"
-            )
+        statement.check(params)
         cursor = self.connection.cursor(row_factory=make or statement.make)
         # None lets psycopg prepare after a few uses.
         await cursor.execute(statement.text, params, prepare=None if statement.prepare else False)
@@ -170,9 +183,15 @@ class Look(Tx):
     async def _execute(
         self, statement: Statement[Row], params: dict[str, Any], make: Any = None
     ) -> Any:
-        async with self.connection.pipeline():
-            await self.connection.execute(SET_CALLER, _caller_settings(self), prepare=True)
-            return await super()._execute(statement, params, make)
+        statement.check(params)
+        asked = Asked(
+            statement.native,
+            [params[name] for name in statement.order],
+            statement.formats,
+            statement.prepare,
+        )
+        setting = Asked(SET_CALLER, _caller_settings(self), SET_CALLER_FORMATS)
+        return await round_trip(self.connection, [setting, asked], make or statement.make)
 
 
 CLAIM_REQUEST = sql(
@@ -333,6 +352,7 @@ class Database:
         # The audit log's writer: one counter a connection (see audit/recording.py).
         connection.writer_id = new_id()  # type: ignore[attr-defined]  # our own attribute
         connection.writer_seq = 0  # type: ignore[attr-defined]  # our own attribute
+        connection.prepared_here = {}  # type: ignore[attr-defined]  # of roundtrip.py
 
     async def open(self) -> None:
         await self.pool.open(wait=True, timeout=30)
@@ -408,9 +428,9 @@ class Database:
 
     async def _give_back(self, connection: AsyncConnection[Any]) -> None:
         try:
-            # Cut off on the way out of a pipeline it may be left in it, which the pool does not look
-            # at: whatever came next on it would fail. A closed one is replaced.
-            if getattr(connection, "_pipeline", None) is not None:
+            # Cut off in a pipeline it is left in it, which the pool does not look at: whatever came
+            # next on it would fail. A closed one is replaced.
+            if not connection.closed and connection.pgconn.pipeline_status:
                 await settled(connection.close())
             await settled(self.pool.putconn(connection))
         finally:
@@ -450,11 +470,12 @@ class Database:
 
 
 SET_CALLER = (
-    "SELECT set_config('app.org_id', %s, true), set_config('app.user_id', %s, true),"
-    " set_config('app.role', %s, true), set_config('app.reach', %s, true),"
-    " set_config('app.run_ids', %s, true), set_config('statement_timeout', %s, true),"
-    " set_config('transaction_read_only', 'on', true)"
+    b"SELECT set_config('app.org_id', $1, true), set_config('app.user_id', $2, true),"
+    b" set_config('app.role', $3, true), set_config('app.reach', $4, true),"
+    b" set_config('app.run_ids', $5, true), set_config('statement_timeout', $6, true),"
+    b" set_config('transaction_read_only', 'on', true)"
 )
+SET_CALLER_FORMATS = [PyFormat.TEXT] * 6
 
 
 def _caller_settings(tx: Tx) -> tuple[str, str, str, str, str, str]:

@@ -63,7 +63,7 @@ GRPC = {
     "chimera.audit.witness_rpc",  # a program of its own, and how the sealer asks it
 }  # fmt: skip
 # Only these open connections or read rows; operations may catch errors.
-PSYCOPG = {"chimera.db", "chimera.rows"}
+PSYCOPG = {"chimera.db", "chimera.roundtrip", "chimera.rows"}
 # Programs of their own beside server and workers: they use the public API or start things.
 PROGRAMS = (
     "chimera.cli",

@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
 
+import psycopg
 import pytest
 from psycopg.errors import ReadOnlySqlTransaction
+from psycopg.types.json import Jsonb
 
+from chimera import roundtrip
 from chimera.call import ANONYMOUS, Call, Caller
 from chimera.core import open_database
-from chimera.db import Database, Nothing, sql
-from chimera.faults import Exhausted, TimedOut
+from chimera.db import Database, Nothing, Statement, sql
+from chimera.faults import Exhausted, TimedOut, Unavailable
 from chimera.ids import new_id
 from chimera.settings import Settings
 from tests.support.processes import eventually
@@ -144,6 +150,113 @@ async def test_no_moment_swallows_a_cancellation(db: Database) -> None:
         assert done and waiter.cancelled(), f"cancelled {ticks} ticks on, it went on"
         await given_back
     assert db.in_use == 0
+
+
+# Not by sql(): the guard would prepare them, and their table is made here.
+READ_CHANGING = Statement(str, "SELECT word FROM changing", prepare=True, where=__name__)
+KINDS = Statement(
+    dict,
+    """
+    SELECT %(text)s::text AS text, %(nothing)s::text AS nothing, %(texts)b::text[] AS texts,
+           %(number)s::bigint + 1 AS number, %(money)s::numeric AS money, %(raw)s::bytea AS raw,
+           %(moment)s::timestamptz AS moment, %(id)s::uuid AS id, %(said)s::jsonb AS said,
+           %(text)s::text || '%%' AS twice
+    """,
+    prepare=True,
+    where=__name__,
+)
+
+
+async def test_looks_outlive_a_change_of_the_table(
+    world: World, db: Database, database_url: str
+) -> None:
+    """A plan that is kept does not fit the table any more: one look says so, the next is planned anew."""
+    call = call_of((await world.organisation("acme")).id)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE changing (word varchar(8)); INSERT INTO changing VALUES ('a')"
+        )
+        connection.execute("GRANT SELECT ON changing TO chimera_app")
+        async with db.look(call) as tx:
+            assert await tx.one(READ_CHANGING) == "a"
+        connection.execute("ALTER TABLE changing ALTER word TYPE text")
+    with pytest.raises(psycopg.errors.FeatureNotSupported):
+        async with db.look(call) as tx:
+            await tx.one(READ_CHANGING)
+    async with db.look(call) as tx:
+        assert await tx.one(READ_CHANGING) == "a"
+
+
+async def test_a_look_whose_connection_is_cut(
+    world: World, db: Database, database_url: str
+) -> None:
+    """The database ends the session in the middle: it is unavailable for once, and not for ever."""
+    call = call_of((await world.organisation("acme")).id)
+    with pytest.raises(Unavailable):
+        async with db.look(call) as tx:
+            pid = tx.connection.info.backend_pid
+            sleeping = asyncio.create_task(tx.run(SLEEP, seconds=15))
+            with psycopg.connect(database_url, autocommit=True) as connection:
+
+                async def asleep() -> bool:
+                    row = connection.execute(
+                        "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = %s", [pid]
+                    ).fetchone()
+                    return bool(row and row[0])
+
+                await eventually(asleep)
+                connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+            await sleeping
+    async with db.look(call) as tx:
+        assert await tx.one(WHO) == call.caller.org_id
+    assert db.in_use == 0
+
+
+async def test_a_look_reads_what_a_transaction_reads(world: World, db: Database) -> None:
+    """Every kind of parameter and column, the same both ways, the first time and later."""
+    call = call_of((await world.organisation("acme")).id)
+    given: dict[str, Any] = {
+        "text": "per cent % and 'quotes'",
+        "nothing": None,
+        "texts": ["a", 'b "c"', ""],
+        "number": 2**40,
+        "money": Decimal("0.000000000001"),
+        "raw": b"\x00\xff",
+        "moment": datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+        "id": new_id(),
+        "said": Jsonb({"a": [1, None]}),
+    }
+    async with db.begin(call) as tx:
+        wanted = await tx.one(KINDS, **given)
+    assert wanted is not None and wanted["twice"] == given["text"] + "%"
+    for number in (1, 2**40, 2):
+        async with db.look(call) as tx:
+            found = await tx.one(KINDS, **{**given, "number": number})
+        assert found == {**wanted, "number": number + 1}
+
+
+async def test_looks_prepare_a_bounded_number(
+    world: World, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more statements than are kept, the one that was not used for longest goes."""
+    monkeypatch.setattr(roundtrip, "PREPARED_MAX", 5)
+    call = call_of((await world.organisation("acme")).id)
+    prepared = Statement(
+        int,
+        "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'here%%'",
+        prepare=False,
+        where=__name__,
+    )
+    several = [
+        Statement(int, f"SELECT {number}", prepare=True, where=__name__) for number in range(9)
+    ]
+    for _ in range(2):
+        for number, statement in enumerate(several):
+            async with db.look(call) as tx:
+                assert await tx.one(statement) == number
+                assert await tx.one(several[0]) == 0
+    async with db.look(call) as tx:
+        assert await tx.one(prepared) == 5
 
 
 async def test_a_full_pool_says_that_it_is_full(db: Database) -> None:
