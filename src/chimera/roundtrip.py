@@ -23,9 +23,8 @@ from psycopg.waiting import Ready, Wait
 
 # Names of prepared statements are used once: after an error it is open whether one is there.
 _NUMBERS = count()
-PREPARED_MAX = (
-    256  # a connection; a statement counts once for each combination of types it is given
-)
+# A connection; a statement counts once for each combination of types that it is given.
+PREPARED_MAX = 256
 
 
 class Asked(NamedTuple):
@@ -80,9 +79,27 @@ async def round_trip(
     make: Callable[[Any], Callable[[Sequence[Any]], Any]],
 ) -> Found:
     """Runs the statements in one implicit transaction; the rows of the last, each made by what `make`
-    answers for its columns. Raises psycopg's errors. The connection is in autocommit."""
-    adapter = Transformer(connection)
+    answers for its columns. Raises psycopg's errors. The connection is in autocommit. For reads: what
+    was prepared may be gone (psycopg discards everything after a rollback, a table may have changed
+    under its plan), and then all of it is asked once more."""
     known: dict[tuple[bytes, tuple[int, ...]], bytes] = connection.prepared_here  # type: ignore[attr-defined]  # our own attribute
+    had = len(known)
+    try:
+        return await _ask(connection, known, statements, make)
+    except (errors.InvalidSqlStatementName, errors.FeatureNotSupported):
+        known.clear()
+        if not had:
+            raise
+        return await _ask(connection, known, statements, make)
+
+
+async def _ask(
+    connection: AsyncConnection[Any],
+    known: dict[tuple[bytes, tuple[int, ...]], bytes],
+    statements: Sequence[Asked],
+    make: Callable[[Any], Callable[[Sequence[Any]], Any]],
+) -> Found:
+    adapter = Transformer(connection)
     new: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
     calls: list[Callable[[PGconn], None]] = []
     for asked in statements:
@@ -105,10 +122,7 @@ async def round_trip(
         results = await connection.wait(_exchange(connection.pgconn, calls))
     for result in results:
         if result.status == ExecStatus.FATAL_ERROR:
-            error = errors.error_from_result(result, encoding=adapter.encoding)
-            if isinstance(error, (errors.FeatureNotSupported, errors.InvalidSqlStatementName)):
-                known.clear()  # a table changed under its plans, or somebody discarded them
-            raise error
+            raise errors.error_from_result(result, encoding=adapter.encoding)
     known.update(new)
     last = results[-1]
     adapter.set_pgresult(last)
