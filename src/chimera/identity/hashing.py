@@ -14,7 +14,7 @@ from base64 import b64decode
 from typing import Any
 
 import argon2
-from argon2.low_level import Type, core, ffi, lib
+from argon2.low_level import Type, core, ffi, lib  # type: ignore[attr-defined]  # lib is documented
 
 HUGE_PAGE_BYTES = 2**21
 

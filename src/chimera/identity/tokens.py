@@ -227,7 +227,12 @@ def _invalid() -> Unauthenticated:
 
 def public_key(public: bytes) -> OKPKey:
     """The public part of an Ed25519 key, 32 raw bytes; its id is derived from it."""
-    fields = {"kty": "OKP", "crv": "Ed25519", "x": _base64(public), "kid": kid_text(public)}
+    fields: dict[str, str | list[str]] = {
+        "kty": "OKP",
+        "crv": "Ed25519",
+        "x": _base64(public),
+        "kid": kid_text(public),
+    }
     return OKPKey.import_key(fields)
 
 
