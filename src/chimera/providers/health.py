@@ -33,9 +33,11 @@ from chimera.v1.health_pb2 import (
 from chimera.v1.providers_pb2 import Provider
 
 WINDOWS_S = (60, 300, 3600)
+POINT_S = 10
 KEPT = timedelta(days=2)
 POINTS_MAX = 1000
 POLL_S = 1.0
+NOWHERE = "0"  # no transaction has this number: a watch that has told nothing yet
 DEGRADED_FAILURES = 3
 DEGRADED_RATE = 0.9
 DOWN_PROBES = 3
@@ -86,7 +88,7 @@ LIST_MODELS = sql(
                   FROM unnest(%(windows)s::int[]) AS s
                   LEFT JOIN providers.health_points p
                          ON p.org_id = c.org_id AND p.model_id = c.model_id
-                        AND p.at > clock_timestamp() - make_interval(secs => s + 10)
+                        AND p.at > clock_timestamp() - make_interval(secs => s + %(point_s)s::int)
                  GROUP BY s) AS sums
      ) w
      WHERE c.org_id = %(org_id)s::uuid AND m.provider_id = ANY(%(ids)s::uuid[])
@@ -144,7 +146,9 @@ async def _health_of(
         probe.provider_id: probe for probe in await tx.all(LIST_PROBES, org_id=org_id, ids=named)
     }
     models = defaultdict(list)
-    for row in await tx.all(LIST_MODELS, org_id=org_id, ids=named, windows=list(WINDOWS_S)):
+    for row in await tx.all(
+        LIST_MODELS, org_id=org_id, ids=named, windows=list(WINDOWS_S), point_s=POINT_S
+    ):
         models[row["provider_id"]].append(row)
     for health in rows:
         _fill(health, models[health.provider_id], probes.get(health.provider_id))
@@ -284,7 +288,7 @@ async def list_health_history(
     now = datetime.now(UTC)
     asked = request.since.ToDatetime(UTC) if request.HasField("since") else now - timedelta(hours=1)
     since = max(asked, now - KEPT)
-    step_s = -(-(request.step_s or 60) // 10) * 10
+    step_s = -(-(request.step_s or 60) // POINT_S) * POINT_S
     if (now - since).total_seconds() / step_s > POINTS_MAX:
         violation = Violation("step_s", f"more than {POINTS_MAX} points", "FIELD_INVALID")
         raise Invalid(
@@ -327,15 +331,25 @@ def _point(row: dict[str, int]) -> HealthPoint:
 
 
 # Rows are updated in place, so the newest change of each is found however many there were. Only what
-# is older than every open transaction is told; the rest comes with the next look.
+# is older than every open transaction is told; the rest comes with the next look. Time alone is a
+# change too: failures fall out of the five minutes that a state is about.
 LIST_CHANGED = sql(
     dict,
     """
     SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS horizon,
+           extract(epoch FROM clock_timestamp())::float8 AS looked_at,
+           %(since)s::text::xid8 > pg_snapshot_xmax(pg_current_snapshot()) AS is_ahead,
            ARRAY(
                SELECT m.provider_id FROM providers.circuits c JOIN providers.models m ON m.id = c.model_id
                 WHERE c.org_id = %(org_id)s::uuid AND c.xid >= %(since)s::text::xid8
                   AND c.xid < pg_snapshot_xmin(pg_current_snapshot())
+               UNION
+               SELECT m.provider_id FROM providers.circuits c JOIN providers.models m ON m.id = c.model_id
+                WHERE c.org_id = %(org_id)s::uuid
+                  AND EXISTS (SELECT FROM providers.health_points p
+                               WHERE p.org_id = c.org_id AND p.model_id = c.model_id AND p.failures > 0
+                                 AND p.at > to_timestamp(%(looked_at)s::float8 - %(window_s)s::int)
+                                 AND p.at <= clock_timestamp() - make_interval(secs => %(window_s)s::int))
                UNION
                SELECT m.provider_id FROM providers.circuit_holds h JOIN providers.models m ON m.id = h.model_id
                 WHERE h.xid >= %(since)s::text::xid8 AND h.xid < pg_snapshot_xmin(pg_current_snapshot())
@@ -353,22 +367,33 @@ async def watch_health(
     """Every provider once, unless `cursor` says from where on; then what changes, until the caller
     goes. Each look is short: a stream must not hold a transaction open."""
     purpose = f"watch-health/{request.provider_id}"
-    since = "0"
     only = [request.provider_id] if request.provider_id else None
+    since, looked_at = NOWHERE, 0.0
     if request.cursor:
-        (since,) = pages.open(purpose, request.cursor, reason="CURSOR_INVALID")
-    is_first = not request.cursor
+        # Before there was a time in it, a cursor was its transaction alone.
+        since, looked_at, *_ = *pages.open(purpose, request.cursor, reason="CURSOR_INVALID"), 0.0
     while True:
         async with db.look(call) as tx:
-            if only and is_first:
+            if only and since == NOWHERE:
                 await get_provider_health(tx, only[0])
-            changed = await tx.one(LIST_CHANGED, org_id=call.caller.org_id, since=since)
+            changed = await tx.one(
+                LIST_CHANGED,
+                org_id=call.caller.org_id,
+                since=since,
+                looked_at=looked_at,
+                window_s=WINDOWS_S[1] + POINT_S,
+            )
             assert changed is not None  # a SELECT without FROM has one row
-            ids = only if is_first else _chosen(changed["providers"], only)
+            # A database that was restored into another cluster counts transactions anew.
+            tells_all = since == NOWHERE or changed["is_ahead"]
+            ids = only if tells_all else _chosen(changed["providers"], only)
             found = await _health_of(tx, ids) if ids is None or ids else []
-        since, is_first = changed["horizon"], False
-        cursor = pages.seal(purpose, [since])
-        for health in found:
+        before = pages.seal(purpose, [since, looked_at])
+        since, looked_at = changed["horizon"], changed["looked_at"]
+        after = pages.seal(purpose, [since, looked_at])
+        for number, health in enumerate(found, 1):
+            # Whoever leaves in the middle has not heard the rest.
+            cursor = after if number == len(found) else before
             yield WatchHealthResponse(cursor=cursor, health=health)
         await asyncio.sleep(POLL_S)
 
