@@ -25,7 +25,7 @@ LIST_CHANGED = sql(
     dict,
     """
     SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS horizon,
-           extract(epoch FROM clock_timestamp())::float8 AS looked_at,
+           extract(epoch FROM statement_timestamp())::float8 AS looked_at,
            %(since)s::text::xid8 > pg_snapshot_xmax(pg_current_snapshot()) AS is_ahead,
            ARRAY(
                SELECT m.provider_id FROM providers.circuits c JOIN providers.models m ON m.id = c.model_id
@@ -37,7 +37,7 @@ LIST_CHANGED = sql(
                   AND EXISTS (SELECT FROM providers.health_points p
                                WHERE p.org_id = c.org_id AND p.model_id = c.model_id AND p.failures > 0
                                  AND p.at > to_timestamp(%(looked_at)s::float8 - %(window_s)s::int)
-                                 AND p.at <= clock_timestamp() - make_interval(secs => %(window_s)s::int))
+                                 AND p.at <= statement_timestamp() - make_interval(secs => %(window_s)s::int))
                UNION
                SELECT m.provider_id FROM providers.circuit_holds h JOIN providers.models m ON m.id = h.model_id
                 WHERE h.xid >= %(since)s::text::xid8 AND h.xid < pg_snapshot_xmin(pg_current_snapshot())
