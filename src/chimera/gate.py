@@ -26,7 +26,6 @@ from protovalidate import Validator
 
 from chimera import metrics
 from chimera.call import ANONYMOUS, Call, Caller
-from chimera.db import Replay
 from chimera.faults import (
     Denied,
     Exhausted,
@@ -37,6 +36,7 @@ from chimera.faults import (
     Unauthenticated,
     Violation,
 )
+from chimera.idempotency import Replay
 from chimera.ids import new_id
 from chimera.limits import CallLimits
 from chimera.peers import Peers

@@ -64,7 +64,7 @@ GRPC = {
 }  # fmt: skip
 THE_GATE = {"chimera.gate", "chimera.status", "chimera.server"}
 # Only these open connections or read rows; operations may catch errors.
-PSYCOPG = {"chimera.db", "chimera.roundtrip", "chimera.rows"}
+PSYCOPG = {"chimera.db", "chimera.pools", "chimera.roundtrip", "chimera.rows"}
 # Programs of their own beside server and workers: they use the public API or start things.
 PROGRAMS = (
     "chimera.cli",
