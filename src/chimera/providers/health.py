@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from chimera.call import Call
-from chimera.db import Database, Nothing, Tx, sql
+from chimera.db import Nothing, Tx, sql
 from chimera.faults import Invalid, NotFound, Violation
 from chimera.paging import Pages
+from chimera.pools import Database
 from chimera.v1.health_pb2 import (
     CircuitState,
     HealthPoint,

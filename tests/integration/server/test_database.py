@@ -17,9 +17,10 @@ from psycopg.types.json import Jsonb
 from chimera import roundtrip
 from chimera.call import ANONYMOUS, Call, Caller
 from chimera.core import open_database
-from chimera.db import Database, Nothing, Statement, sql
+from chimera.db import Nothing, Statement, sql
 from chimera.faults import Exhausted, TimedOut, Unavailable
 from chimera.ids import new_id
+from chimera.pools import Database
 from chimera.settings import Settings
 from tests.support.processes import eventually
 from tests.support.world import World
