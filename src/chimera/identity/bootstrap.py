@@ -18,13 +18,14 @@ from pydantic import SecretStr
 from chimera.audit import recording
 from chimera.audit.leaf import Kind, Severity
 from chimera.call import Call, Caller
-from chimera.db import Database, Nothing, Tx, sql, violated
+from chimera.db import Nothing, Tx, sql, violated
 from chimera.faults import AlreadyExists, Invalid, Violation
 from chimera.identity.api_keys import DAYS_DEFAULT, insert_api_key, key_environment
 from chimera.identity.passwords import Hasher, check_password
 from chimera.identity.users import INSERT_MEMBERSHIP, normal_login, taken
 from chimera.ids import new_id
 from chimera.keyring import open_master_keys
+from chimera.pools import Database
 from chimera.settings import Settings
 from chimera.v1.identity_pb2 import CreateUserRequest, Role
 

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from chimera.audit.recording import record
 from chimera.call import Call
-from chimera.db import Database, Tx
+from chimera.db import Tx
 from chimera.faults import NotReady, Unavailable
+from chimera.pools import Database
 from chimera.providers.adapters import KEYLESS_TYPES, ProviderError, open_adapter
 from chimera.providers.keys import find_own_key, unsealed
 from chimera.providers.models import registered_names

@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 from chimera.call import Call
-from chimera.db import Database, sql
+from chimera.db import sql
 from chimera.paging import Pages
+from chimera.pools import Database
 from chimera.providers.health import POINT_S, WINDOWS_S, get_provider_health, health_of
 from chimera.v1.health_pb2 import WatchHealthRequest, WatchHealthResponse
 

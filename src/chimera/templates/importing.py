@@ -18,8 +18,9 @@ from psycopg.errors import UniqueViolation
 
 from chimera.audit.recording import record
 from chimera.call import Call
-from chimera.db import Database, Tx, sql
+from chimera.db import Tx, sql
 from chimera.faults import Fault, Invalid, Violation
+from chimera.pools import Database
 from chimera.templates import partials
 from chimera.templates.content import Content, checked_content
 from chimera.templates.documents import Document, DocumentError, read
