@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,18 +19,43 @@ from chimera import migrate
 from chimera.embedded.stack import Stack, StackUrls
 from chimera.settings import Settings
 
+MEMORY = Path("/dev/shm")
+# What a whole run leaves in it is a tenth of this.
+ROOM_BYTES = 4 * 2**30
+
 __all__ = ["clickhouse_url", "database_url", "migrated", "running_stack", "settings", "stack"]
 
 
-@pytest.fixture(scope="session")
-def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The stack itself, for tests that kill and restart its parts."""
-    stack = Stack(tmp_path_factory.mktemp("stack"), durable=False)
-    stack.start()
+@contextmanager
+def quick_folder() -> Iterator[Path]:
+    """A folder for engines, removed at the end; in memory where the machine has one and the room.
+
+    A database is a thousand files: to clone one took 0.46 s of CPU on ext4, and takes 0.03 s here.
+    """
+    has_room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES
+    if has_room:
+        for left in MEMORY.glob("chimera-tests-*"):  # by a run that was killed
+            if not Path(f"/proc/{left.name.split('-')[2]}").exists():
+                shutil.rmtree(left, ignore_errors=True)
+    folder = tempfile.mkdtemp(
+        prefix=f"chimera-tests-{os.getpid()}-", dir=MEMORY if has_room else None
+    )
     try:
-        yield stack
+        yield Path(folder)
     finally:
-        stack.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def running_stack() -> Iterator[Stack]:
+    """The stack itself, for tests that kill and restart its parts."""
+    with quick_folder() as home:
+        stack = Stack(home, durable=False)
+        stack.start()
+        try:
+            yield stack
+        finally:
+            stack.stop()
 
 
 @pytest.fixture(scope="session")
