@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -23,7 +24,18 @@ MEMORY = Path("/dev/shm")
 # What a whole run leaves in it is a tenth of this.
 ROOM_BYTES = 4 * 2**30
 
-__all__ = ["clickhouse_url", "database_url", "migrated", "running_stack", "settings", "stack"]
+# Below what an installation may set.
+QUICK_HASHING = {"argon2_memory_kib": 64, "argon2_passes": 1}
+
+__all__ = [
+    "clickhouse_url",
+    "database_url",
+    "hashing",
+    "migrated",
+    "running_stack",
+    "settings",
+    "stack",
+]
 
 
 @contextmanager
@@ -106,12 +118,20 @@ def clickhouse_url(stack: StackUrls) -> Iterator[str]:
 
 
 @pytest.fixture
-def settings(stack: StackUrls, database_url: str, tmp_path: Path) -> Settings:
+def hashing() -> dict[str, int]:
+    """What Argon2 costs: next to nothing. Tests that are about it leave it as it is shipped."""
+    return dict(QUICK_HASHING)
+
+
+@pytest.fixture
+def settings(
+    stack: StackUrls, database_url: str, tmp_path: Path, hashing: dict[str, int]
+) -> Settings:
     """Settings of a small installation on the stack; telemetry tests add clickhouse_url."""
     import redis
 
     redis.Redis.from_url(stack.redis_url).flushall()
-    return Settings.model_validate(
+    settings = Settings.model_validate(
         {
             "database_url": database_url,
             "redis_url": stack.redis_url,
@@ -122,3 +142,11 @@ def settings(stack: StackUrls, database_url: str, tmp_path: Path) -> Settings:
             "logins_per_minute": 100_000,
         }
     )
+    return settings.model_copy(update=hashing)
+
+
+def settings_with(settings: Settings, **changes: Any) -> Settings:
+    """With other values, read and checked as those of an installation are."""
+    given = settings.model_dump(exclude={"argon2_memory_kib", "argon2_passes"})
+    hashing = {name: getattr(settings, name) for name in QUICK_HASHING}
+    return Settings.model_validate({**given, **changes}).model_copy(update=hashing)
