@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import orjson
@@ -39,6 +38,7 @@ from chimera.v1.templates_pb2 import (
     SharingLevel,
     TemplateVersion,
 )
+from chimera.validation import validator
 
 DOCUMENT_BYTES_MAX = 4_000_000
 _LABEL = re.compile(r"(?!latest\Z)[a-z][a-z0-9_-]{0,63}\Z")
@@ -176,13 +176,6 @@ def parsed(content: bytes, format: int) -> Any:
         raise DocumentError("it is neither UTF-8 nor JSON, or nests too deep") from None
 
 
-@cache
-def _validator() -> Any:
-    import protovalidate
-
-    return protovalidate.Validator()
-
-
 def _check_form(document: Document) -> None:
     """The rules of the .proto, as if each version came by its own request."""
     for version in document.versions:
@@ -191,7 +184,7 @@ def _check_form(document: Document) -> None:
         request.messages.extend(version.messages)
         request.variables.extend(version.variables)
         request.partials.extend(version.partials)
-        for violation in _validator().collect_violations(request):
+        for violation in validator().collect_violations(request):
             path = ".".join(element.field_name for element in violation.proto.field.elements)
             raise DocumentError(
                 f"version {version.version_number}, {path}: {violation.proto.message}"
