@@ -13,7 +13,7 @@ import orjson
 from chimera.campaigns.checking import check_plan, scorer_spec
 from chimera.campaigns.collaboration.levels import find_level, is_own_team
 from chimera.campaigns.operations import get_campaign, insert_campaign
-from chimera.campaigns.runs import get_run
+from chimera.campaigns.runs import get_run, refuse_judging
 from chimera.campaigns.scorers import fingerprint as scorer_fingerprint
 from chimera.campaigns.secrecy import holds_secrets, restore_masked
 from chimera.campaigns.techniques import TECHNIQUES
@@ -50,7 +50,9 @@ async def clone_campaign(tx: Tx, request: CloneCampaignRequest) -> Campaign:
     paths = checked_paths(request.plan_mask.paths, MASKABLE) if request.plan_mask.paths else []
     campaign_id = request.campaign_id
     if request.run_id:
-        campaign_id = (await get_run(tx, request.run_id)).campaign_id
+        run = await get_run(tx, request.run_id)
+        refuse_judging(run)
+        campaign_id = run.campaign_id
     source = await get_campaign(tx, campaign_id)
     plan = CampaignPlan()
     plan.CopyFrom(source.plan)

@@ -19,7 +19,7 @@ from chimera.campaigns.dataset_rows import bring_prompts
 from chimera.campaigns.freezing import freeze_plan, sampled_prompts
 from chimera.campaigns.operations import get_campaign
 from chimera.campaigns.plan import Model, RunPlan
-from chimera.campaigns.runs import get_run
+from chimera.campaigns.runs import get_run, refuse_judging
 from chimera.campaigns.techniques import TechniqueError
 from chimera.db import Tx, sql
 from chimera.providers.adapters import Usage
@@ -194,7 +194,7 @@ LIST_ACTUALS = sql(
 
 async def compare_cost(tx: Tx, run_id: str) -> CompareCostResponse:
     """What was to be expected when the run was launched, beside what was booked. Raises NotFound."""
-    await get_run(tx, run_id)
+    refuse_judging(await get_run(tx, run_id))
     row = await tx.one(FIND_PLAN, run_id=run_id)
     assert row is not None  # made with the run
     created_at: datetime = row["created_at"]

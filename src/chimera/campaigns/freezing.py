@@ -120,7 +120,13 @@ async def _seats(tx: Tx, plan: CampaignPlan) -> list[dict[str, Any]]:
                 "target": await _facts_of(tx, crescendo.attacker, ATTACKER_TOKENS_MAX),
             }
         )
-    for path, params in judges_of(scorer_spec(plan.scorer)):
+    return seats + await judge_seats(tx, scorer_spec(plan.scorer))
+
+
+async def judge_seats(tx: Tx, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of the models that judge in a scorer."""
+    seats = []
+    for path, params in judges_of(spec):
         judge = Target(
             model_id=params["model_id"],
             route_id=params["route_id"],

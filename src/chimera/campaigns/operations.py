@@ -283,6 +283,8 @@ async def delete_campaign(tx: Tx, campaign_id: str, etag: str) -> Campaign:
         )
     if state == "scheduled":
         raise NotReady("CAMPAIGN_BUSY", "A scheduled campaign must be unscheduled first.")
+    if await tx.one(IS_JUDGED, campaign_id=campaign_id):
+        raise NotReady("CAMPAIGN_BUSY", "Models judge answers of it: cancel that scoring first.")
     campaign = await tx.one(DELETE_CAMPAIGN, campaign_id=campaign_id)
     assert campaign is not None
     recording.record(tx, "campaign.delete", "campaign", campaign_id, new={"deleted": True})
@@ -308,6 +310,17 @@ async def undelete_campaign(tx: Tx, campaign_id: str) -> Campaign:
         raise name_taken(error) from None
     assert campaign is not None
     return campaign
+
+
+# Calls go on as long as one does.
+IS_JUDGED = sql(
+    bool,
+    """
+    SELECT EXISTS (SELECT FROM campaigns.runs
+                    WHERE campaign_id = %(campaign_id)s AND scoring_id IS NOT NULL
+                      AND state IN ('running', 'paused'))
+    """,
+)
 
 
 def _audited(campaign: Campaign) -> dict[str, Any]:

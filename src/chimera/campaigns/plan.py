@@ -6,7 +6,9 @@ what was run. A cell is found by arithmetic:
     cell_no = ((prompt_no * techniques + technique_no) * targets + target_no) * repetitions + iteration
 
 With a strategy or a judge a cell is a conversation (conversations/): `talk` says what is asked next,
-and attackers and judges have seats, whose models follow those of the targets.
+and attackers and judges have seats, whose models follow those of the targets. The plan of a run that
+judges the stored answers of another one is that one's, with the other scorer; its targets are never
+asked.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from chimera.campaigns.conversations.judgement import Judgement
 from chimera.campaigns.conversations.strategies import Strategy, read_strategy
 from chimera.campaigns.conversations.talk import MASK, Talk
 from chimera.campaigns.conversations.turns import Ask, Turn
@@ -207,7 +210,9 @@ class RunPlan:
         self.seed: int = facts["seed"]
         self.generation: dict[str, Any] = facts["generation"]
         self.talk: Talk | None = None
-        if "strategy" in facts or self.seats:
+        if "judged" in facts:
+            self.talk = Judgement(self, Panel(facts["scorer"]), facts["judged"]["run_id"])
+        elif "strategy" in facts or self.seats:
             strategy = read_strategy(facts.get("strategy"))
             panel = Panel(facts["scorer"]) if judges_of(facts["scorer"]) else None
             self.talk = Talk(self, strategy, panel)
@@ -215,6 +220,11 @@ class RunPlan:
         self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
         self.shown_prompt = lru_cache(PROMPTS_KEPT)(self._shown_prompt)
         self.transformed = lru_cache(PROMPTS_KEPT)(self._transformed)
+
+    @property
+    def judges_stored(self) -> bool:
+        """Whether the answers are another run's, and only judges are asked."""
+        return isinstance(self.talk, Judgement)
 
     @property
     def prompt_count(self) -> int:

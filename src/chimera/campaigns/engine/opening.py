@@ -30,7 +30,8 @@ GET_RUN = sql(
     dict,
     """
     SELECT r.campaign_id, r.launched_by AS user_id, COALESCE(r.api_key_id::text, '') AS api_key_id,
-           r.created_at, r.concurrency, r.priority, r.cells_total, p.plan
+           r.created_at, r.concurrency, r.priority, r.cells_total,
+           COALESCE(r.scoring_id::text, '') AS scoring_id, p.plan
       FROM campaigns.runs r JOIN campaigns.run_plans p ON p.run_id = r.id
      WHERE r.id = %(run_id)s
     """,
@@ -63,6 +64,7 @@ class Opened:
     launched_at: datetime
     priority: int
     cells_total: int
+    scoring_id: str  # of a run that judges stored answers
     plan: RunPlan
     lanes: list[Lane]
 
@@ -90,7 +92,9 @@ async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> 
             model=model.model_id,
             run_id=lease.run_id,
         )
-        adapter = await _adapter(core, session, lease, model)
+        # Of stored answers nobody asks the targets: their keys stay closed.
+        is_asked = not plan.judges_stored or model_no >= plan.target_models
+        adapter = await _adapter(core, session, lease, model) if is_asked else None
         lane = Lane(
             model, adapter, pace, row["concurrency"], core.settings.circuit_patience_s, model_no
         )
@@ -104,6 +108,7 @@ async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> 
         row["created_at"],
         row["priority"],
         row["cells_total"],
+        row["scoring_id"],
         plan,
         lanes,
     )
