@@ -15,7 +15,8 @@ from chimera.campaigns.collaboration.levels import find_level, is_own_team
 from chimera.campaigns.operations import get_campaign, insert_campaign
 from chimera.campaigns.runs import get_run, refuse_judging
 from chimera.campaigns.scorers import fingerprint as scorer_fingerprint
-from chimera.campaigns.secrecy import holds_secrets, restore_masked
+from chimera.campaigns.sealing import RowSeals
+from chimera.campaigns.secrecy import holds_secrets, restore_masked, seal_rows
 from chimera.campaigns.techniques import TECHNIQUES
 from chimera.db import Tx, sql
 from chimera.faults import Denied, Fault, NotFound, NotReady
@@ -44,7 +45,7 @@ MASKABLE = (
 READ_PLAN = sql(bytes, "SELECT plan FROM campaigns.run_plans WHERE run_id = %(run_id)s")
 
 
-async def clone_campaign(tx: Tx, request: CloneCampaignRequest) -> Campaign:
+async def clone_campaign(tx: Tx, request: CloneCampaignRequest, row_seals: RowSeals) -> Campaign:
     """Raises NotFound(CAMPAIGN_NOT_FOUND, RUN_NOT_FOUND), NotReady(RUN_NOT_REPEATABLE),
     AlreadyExists(CAMPAIGN_NAME_TAKEN), Invalid(UPDATE_MASK_INVALID) and what a plan is refused for."""
     paths = checked_paths(request.plan_mask.paths, MASKABLE) if request.plan_mask.paths else []
@@ -70,6 +71,7 @@ async def clone_campaign(tx: Tx, request: CloneCampaignRequest) -> Campaign:
             "The plan holds secret values that are not yours to send: give prompts of your own"
             " (plan_mask), or ask for EDIT on the campaign.",
         )
+    await seal_rows(tx, plan, row_seals)
     await _own_keys_only(tx, plan)
     wanted = CreateCampaignRequest(
         name=request.name,

@@ -15,7 +15,8 @@ from chimera.campaigns.collaboration.levels import (
     check_level,
     check_visibility,
 )
-from chimera.campaigns.secrecy import restore_masked
+from chimera.campaigns.sealing import RowSeals
+from chimera.campaigns.secrecy import restore_masked, seal_rows
 from chimera.db import Tx, sql, violated
 from chimera.faults import AlreadyExists, NotFound, NotReady
 from chimera.ids import new_id
@@ -150,10 +151,11 @@ def name_taken(error: UniqueViolation) -> AlreadyExists:
     return AlreadyExists("CAMPAIGN_NAME_TAKEN", "A campaign of this name exists already.")
 
 
-async def create_campaign(tx: Tx, request: CreateCampaignRequest) -> Campaign:
+async def create_campaign(tx: Tx, request: CreateCampaignRequest, row_seals: RowSeals) -> Campaign:
     """A draft; its plan may still be incomplete, but what it names must make sense."""
     check_plan(request.plan)
     await restore_masked(tx, request.plan)
+    await seal_rows(tx, request.plan, row_seals)
     return await insert_campaign(tx, request, "campaign.create")
 
 
@@ -234,7 +236,7 @@ async def lock_campaign(
     return campaign
 
 
-async def update_campaign(tx: Tx, request: UpdateCampaignRequest) -> Campaign:
+async def update_campaign(tx: Tx, request: UpdateCampaignRequest, row_seals: RowSeals) -> Campaign:
     """Name, description, objective and visibility at any time; the plan only of a draft. Whose it
     is to see, only admins of the campaign decide."""
     given = request.campaign
@@ -253,6 +255,7 @@ async def update_campaign(tx: Tx, request: UpdateCampaignRequest) -> Campaign:
             raise NotReady("CAMPAIGN_NOT_DRAFT", "The plan of a launched campaign is frozen.")
         check_plan(given.plan)
         await restore_masked(tx, given.plan, before.plan)
+        await seal_rows(tx, given.plan, row_seals)
     try:
         campaign = await tx.one(
             UPDATE_CAMPAIGN,

@@ -30,6 +30,7 @@ from chimera.campaigns.conversations.strategies import Strategy, read_strategy
 from chimera.campaigns.conversations.talk import MASK, Talk
 from chimera.campaigns.conversations.turns import Ask, Turn
 from chimera.campaigns.scorers import Judge, Panel, compile_scorer, judges_of
+from chimera.campaigns.sealing import Seals
 from chimera.campaigns.techniques import Chain, Step, TechniqueError, compile_chain
 from chimera.providers.adapters import ChatRequest, Message
 from chimera.providers.pricing import Prices, prices_from_json, upper_bound_tokens, worst_cost
@@ -178,13 +179,16 @@ def freeze(facts: Mapping[str, Any]) -> tuple[bytes, str]:
 
 
 class RunPlan:
-    """A plan, compiled. Safe to share between the drives of a process."""
+    """A plan, compiled. Safe to share between the drives of a process. seals: of its organisation;
+    without them prompts of rows with sealed values cannot be made."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, seals: Seals | None = None) -> None:
         facts = orjson.loads(body)
         self.sources = facts["prompts"]
         self.templates: list[Template] = [_template(source) for source in self.sources]
-        self.rows: list[Sequence[dict[str, Any]]] = [_rows(source) for source in self.sources]
+        self.rows: list[Sequence[dict[str, Any]]] = [
+            _rows(source, seals) for source in self.sources
+        ]
         self.borrows = any(isinstance(rows, BorrowedRows) for rows in self.rows)
         self.starts = [0, *accumulate(len(rows) for rows in self.rows)]
         self.technique_names: list[str] = [chain["name"] for chain in facts["techniques"]]
@@ -464,9 +468,10 @@ def subject_of(messages: Sequence[tuple[str, str]]) -> int:
     return users[-1] if users else len(messages) - 1
 
 
-def _rows(source: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+def _rows(source: Mapping[str, Any], seals: Seals | None) -> Sequence[dict[str, Any]]:
     if "dataset" not in source:
-        return source["rows"] or [{}]
+        rows: Sequence[dict[str, Any]] = source["rows"] or [{}]
+        return seals.opened(source["template_id"], rows) if seals is not None else rows
     kinds = {variable["name"]: variable["kind"] for variable in source["variables"]}
     return BorrowedRows(source["dataset"], kinds)
 

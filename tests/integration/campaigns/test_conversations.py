@@ -480,7 +480,7 @@ async def tell_stored_answers_are_judged_by_a_model(scene: Scene) -> None:
         for v in await scene.verdicts(scoring)
     ] == [
         (0, True, True, "the judge gives 10 of 10: The answer discloses it."),
-        (1, False, False, "the judge gives 2 of 10: The answer does not meet the rubric."),
+        (1, False, False, "the judge gives 2 of 10: The answer is about something else."),
         (2, True, True, "the judge gives 10 of 10: The answer discloses it."),
     ]
     (judge,) = scoring.judges

@@ -17,6 +17,7 @@ from chimera.campaigns.engine.lanes import Lane
 from chimera.campaigns.engine.leasing import Lease
 from chimera.campaigns.engine.pace import Pace
 from chimera.campaigns.plan import Model, RunPlan
+from chimera.campaigns.sealing import Seals
 from chimera.core import Core
 from chimera.db import sql
 from chimera.faults import NotReady
@@ -70,8 +71,8 @@ class Opened:
 
 
 @lru_cache(maxsize=16)
-def _compiled(run_id: str, body: bytes) -> RunPlan:
-    return RunPlan(body)
+def _compiled(run_id: str, body: bytes, seals: Seals) -> RunPlan:
+    return RunPlan(body, seals)
 
 
 async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> Opened:
@@ -81,7 +82,7 @@ async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> 
         row = await tx.one(GET_RUN, run_id=lease.run_id)
     if row is None:
         raise LookupError(f"run {lease.run_id} is gone")
-    plan = _compiled(lease.run_id, row["plan"])
+    plan = _compiled(lease.run_id, row["plan"], core.row_seals.of(lease.org_id))
     lanes = []
     for model_no, model in enumerate(plan.models):
         pace = Pace(
@@ -121,7 +122,7 @@ async def settle_abandoned(core: Core, org_id: str, run_id: str) -> int:
         row = await tx.one(GET_RUN, run_id=run_id)
         if row is None:
             return 0
-        plan = _compiled(run_id, row["plan"])
+        plan = _compiled(run_id, row["plan"], core.row_seals.of(org_id))
         leased = await leasing.settle_abandoned(tx, run_id, plan, row["user_id"])
         if not leased:
             await recount(tx, run_id, row["campaign_id"])

@@ -89,7 +89,7 @@ async def judge_again(core: Core, org_id: str, scoring_id: str) -> None:
         await tx.run(COUNT_ANSWERS, scoring_id=scoring_id)
     if opened is None:
         return
-    plan = RunPlan(opened["plan"])
+    plan = RunPlan(opened["plan"], core.row_seals.of(org_id))
     judge = compile_scorer(scorer_spec(Scorer.FromString(opened["scorer"])))
     position: int | None = opened["position"]
     while position is not None:

@@ -10,6 +10,7 @@ from chimera.campaigns.freezing import freeze_plan
 from chimera.campaigns.operations import get_campaign, lock_campaign
 from chimera.campaigns.runs import LIVE
 from chimera.campaigns.schedules.times import checked_start, next_after
+from chimera.campaigns.sealing import RowSeals
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotFound, NotReady
 from chimera.paging import Pages
@@ -110,7 +111,7 @@ async def list_schedules(
 
 
 async def schedule_campaign(
-    tx: Tx, request: ScheduleCampaignRequest, settings: Settings
+    tx: Tx, request: ScheduleCampaignRequest, settings: Settings, row_seals: RowSeals
 ) -> tuple[Campaign, Schedule]:
     """Raises Invalid(SCHEDULE_INVALID), NotFound(CAMPAIGN_NOT_FOUND), NotReady(CAMPAIGN_BUSY), and
     what a launch refuses of a plan."""
@@ -127,7 +128,7 @@ async def schedule_campaign(
             f"A campaign that is {state} cannot be scheduled.",
             facts={"state": state},
         )
-    await freeze_plan(tx, campaign.plan, settings)
+    await freeze_plan(tx, campaign.plan, settings, row_seals)
     caller = tx.call.caller
     await tx.run(
         PUT_SCHEDULE,
