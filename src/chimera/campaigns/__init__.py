@@ -20,7 +20,7 @@ What must stay true:
 * Counters, ledger and the run's money move in the transaction that records the result.
 * Cells that errored are in no success rate.
 * Values of secret variables are written and sent, and shown in no answer, result or log. In the rows a
-  plan holds itself they are sealed (sealing.py), also in its frozen form and so in the run's evidence.
+  plan holds itself they are sealed (row_seals.py of the house), also in its frozen form and so in the run's evidence.
 * A scheduled moment launches once, as who scheduled it, with the permissions of that moment.
 
 Tables owned: schema campaigns. Start reading at plan.py, then engine/drive.py.

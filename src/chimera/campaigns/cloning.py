@@ -15,13 +15,13 @@ from chimera.campaigns.collaboration.levels import find_level, is_own_team
 from chimera.campaigns.operations import get_campaign, insert_campaign
 from chimera.campaigns.runs import get_run, refuse_judging
 from chimera.campaigns.scorers import fingerprint as scorer_fingerprint
-from chimera.campaigns.sealing import RowSeals
 from chimera.campaigns.secrecy import holds_secrets, restore_masked, seal_rows
 from chimera.campaigns.techniques import TECHNIQUES
 from chimera.db import Tx, sql
 from chimera.faults import Denied, Fault, NotFound, NotReady
 from chimera.providers.owned_keys import get_key
 from chimera.providers.routes import get_route
+from chimera.row_seals import RowSeals
 from chimera.rows import struct_dict
 from chimera.templates.partials import expand
 from chimera.templates.versions import get_version

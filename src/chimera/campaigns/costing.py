@@ -20,11 +20,11 @@ from chimera.campaigns.freezing import freeze_plan, sampled_prompts
 from chimera.campaigns.operations import get_campaign
 from chimera.campaigns.plan import Model, RunPlan
 from chimera.campaigns.runs import get_run, refuse_judging
-from chimera.campaigns.sealing import RowSeals
 from chimera.campaigns.techniques import TechniqueError
 from chimera.db import Tx, sql
 from chimera.providers.adapters import Usage
 from chimera.providers.pricing import cost
+from chimera.row_seals import RowSeals
 from chimera.rows import decimal_text
 from chimera.settings import Settings
 from chimera.templates.values import RenderError

@@ -20,7 +20,6 @@ from chimera.campaigns.dataset_rows import bring_prompts
 from chimera.campaigns.plan import BorrowedRows, RunPlan, freeze
 from chimera.campaigns.scorers import fingerprint as scorer_fingerprint
 from chimera.campaigns.scorers import judges_of
-from chimera.campaigns.sealing import RowSeals, Seals, is_sealed
 from chimera.campaigns.suites.expanding import Expanded, expand_suites
 from chimera.campaigns.techniques import TECHNIQUES, TechniqueError
 from chimera.db import Tx
@@ -29,6 +28,7 @@ from chimera.providers.owned_keys import find_default_key, get_key
 from chimera.providers.pricing import prices_json
 from chimera.providers.routes import fallback_causes, get_route
 from chimera.providers.targets import get_target
+from chimera.row_seals import RowSeals, Seals, is_sealed
 from chimera.rows import enum_text, struct_dict
 from chimera.settings import Settings
 from chimera.templates.content import declared

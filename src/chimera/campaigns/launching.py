@@ -13,11 +13,11 @@ from chimera.campaigns.dataset_rows import bring_prompts
 from chimera.campaigns.freezing import Frozen, freeze_plan, sampled_prompts, worst_cost_of
 from chimera.campaigns.operations import get_campaign, lock_campaign
 from chimera.campaigns.runs import get_run, money_limits
-from chimera.campaigns.sealing import RowSeals
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotReady
 from chimera.ids import new_id
 from chimera.operations.operations import sending_stopped
+from chimera.row_seals import RowSeals
 from chimera.rows import decimal_text, enum_text
 from chimera.settings import Settings
 from chimera.v1.campaigns_pb2 import Campaign, PreviewCampaignResponse, Run

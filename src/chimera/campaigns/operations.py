@@ -15,11 +15,11 @@ from chimera.campaigns.collaboration.levels import (
     check_level,
     check_visibility,
 )
-from chimera.campaigns.sealing import RowSeals
 from chimera.campaigns.secrecy import restore_masked, seal_rows
 from chimera.db import Tx, sql, violated
 from chimera.faults import AlreadyExists, NotFound, NotReady
 from chimera.ids import new_id
+from chimera.row_seals import RowSeals
 from chimera.rows import enum_text
 from chimera.templates.operations import normal_tags
 from chimera.updates import check_etag, checked_paths, must_be_given

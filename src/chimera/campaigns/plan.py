@@ -30,10 +30,10 @@ from chimera.campaigns.conversations.strategies import Strategy, read_strategy
 from chimera.campaigns.conversations.talk import MASK, Talk
 from chimera.campaigns.conversations.turns import Ask, Turn
 from chimera.campaigns.scorers import Judge, Panel, compile_scorer, judges_of
-from chimera.campaigns.sealing import Seals
 from chimera.campaigns.techniques import Chain, Step, TechniqueError, compile_chain
 from chimera.providers.adapters import ChatRequest, Message
 from chimera.providers.pricing import Prices, prices_from_json, upper_bound_tokens, worst_cost
+from chimera.row_seals import Seals
 from chimera.templates.rendering import Template, compile_template
 from chimera.templates.values import RenderError, Variable
 

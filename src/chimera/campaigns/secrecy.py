@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from google.protobuf.struct_pb2 import Struct, Value
 
 from chimera.campaigns.plan import MASK
-from chimera.campaigns.sealing import MARK, RowSeals, Seals
 from chimera.db import Tx
 from chimera.faults import Invalid, Violation
+from chimera.row_seals import MARK, RowSeals, Seals
 from chimera.rows import struct_dict
 from chimera.templates.secrecy import list_secrets
 from chimera.v1.campaigns_pb2 import Campaign, CampaignPlan

@@ -551,7 +551,7 @@ async def tell_a_scoring_by_a_model_is_cancelled(scene: Scene) -> None:
     with pytest.raises(Refused) as refused:
         await evaluation.RescoreRun(run_id=run.id, scorer=scorer)
     assert refused.value.reason == "SENDING_STOPPED"
-    await olivia.operations.SetKillSwitch(sending_stopped=False)
+    await olivia.operations.SetKillSwitch(sending_stopped=False, reason="over")
     await assistant.fault({"kind": "latency", "ms": 300, "model": "judge-plain"})
     scoring = (await evaluation.RescoreRun(run_id=run.id, scorer=scorer)).scoring
     assert scoring.answers_total == 40

@@ -17,13 +17,13 @@ from chimera.campaigns.engine.lanes import Lane
 from chimera.campaigns.engine.leasing import Lease
 from chimera.campaigns.engine.pace import Pace
 from chimera.campaigns.plan import Model, RunPlan
-from chimera.campaigns.sealing import Seals
 from chimera.core import Core
 from chimera.db import sql
 from chimera.faults import NotReady
 from chimera.providers.adapters import ChatAdapter, open_adapter
 from chimera.providers.keys import take_key, unsealed
 from chimera.providers.vault import VaultError
+from chimera.row_seals import Seals
 
 log = structlog.get_logger("chimera.drive")
 

@@ -13,9 +13,9 @@ from chimera.campaigns.operations import lock_campaign
 from chimera.campaigns.runs import LIVE
 from chimera.campaigns.schedules.operations import END_SCHEDULE, SET_SCHEDULED, SET_UNSCHEDULED
 from chimera.campaigns.schedules.times import next_after
-from chimera.campaigns.sealing import RowSeals
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Conflict, Denied, Fault, NotReady, TimedOut, Unavailable
+from chimera.row_seals import RowSeals
 from chimera.rows import enum_text
 from chimera.settings import Settings
 

@@ -10,10 +10,10 @@ from chimera.campaigns.freezing import freeze_plan
 from chimera.campaigns.operations import get_campaign, lock_campaign
 from chimera.campaigns.runs import LIVE
 from chimera.campaigns.schedules.times import checked_start, next_after
-from chimera.campaigns.sealing import RowSeals
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotFound, NotReady
 from chimera.paging import Pages
+from chimera.row_seals import RowSeals
 from chimera.rows import enum_text
 from chimera.settings import Settings
 from chimera.v1.campaigns_pb2 import Campaign
