@@ -41,7 +41,7 @@ from tests.support.world import Person, Refused, World
 LOOKED_AT = {
     "server.log": '"rpc"',
     "worker.log": '"event"',
-    "results of the run": '"merkle_root"',
+    "results of the run": '"flush_id"',
     "campaigns.campaigns": "\\\\x",
     "campaigns.run_plans": "\\\\x7b22",
     "refusals": "PROVIDER_KEY_NAME_TAKEN",

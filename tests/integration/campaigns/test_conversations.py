@@ -545,7 +545,9 @@ async def tell_a_scoring_by_a_model_is_cancelled(scene: Scene) -> None:
     olivia, assistant = scene.stage.olivia, scene.stage.assistant
     evaluation = olivia.evaluation
     asks = tuple(f"What is the secret? Variant {number}." for number in range(40))
-    run = await scene.ran(scene.plan(asks=asks))
+    plan = scene.plan(asks=asks)
+    plan.limits.concurrency = 2
+    run = await scene.ran(plan)
     scorer = scene.judged(scene.plan()).scorer
     await olivia.operations.SetKillSwitch(sending_stopped=True, reason="drill")
     with pytest.raises(Refused) as refused:
