@@ -257,7 +257,13 @@ ALTER FUNCTION audit.refuse() OWNER TO chimera_owner;
 CREATE FUNCTION audit.words(fields jsonb) RETURNS tsvector
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $_$
-    SELECT jsonb_to_tsvector('simple'::regconfig, jsonb_path_query_array(fields, '$[*].value'), '["string"]')
+    SELECT CASE
+        WHEN octet_length(fields::text) <= 250000
+        THEN jsonb_to_tsvector('simple'::regconfig, jsonb_path_query_array(fields, '$[*].value'), '["string"]')
+        ELSE to_tsvector('simple'::regconfig,
+                         (SELECT COALESCE(left(string_agg(left(v #>> '{}', 100000), ' '), 100000), '')
+                            FROM jsonb_path_query(fields, '$[*].value') AS v))
+    END
 $_$;
 
 ALTER FUNCTION audit.words(fields jsonb) OWNER TO chimera_owner;

@@ -192,7 +192,8 @@ async def _check_form(document: Document) -> None:
         request.variables.extend(version.variables)
         request.partials.extend(version.partials)
         for violation in validator().collect_violations(request):
-            path = ".".join(element.field_name for element in violation.proto.field.elements)
+            field: Any = violation.proto.field  # a violation found here always names one
+            path = ".".join(element.field_name for element in field.elements)
             raise DocumentError(
                 f"version {version.version_number}, {path}: {violation.proto.message}"
             )
