@@ -32,9 +32,10 @@ from chimera.audit.leaf import (
     new_salts,
 )
 from chimera.call import Call
-from chimera.db import Database, Nothing, Tx, sql
+from chimera.db import Nothing, Tx, sql
 from chimera.faults import Fault
 from chimera.ids import new_id
+from chimera.pools import Database
 
 log = structlog.get_logger("chimera.audit")
 

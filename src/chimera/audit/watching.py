@@ -13,9 +13,10 @@ from chimera.audit.leaf import Kind
 from chimera.audit.operations import LOG_SIZE, event_message, fitting
 from chimera.audit.recording import record
 from chimera.call import Call
-from chimera.db import Database, Tx, sql
+from chimera.db import Tx, sql
 from chimera.faults import Invalid
 from chimera.paging import Pages
+from chimera.pools import Database
 from chimera.v1.audit_pb2 import WatchAuditEventsRequest, WatchAuditEventsResponse
 from chimera.v1.options_pb2 import Access
 

@@ -13,8 +13,9 @@ import orjson
 from chimera.audit.leaf import Kind
 from chimera.audit.recording import record
 from chimera.call import Call
-from chimera.db import Database, Tx, sql
+from chimera.db import Tx, sql
 from chimera.faults import NotFound
+from chimera.pools import Database
 from chimera.templates.documents import written
 from chimera.templates.operations import SELECT_TEMPLATE
 from chimera.templates.plain_yaml import yaml_text

@@ -11,7 +11,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import orjson
@@ -19,8 +18,9 @@ from psycopg.errors import UniqueViolation
 
 from chimera.audit.recording import record
 from chimera.call import Call
-from chimera.db import Database, Tx, sql
+from chimera.db import Tx, sql
 from chimera.faults import Fault, Invalid, Violation
+from chimera.pools import Database
 from chimera.templates import partials
 from chimera.templates.content import Content, checked_content
 from chimera.templates.documents import Document, DocumentError, read
@@ -39,6 +39,7 @@ from chimera.v1.templates_pb2 import (
     SharingLevel,
     TemplateVersion,
 )
+from chimera.validation import validator
 
 DOCUMENT_BYTES_MAX = 16_000_000
 _LABEL = re.compile(r"(?!latest\Z)[a-z][a-z0-9_-]{0,63}\Z")
@@ -181,13 +182,6 @@ def parsed(content: bytes, format: int) -> Any:
         raise DocumentError("it is neither UTF-8 nor JSON, or nests too deep") from None
 
 
-@cache
-def _validator() -> Any:
-    import protovalidate
-
-    return protovalidate.Validator()
-
-
 async def _check_form(document: Document) -> None:
     """The rules of the .proto, as if each version came by its own request."""
     for version in document.versions:
@@ -197,8 +191,9 @@ async def _check_form(document: Document) -> None:
         request.messages.extend(version.messages)
         request.variables.extend(version.variables)
         request.partials.extend(version.partials)
-        for violation in _validator().collect_violations(request):
-            path = ".".join(element.field_name for element in violation.proto.field.elements)
+        for violation in validator().collect_violations(request):
+            field: Any = violation.proto.field  # a violation found here always names one
+            path = ".".join(element.field_name for element in field.elements)
             raise DocumentError(
                 f"version {version.version_number}, {path}: {violation.proto.message}"
             )
