@@ -22,7 +22,6 @@ import grpc
 import structlog
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
-from protovalidate import Validator
 
 from chimera import metrics
 from chimera.call import ANONYMOUS, Call, Caller
@@ -44,6 +43,7 @@ from chimera.settings import Settings
 from chimera.status import status_of, with_trailing
 from chimera.v1 import options_pb2
 from chimera.v1.options_pb2 import Access
+from chimera.validation import validator
 from chimera.watching import AuthenticateAgain, Authorize, StreamWatch
 
 log = structlog.get_logger("chimera.rpc")
@@ -110,7 +110,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self.record_refusal = record_refusal
         self.digest = digest
         self.peers = Peers(settings.trusted_proxies)
-        self.validator = Validator()
+        self.validator = validator()
         self.outside_streams = 0
         self.open_calls: set[asyncio.Task[Any]] = set()
         for method in methods:  # compiles each type's rules now, not under the first caller

@@ -21,6 +21,7 @@ from chimera.campaigns.runs import (
     LIST_MODELS,
     LIVE,
     get_run,
+    refuse_judging,
     summary_of,
 )
 from chimera.db import Nothing, Tx, sql
@@ -162,6 +163,7 @@ async def rerun_failed(tx: Tx, request: RerunFailedRequest) -> tuple[Campaign, R
     """Raises NotFound(RUN_NOT_FOUND, PROVIDER_KEY_NOT_FOUND), NotReady(RUN_NOT_OVER, CAMPAIGN_BUSY,
     NOTHING_TO_RERUN, SENDING_STOPPED, TARGET_NOT_ALLOWED), Exhausted(BUDGET_SPENT)."""
     origin = await get_run(tx, request.run_id)
+    refuse_judging(origin)
     campaign = await lock_campaign(tx, origin.campaign_id)
     if enum_text(origin, "state", origin.state) in LIVE:
         raise NotReady("RUN_NOT_OVER", "The run still records results; wait for its end.")

@@ -28,6 +28,7 @@ from chimera.keyring import open_master_keys
 from chimera.pools import Database
 from chimera.settings import Settings
 from chimera.v1.identity_pb2 import CreateUserRequest, Role
+from chimera.validation import validator
 
 NAME_CHARACTERS_MAX = 200
 
@@ -113,12 +114,10 @@ async def bootstrap(
 
 
 def _check(request: CreateUserRequest, name: str) -> None:
-    from protovalidate import Validator
-
     check_password(request.password, names=(request.email, request.username))
     found = [
         Violation(_field_name(v.proto.field), v.proto.message, v.proto.rule_id)
-        for v in Validator().collect_violations(request)
+        for v in validator().collect_violations(request)
     ]
     if not 1 <= len(name) <= NAME_CHARACTERS_MAX:
         found.append(Violation("organisation", f"must have 1 to {NAME_CHARACTERS_MAX} characters"))

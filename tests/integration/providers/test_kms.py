@@ -41,6 +41,7 @@ from chimera.v1.vault_pb2 import KeyHome, KeyVersionState, RotationState
 from tests.support.keys import taken
 from tests.support.kms import Kms, running_kms
 from tests.support.processes import environment_of
+from tests.support.stack import settings_with
 from tests.support.world import Person, Refused, World
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -225,9 +226,7 @@ async def test_an_installation_lives_on_a_key_service(
     and retire the first."""
     monkeypatch.setattr("chimera.providers.rotation.FOLLOW_S", -1.0)  # nobody has to be waited for
     first, second = kms.new_key(), kms.new_key()
-    settings = Settings.model_validate(
-        {**settings.model_dump(), "master_key": kms.url(first), "environment": "production"}
-    )
+    settings = settings_with(settings, master_key=kms.url(first), environment="production")
     async with installation(settings) as world:
         acme = await world.organisation("acme")
         root = (await world.organisation("root", operator=True)).admin
@@ -307,9 +306,7 @@ async def test_the_master_key_moves_to_a_service_and_back(
     monkeypatch.setattr("chimera.providers.rotation.FOLLOW_S", -1.0)  # nobody has to be waited for
     monkeypatch.setattr(kms_keys, "TRIES", 1)
     file, service = KeyHome.KEY_HOME_FILE, KeyHome.KEY_HOME_SERVICE
-    with_service = Settings.model_validate(
-        {**settings.model_dump(), "master_key": kms.url(kms.new_key())}
-    )
+    with_service = settings_with(settings, master_key=kms.url(kms.new_key()))
     async with installation(settings) as world:
         acme = await world.organisation("acme")
         await world.organisation("root", operator=True)
@@ -395,7 +392,7 @@ async def test_a_worker_waits_while_the_service_is_away(
     """Typed as unavailable, so that a run waits and its key is not given up."""
     monkeypatch.setattr(kms_keys, "TRIES", 1)
     key = kms.new_key()
-    settings = Settings.model_validate({**settings.model_dump(), "master_key": kms.url(key)})
+    settings = settings_with(settings, master_key=kms.url(key))
     async with open_core(settings, "worker") as core:
         org_id, key_id, provider_id = (str(uuid4()) for _ in range(3))
         place = seal_context(org_id, key_id, provider_id, 1)
