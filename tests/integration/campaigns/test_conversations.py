@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chimera.audit.report import Verdict
+from chimera.campaigns.evidence.verify import verify_evidence
 from chimera.settings import Settings
 from chimera.v1.campaigns_pb2 import (
     CampaignPlan,
@@ -513,6 +517,31 @@ async def tell_stored_answers_are_judged_by_a_model(scene: Scene) -> None:
         assert refused.value.reason == "RUN_JUDGES"
 
 
+async def tell_the_judging_of_stored_answers_is_evidence(scene: Scene, folder: Path) -> None:
+    """The archive of a scoring's run has each verdict with what the judge said, and verifies."""
+    olivia = scene.stage.olivia
+    run = await scene.ran(scene.plan(asks=ASKED_TWICE))
+    scoring = await scene.judged_again(run, scene.judged(scene.plan()).scorer)
+    archive = folder / "judged.zip"
+
+    async def verified() -> bool:
+        try:
+            bundle = olivia.evaluation.ExportEvidence(run_id=scoring.judging_run_id)
+            archive.write_bytes(b"".join([part.data async for part in bundle]))
+        except Refused:  # nothing is sealed yet
+            return False
+        key = (await olivia.audit.GetCheckpoint()).verifier_key
+        report = verify_evidence(archive, [key])
+        return report.verdict is Verdict.VERIFIED and report.results == report.scored == 2
+
+    await until(verified, "the evidence is complete", every_s=0.2)
+    with zipfile.ZipFile(archive) as members:
+        plan = json.loads(members.read("plan.json"))
+        turns = [json.loads(line) for line in members.read("turns.jsonl").splitlines()]
+    assert plan["judged"] == {"run_id": run.id, "plan_hash": run.plan_hash}
+    assert len(turns) == 2
+
+
 async def tell_a_judge_of_stored_answers_is_asked_only_when_it_matters(scene: Scene) -> None:
     """all(leak, judge): the answer without the secret has its verdict without a call; the history of a
     conversation counts by the answer that was decided on."""
@@ -582,9 +611,10 @@ async def tell_a_scoring_by_a_model_is_cancelled(scene: Scene) -> None:
     await olivia.campaigns.DeleteCampaign(campaign_id=run.campaign_id)
 
 
-async def test_stored_answers(scene: Scene) -> None:
+async def test_stored_answers(scene: Scene, tmp_path: Path) -> None:
     """Models that judge what another run recorded."""
     await tell_stored_answers_are_judged_by_a_model(scene)
+    await tell_the_judging_of_stored_answers_is_evidence(scene, tmp_path)
     await tell_a_judge_of_stored_answers_is_asked_only_when_it_matters(scene)
     await tell_stored_answers_without_a_readable_or_paid_verdict_err(scene)
     await tell_a_scoring_by_a_model_is_cancelled(scene)

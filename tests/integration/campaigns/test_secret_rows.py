@@ -6,9 +6,7 @@ import orjson
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from chimera.core import open_core
 from chimera.row_seals import MARK
-from chimera.rows import struct_dict
 from chimera.settings import Settings
 from chimera.v1.campaigns_pb2 import Campaign, CampaignPlan
 from chimera.v1.templates_pb2 import (
@@ -20,6 +18,7 @@ from chimera.v1.templates_pb2 import (
     VariableKind,
 )
 from tests.support.campaigns import finished, worker
+from tests.support.sealed import stored_plan
 from tests.support.workers import Stage
 from tests.support.world import Person, Refused
 
@@ -57,24 +56,6 @@ def values(plan: CampaignPlan, name: str) -> list[str]:
     return [row[name] for row in plan.prompts[0].rows]
 
 
-async def stored(stage: Stage, campaign_id: str) -> CampaignPlan:
-    """As it is stored, with what is sealed in it opened."""
-    row = (
-        await stage.books.rows(
-            "SELECT plan, org_id FROM campaigns.campaigns WHERE id = %(id)s", id=campaign_id
-        )
-    )[0]
-    assert not any(name in bytes(row["plan"]) for name in (b"MARIGOLD", b"THISTLE", b"ROSE"))
-    plan = CampaignPlan.FromString(bytes(row["plan"]))
-    async with open_core(stage.settings, "worker") as core:
-        seals = core.row_seals.of(str(row["org_id"]))
-        for source in plan.prompts:
-            clear = seals.opened(source.template_id, [struct_dict(r) for r in source.rows])
-            for place, values in enumerate(clear):
-                source.rows[place].update(values)
-    return plan
-
-
 async def test_every_answer_masks_them_and_what_is_not_secret_stays(stage: Stage) -> None:
     """Also for who made the campaign, and when a newer version says that it is no secret any more."""
     olivia, plan = stage.olivia, await guarded_plan(stage)
@@ -83,7 +64,9 @@ async def test_every_answer_masks_them_and_what_is_not_secret_stays(stage: Stage
     assert values(made.plan, "secret") == [MASK, MASK]
     assert values(made.plan, "ask") == values(plan, "ask")
     got = (await campaigns.GetCampaign(campaign_id=made.id)).campaign
-    assert got == made and values(await stored(stage, made.id), "secret") == values(plan, "secret")
+    assert got == made and values(await stored_plan(stage, made.id), "secret") == values(
+        plan, "secret"
+    )
     await olivia.templates.CreateTemplateVersion(
         template_id=plan.prompts[0].template_id,
         messages=[PromptMessage(role=MessageRole.MESSAGE_ROLE_USER, text="{{ secret }}{{ ask }}")],
@@ -134,7 +117,7 @@ async def test_an_update_keeps_what_comes_back_masked_and_refuses_what_it_cannot
     edited.prompts[0].rows.add().update({"secret": "ROSE", "ask": "A third"})
     changed = await update(olivia, made.id, edited)
     assert values(changed.plan, "secret") == [MASK, MASK, MASK]
-    kept = await stored(stage, made.id)
+    kept = await stored_plan(stage, made.id)
     assert values(kept, "secret") == ["MARIGOLD0000", "THISTLE", "ROSE"] and kept.repetitions == 5
 
     async def refused(change: CampaignPlan) -> None:
@@ -158,7 +141,11 @@ async def test_an_update_keeps_what_comes_back_masked_and_refuses_what_it_cannot
     with pytest.raises(Refused) as caught:
         await olivia.campaigns.CreateCampaign(name="copied", plan=changed.plan)
     assert caught.value.reason == "SECRET_MASKED"
-    assert values(await stored(stage, made.id), "secret") == ["MARIGOLD0000", "THISTLE", "ROSE"]
+    assert values(await stored_plan(stage, made.id), "secret") == [
+        "MARIGOLD0000",
+        "THISTLE",
+        "ROSE",
+    ]
 
 
 async def test_they_are_sealed_in_what_a_run_keeps_and_open_nowhere_else(
