@@ -257,7 +257,13 @@ ALTER FUNCTION audit.refuse() OWNER TO chimera_owner;
 CREATE FUNCTION audit.words(fields jsonb) RETURNS tsvector
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $_$
-    SELECT jsonb_to_tsvector('simple'::regconfig, jsonb_path_query_array(fields, '$[*].value'), '["string"]')
+    SELECT CASE
+        WHEN octet_length(fields::text) <= 250000
+        THEN jsonb_to_tsvector('simple'::regconfig, jsonb_path_query_array(fields, '$[*].value'), '["string"]')
+        ELSE to_tsvector('simple'::regconfig,
+                         (SELECT COALESCE(left(string_agg(left(v #>> '{}', 100000), ' '), 100000), '')
+                            FROM jsonb_path_query(fields, '$[*].value') AS v))
+    END
 $_$;
 
 ALTER FUNCTION audit.words(fields jsonb) OWNER TO chimera_owner;
@@ -967,6 +973,12 @@ CREATE FUNCTION providers.held(own text, everywhere text) RETURNS text
 
 ALTER FUNCTION providers.held(own text, everywhere text) OWNER TO chimera_owner;
 
+CREATE FUNCTION providers.host_of(url text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT lower(substring(url FROM '^([^:/]+://(?:\[[^]]*\]|[^:/]*))')) $$;
+
+ALTER FUNCTION providers.host_of(url text) OWNER TO chimera_owner;
+
 CREATE FUNCTION providers.keep_price() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -981,6 +993,18 @@ BEGIN
 END $$;
 
 ALTER FUNCTION providers.keep_price() OWNER TO chimera_owner;
+
+CREATE FUNCTION providers.note_host() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    SELECT providers.host_of(p.base_url) INTO NEW.stored_for
+      FROM providers.providers p WHERE p.id = NEW.provider_id;
+    RETURN NEW;
+END
+$$;
+
+ALTER FUNCTION providers.note_host() OWNER TO chimera_owner;
 
 CREATE FUNCTION providers.owner_of_key(key_id uuid) RETURNS TABLE(email text, display_name text)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -3251,7 +3275,8 @@ CREATE TABLE providers.provider_keys (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     secret_changed_at timestamp with time zone DEFAULT now() NOT NULL,
     revoked_at timestamp with time zone,
-    reminded_at timestamp with time zone
+    reminded_at timestamp with time zone,
+    stored_for text DEFAULT ''::text NOT NULL
 );
 
 ALTER TABLE ONLY providers.provider_keys FORCE ROW LEVEL SECURITY;
@@ -4465,6 +4490,8 @@ CREATE TRIGGER fit BEFORE INSERT ON providers.price_versions FOR EACH ROW EXECUT
 CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON providers.provider_keys FOR EACH ROW EXECUTE FUNCTION ops.hold_key_version('sealed');
 
 CREATE TRIGGER keep BEFORE UPDATE ON providers.price_versions FOR EACH ROW EXECUTE FUNCTION providers.keep_price();
+
+CREATE TRIGGER note_host BEFORE INSERT OR UPDATE OF row_version ON providers.provider_keys FOR EACH ROW EXECUTE FUNCTION providers.note_host();
 
 CREATE TRIGGER touch BEFORE UPDATE ON providers.models FOR EACH ROW EXECUTE FUNCTION ops.touch();
 

@@ -17,9 +17,9 @@ from redis.backoff import NoBackoff
 from chimera.audit import recording
 from chimera.background import cancelled
 from chimera.clickhouse import ClickHouse
-from chimera.db import Database
 from chimera.keyring import follow_versions, keep_following, load_keys, open_master_keys
 from chimera.paging import Pages
+from chimera.pools import Database
 from chimera.providers.vault import MasterKeys
 from chimera.row_seals import RowSeals
 from chimera.settings import Settings

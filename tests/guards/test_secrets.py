@@ -35,6 +35,7 @@ from chimera.v1.providers_pb2 import ProviderType
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage, Variable, VariableKind
 from tests.support.campaigns import finished, launched, secret_plan, secret_template
 from tests.support.processes import environment_of, eventually, free_port, running
+from tests.support.stack import settings_with
 from tests.support.world import Person, Refused, World
 
 # What is found in each kind of place (by how its name begins) when it is really read.
@@ -318,7 +319,7 @@ async def test_no_secret_is_left_behind(
     settings: Settings, clickhouse_url: str, stack: StackUrls, tmp_path: Path
 ) -> None:
     """A campaign with canaries for secrets: they are found nowhere but sealed or hashed."""
-    settings = Settings.model_validate({**settings.model_dump(), "clickhouse_url": clickhouse_url})
+    settings = settings_with(settings, clickhouse_url=clickhouse_url)
     canaries, port = Canaries(), free_port()
     environment = environment_of(settings, listen=f"127.0.0.1:{port}", log_level="debug")
     logs = [tmp_path / "server.log", tmp_path / "worker.log"]

@@ -19,8 +19,8 @@ from chimera.campaigns.schedules.due import (
     settle_over,
 )
 from chimera.core import Core, open_database
-from chimera.db import Database
 from chimera.faults import Fault
+from chimera.pools import Database
 from chimera.v1.options_pb2 import Permission
 
 log = structlog.get_logger("chimera.schedules")

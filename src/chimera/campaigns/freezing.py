@@ -24,6 +24,7 @@ from chimera.campaigns.suites.expanding import Expanded, expand_suites
 from chimera.campaigns.techniques import TECHNIQUES, TechniqueError
 from chimera.db import Tx
 from chimera.faults import Invalid, NotReady, Violation
+from chimera.providers.keys import check_host
 from chimera.providers.owned_keys import find_default_key, get_key
 from chimera.providers.pricing import prices_json
 from chimera.providers.routes import fallback_causes, get_route
@@ -331,6 +332,7 @@ async def _target_facts(tx: Tx, model_id: str, key_id: str, tokens: int) -> dict
             f"The key {key.name!r} is not an active key for the provider {target.provider}.",
             facts={"provider_key_id": key.id, "provider_id": target.provider_id},
         )
+    await check_host(tx, key.id, target.base_url)
     return {
         "model_id": target.model_id,
         "model": target.model,

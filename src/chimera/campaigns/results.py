@@ -13,9 +13,10 @@ from chimera.campaigns.plan import RunPlan
 from chimera.campaigns.runs import LIVE, add_waiting, get_run
 from chimera.campaigns.skipped import asks_for_skipped, find_skipped, list_skipped
 from chimera.campaigns.transcripts import list_turns, messages_of_turn
-from chimera.db import Database, Tx, sql
+from chimera.db import Tx, sql
 from chimera.faults import NotFound
 from chimera.paging import Pages
+from chimera.pools import Database
 from chimera.row_seals import RowSeals, Seals
 from chimera.rows import enum_text
 from chimera.v1.campaigns_pb2 import (

@@ -134,7 +134,12 @@ async def _adapter(
 ) -> ChatAdapter | None:
     try:
         async with core.db.begin(Call.by_worker("open_key", lease.org_id, seconds=30)) as tx:
-            stored = await take_key(tx, model.provider_key_id, purpose=f"run {lease.run_id}")
+            stored = await take_key(
+                tx,
+                model.provider_key_id,
+                purpose=f"run {lease.run_id}",
+                base_url=model.base_url,
+            )
         key = await unsealed(core.master, stored)
     except (NotReady, VaultError) as error:  # any other fault passes, and the run waits
         log.error("drive.key_unusable", run_id=lease.run_id, error=type(error).__name__)
