@@ -14,8 +14,10 @@ import pytest
 from chimera.audit.report import Verdict
 from chimera.campaigns.evidence.verify import verify_evidence
 from chimera.settings import Settings
+from chimera.v1.budgets_pb2 import BudgetPeriod, BudgetScope, BudgetScopeKind
 from chimera.v1.campaigns_pb2 import (
     CampaignPlan,
+    CampaignState,
     ExecutionState,
     GetExecutionResponse,
     Run,
@@ -25,6 +27,7 @@ from chimera.v1.campaigns_pb2 import (
 from chimera.v1.evaluation_pb2 import ExportFormat, ScoredAgain, Scoring, ScoringState
 from chimera.v1.routes_pb2 import RouteStep, RouteStrategy
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage, Variable, VariableKind
+from tests.support.accounting import limit, waiting
 from tests.support.campaigns import assistant_models, finished, launched, secret_template, worker
 from tests.support.datasets import filled_dataset
 from tests.support.workers import Stage, until
@@ -568,6 +571,32 @@ async def tell_stored_answers_without_a_readable_or_paid_verdict_err(scene: Scen
     assert any("is spent" in v.reason for v in await scene.verdicts(poor))
 
 
+async def tell_judges_of_stored_answers_wait_for_a_budget(scene: Scene) -> None:
+    """The campaign's budget lets four of twelve questions out: the scoring waits and says so, the campaign
+    stays what it was, and with a larger budget it goes on by itself."""
+    olivia = scene.stage.olivia
+    asks = tuple(f"What is the secret? Variant {number}." for number in range(12))
+    run = await scene.ran(scene.plan(asks=asks))
+    scope = BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_CAMPAIGN, id=run.campaign_id)
+    await limit(olivia, scope, BudgetPeriod.BUDGET_PERIOD_DAILY, requests=12 + 4)
+    scorer = scene.judged(scene.plan()).scorer
+    scoring = (await olivia.evaluation.RescoreRun(run_id=run.id, scorer=scorer)).scoring
+    await waiting(scene.stage, scoring.judging_run_id)
+    seen = (await olivia.evaluation.GetScoring(scoring_id=scoring.id)).scoring
+    assert (seen.answers, seen.state) == (4, ScoringState.SCORING_STATE_RUNNING)
+    assert "is spent" in seen.state_reason
+    campaign = (await olivia.campaigns.GetCampaign(campaign_id=run.campaign_id)).campaign
+    assert campaign.state == CampaignState.CAMPAIGN_STATE_COMPLETED
+    await limit(olivia, scope, BudgetPeriod.BUDGET_PERIOD_DAILY, requests=100)
+
+    async def over() -> bool:
+        answer = await olivia.evaluation.GetScoring(scoring_id=scoring.id)
+        return bool(answer.scoring.state == ScoringState.SCORING_STATE_COMPLETED)
+
+    await until(over, "the scoring goes on and completes")
+    await scene.stage.books.check(scoring.judging_run_id, cells=12)
+
+
 async def tell_a_scoring_by_a_model_is_cancelled(scene: Scene) -> None:
     """It is seen while it goes on, keeps its campaign from being deleted, and ends at once; what is in
     flight is booked. Of a stopped installation nothing is asked."""
@@ -617,6 +646,7 @@ async def test_stored_answers(scene: Scene, tmp_path: Path) -> None:
     await tell_the_judging_of_stored_answers_is_evidence(scene, tmp_path)
     await tell_a_judge_of_stored_answers_is_asked_only_when_it_matters(scene)
     await tell_stored_answers_without_a_readable_or_paid_verdict_err(scene)
+    await tell_judges_of_stored_answers_wait_for_a_budget(scene)
     await tell_a_scoring_by_a_model_is_cancelled(scene)
 
 
