@@ -19,7 +19,7 @@ from chimera.v1.templates_pb2 import (
 )
 from tests.support.campaigns import finished, worker
 from tests.support.sealed import stored_plan
-from tests.support.workers import Stage
+from tests.support.workers import Stage, until
 from tests.support.world import Person, Refused
 
 MASK = "[secret]"
@@ -179,6 +179,15 @@ async def test_they_are_sealed_in_what_a_run_keeps_and_open_nowhere_else(
         clone = await olivia.campaigns.CloneCampaign(run_id=runs[-1].id, name="clone")
         again = await olivia.campaigns.LaunchCampaign(campaign_id=clone.campaign.id)
         runs.append(await finished(olivia, again.run.id))
+        # What was stored masked is judged as it was said.
+        evaluation = olivia.evaluation
+        rescored = await evaluation.RescoreRun(run_id=again.run.id, scorer=plan.scorer)
+
+        async def judged() -> bool:
+            scoring = (await evaluation.GetScoring(scoring_id=rescored.scoring.id)).scoring
+            return bool((scoring.scored, scoring.successes, scoring.flipped) == (2, 2, 0))
+
+        await until(judged, "the leaks are found again")
     assert [run.counts.successes for run in runs] == [2, 2, 2], "the target heard the values"
     assert runs[1].plan_hash == runs[2].plan_hash
     told = await olivia.campaigns.GetExecution(run_id=runs[2].id, cell_no=0)
