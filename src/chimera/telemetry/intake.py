@@ -155,6 +155,7 @@ class Intake:
                 if event.campaign_id in hidden:
                     del good[index]
                     bad[index] = Unfit("campaign_id", "is no campaign that you can see")
+            bad = dict(sorted(bad.items()))
         try:
             return await self._frozen_rows(list(good.values()), bad)
         except BatchBroken as broken:
@@ -175,8 +176,8 @@ class Intake:
                 body, named = await asyncio.to_thread(_packed, columns, sender)
             else:
                 body, named = _packed(columns, sender)
-            if named - await self._visible_to(call, named, sender):
-                raise Unfit("campaign_ids", "names a campaign that you cannot see")
+            if hidden := named - await self._visible_to(call, named, sender):
+                raise Unfit("campaign_ids", f"names a campaign that you cannot see: {min(hidden)}")
         except Unfit as unfit:
             raise _refused(unfit) from None
         except BatchBroken as broken:
@@ -263,7 +264,7 @@ def _refused(unfit: Unfit) -> Invalid:
     return Invalid(
         "EVENT_INVALID",
         f"{unfit.field}: {unfit.message}",
-        violations=[Violation(unfit.field, unfit.message, "EVENT_INVALID")],
+        violations=[Violation(unfit.path, unfit.message, "EVENT_INVALID")],
     )
 
 

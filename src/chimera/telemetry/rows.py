@@ -70,7 +70,7 @@ class Reader:
         if message.HasField("timestamp"):
             stamp = message.timestamp
             timestamp_ms = stamp.seconds * 1000 + stamp.nanos // 1_000_000
-            sender.check_time("timestamp", timestamp_ms, timestamp_ms)
+            sender.check_time("timestamp", timestamp_ms)
         user_id, campaign_id = message.user_id, message.campaign_id
         if user_id not in self.fit_users:
             sender.check_user("user_id", user_id)
@@ -80,9 +80,9 @@ class Reader:
         workload_id, session_id = message.workload_id, message.session_id
         correlation_id, payload = message.correlation_id, message.payload
         if len(workload_id) > ID_MAX or len(session_id) > ID_MAX or len(correlation_id) > ID_MAX:
-            raise Unfit(
-                "workload_id", f"workload, session and correlation have at most {ID_MAX} characters"
-            )
+            for field in ("workload_id", "session_id", "correlation_id"):
+                if len(getattr(message, field)) > ID_MAX:
+                    raise Unfit(field, f"has more than {ID_MAX} characters")
         if len(payload) > PAYLOAD_MAX:
             raise Unfit("payload", f"has more than {PAYLOAD_MAX} characters")
         latency_ms, cost_usd = message.latency_ms, message.cost_usd or "0"

@@ -12,7 +12,14 @@ import pytest
 from chimera.settings import Settings
 from chimera.v1.campaigns_pb2 import CampaignPlan
 from chimera.v1.options_pb2 import Permission
-from chimera.v1.telemetry_pb2 import EventBatch, EventColumns, TelemetryEvent, TextColumn
+from chimera.v1.telemetry_pb2 import (
+    DimensionColumn,
+    EventBatch,
+    EventColumns,
+    MetricColumn,
+    TelemetryEvent,
+    TextColumn,
+)
 from tests.integration.telemetry.buffer import ask, run_sql
 from tests.integration.telemetry.conftest import Hands
 from tests.integration.telemetry.sending import (
@@ -106,6 +113,7 @@ def bad_events() -> dict[str, TelemetryEvent]:
         "campaign_id": TelemetryEvent(event_type="x", campaign_id="no id"),
         "user_id": TelemetryEvent(event_type="x", user_id="nobody"),
         "workload_id": TelemetryEvent(event_type="x", workload_id="w" * 201),
+        "session_id": TelemetryEvent(event_type="x", session_id="s" * 201),
         "metrics": nan,
         "dimensions": TelemetryEvent(event_type="x", dimensions={"": "a"}),
         "latency_ms": TelemetryEvent(event_type="x", latency_ms=-1),
@@ -141,31 +149,43 @@ async def test_each_bad_event_is_named_and_the_good_ones_are_taken(
     )
 
 
+NOW_MS = int(datetime.now(UTC).timestamp() * 1000)
+# Sixty texts of a thousand characters, a hundred thousand times: 60 kB here and 6 GB written out.
+LONG = [
+    DimensionColumn(name=f"d{number}", values=TextColumn(dictionary=["x" * 1000]))
+    for number in range(60)
+]
 UNFIT_COLUMNS: list[tuple[dict[str, Any], str]] = [
     ({"event_types": TextColumn()}, "event_types"),
-    ({"event_types": TextColumn(dictionary=["a", "b"], codes=[0, 2])}, "event_types.codes"),
+    ({"event_types": TextColumn(dictionary=["a", ""], codes=[0, 1])}, "event_types[1]"),
+    ({"event_types": TextColumn(dictionary=["a", "b"], codes=[0, 2])}, "event_types.codes[1]"),
     ({"workload_ids": TextColumn(dictionary=["a"], codes=[0])}, "workload_ids.codes"),
     ({"timestamps_ms": [1]}, "timestamps_ms"),
-    ({"timestamps_ms": [1, 2]}, "timestamps_ms"),
+    ({"timestamps_ms": [1, 2]}, "timestamps_ms[0]"),
+    ({"timestamps_ms": [NOW_MS, NOW_MS + 10**6]}, "timestamps_ms[1]"),
     ({"event_ids": bytes(16)}, "event_ids"),
-    ({"event_ids": bytes(32)}, "event_ids"),
+    ({"event_ids": bytes(32)}, "event_ids[1]"),
     ({"user_ids": TextColumn(dictionary=["me"])}, "user_ids"),
     ({"campaign_ids": TextColumn(dictionary=["it"])}, "campaign_ids"),
-    ({"costs_picousd": [1, -1]}, "costs_picousd"),
-    ({"payloads": ["a", "b" * 32_001]}, "payloads"),
+    ({"costs_picousd": [1, -1]}, "costs_picousd[1]"),
+    ({"payloads": ["a", "b" * 32_001]}, "payloads[1]"),
+    ({"metrics": [MetricColumn(name="m", values=[1, float("inf")])]}, "metrics[m].values[1]"),
+    ({"dimensions": LONG, "count": 100_000}, "columns"),
 ]
 
 
 async def test_columns_are_taken_whole_or_refused(world: World) -> None:
-    """What is wrong is named, and nothing of any of them is accepted."""
+    """What is wrong is named, with the first event at fault, and nothing of any of them is accepted."""
     acme = await world.organisation("acme")
-    for columns, field in UNFIT_COLUMNS:
+    for columns, path in UNFIT_COLUMNS:
         given = {"count": 2, "event_types": TextColumn(dictionary=["x"]), **columns}
         batch = EventBatch(producer="p", batch_id=str(uuid4()), columns=EventColumns(**given))
         with pytest.raises(Refused) as refused:
             await record(acme.admin, batch)
         assert (refused.value.code, refused.value.reason) == ("INVALID_ARGUMENT", "EVENT_INVALID")
-        assert refused.value.message.startswith(f"{field}:"), columns
+        bad = [detail for detail in refused.value.details if type(detail).__name__ == "BadRequest"]
+        assert [one.field for one in bad[0].field_violations] == [path]
+        assert refused.value.message.startswith(f"{path.rstrip('[01]')}:"), columns
     assert (await acme.admin.telemetry.GetIngestStatus()).accepted == 0
 
 
@@ -185,8 +205,8 @@ async def test_nobody_speaks_for_others_or_about_hidden_campaigns(
     ]
     receipt = await record(olivia, in_rows(events))
     assert [(error.index, error.field) for error in receipt.errors] == [
-        (2, "user_id"),
         (1, "campaign_id"),
+        (2, "user_id"),
     ]
     assert receipt.accepted == 2
     hidden = EventColumns(

@@ -212,6 +212,15 @@ async def test_duplicates_and_wrong_roll_ups_are_found_when_somebody_asks(
     assert report.rebuilt and not report.surplus
     series = await acme.admin.telemetry.QuerySeries(**within())
     assert sum(point.events for point in series.points) == 20
+    for table in (
+        "metrics_daily",
+        "user_activity",
+        "event_slices_hourly WHERE dimension = 'event_category,provider'",
+    ):
+        ask(hands.url, f"DELETE FROM {table}{'' if 'WHERE' in table else ' WHERE 1'}")  # noqa: S608
+        await acme.admin.telemetry.ReconcileTelemetry()
+        assert (await reconcile(hands.core, hands.clickhouse)).rebuilt, table
+    assert (await acme.admin.telemetry.ListUserActivity()).activities
 
     ask(hands.url, "INSERT INTO workload_events SELECT * FROM workload_events")
     await acme.admin.telemetry.ReconcileTelemetry()
