@@ -15,7 +15,17 @@ from chimera import migrate
 from chimera.embedded.stack import Stack, StackUrls
 from chimera.settings import Settings
 
-__all__ = ["clickhouse_url", "database_url", "migrated", "running_stack", "settings", "stack"]
+__all__ = [
+    "clickhouse_url",
+    "database_url",
+    "migrated",
+    "running_stack",
+    "settings",
+    "stack",
+    "store_statements",
+]
+
+TEMPLATE = "template_of_stores"
 
 
 @pytest.fixture(scope="session")
@@ -63,14 +73,32 @@ def database_url(stack: StackUrls, migrated: str) -> Iterator[str]:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+@pytest.fixture(scope="session")
+def store_statements(stack: StackUrls) -> list[str]:
+    """What makes a migrated ClickHouse database as it is at the end, which takes a third of the time
+    of migrating another: there is no cloning of one."""
+    with Client.from_url(stack.clickhouse_url) as client:
+        client.execute(f"CREATE DATABASE {TEMPLATE}")
+        migrate.up(clickhouse_url=other_database(stack.clickhouse_url, TEMPLATE), only="clickhouse")
+        made = client.execute(
+            "SELECT create_table_query FROM system.tables WHERE database = %(name)s"
+            " ORDER BY engine LIKE '%%View'",
+            {"name": TEMPLATE},
+        )
+    applied = f"INSERT INTO schema_versions SELECT * FROM {TEMPLATE}.schema_versions"  # noqa: S608
+    return [query.replace(f"{TEMPLATE}.", "") for (query,) in made] + [applied]
+
+
 @pytest.fixture
-def clickhouse_url(stack: StackUrls) -> Iterator[str]:
+def clickhouse_url(stack: StackUrls, store_statements: list[str]) -> Iterator[str]:
     """A fresh, migrated ClickHouse database."""
     name = f"t_{uuid4().hex[:12]}"
     url = other_database(stack.clickhouse_url, name)
     with Client.from_url(stack.clickhouse_url) as client:
         client.execute(f"CREATE DATABASE {name}")
-    migrate.up(clickhouse_url=url, only="clickhouse")
+    with Client.from_url(url) as client:
+        for statement in store_statements:
+            client.execute(statement)
     yield url
     with Client.from_url(stack.clickhouse_url) as client:
         client.execute(f"DROP DATABASE {name}")

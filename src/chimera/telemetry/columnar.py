@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from chimera.call import NOBODY
 from chimera.telemetry import frozen
@@ -56,14 +56,13 @@ def read_columns(batch: EventColumns, sender: Sender) -> Read:
     correlations = _texts("correlation_ids", batch.correlation_ids, count, ID_MAX, room)
     payloads = list(batch.payloads) or [""] * count
     _check_size("payloads", payloads, count)
-    sizes = list(map(len, payloads))
-    if max(sizes) > PAYLOAD_MAX:
-        index = sizes.index(max(sizes))
+    if max(map(len, payloads)) > PAYLOAD_MAX:
+        index = _first(payloads, lambda payload: len(payload) > PAYLOAD_MAX)
         raise Unfit("payloads", f"has more than {PAYLOAD_MAX} characters", index)
     latencies = _numbers("latencies_ms", batch.latencies_ms, count)
     costs = _numbers("costs_picousd", batch.costs_picousd, count)
     if min(costs) < 0:
-        raise Unfit("costs_picousd", "is negative", costs.index(min(costs)))
+        raise Unfit("costs_picousd", "is negative", _first(costs, lambda cost: cost < 0))
     columns = [
         _event_ids(batch, count, sender),
         frozen.coded_words(*types),
@@ -105,6 +104,11 @@ def _check_size(field: str, values: Sequence[object], count: int) -> None:
         raise Unfit(field, f"has {len(values)} values for {count} events")
 
 
+def _first(values: Iterable[Any], is_bad: Callable[[Any], bool]) -> int:
+    """Place of the first event at fault."""
+    return next(index for index, value in enumerate(values) if is_bad(value))
+
+
 def _numbers(field: str, given: Sequence[int], count: int) -> list[int]:
     values = list(given) or [0] * count
     _check_size(field, values, count)
@@ -122,7 +126,8 @@ def _texts(field: str, column: TextColumn, count: int, most: int, room: _Room) -
         codes = bytes(count)
     _check_size(f"{field}.codes", codes, count)
     if max(codes) >= len(dictionary):
-        raise Unfit(f"{field}.codes", "is not in the dictionary", codes.index(max(codes)))
+        index = _first(codes, lambda code: code >= len(dictionary))
+        raise Unfit(f"{field}.codes", "is not in the dictionary", index)
     texts = _Texts(dictionary, codes)
     room.take(texts, longest)
     return texts
@@ -131,10 +136,8 @@ def _texts(field: str, column: TextColumn, count: int, most: int, room: _Room) -
 def _types(batch: EventColumns, count: int, room: _Room) -> _Texts:
     types = _texts("event_types", batch.event_types, count, NAME_MAX, room)
     empty = {place for place, text in enumerate(types.dictionary) if not text}
-    if empty:
-        for index, code in enumerate(types.codes):
-            if code in empty:
-                raise Unfit("event_types", "is empty", index)
+    if empty and not empty.isdisjoint(types.codes):
+        raise Unfit("event_types", "is empty", _first(types.codes, empty.__contains__))
     return types
 
 
@@ -177,8 +180,12 @@ def _timestamps(batch: EventColumns, count: int, sender: Sender) -> list[int]:
         return [sender.now_ms] * count
     values = list(batch.timestamps_ms)
     _check_size("timestamps_ms", values, count)
-    for value in (max(values), min(values)):
-        sender.check_time("timestamps_ms", value, values.index(value))
+    try:
+        for value in (min(values), max(values)):
+            sender.check_time("timestamps_ms", value)
+    except Unfit:
+        for index, value in enumerate(values):
+            sender.check_time("timestamps_ms", value, index)
     return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -165,10 +166,8 @@ async def test_a_group_is_no_larger_than_what_its_batches_unpack_to(
         await insert(table, blocks, token)
 
     monkeypatch.setattr(clickhouse, "insert", noting)
-    for number in range(7):
-        event = Event(
-            str(uuid4()), "x", "test", 1_700_000_000_000 + number, "w", payload="ab" * 5_000
-        )
+    for _ in range(7):
+        event = Event(str(uuid4()), "x", "test", int(time.time() * 1000), "w", payload="ab" * 5_000)
         await producer.offer([event])
     assert await drain(core, clickhouse) == 7
     assert sent == [3, 3, 1]

@@ -156,7 +156,7 @@ LONG = [
     for number in range(60)
 ]
 UNFIT_COLUMNS: list[tuple[dict[str, Any], str]] = [
-    ({"event_types": TextColumn()}, "event_types"),
+    ({"event_types": TextColumn()}, "event_types[0]"),
     ({"event_types": TextColumn(dictionary=["a", ""], codes=[0, 1])}, "event_types[1]"),
     ({"event_types": TextColumn(dictionary=["a", "b"], codes=[0, 2])}, "event_types.codes[1]"),
     ({"workload_ids": TextColumn(dictionary=["a"], codes=[0])}, "workload_ids.codes"),

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,6 +19,7 @@ from chimera.embedded.stack import StackUrls
 from chimera.embedded.supervisor import Running, launcher_argv
 from chimera.settings import Settings
 from chimera.telemetry.summaries import refresh_user_summaries
+from chimera.v1.analytics_pb2 import Dimension, WindowGrain
 from chimera.v1.campaigns_pb2 import CampaignPlan
 from tests.integration.telemetry.buffer import run_sql
 from tests.support.processes import eventually
@@ -115,11 +117,16 @@ async def test_analytics_read_the_standby_and_nothing_else_does(
         assert after.refreshed_at.ToDatetime() > before.refreshed_at.ToDatetime()
 
     assert not (await rival.admin.telemetry.ListUserSummaries(user_id=olivia.user_id)).summaries
-    assert not (await olivia.analytics.ListWindows(campaign_id=made.campaign.id)).windows
+    hours: dict[str, Any] = {
+        "campaign_id": made.campaign.id,
+        "grain": WindowGrain.WINDOW_GRAIN_HOUR,
+    }
+    assert not (await olivia.analytics.ListWindows(**hours)).windows
     with pytest.raises(Refused) as hidden:
-        await rival.admin.analytics.ListWindows(campaign_id=made.campaign.id)
+        await rival.admin.analytics.ListWindows(**hours)
     assert hidden.value.reason == "CAMPAIGN_NOT_FOUND"
-    assert not (await olivia.analytics.SliceRates()).slices
+    by = {"group_by": [Dimension.DIMENSION_TECHNIQUE]}
+    assert not (await olivia.analytics.SliceRates(**by)).slices
     assert not (await olivia.usage.QueryUsage()).rows
     async with open_core(world.settings, "app") as core:
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
@@ -127,7 +134,7 @@ async def test_analytics_read_the_standby_and_nothing_else_does(
                 await connection.execute("INSERT INTO ops.idempotency DEFAULT VALUES")
 
     standby.running.kill()
-    for asked in (olivia.telemetry.ListUserSummaries, olivia.analytics.SliceRates):
+    for asked in (olivia.telemetry.ListUserSummaries, lambda: olivia.analytics.SliceRates(**by)):
         with pytest.raises(Refused) as refused:
             await asked()
         assert (refused.value.code, refused.value.reason) == (
