@@ -24,7 +24,7 @@ from chimera.telemetry.backlog import Backlog
 from chimera.telemetry.columnar import read_columns
 from chimera.telemetry.events import Event, freeze
 from chimera.telemetry.frozen import BatchBroken, pack
-from chimera.telemetry.rows import read_rows
+from chimera.telemetry.rows import read_rows, read_sound
 from chimera.telemetry.sender import Sender, Unfit
 from chimera.v1.telemetry_pb2 import BatchReceipt, EventBatch, EventColumns, TelemetryEvent
 
@@ -143,7 +143,15 @@ class Intake:
             yield await self.record(call, request.batch)
 
     async def _judge_rows(self, call: Call, batch: EventBatch, sender: Sender) -> _Judged:
-        messages = batch.rows.events
+        messages = list(batch.rows.events)
+        if len(messages) > IN_A_THREAD:
+            sound = await asyncio.to_thread(_packed_rows, messages, sender)
+        else:
+            sound = _packed_rows(messages, sender)
+        if sound is not None:
+            body, named = sound
+            if named <= await self._visible_to(call, named, sender):
+                return _Judged(len(messages), body)
         if len(messages) > IN_A_THREAD:
             good, bad = await asyncio.to_thread(read_rows, messages, sender)
         else:
@@ -252,6 +260,17 @@ def _packed(columns: EventColumns, sender: Sender) -> tuple[bytes, set[str]]:
     """The body, and the campaigns that it names. Raises Unfit, BatchBroken."""
     read = read_columns(columns, sender)
     return pack(read.columns), read.campaign_ids
+
+
+def _packed_rows(messages: list[TelemetryEvent], sender: Sender) -> tuple[bytes, set[str]] | None:
+    """The same of rows; None unless nothing is wrong with any."""
+    read = read_sound(messages, sender)
+    if read is None:
+        return None
+    try:
+        return pack(read.columns), read.campaign_ids
+    except BatchBroken:
+        return None
 
 
 def _digest(batch: EventBatch) -> bytes:

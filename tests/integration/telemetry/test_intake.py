@@ -9,7 +9,12 @@ from uuid import uuid4
 
 import pytest
 
+from chimera.call import NOBODY
 from chimera.settings import Settings
+from chimera.telemetry.events import freeze
+from chimera.telemetry.frozen import pack
+from chimera.telemetry.rows import read_rows, read_sound
+from chimera.telemetry.sender import Sender
 from chimera.v1.campaigns_pb2 import CampaignPlan
 from chimera.v1.options_pb2 import Permission
 from chimera.v1.telemetry_pb2 import (
@@ -120,6 +125,27 @@ def bad_events() -> dict[str, TelemetryEvent]:
         "cost_usd": TelemetryEvent(event_type="x", cost_usd="1e3"),
         "payload": TelemetryEvent(event_type="x", payload="p" * 32_001),
     }
+
+
+def test_a_sound_batch_is_frozen_as_its_events_one_by_one() -> None:
+    """Byte for byte; and whatever one by one would be refused is left to them."""
+    user_id = str(uuid4())
+    for is_relay in (False, True):
+        sender = Sender(user_id, is_relay, "test", str(uuid4()))
+        named = some_events(40, user_id=user_id.upper(), campaign_id=str(uuid4()).upper())
+        plain = [TelemetryEvent(event_type="x", metrics={"a": 1.5, "b": 2})] * 3
+        for events in (some_events(200), named, plain, [TelemetryEvent(event_type="x")], named[:1]):
+            sound = read_sound(events, sender)
+            good, bad = read_rows(events, sender)
+            assert sound is not None and not bad
+            assert pack(sound.columns) == freeze(list(good.values()))
+            assert sound.campaign_ids == {event.campaign_id for event in good.values()} - {NOBODY}
+        for field, event in bad_events().items():
+            assert read_rows([event], sender)[1], field
+            assert read_sound([plain[0], event], sender) is None, field
+        twice = TelemetryEvent(event_type="x", event_id=user_id)
+        assert read_sound([twice, twice], sender) is None
+        assert read_sound([twice, plain[0]], sender) is None, "one id is made and one given"
 
 
 async def test_each_bad_event_is_named_and_the_good_ones_are_taken(
