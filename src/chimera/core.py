@@ -17,10 +17,11 @@ from redis.backoff import NoBackoff
 from chimera.audit import recording
 from chimera.background import cancelled
 from chimera.clickhouse import ClickHouse
-from chimera.db import Database
 from chimera.keyring import follow_versions, keep_following, load_keys, open_master_keys
 from chimera.paging import Pages
+from chimera.pools import Database
 from chimera.providers.vault import MasterKeys
+from chimera.row_seals import RowSeals
 from chimera.settings import Settings
 
 log = structlog.get_logger("chimera.core")
@@ -38,6 +39,7 @@ class Core:
     redis: Redis
     pages: Pages
     master: MasterKeys
+    row_seals: RowSeals
     clickhouse: ClickHouse
     analytics: ClickHouse
     # One object a process that several services of a context use, by its type.
@@ -96,9 +98,13 @@ async def open_core(settings: Settings, role: str) -> AsyncIterator[Core]:
         master = await asyncio.to_thread(open_master_keys, settings)
         await follow_versions(db, master)
         keys = await load_keys(db, master, "page-token")
+        row_seals = RowSeals(await load_keys(db, master, "row-secrets"))
         following = asyncio.create_task(keep_following(db, master))
         try:
-            yield Core(settings, db, replica, redis, Pages(keys[-1]), master, clickhouse, analytics)
+            pages = Pages(keys[-1])
+            yield Core(
+                settings, db, replica, redis, pages, master, row_seals, clickhouse, analytics
+            )
         finally:
             await cancelled(following)
     finally:

@@ -14,6 +14,7 @@ from chimera.gate import method_of
 from chimera.server import service_descriptors
 from chimera.settings import Settings
 from chimera.v1.options_pb2 import RateClass
+from tests.support.stack import settings_with
 from tests.support.world import World
 
 BUF = Path(sysconfig.get_path("scripts")) / "buf"
@@ -23,7 +24,7 @@ AT_ONCE = 4
 
 @pytest.fixture
 def settings(settings: Settings, clickhouse_url: str) -> Settings:
-    return Settings.model_validate({**settings.model_dump(), "clickhouse_url": clickhouse_url})
+    return settings_with(settings, clickhouse_url=clickhouse_url)
 
 
 async def curl(*arguments: str, open_s: float | None = None) -> tuple[int, str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from chimera.accounting.deliveries import fail_waiting, go_on
 from chimera.accounting.signing import new_secret, secret_text
 from chimera.audit.leaf import Kind
 from chimera.audit.recording import record
@@ -184,6 +185,8 @@ async def update_webhook(tx: Tx, request: UpdateWebhookRequest, *, settings: Set
         is_active=wanted.is_active,
     )
     webhook = await get_webhook(tx, old.id)
+    if webhook.is_active and not old.is_active:
+        await go_on(tx, old.id)
     record(tx, "webhook.update", "webhook", old.id, old=_facts(old), new=_facts(webhook))
     return webhook
 
@@ -202,6 +205,7 @@ async def delete_webhook(tx: Tx, webhook_id: str) -> None:
     """Its secrets are destroyed; what was delivered stays known. Raises NotFound."""
     old = await get_webhook(tx, webhook_id)
     await tx.run(DELETE_WEBHOOK, webhook_id=webhook_id)
+    await fail_waiting(tx, webhook_id)
     record(tx, "webhook.delete", "webhook", webhook_id, old=_facts(old), kind=Kind.SECURITY)
 
 

@@ -7,7 +7,7 @@ checkpoints name nobody and are read by all.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC
 from typing import Any
 
@@ -31,6 +31,8 @@ from chimera.v1.audit_pb2 import (
     ListCheckpointsRequest,
 )
 
+# Of events in one message: clients refuse more than 4 MB unless told otherwise.
+ANSWER_BYTES = 2_000_000
 # A Struct holds numbers as doubles, exact up to here.
 _EXACT_MAX = 2**53
 
@@ -85,7 +87,18 @@ async def list_audit_events(
         **{name: value or None for name, value in filters.items()},
     )
     events = [event_message(row) for row in rows]
+    size = fitting(events[:size])
     return events[:size], pages.next_token(request, events, size, "id")
+
+
+def fitting(events: Sequence[AuditEvent]) -> int:
+    """How many of the first go into one message: all but where they are very large, and one at least."""
+    size_bytes = 0
+    for count, event in enumerate(events):
+        size_bytes += event.ByteSize()
+        if count and size_bytes > ANSWER_BYTES:
+            return count
+    return len(events)
 
 
 GET_AUDIT_EVENT = sql(

@@ -6,7 +6,9 @@ what was run. A cell is found by arithmetic:
     cell_no = ((prompt_no * techniques + technique_no) * targets + target_no) * repetitions + iteration
 
 With a strategy or a judge a cell is a conversation (conversations/): `talk` says what is asked next,
-and attackers and judges have seats, whose models follow those of the targets.
+and attackers and judges have seats, whose models follow those of the targets. The plan of a run that
+judges the stored answers of another one is that one's, with the other scorer; its targets are never
+asked.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from chimera.campaigns.conversations.judgement import Judgement
 from chimera.campaigns.conversations.strategies import Strategy, read_strategy
 from chimera.campaigns.conversations.talk import MASK, Talk
 from chimera.campaigns.conversations.turns import Ask, Turn
@@ -30,6 +33,7 @@ from chimera.campaigns.scorers import Judge, Panel, compile_scorer, judges_of
 from chimera.campaigns.techniques import Chain, Step, TechniqueError, compile_chain
 from chimera.providers.adapters import ChatRequest, Message
 from chimera.providers.pricing import Prices, prices_from_json, upper_bound_tokens, worst_cost
+from chimera.row_seals import Seals
 from chimera.templates.rendering import Template, compile_template
 from chimera.templates.values import RenderError, Variable
 
@@ -175,13 +179,16 @@ def freeze(facts: Mapping[str, Any]) -> tuple[bytes, str]:
 
 
 class RunPlan:
-    """A plan, compiled. Safe to share between the drives of a process."""
+    """A plan, compiled. Safe to share between the drives of a process. seals: of its organisation;
+    without them prompts of rows with sealed values cannot be made."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, seals: Seals | None = None) -> None:
         facts = orjson.loads(body)
         self.sources = facts["prompts"]
         self.templates: list[Template] = [_template(source) for source in self.sources]
-        self.rows: list[Sequence[dict[str, Any]]] = [_rows(source) for source in self.sources]
+        self.rows: list[Sequence[dict[str, Any]]] = [
+            _rows(source, seals) for source in self.sources
+        ]
         self.borrows = any(isinstance(rows, BorrowedRows) for rows in self.rows)
         self.starts = [0, *accumulate(len(rows) for rows in self.rows)]
         self.technique_names: list[str] = [chain["name"] for chain in facts["techniques"]]
@@ -207,7 +214,9 @@ class RunPlan:
         self.seed: int = facts["seed"]
         self.generation: dict[str, Any] = facts["generation"]
         self.talk: Talk | None = None
-        if "strategy" in facts or self.seats:
+        if "judged" in facts:
+            self.talk = Judgement(self, Panel(facts["scorer"]), facts["judged"]["run_id"])
+        elif "strategy" in facts or self.seats:
             strategy = read_strategy(facts.get("strategy"))
             panel = Panel(facts["scorer"]) if judges_of(facts["scorer"]) else None
             self.talk = Talk(self, strategy, panel)
@@ -215,6 +224,11 @@ class RunPlan:
         self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
         self.shown_prompt = lru_cache(PROMPTS_KEPT)(self._shown_prompt)
         self.transformed = lru_cache(PROMPTS_KEPT)(self._transformed)
+
+    @property
+    def judges_stored(self) -> bool:
+        """Whether the answers are another run's, and only judges are asked."""
+        return isinstance(self.talk, Judgement)
 
     @property
     def prompt_count(self) -> int:
@@ -454,9 +468,10 @@ def subject_of(messages: Sequence[tuple[str, str]]) -> int:
     return users[-1] if users else len(messages) - 1
 
 
-def _rows(source: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+def _rows(source: Mapping[str, Any], seals: Seals | None) -> Sequence[dict[str, Any]]:
     if "dataset" not in source:
-        return source["rows"] or [{}]
+        rows: Sequence[dict[str, Any]] = source["rows"] or [{}]
+        return seals.opened(source["template_id"], rows) if seals is not None else rows
     kinds = {variable["name"]: variable["kind"] for variable in source["variables"]}
     return BorrowedRows(source["dataset"], kinds)
 

@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 
 from chimera import metrics
 from chimera.call import Call
-from chimera.db import Database, sql
+from chimera.db import sql
 from chimera.faults import Exhausted
+from chimera.pools import Database
 from chimera.settings import Settings
 
 LOOK_EVERY_S = 1.0

@@ -24,8 +24,9 @@ from chimera import metrics
 from chimera.call import Call
 from chimera.clickhouse import Block, ClickHouse, DataRefused
 from chimera.core import Core
-from chimera.db import Database, Nothing, sql
+from chimera.db import Nothing, sql
 from chimera.ids import new_id
+from chimera.pools import Database
 from chimera.telemetry import frozen
 
 log = structlog.get_logger("chimera.telemetry.drain")

@@ -16,9 +16,10 @@ from uuid import UUID
 
 from chimera import metrics
 from chimera.call import NOBODY, Call
-from chimera.db import Database, Tx, sql
+from chimera.db import Tx, sql
 from chimera.faults import AlreadyExists, Invalid, Violation
 from chimera.ids import new_id
+from chimera.pools import Database
 from chimera.settings import Settings
 from chimera.telemetry.backlog import Backlog
 from chimera.telemetry.columnar import read_columns

@@ -6,8 +6,8 @@ from math import isnan
 from typing import Any, NamedTuple
 
 from chimera.call import NOBODY, Call
-from chimera.db import Database
 from chimera.faults import Invalid
+from chimera.pools import Database
 from chimera.rows import decimal_text
 from chimera.telemetry import statements
 from chimera.telemetry.freshness import read_freshness

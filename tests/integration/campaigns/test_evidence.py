@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from chimera.audit.leaf import decode_leaf
 from chimera.audit.report import Verdict
-from chimera.campaigns.engine.settlement import digest_bytes as digest_by_engine
+from chimera.campaigns.engine.telling import digest_bytes as digest_by_engine
 from chimera.campaigns.evidence.digest import DIGESTED, LATER, digest_bytes
 from chimera.campaigns.evidence.verify import verify_evidence
 from chimera.embedded.stack import StackUrls

@@ -7,7 +7,6 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
@@ -23,6 +22,7 @@ from chimera.v1.analytics_pb2 import Dimension, WindowGrain
 from chimera.v1.campaigns_pb2 import CampaignPlan
 from tests.integration.telemetry.buffer import run_sql
 from tests.support.processes import eventually
+from tests.support.stack import quick_folder
 from tests.support.world import Person, Refused, World
 
 
@@ -71,9 +71,8 @@ class Standby:
 
 @pytest.fixture
 def standby(database_url: str) -> Iterator[Standby]:
-    # Not under tmp_path: the server's own user must be able to enter it.
-    with TemporaryDirectory() as folder:
-        found = Standby(database_url, Path(folder))
+    with quick_folder() as folder:
+        found = Standby(database_url, folder)
         try:
             yield found
         finally:
