@@ -29,9 +29,10 @@ from chimera.audit.signing_home import load_signer
 from chimera.audit.verify import verify_bundle
 from chimera.call import Call, Caller
 from chimera.core import open_core, open_database
-from chimera.db import Database, Nothing, sql
+from chimera.db import Nothing, sql
 from chimera.embedded.stack import Stack
 from chimera.ids import new_id
+from chimera.pools import Database
 from chimera.settings import Settings
 from chimera.v1.audit_pb2 import GetInclusionProofRequest
 

@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from chimera.call import Call
-from chimera.db import Database, sql
+from chimera.db import sql
 from chimera.faults import Fault
+from chimera.pools import Database
 
 log = structlog.get_logger("chimera.loop")
 

@@ -14,9 +14,10 @@ Contexts, each a package with the same few files (service.py, operations, one mo
     audit        the tamper-evident log: capture, sealing, proofs, export, offline verifier
     operations   what operators need: kill switch, stuck shards, dead letters
 
-Shared machinery: settings, server, gate (around every RPC), call (who is calling), db (transactions),
-roundtrip (reads in one message), rows (rows are messages), paging, outbox and doorbell (work after
-commit), keyring, limits, faults.
+Shared machinery: settings, server, gate (around every RPC) with watching (open streams) and status
+(faults on the wire), call (who is calling), db (statements, transactions), pools (where transactions
+come from), idempotency (requests sent again), roundtrip (reads in one message), rows (rows are
+messages), validation, paging, outbox and doorbell (work after commit), keyring, limits, faults.
 
 Arrows: service -> operations -> db; workers.tasks -> operations; a context calls another's operations,
 never its service or its tables. Start reading at gate.py, then campaigns/launching.py, then

@@ -5,7 +5,8 @@ status; concurrency and deadline; peer limit; authentication; permission; rate; 
 it is driven by the `access` option of the method (proto/chimera/v1/options.proto), read from the
 descriptors at start-up; a method without one stops the server from starting.
 
-Only this module speaks gRPC status. Handlers get `(request, call)` and raise faults.
+Handlers get `(request, call)` and raise faults; status.py says what a fault is in gRPC, watching.py
+ends streams whose caller may no longer have them.
 """
 
 from __future__ import annotations
@@ -13,25 +14,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import structlog
-from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
-from protovalidate import Validator
 
 from chimera import metrics
-from chimera.background import cancelled
 from chimera.call import ANONYMOUS, Call, Caller
-from chimera.db import Replay
 from chimera.faults import (
-    Conflict,
     Denied,
     Exhausted,
     Fault,
@@ -39,30 +33,25 @@ from chimera.faults import (
     NotReady,
     TimedOut,
     Unauthenticated,
-    Unavailable,
     Violation,
 )
+from chimera.idempotency import Replay
 from chimera.ids import new_id
 from chimera.limits import CallLimits
 from chimera.peers import Peers
 from chimera.settings import Settings
+from chimera.status import status_of, with_trailing
 from chimera.v1 import options_pb2
 from chimera.v1.options_pb2 import Access
+from chimera.validation import validator
+from chimera.watching import AuthenticateAgain, Authorize, StreamWatch
 
 log = structlog.get_logger("chimera.rpc")
 
 OUTSIDE_STREAMS_MAX = 200
-# How often it is asked whether a stream may go on. With the age of what is known then
-# (identity.authentication.STREAM_STATE_AGE_S) less than the two seconds that changes may take.
-LOOK_AGAIN_S = 1.5
-# So often in a row this may fail for other reasons (no connection is free) before the stream ends.
-LOOKS_FAILED_MAX = 5
 
-# (metadata, address of the peer): of a call that comes in. (call): of a stream that goes on.
+# (metadata, address of the peer)
 Authenticate = Callable[[dict[str, str], str], Awaitable[Caller]]
-AuthenticateAgain = Callable[[Call], Awaitable[Caller]]
-# (call, permission or 0, request or None): raises Denied.
-Authorize = Callable[[Call, int, Any], Awaitable[None]]
 RecordRefusal = Callable[[Call, Fault], Awaitable[None]]
 
 
@@ -121,7 +110,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self.record_refusal = record_refusal
         self.digest = digest
         self.peers = Peers(settings.trusted_proxies)
-        self.validator = Validator()
+        self.validator = validator()
         self.outside_streams = 0
         self.open_calls: set[asyncio.Task[Any]] = set()
         for method in methods:  # compiles each type's rules now, not under the first caller
@@ -269,7 +258,7 @@ class _Visit:
         self.started = time.perf_counter()
         self.code = "UNKNOWN"
         self.reason = ""
-        self.revoked: Exception | None = None
+        self.watch: StreamWatch | None = None
         self.call = Call(ANONYMOUS, method.path, time.monotonic() + 1, method.access)
         self.entered = ANONYMOUS  # the caller with what is held whatever the request is about
         self.task = asyncio.current_task()
@@ -324,48 +313,18 @@ class _Visit:
                 facts={"max_age_s": str(limit_s)},
             )
 
-    @asynccontextmanager
-    async def watched(self, request: Any, ending: asyncio.Timeout) -> AsyncIterator[None]:
-        """A stream goes on while its caller may: it ends, by `ending`, within two seconds of a
-        change, and `fail` tells why."""
+    def watched(self, request: Any, ending: asyncio.Timeout) -> AbstractAsyncContextManager[None]:
+        """A stream goes on while its caller may; `fail` tells why it ended."""
         if self.method.access.public:
-            yield
-            return
-        looking = asyncio.create_task(self._look_again(request, ending))
-        try:
-            yield
-        finally:
-            await cancelled(looking)
-
-    async def _look_again(self, request: Any, ending: asyncio.Timeout) -> None:
-        failed = 0
-        while self.revoked is None:
-            await asyncio.sleep(LOOK_AGAIN_S)
-            try:
-                await self._may_go_on(request)
-                failed = 0
-            except (Exhausted, Unavailable, TimedOut) as fault:
-                failed += 1
-                self.revoked = fault if failed > LOOKS_FAILED_MAX else None
-            except Exception as error:
-                self.revoked = error
-        if not ending.expired():
-            ending.reschedule(asyncio.get_running_loop().time())
-
-    async def _may_go_on(self, request: Any) -> None:
-        entered, gate = self.entered, self.gate
-        caller = await gate.authenticate_again(self.call)
-        about = None if hasattr(request, "__aiter__") else request
-        now = replace(self.call, caller=caller)
-        await gate.authorize(now, self.method.access.permission, about)
-        # Handlers ask once, when they begin, what the caller may see: with less, begin again.
-        is_other = (caller.role, caller.is_operator) != (entered.role, entered.is_operator)
-        if is_other or not caller.permissions >= entered.permissions:
-            raise Conflict(
-                "ACCESS_CHANGED",
-                "What the caller may do has changed since this stream was opened; open it again.",
-                retry_after_s=0.1,
-            )
+            return nullcontext()
+        self.watch = StreamWatch(
+            self.call,
+            self.entered,
+            None if hasattr(request, "__aiter__") else request,
+            self.gate.authenticate_again,
+            self.gate.authorize,
+        )
+        return self.watch.until_revoked(ending)
 
     def checked(self, request: Any) -> Any:
         """The request, validated; of a stream, each message when it is read."""
@@ -392,8 +351,8 @@ class _Visit:
             case asyncio.CancelledError():
                 self.code = "CANCELLED"
                 raise error
-            case TimeoutError() if self.revoked is not None:
-                await self.fail(self.revoked)
+            case TimeoutError() if self.watch is not None and self.watch.revoked is not None:
+                await self.fail(self.watch.revoked)
             case TimeoutError():
                 fault = TimedOut(
                     "DEADLINE_TOO_SHORT", "The deadline passed before the work was done."
@@ -409,7 +368,7 @@ class _Visit:
         status = status_of(fault, self.call.correlation_id)
         trailing = (("x-correlation-id", self.call.correlation_id),)
         self.context.set_trailing_metadata(trailing)
-        await self.context.abort_with_status(_with_trailing(status, trailing))
+        await self.context.abort_with_status(with_trailing(status, trailing))
 
     def _is_worth_recording(self, fault: Fault) -> bool:
         """Refused changes belong into the audit log, but nobody may fill it from outside: what is
@@ -471,58 +430,3 @@ def _field_path(path: Any) -> str:
             text += f"[{subscript.value}]"
         parts.append(text)
     return ".".join(parts)
-
-
-def status_of(fault: Fault, correlation_id: str) -> grpc.Status:
-    """The fault as google.rpc.Status: one ErrorInfo, and BadRequest, RetryInfo, QuotaFailure or
-    PreconditionFailure where they fit."""
-    details: list[Any] = [
-        error_details_pb2.ErrorInfo(
-            reason=fault.reason,
-            domain="chimera",
-            metadata={**fault.facts, "correlation_id": correlation_id},
-        )
-    ]
-    if fault.violations:
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=v.field, description=v.message, reason=v.reason
-                    )
-                    for v in fault.violations
-                ]
-            )
-        )
-    if fault.code == "FAILED_PRECONDITION":
-        violation = error_details_pb2.PreconditionFailure.Violation(
-            type=fault.reason, description=fault.message
-        )
-        details.append(error_details_pb2.PreconditionFailure(violations=[violation]))
-    if isinstance(fault, Exhausted):
-        quota = error_details_pb2.QuotaFailure.Violation(
-            subject=fault.facts.get("subject", fault.reason), description=fault.message
-        )
-        details.append(error_details_pb2.QuotaFailure(violations=[quota]))
-    if fault.retry_after_s is not None:
-        delay = duration_pb2.Duration()
-        delay.FromNanoseconds(int(fault.retry_after_s * 1e9))
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    packed = []
-    for detail in details:
-        item = any_pb2.Any()
-        item.Pack(detail)
-        packed.append(item)
-    code = code_pb2.Code.Value(fault.code)
-    message = status_pb2.Status(code=code, message=fault.message, details=packed)
-    status: grpc.Status = rpc_status.to_status(message)
-    return status
-
-
-class _Status(grpc.Status):
-    def __init__(self, code: Any, details: str, trailing_metadata: Any) -> None:
-        self.code, self.details, self.trailing_metadata = code, details, trailing_metadata
-
-
-def _with_trailing(status: Any, extra: tuple[tuple[str, str], ...]) -> _Status:
-    return _Status(status.code, status.details, (*status.trailing_metadata, *extra))

@@ -19,8 +19,9 @@ import orjson
 import structlog
 
 from chimera.call import NOBODY, Call
-from chimera.db import Database, Nothing, Tx, sql
+from chimera.db import Nothing, Tx, sql
 from chimera.faults import Fault
+from chimera.pools import Database
 from chimera.providers.homes import FILE, SERVICE, Homes, Version
 from chimera.providers.kms_keys import KmsKeys, key_service_of
 from chimera.providers.local_keys import LocalKeyFile

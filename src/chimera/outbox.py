@@ -14,8 +14,9 @@ from typing import Any
 import orjson
 
 from chimera.call import Call
-from chimera.db import Database, Nothing, Tx, sql
+from chimera.db import Nothing, Tx, sql
 from chimera.ids import new_id
+from chimera.pools import Database
 
 RING_AGAIN_S = 60
 

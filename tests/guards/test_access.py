@@ -29,6 +29,7 @@ from chimera.v1.providers_pb2 import Price
 from chimera.v1.schedules_pb2 import Cron
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage
 from tests.support.campaigns import assistant_models, launched, secret_plan, secret_template
+from tests.support.stack import settings_with
 from tests.support.world import World
 
 FILE = Path(__file__).parents[1] / "access.txt"
@@ -281,7 +282,7 @@ async def audience(world: World, stack: StackUrls) -> Audience:
 
 @pytest.fixture
 def settings(settings: Settings, clickhouse_url: str) -> Settings:
-    return Settings.model_validate({**settings.model_dump(), "clickhouse_url": clickhouse_url})
+    return settings_with(settings, clickhouse_url=clickhouse_url)
 
 
 async def test_access_txt_is_what_the_server_answers(

@@ -25,6 +25,7 @@ from chimera.v1.identity_pb2 import Role
 from chimera.v1.options_pb2 import Permission
 from tests.guards.test_access import METHODS, answer_of
 from tests.support.processes import eventually
+from tests.support.stack import settings_with
 from tests.support.world import Organisation, Person, World
 
 CUSTOM = frozenset(
@@ -39,7 +40,7 @@ CUSTOM = frozenset(
 
 @pytest.fixture
 def settings(settings: Settings, clickhouse_url: str) -> Settings:
-    return Settings.model_validate({**settings.model_dump(), "clickhouse_url": clickhouse_url})
+    return settings_with(settings, clickhouse_url=clickhouse_url)
 
 
 def holding(permissions: frozenset[int]) -> Callable[[Method], str]:

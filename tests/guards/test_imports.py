@@ -59,11 +59,12 @@ GROUND_ARROWS: dict[str, set[str]] = {
 }
 # Only these speak gRPC on the server's side; everybody else raises faults and yields messages.
 GRPC = {
-    "chimera.gate", "chimera.server", "chimera.certificates",
+    "chimera.gate", "chimera.status", "chimera.server", "chimera.certificates",
     "chimera.audit.witness_rpc",  # a program of its own, and how the sealer asks it
 }  # fmt: skip
+THE_GATE = {"chimera.gate", "chimera.status", "chimera.server"}
 # Only these open connections or read rows; operations may catch errors.
-PSYCOPG = {"chimera.db", "chimera.roundtrip", "chimera.rows"}
+PSYCOPG = {"chimera.db", "chimera.pools", "chimera.roundtrip", "chimera.rows"}
 # Programs of their own beside server and workers: they use the public API or start things.
 PROGRAMS = (
     "chimera.cli",
@@ -134,7 +135,7 @@ def refusal(module: str, target: str, name: str) -> str:
         return "a service is called over gRPC only: import the operations"
     if within(target, "workers") and not within(module, "workers"):
         return "workers call operations, not the other way round"
-    if within(target, "chimera.gate", "chimera.server") and module != "chimera.server":
+    if within(target, *THE_GATE) and module not in THE_GATE:
         return "nothing below the gate knows of it: raise a fault"
     if within(target, "grpc", "grpc_status") and module not in GRPC:
         return "only the gate speaks gRPC: raise a fault, yield a message"

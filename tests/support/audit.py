@@ -16,8 +16,8 @@ from chimera.audit.report import Report
 from chimera.audit.sealer import Sealer
 from chimera.call import Call, Caller
 from chimera.core import Core, open_core, open_database
-from chimera.db import Database
 from chimera.ids import new_id
+from chimera.pools import Database
 from chimera.settings import Settings
 
 PROTECTED = ("events", "leaves", "nodes", "checkpoints", "cosignatures")

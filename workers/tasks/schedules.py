@@ -19,8 +19,8 @@ from chimera.campaigns.schedules.due import (
     settle_over,
 )
 from chimera.core import Core, open_database
-from chimera.db import Database
 from chimera.faults import Fault
+from chimera.pools import Database
 from chimera.v1.options_pb2 import Permission
 
 log = structlog.get_logger("chimera.schedules")
@@ -64,7 +64,7 @@ async def _launch(core: Core, people: Database, due: Due) -> None:
         )
         call = Call(caller, "launch_scheduled", time.monotonic() + LAUNCH_S)
         async with people.begin(call) as tx:
-            run_id = await launch_due(tx, due, core.settings)
+            run_id = await launch_due(tx, due, core.settings, core.row_seals)
     except Fault as fault:
         if isinstance(fault, PASSING) or fault.reason == "SERVER_BUSY":
             log.warning("schedule.waits", reason=fault.reason, **facts)

@@ -9,12 +9,13 @@ from typing import Any
 from google.protobuf import descriptor_pool
 
 from chimera.call import Call, Caller
-from chimera.db import Database, Tx, sql
+from chimera.db import Tx, sql
 from chimera.faults import Denied, Invalid, NotFound, Violation
 from chimera.identity.authentication import is_creating
 from chimera.identity.decisions import Circumstances, Decision, Held, Thing, decide
 from chimera.identity.roles import holdings_of, scope_numbers
 from chimera.identity.things import find_thing, nouns_of
+from chimera.pools import Database
 from chimera.v1 import options_pb2
 from chimera.v1.access_pb2 import ExplainAccessRequest, ExplainAccessResponse, GrantVerdict
 from chimera.v1.options_pb2 import Access, Permission

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 from chimera.access.explaining import FIND_KEY, FIND_PERSON, held_of
 from chimera.call import Call, Caller
-from chimera.db import Database
 from chimera.faults import Denied
 from chimera.identity.decisions import Circumstances, decide
 from chimera.identity.things import find_thing
+from chimera.pools import Database
 from chimera.v1.options_pb2 import Permission
 
 

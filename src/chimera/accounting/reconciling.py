@@ -18,7 +18,8 @@ import structlog
 
 from chimera import metrics
 from chimera.call import Call
-from chimera.db import Database, Statement, Tx, sql
+from chimera.db import Statement, Tx, sql
+from chimera.pools import Database
 from chimera.v1.usage_pb2 import Discrepancy
 
 log = structlog.get_logger("chimera.reconcile")

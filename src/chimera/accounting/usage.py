@@ -13,7 +13,8 @@ import structlog
 
 from chimera import metrics
 from chimera.call import Call
-from chimera.db import Database, Nothing, sql
+from chimera.db import Nothing, sql
+from chimera.pools import Database
 from chimera.providers.key_usage import add_ledger
 
 log = structlog.get_logger("chimera.usage")

@@ -14,7 +14,8 @@ from chimera.audit.leaf import GENESIS
 from chimera.audit.operations import find_checkpoint
 from chimera.audit.report import Verdict
 from chimera.call import Call
-from chimera.db import Database, sql
+from chimera.db import sql
+from chimera.pools import Database
 from chimera.v1.audit_pb2 import VerifyAuditLogResponse
 from chimera.v1.options_pb2 import Access
 

@@ -31,7 +31,8 @@ from chimera.audit.report import Report, Verdict
 from chimera.audit.verify import verify_bundle
 from chimera.call import Call
 from chimera.core import Core, open_database
-from chimera.db import Database, Nothing, sql
+from chimera.db import Nothing, sql
+from chimera.pools import Database
 
 log = structlog.get_logger("chimera.audit")
 

@@ -24,7 +24,8 @@ from chimera.audit.note import Checkpoint, Note
 from chimera.audit.operations import LogDamaged, get_checkpoint
 from chimera.audit.recording import record
 from chimera.call import Call
-from chimera.db import Database, sql
+from chimera.db import sql
+from chimera.pools import Database
 from chimera.v1.options_pb2 import Access
 
 PAGE_LEAVES = 500

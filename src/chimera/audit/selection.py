@@ -14,7 +14,8 @@ from chimera.audit.export import line_of
 from chimera.audit.note import Checkpoint, Note
 from chimera.audit.operations import get_checkpoint, read_nodes
 from chimera.call import Call
-from chimera.db import Database, sql
+from chimera.db import sql
+from chimera.pools import Database
 
 PAGE_EVENTS = 200
 

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 from chimera.background import cancelled
 from chimera.call import ANONYMOUS, Call, Caller
 from chimera.core import Core
-from chimera.db import Database, Row, Statement, sql
+from chimera.db import Row, Statement, sql
 from chimera.faults import Denied, Unauthenticated
 from chimera.identity.api_keys import ParsedKey, key_environment, parse_key
 from chimera.identity.decisions import (
@@ -38,6 +38,7 @@ from chimera.identity.things import find_thing, named_in
 from chimera.identity.tokens import Claims, Tokens, check_not_expired, hash_of
 from chimera.identity.usage import Usage
 from chimera.ids import made_at
+from chimera.pools import Database
 from chimera.v1.options_pb2 import Permission
 
 Value = TypeVar("Value")

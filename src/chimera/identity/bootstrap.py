@@ -18,15 +18,17 @@ from pydantic import SecretStr
 from chimera.audit import recording
 from chimera.audit.leaf import Kind, Severity
 from chimera.call import Call, Caller
-from chimera.db import Database, Nothing, Tx, sql, violated
+from chimera.db import Nothing, Tx, sql, violated
 from chimera.faults import AlreadyExists, Invalid, Violation
 from chimera.identity.api_keys import DAYS_DEFAULT, insert_api_key, key_environment
 from chimera.identity.passwords import Hasher, check_password
 from chimera.identity.users import INSERT_MEMBERSHIP, normal_login, taken
 from chimera.ids import new_id
 from chimera.keyring import open_master_keys
+from chimera.pools import Database
 from chimera.settings import Settings
 from chimera.v1.identity_pb2 import CreateUserRequest, Role
+from chimera.validation import validator
 
 NAME_CHARACTERS_MAX = 200
 
@@ -112,12 +114,10 @@ async def bootstrap(
 
 
 def _check(request: CreateUserRequest, name: str) -> None:
-    from protovalidate import Validator
-
     check_password(request.password, names=(request.email, request.username))
     found = [
         Violation(_field_name(v.proto.field), v.proto.message, v.proto.rule_id)
-        for v in Validator().collect_violations(request)
+        for v in validator().collect_violations(request)
     ]
     if not 1 <= len(name) <= NAME_CHARACTERS_MAX:
         found.append(Violation("organisation", f"must have 1 to {NAME_CHARACTERS_MAX} characters"))

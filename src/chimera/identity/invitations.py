@@ -16,7 +16,7 @@ from chimera import mail
 from chimera.audit.leaf import Kind, Severity
 from chimera.audit.recording import record
 from chimera.call import ANONYMOUS, Call
-from chimera.db import Database, Nothing, Tx, sql
+from chimera.db import Nothing, Tx, sql
 from chimera.faults import AlreadyExists, Invalid, NotFound, Violation
 from chimera.identity.calls import as_caller
 from chimera.identity.organisations import LIST_OWN
@@ -24,6 +24,7 @@ from chimera.identity.tokens import hash_of
 from chimera.identity.users import INSERT_MEMBERSHIP, check_may_grant, get_user, normal_login
 from chimera.ids import new_id
 from chimera.paging import Pages
+from chimera.pools import Database
 from chimera.rows import enum_text
 from chimera.v1.organisations_pb2 import (
     CreateInvitationRequest,

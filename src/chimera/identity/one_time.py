@@ -13,10 +13,11 @@ from typing import Any
 import orjson
 
 from chimera.call import ANONYMOUS, Call, Caller
-from chimera.db import Database, Nothing, Tx, sql
+from chimera.db import Nothing, Tx, sql
 from chimera.faults import Invalid
 from chimera.identity.calls import as_caller
 from chimera.identity.tokens import hash_of
+from chimera.pools import Database
 
 PREFIX = "cht_"
 

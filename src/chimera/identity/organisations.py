@@ -11,7 +11,7 @@ from chimera.audit.leaf import Kind, Severity
 from chimera.audit.recording import record
 from chimera.call import Call
 from chimera.core import Core
-from chimera.db import Database, Nothing, Tx, sql, violated
+from chimera.db import Nothing, Tx, sql, violated
 from chimera.faults import AlreadyExists, Denied, NotFound, NotReady
 from chimera.identity.calls import as_caller
 from chimera.identity.second_factor import not_enrolled
@@ -24,6 +24,7 @@ from chimera.identity.users import (
     get_user,
 )
 from chimera.ids import new_id
+from chimera.pools import Database
 from chimera.rows import enum_text
 from chimera.updates import checked_paths, must_be_given
 from chimera.v1.identity_pb2 import Organisation, Role, User

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from chimera.call import Call
-from chimera.db import Database, Nothing, Tx, sql
+from chimera.db import Nothing, Tx, sql
 from chimera.faults import Invalid, NotFound, Violation
 from chimera.identity.one_time import spend_others
 from chimera.identity.passwords import (
@@ -20,6 +20,7 @@ from chimera.identity.passwords import (
     check_password,
 )
 from chimera.ids import new_id
+from chimera.pools import Database
 
 # Kept, so that an organisation that begins to ask has something to compare with.
 HISTORY_KEPT = 10

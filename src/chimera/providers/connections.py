@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from chimera.audit.recording import record
 from chimera.call import Call
-from chimera.db import Database, Tx
+from chimera.db import Tx
 from chimera.faults import NotReady, Unavailable
+from chimera.pools import Database
 from chimera.providers.adapters import KEYLESS_TYPES, ProviderError, open_adapter
 from chimera.providers.keys import find_own_key, unsealed
 from chimera.providers.models import registered_names
@@ -74,7 +75,11 @@ async def ask_models(
     async with db.begin(asking) as tx:
         provider = await get_provider(tx, request.provider_id)
         stored = await find_own_key(
-            tx, provider.id, request.provider_key_id, purpose=call.access.audit
+            tx,
+            provider.id,
+            request.provider_key_id,
+            purpose=call.access.audit,
+            base_url=provider.base_url,
         )
     kind = enum_text(provider, "provider_type", provider.provider_type) or ""
     if stored is None and kind not in KEYLESS_TYPES:

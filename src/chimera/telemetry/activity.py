@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from chimera.call import NOBODY, Call
-from chimera.db import Database, sql
+from chimera.db import sql
 from chimera.paging import Pages
+from chimera.pools import Database
 from chimera.telemetry import statements
 from chimera.telemetry.freshness import read_freshness
 from chimera.telemetry.scope import Analytics, scope_of

@@ -6,7 +6,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from chimera.call import Call
-from chimera.db import Database, sql
+from chimera.db import sql
+from chimera.pools import Database
 from chimera.v1.telemetry_pb2 import Freshness
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 from chimera.call import NOBODY, Call
-from chimera.db import Database
 from chimera.faults import Invalid
 from chimera.paging import Pages
+from chimera.pools import Database
 from chimera.rows import decimal_text
 from chimera.telemetry import statements
 from chimera.telemetry.freshness import read_freshness

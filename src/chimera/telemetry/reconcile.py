@@ -23,8 +23,9 @@ from chimera.audit.recording import record
 from chimera.call import NOBODY, Call
 from chimera.clickhouse import ClickHouse
 from chimera.core import Core
-from chimera.db import Database, Nothing, Tx, sql
+from chimera.db import Nothing, Tx, sql
 from chimera.paging import Pages
+from chimera.pools import Database
 from chimera.telemetry import rollups
 from chimera.v1.telemetry_pb2 import (
     ListReconciliationsRequest,

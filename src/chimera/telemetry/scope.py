@@ -18,8 +18,8 @@ from uuid import UUID
 
 from chimera.call import Call
 from chimera.clickhouse import ClickHouse
-from chimera.db import Database
 from chimera.faults import NotFound, Unavailable
+from chimera.pools import Database
 from chimera.settings import Settings
 from chimera.telemetry.intake import visible_campaigns
 from chimera.telemetry.quotas import Quotas

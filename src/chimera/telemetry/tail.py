@@ -17,9 +17,10 @@ import structlog
 
 from chimera.background import cancelled
 from chimera.call import NOBODY, Call
-from chimera.db import Database, sql
+from chimera.db import sql
 from chimera.faults import Fault, Invalid
 from chimera.paging import Pages
+from chimera.pools import Database
 from chimera.telemetry.frozen import BatchBroken, thaw
 from chimera.telemetry.listing import event_message
 from chimera.telemetry.scope import Scope, scope_of

@@ -16,8 +16,8 @@ from typing import IO
 from chimera.audit.leaf import Kind
 from chimera.audit.recording import record
 from chimera.call import Call
-from chimera.db import Database
 from chimera.faults import Invalid, NotFound, Violation
+from chimera.pools import Database
 from chimera.templates.dataset_files import (
     MEMORY_BYTES_MAX,
     BadRow,

@@ -20,6 +20,7 @@ from chimera.identity import signing_keys
 from chimera.identity.signing_keys import NewSigningKey, destroy_retired, rotate_when_due
 from chimera.settings import Settings
 from tests.support.processes import eventually, free_port
+from tests.support.stack import settings_with
 from tests.support.world import Person, Refused, World
 
 METRICS_PORT = free_port()
@@ -27,13 +28,11 @@ METRICS_PORT = free_port()
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return Settings.model_validate(
-        settings.model_dump()
-        | {
-            "metrics_listen": f"127.0.0.1:{METRICS_PORT}",
-            "issuer": "https://chimera.example",
-            "signing_key_lead_s": 1.5,
-        }
+    return settings_with(
+        settings,
+        metrics_listen=f"127.0.0.1:{METRICS_PORT}",
+        issuer="https://chimera.example",
+        signing_key_lead_s=1.5,
     )
 
 

@@ -10,16 +10,16 @@ from typing import Any
 import grpc
 import pytest
 
-from chimera import gate
+from chimera import watching
 from chimera.call import Call, Caller
 from chimera.faults import Exhausted
-from chimera.gate import LOOK_AGAIN_S, LOOKS_FAILED_MAX
 from chimera.identity import tokens
 from chimera.identity.authentication import STREAM_STATE_AGE_S
 from chimera.identity.endings import STATE_AGE_S
 from chimera.v1.identity_pb2 import ROLE_USER
 from chimera.v1.options_pb2 import PERMISSION_AUDIT_READ, PERMISSION_TELEMETRY_WRITE
 from chimera.v1.telemetry_pb2 import UploadEventsRequest
+from chimera.watching import LOOK_AGAIN_S, LOOKS_FAILED_MAX
 from tests.support.processes import eventually
 from tests.support.world import Organisation, Person, Refused, World
 
@@ -27,7 +27,7 @@ from tests.support.world import Organisation, Person, Refused, World
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked often whether a stream may go on, so that nobody waits for the next time."""
-    monkeypatch.setattr(gate, "LOOK_AGAIN_S", 0.02)
+    monkeypatch.setattr(watching, "LOOK_AGAIN_S", 0.02)
 
 
 async def opened(stream: Any) -> Any:
@@ -134,7 +134,6 @@ async def test_five_minutes_do_not_end_a_stream(
     """The access token is over and opens nothing new; the session goes on, and so does the stream,
     also while the database has no connection to spare for a moment."""
     admin = (await world.organisation("acme")).admin
-    stream = await opened(admin.audit.WatchAuditEvents())
     again, looks = world.server.gate.authenticate_again, 0
     answers = asyncio.Event()
 
@@ -149,6 +148,7 @@ async def test_five_minutes_do_not_end_a_stream(
         return caller
 
     monkeypatch.setattr(world.server.gate, "authenticate_again", counted)
+    stream = await opened(admin.audit.WatchAuditEvents())
     monkeypatch.setattr(tokens, "SKEW_S", -1000)
     with pytest.raises(Refused) as refused:
         await admin.identity.GetMe()

@@ -18,6 +18,7 @@ from chimera.v1.federation_pb2 import SignInProviderKind
 from chimera.v1.identity_pb2 import ROLE_USER, ROLE_VIEWER
 from tests.integration.federation.conftest import linked, signed_in, way_in
 from tests.support.openid import REDIRECT_URI, GitHub, Provider, consent, redirected
+from tests.support.stack import settings_with
 from tests.support.world import PASSWORD, Person, Refused, World
 
 GITHUB = SignInProviderKind.SIGN_IN_PROVIDER_KIND_GITHUB
@@ -250,7 +251,7 @@ async def test_providers_of_the_installation(
         {"name": "corporate", "kind": "oidc", "issuer": hostile.issuer, **common},
         {"name": "google", "kind": "google", **common},
     ]
-    changed = Settings.model_validate({**settings.model_dump(), "sign_in_providers": providers})
+    changed = settings_with(settings, sign_in_providers=providers)
     assert "client-secret" not in repr(changed)
     server = Server(changed)
     await server.start()

@@ -16,6 +16,7 @@ from chimera.providers.adapters import outbound
 from chimera.server import Server
 from chimera.settings import Settings
 from chimera.v1.providers_pb2 import ConnectionOutcome, ProviderType
+from tests.support.stack import settings_with
 from tests.support.world import Organisation, Refused, World
 
 SECRET = "sk-assistant-canary-7d0f3b51c2e94a86"
@@ -296,8 +297,7 @@ def test_base_urls_in_private_networks(url: str, networks: tuple[str, ...], why:
 async def test_a_model_of_ones_own_behind_the_firewall(settings: Settings) -> None:
     """In production, with the network listed: plain http to it is accepted, where it leads decides
     at each call, and everything else is refused as ever."""
-    listed = {**settings.model_dump(), "private_target_networks": ["10.255.0.0/16"]}
-    server = Server(Settings.model_validate(listed))
+    server = Server(settings_with(settings, private_target_networks=["10.255.0.0/16"]))
     await server.start()
     world = World(server, server.settings)
     try:

@@ -22,7 +22,7 @@ from chimera.faults import Unavailable
 from chimera.keyring import follow_versions, sealed_json
 from chimera.providers import kms_keys
 from chimera.providers.homes import Homes
-from chimera.providers.keys import StoredKey, seal_context, take_key, unsealed
+from chimera.providers.keys import StoredKey, seal_context, unsealed
 from chimera.providers.kms_keys import KeyService, KmsKeys, KmsVersion, key_service_of
 from chimera.providers.rotation import rewrap_all
 from chimera.providers.vault import (
@@ -38,8 +38,10 @@ from chimera.providers.vault import (
 from chimera.server import Server
 from chimera.settings import Settings
 from chimera.v1.vault_pb2 import KeyHome, KeyVersionState, RotationState
+from tests.support.keys import taken
 from tests.support.kms import Kms, running_kms
 from tests.support.processes import environment_of
+from tests.support.stack import settings_with
 from tests.support.world import Person, Refused, World
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -184,7 +186,7 @@ def test_settings_that_name_one() -> None:
 
 async def opened(core: Core, org_id: str, key_id: str) -> str:
     async with core.db.begin(Call.by_worker("test", org_id)) as tx:
-        stored = await take_key(tx, key_id, purpose="test")
+        stored = await taken(tx, key_id)
     return await unsealed(core.master, stored)
 
 
@@ -224,9 +226,7 @@ async def test_an_installation_lives_on_a_key_service(
     and retire the first."""
     monkeypatch.setattr("chimera.providers.rotation.FOLLOW_S", -1.0)  # nobody has to be waited for
     first, second = kms.new_key(), kms.new_key()
-    settings = Settings.model_validate(
-        {**settings.model_dump(), "master_key": kms.url(first), "environment": "production"}
-    )
+    settings = settings_with(settings, master_key=kms.url(first), environment="production")
     async with installation(settings) as world:
         acme = await world.organisation("acme")
         root = (await world.organisation("root", operator=True)).admin
@@ -306,9 +306,7 @@ async def test_the_master_key_moves_to_a_service_and_back(
     monkeypatch.setattr("chimera.providers.rotation.FOLLOW_S", -1.0)  # nobody has to be waited for
     monkeypatch.setattr(kms_keys, "TRIES", 1)
     file, service = KeyHome.KEY_HOME_FILE, KeyHome.KEY_HOME_SERVICE
-    with_service = Settings.model_validate(
-        {**settings.model_dump(), "master_key": kms.url(kms.new_key())}
-    )
+    with_service = settings_with(settings, master_key=kms.url(kms.new_key()))
     async with installation(settings) as world:
         acme = await world.organisation("acme")
         await world.organisation("root", operator=True)
@@ -394,7 +392,7 @@ async def test_a_worker_waits_while_the_service_is_away(
     """Typed as unavailable, so that a run waits and its key is not given up."""
     monkeypatch.setattr(kms_keys, "TRIES", 1)
     key = kms.new_key()
-    settings = Settings.model_validate({**settings.model_dump(), "master_key": kms.url(key)})
+    settings = settings_with(settings, master_key=kms.url(key))
     async with open_core(settings, "worker") as core:
         org_id, key_id, provider_id = (str(uuid4()) for _ in range(3))
         place = seal_context(org_id, key_id, provider_id, 1)

@@ -13,6 +13,7 @@ import pytest
 from chimera.server import Server
 from chimera.settings import Settings
 from tests.integration.server.probe import Probe, install
+from tests.support.stack import settings_with
 from tests.support.world import Organisation, Person, World
 
 
@@ -46,7 +47,7 @@ def serve(settings: Settings, probe: Probe) -> Serve:
 
     @asynccontextmanager
     async def serving(**changes: Any) -> AsyncIterator[Probed]:
-        changed = Settings.model_validate({**settings.model_dump(), **changes})
+        changed = settings_with(settings, **changes)
         server = Server(changed)
         await server.start()
         world = World(server, changed)

@@ -21,6 +21,7 @@ from chimera.settings import Settings
 from tests.integration.server.conftest import Probed, Serve
 from tests.integration.server.probe import rpc, said
 from tests.support.processes import environment_of, free_port, running, until
+from tests.support.stack import settings_with
 from tests.support.world import Refused, World
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -142,7 +143,7 @@ async def test_a_port_in_use_is_an_error_at_start(settings: Settings) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        server = Server(Settings.model_validate({**settings.model_dump(), "listen": listen}))
+        server = Server(settings_with(settings, listen=listen))
         with pytest.raises(RuntimeError, match="bind"):
             await server.start()
         await server.stack.aclose()

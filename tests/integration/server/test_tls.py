@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chimera.server import Server
 from chimera.settings import Settings
+from tests.support.stack import settings_with
 
 
 @dataclass
@@ -96,7 +97,7 @@ def files(tmp_path: Path) -> Files:
 async def serving(settings: Settings, files: Files, **more: Any) -> AsyncIterator[str]:
     """Address of a server with these files."""
     given = {"tls_certificate_file": files.certificate, "tls_key_file": files.key, **more}
-    server = Server(Settings.model_validate({**settings.model_dump(), **given}))
+    server = Server(settings_with(settings, **given))
     await server.start()
     try:
         yield f"127.0.0.1:{server.port}"

@@ -14,7 +14,8 @@ from chimera.accounting.windows import Purse, Settled, move
 from chimera.call import Call
 from chimera.campaigns.conversations.turns import Ask, Turn
 from chimera.campaigns.engine.seats import load_turns, move_seats
-from chimera.db import Database, Nothing, Statement, Tx, sql
+from chimera.db import Nothing, Statement, Tx, sql
+from chimera.pools import Database
 
 # After this many losses with a cell in flight it is sent alone, and after one more it is parked:
 # a cell that kills its worker must not be mistaken for those that happened to fly with it.

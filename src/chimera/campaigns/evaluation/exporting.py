@@ -18,7 +18,8 @@ from chimera.audit import recording
 from chimera.audit.leaf import Kind
 from chimera.call import Call
 from chimera.campaigns.runs import get_run
-from chimera.db import Database, sql
+from chimera.db import sql
+from chimera.pools import Database
 from chimera.rows import decimal_text
 from chimera.v1.evaluation_pb2 import ExportFormat, ExportResultsRequest
 from chimera.v1.options_pb2 import Access

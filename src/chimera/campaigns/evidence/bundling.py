@@ -17,7 +17,8 @@ from chimera.audit.selection import select_lines
 from chimera.call import Call
 from chimera.campaigns.evidence.digest import DIGESTED, DIGESTED_OF_TURN, LATER
 from chimera.campaigns.runs import get_run
-from chimera.db import Database, sql
+from chimera.db import sql
+from chimera.pools import Database
 from chimera.rows import decimal_text
 from chimera.v1.campaigns_pb2 import Run
 from chimera.v1.options_pb2 import Access
