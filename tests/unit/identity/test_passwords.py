@@ -23,13 +23,21 @@ def hasher() -> Hasher:
     return Hasher(Settings(argon2_queue=2))
 
 
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+class Gate(threading.Event):
     """Verifications hang until it is set."""
-    opened = threading.Event()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    opened = Gate()
     verify = passwords._verify
 
     def held(stored: str, password: str) -> bool:
+        opened.begun.set()
         opened.wait(30)
         return verify(stored, password)
 
@@ -143,13 +151,14 @@ def test_parameters_that_lock_everyone_out_stop_the_start(beyond: dict[str, int]
         Hasher(Settings.model_validate(beyond))
 
 
-async def test_who_gives_up_waiting_frees_no_place(hasher: Hasher, gate: threading.Event) -> None:
+async def test_who_gives_up_waiting_frees_no_place(hasher: Hasher, gate: Gate) -> None:
     """Cancelled requests leave their running hash behind: the queue stays full until it ends."""
     waiting = [asyncio.create_task(hasher.verify(None, GOOD)) for _ in range(hasher.places)]
     await asyncio.sleep(0)
     with pytest.raises(Exhausted) as refused:
         await hasher.verify(None, GOOD)
     assert refused.value.reason == "SERVER_BUSY"
+    await asyncio.to_thread(gate.begun.wait)
     running = hasher.places - 2
     for task in waiting[:running]:
         task.cancel()
