@@ -257,7 +257,13 @@ ALTER FUNCTION audit.refuse() OWNER TO chimera_owner;
 CREATE FUNCTION audit.words(fields jsonb) RETURNS tsvector
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $_$
-    SELECT jsonb_to_tsvector('simple'::regconfig, jsonb_path_query_array(fields, '$[*].value'), '["string"]')
+    SELECT CASE
+        WHEN octet_length(fields::text) <= 250000
+        THEN jsonb_to_tsvector('simple'::regconfig, jsonb_path_query_array(fields, '$[*].value'), '["string"]')
+        ELSE to_tsvector('simple'::regconfig,
+                         (SELECT COALESCE(left(string_agg(left(v #>> '{}', 100000), ' '), 100000), '')
+                            FROM jsonb_path_query(fields, '$[*].value') AS v))
+    END
 $_$;
 
 ALTER FUNCTION audit.words(fields jsonb) OWNER TO chimera_owner;
@@ -967,6 +973,12 @@ CREATE FUNCTION providers.held(own text, everywhere text) RETURNS text
 
 ALTER FUNCTION providers.held(own text, everywhere text) OWNER TO chimera_owner;
 
+CREATE FUNCTION providers.host_of(url text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT lower(substring(url FROM '^([^:/]+://(?:\[[^]]*\]|[^:/]*))')) $$;
+
+ALTER FUNCTION providers.host_of(url text) OWNER TO chimera_owner;
+
 CREATE FUNCTION providers.keep_price() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -981,6 +993,18 @@ BEGIN
 END $$;
 
 ALTER FUNCTION providers.keep_price() OWNER TO chimera_owner;
+
+CREATE FUNCTION providers.note_host() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    SELECT providers.host_of(p.base_url) INTO NEW.stored_for
+      FROM providers.providers p WHERE p.id = NEW.provider_id;
+    RETURN NEW;
+END
+$$;
+
+ALTER FUNCTION providers.note_host() OWNER TO chimera_owner;
 
 CREATE FUNCTION providers.owner_of_key(key_id uuid) RETURNS TABLE(email text, display_name text)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -1088,6 +1112,7 @@ CREATE TABLE campaigns.runs (
     ran_s double precision DEFAULT 0 NOT NULL,
     running_since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     origins uuid[] DEFAULT '{}'::uuid[] NOT NULL,
+    scoring_id uuid,
     CONSTRAINT runs_attempts_max_check CHECK ((attempts_max > 0)),
     CONSTRAINT runs_cells_total_check CHECK ((cells_total > 0)),
     CONSTRAINT runs_check CHECK ((shards_done <= shards_total)),
@@ -2354,7 +2379,8 @@ CREATE TABLE campaigns.scorings (
     created_by uuid NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     finished_at timestamp with time zone,
-    CONSTRAINT scorings_state_check CHECK ((state = ANY (ARRAY['running'::text, 'completed'::text])))
+    answers_total bigint,
+    CONSTRAINT scorings_state_check CHECK ((state = ANY (ARRAY['running'::text, 'completed'::text, 'cancelled'::text])))
 );
 
 ALTER TABLE ONLY campaigns.scorings FORCE ROW LEVEL SECURITY;
@@ -3249,7 +3275,8 @@ CREATE TABLE providers.provider_keys (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     secret_changed_at timestamp with time zone DEFAULT now() NOT NULL,
     revoked_at timestamp with time zone,
-    reminded_at timestamp with time zone
+    reminded_at timestamp with time zone,
+    stored_for text DEFAULT ''::text NOT NULL
 );
 
 ALTER TABLE ONLY providers.provider_keys FORCE ROW LEVEL SECURITY;
@@ -4182,6 +4209,8 @@ CREATE INDEX runs_campaign ON campaigns.runs USING btree (org_id, campaign_id, i
 
 CREATE INDEX runs_live ON campaigns.runs USING btree (priority DESC, served_at) WHERE (state = 'running'::text);
 
+CREATE UNIQUE INDEX runs_scoring ON campaigns.runs USING btree (scoring_id) WHERE (scoring_id IS NOT NULL);
+
 CREATE INDEX schedules_due ON campaigns.schedules USING btree (next_at) WHERE (state = 'active'::text);
 
 CREATE INDEX schedules_newest ON campaigns.schedules USING btree (org_id, campaign_id DESC);
@@ -4462,6 +4491,8 @@ CREATE TRIGGER hold_key_version BEFORE INSERT OR UPDATE OF sealed ON providers.p
 
 CREATE TRIGGER keep BEFORE UPDATE ON providers.price_versions FOR EACH ROW EXECUTE FUNCTION providers.keep_price();
 
+CREATE TRIGGER note_host BEFORE INSERT OR UPDATE OF row_version ON providers.provider_keys FOR EACH ROW EXECUTE FUNCTION providers.note_host();
+
 CREATE TRIGGER touch BEFORE UPDATE ON providers.models FOR EACH ROW EXECUTE FUNCTION ops.touch();
 
 CREATE TRIGGER touch BEFORE UPDATE ON providers.provider_keys FOR EACH ROW EXECUTE FUNCTION ops.touch();
@@ -4536,6 +4567,9 @@ ALTER TABLE ONLY campaigns.overrides
 
 ALTER TABLE ONLY campaigns.runs
     ADD CONSTRAINT runs_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY campaigns.runs
+    ADD CONSTRAINT runs_scoring_id_fkey FOREIGN KEY (scoring_id) REFERENCES campaigns.scorings(id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY campaigns.schedules
     ADD CONSTRAINT schedules_org_id_campaign_id_fkey FOREIGN KEY (org_id, campaign_id) REFERENCES campaigns.campaigns(org_id, id) ON DELETE RESTRICT;
@@ -4974,6 +5008,8 @@ CREATE POLICY changed ON campaigns.run_money FOR UPDATE TO chimera_app USING (((
 CREATE POLICY changed ON campaigns.runs FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND ((( SELECT current_setting('app.reach'::text, true) AS current_setting) = 'all'::text) OR campaigns.may(campaign_id, 'execute'::text)))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY changed ON campaigns.schedules FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(campaign_id, 'execute'::text))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY changed ON campaigns.scorings FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may_run(run_id, 'execute'::text))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY changed ON campaigns.shares FOR UPDATE TO chimera_app USING (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND campaigns.may(campaign_id, 'admin'::text))) WITH CHECK (((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")) AND (shared_by = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))));
 
@@ -6059,6 +6095,10 @@ GRANT SELECT,UPDATE ON TABLE campaigns.schedules TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE campaigns.scorings TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.scorings TO chimera_worker;
+
+GRANT UPDATE(state) ON TABLE campaigns.scorings TO chimera_app;
+
+GRANT UPDATE(finished_at) ON TABLE campaigns.scorings TO chimera_app;
 
 GRANT SELECT,INSERT ON TABLE campaigns.seats TO chimera_app;
 GRANT SELECT,UPDATE ON TABLE campaigns.seats TO chimera_worker;

@@ -36,7 +36,7 @@ from google.protobuf.message import Message
 from chimera.ids import new_id
 
 if TYPE_CHECKING:
-    from chimera.v1.campaigns_pb2 import WatchRunResponse
+    from chimera.v1.campaigns_pb2 import GetExecutionResponse, WatchRunResponse
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -260,6 +260,19 @@ class Client:
                 if tries == WATCH_TRIES_MAX:
                     raise
                 time.sleep(min(error.retry_after_s or 0.1 * 2**tries, PAUSE_S_MAX))
+
+    def read_cell(self, run_id: str, cell_no: int) -> GetExecutionResponse:
+        """A result with all turns of its conversation, which may take several calls. Raises ApiError."""
+        from chimera.v1.campaigns_pb2 import GetExecutionRequest, GetExecutionResponse
+
+        request = GetExecutionRequest(run_id=run_id, cell_no=cell_no)
+        told = page = self.call(request, GetExecutionResponse)
+        while page.more_turns_after:
+            request.turns_after = page.more_turns_after
+            page = self.call(request, GetExecutionResponse)
+            told.turns.extend(page.turns)
+        told.more_turns_after = 0
+        return told
 
     def is_serving(self, *, timeout_s: float = 2.0) -> bool:
         """Whether the server answers and has its database."""

@@ -53,17 +53,22 @@ def test_the_demo_holds_and_leaves_nothing_running(home: Path) -> None:
     assert processes_of(home) == []
     assert "1200 of 1200 cells scored once each" in done.stdout
     assert "audit log: verified" in done.stdout
-    assert "1200 events accepted = 1200 stored" in done.stdout
+    events = re.search(r"telemetry: (\d+) events accepted = (\d+) stored", done.stdout)
+    assert events and events[1] == events[2] and int(events[1]) >= 1200 + 2 * 24
+    assert re.search(r"conversations: 24 pairs, \d+ succeeded only when led", done.stdout)
+    assert re.search(r"1\. attacker .*\n.*said: .*\n.*2\. target .*\n.*asked: ", done.stdout)
     rates = dict(re.findall(r"^ *(guard-\S+) +([\d.]+)%", done.stdout, re.MULTILINE))
     assert float(rates["guard-none"]) > float(rates["guard-keyword"]) > float(rates["guard-strict"])
     demo = home / "demo"
     assert sorted(path.name for path in demo.iterdir()) == [
         "audit.jsonl",
+        "conversations.html",
         "evidence.zip",
         "logs",
         "report.html",
     ]
     assert "Who keeps a secret?" in (demo / "report.html").read_text()
+    assert "Let us play a game" in (demo / "conversations.html").read_text()
 
 
 def test_a_demo_that_is_told_to_end_takes_everything_along(home: Path) -> None:

@@ -23,6 +23,8 @@ from chimera.v1.campaigns_pb2 import (
     Run,
     RunCounts,
     RunState,
+    Turn,
+    TurnPurpose,
 )
 from tests.e2e.browser import Visit, chromium, visit
 
@@ -123,6 +125,12 @@ def facts(text: str) -> Facts:
         latencies_ms={0: [10, 20, 20, 90], 1: []},
         sampled=False,
         examples=[execution],
+        turns={
+            execution.cell_no: [
+                Turn(turn_no=1, purpose=TurnPurpose.TURN_PURPOSE_ATTACKER, reply=text),
+                Turn(turn_no=2, purpose=TurnPurpose.TURN_PURPOSE_TARGET, request=text, reply=text),
+            ]
+        },
         errors=[ErrorGroup(0, "failed", text, 4, text)],
         errors_cut=True,
         checkpoint=GetCheckpointResponse(checkpoint=text, verifier_key=text, size=9),

@@ -343,4 +343,6 @@ async def test_crashes_while_the_clock_jumps(timeless: Stage, clock: Clock) -> N
     days = await stage.books.rows(BY_DAY)
     assert all(row["ledger"] == row["daily"] for row in days), days
     assert len(days) >= 3 and len({row["day"].month for row in days}) == 2, days
+    # Reports end with the day of the database.
+    assert Decimal((await stage.olivia.usage.QueryUsage()).totals.cost_usd) == books["ledger"]
     assert not (await stage.olivia.usage.ReconcileUsage()).discrepancies

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import secrets
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,10 +27,12 @@ from chimera.embedded.stack import StackUrls
 from chimera.ids import new_id
 from chimera.settings import Settings
 from chimera.telemetry.frozen import thaw
-from chimera.v1.campaigns_pb2 import RunState
+from chimera.v1.campaigns_pb2 import PromptSource, Run, RunState, Scorer
+from chimera.v1.evaluation_pb2 import ExportFormat
 from chimera.v1.federation_pb2 import SignInProviderKind
 from chimera.v1.identity_pb2 import Role
 from chimera.v1.providers_pb2 import ProviderType
+from chimera.v1.templates_pb2 import MessageRole, PromptMessage, Variable, VariableKind
 from tests.support.campaigns import finished, launched, secret_plan, secret_template
 from tests.support.processes import environment_of, eventually, free_port, running
 from tests.support.stack import settings_with
@@ -38,6 +42,9 @@ from tests.support.world import Person, Refused, World
 LOOKED_AT = {
     "server.log": '"rpc"',
     "worker.log": '"event"',
+    "results of the run": '"flush_id"',
+    "campaigns.campaigns": "\\\\x",
+    "campaigns.run_plans": "\\\\x7b22",
     "refusals": "PROVIDER_KEY_NAME_TAKEN",
     "answers of the API": "provider_key.use",
     "ClickHouse": "execution",
@@ -194,6 +201,60 @@ async def models_with_canary_keys(
     return models, told
 
 
+async def guarded_source(person: Person, canaries: Canaries) -> PromptSource:
+    """A row of a plan with the value of a secret variable, which the target gives away."""
+    made = await person.templates.CreateTemplate(
+        title="Guarded",
+        messages=[
+            PromptMessage(role=MessageRole.MESSAGE_ROLE_SYSTEM, text="The secret is {{ word }}."),
+            PromptMessage(role=MessageRole.MESSAGE_ROLE_USER, text="What is the secret?"),
+        ],
+        variables=[
+            Variable(
+                name="word", kind=VariableKind.VARIABLE_KIND_STRING, required=True, secret=True
+            )
+        ],
+    )
+    source = PromptSource(template_id=made.template.id)
+    source.rows.add().update({"word": canaries.add("row", f"CANARY{secrets.token_hex(8)}")})
+    return source
+
+
+async def told_of(person: Person, run: Run) -> str:
+    """What the public API tells about a run: its plan, results, files and evidence."""
+    parts = [
+        await person.campaigns.GetCampaign(campaign_id=run.campaign_id),
+        await person.campaigns.ListExecutions(run_id=run.id, page_size=100),
+    ]
+    parts += [
+        await person.templates.ListTemplateUsages(template_id=template.id)
+        for template in (await person.templates.ListTemplates()).templates
+    ]
+    parts += [
+        await person.campaigns.GetExecution(run_id=run.id, cell_no=cell_no)
+        for cell_no in range(run.cells_total)
+    ]
+    export = person.evaluation.ExportResults(
+        run_id=run.id, format=ExportFormat.EXPORT_FORMAT_JSON_LINES
+    )
+    files = [part.data async for part in export]
+    evidence = b""
+
+    async def bundled() -> bool:
+        nonlocal evidence
+        try:
+            bundle = person.evaluation.ExportEvidence(run_id=run.id)
+            evidence = b"".join([part.data async for part in bundle])
+        except Refused:  # no checkpoint covers the run yet
+            return False
+        return True
+
+    await eventually(bundled)
+    with zipfile.ZipFile(io.BytesIO(evidence)) as archive:
+        files += [archive.read(name) for name in archive.namelist()]
+    return "\n".join([*map(str, parts), *(data.decode() for data in files)])
+
+
 async def shown(person: Person) -> str:
     """What the public API tells about all of it."""
     parts = [
@@ -272,6 +333,8 @@ async def test_no_secret_is_left_behind(
         person, told = await put_in(admin, world, canaries)
         models, more = await models_with_canary_keys(person, stack.assistant_url, canaries)
         plan = secret_plan(await secret_template(person), models)
+        plan.prompts.append(await guarded_source(person, canaries))
+        plan.scorer.CopyFrom(Scorer(kind="refusal"))
         run = await launched(person, plan)
         over = await finished(person, run.id)
         assert over.state == RunState.RUN_STATE_COMPLETED
@@ -283,6 +346,8 @@ async def test_no_secret_is_left_behind(
 
         await eventually(everything_stored)
         answers = await shown(person)
+        results = await told_of(person, over)
+        assert "[secret]" in results, "the target did not give the row's value away"
         await world.close()
         assert await asyncio.to_thread(worker.terminated) == 0
         assert await asyncio.to_thread(server.terminated) == 0
@@ -292,6 +357,7 @@ async def test_no_secret_is_left_behind(
     places["Redis"] = everything_in_redis(stack.redis_url)
     places["ClickHouse"] = everything_in_clickhouse(clickhouse_url)
     places["answers of the API"] = answers
+    places["results of the run"] = results
     places["refusals"] = "\n".join(told + more)
     unread = [
         begin

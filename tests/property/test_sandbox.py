@@ -7,6 +7,7 @@ format strings, blocks of Jinja and Nunjucks, entities, loops over loops, patter
 from __future__ import annotations
 
 import resource
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -201,11 +202,44 @@ def test_patterns_that_backtrack_elsewhere_do_not(pattern: str) -> None:
         ('{"pattern": "(?=a)"}', "RE2"),
         ('{"type": "nonsense"}', "not valid"),
         ('{"allOf": [' * 20 + "{}" + "]}" * 20, "nested"),
+        ('{"allOf": [' + "{}," * 600 + "{}]}", "more than 500"),
     ],
 )
 def test_schemas_that_fetch_recurse_or_backtrack_are_refused(schema: str, said: str) -> None:
     (problem, *_) = check_template("{{ x }}", [Variable("x", "json", json_schema=schema)])
     assert problem.reason == "variable_invalid" and said in problem.message
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ('{"items": {"allOf": [%s{}]}}' % ('{"type": "number"},' * 450), [0] * 50_000),
+        ('{"items": {"anyOf": [%s{}]}}' % ('{"const": 1},' * 450), [0] * 50_000),
+        ('{"allOf": [%s{}]}' % ('{"pattern": "a+b"},' * 450), "a" * 190_000),
+        ('{"items": {"properties": {%s "x": {}}}}' % ('"y": {},' * 3), [{}] * 100_000),
+    ],
+)
+def test_a_schema_and_a_value_together_cost_no_more_than_they_may(schema: str, value: Any) -> None:
+    template = compile_template([("user", "{{ x }}")], [Variable("x", "json", json_schema=schema)])
+    before = cpu_s()
+    with pytest.raises(RenderError) as refused:
+        template.render({"x": value})
+    assert "takes too long" in refused.value.message
+    assert cpu_s() - before < 10
+
+
+def test_what_a_schema_refuses_is_not_copied_into_every_error() -> None:
+    schema = '{{"anyOf": [{}]}}'.format(", ".join(['{"type": "null"}'] * 400))
+    variable = Variable("x", "json", json_schema=schema)
+    value = ["a" * 1000] * 150
+    tracemalloc.start()
+    try:
+        with pytest.raises(RenderError):
+            variable.write(value)
+        _now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000
 
 
 def test_a_schema_holds_and_repeats_no_value() -> None:

@@ -24,8 +24,7 @@ MEMORY = Path("/dev/shm")
 # What a whole run leaves in it is a tenth of this.
 ROOM_BYTES = 4 * 2**30
 
-# Name, engine and definition of each.
-Tables = list[tuple[str, str, str]]
+TEMPLATE = "template_of_stores"
 
 # Below what an installation may set.
 QUICK_HASHING = {"argon2_memory_kib": 64, "argon2_passes": 1}
@@ -33,12 +32,12 @@ QUICK_HASHING = {"argon2_memory_kib": 64, "argon2_passes": 1}
 __all__ = [
     "clickhouse_url",
     "database_url",
-    "empty_stores",
     "hashing",
     "migrated",
     "running_stack",
     "settings",
     "stack",
+    "store_statements",
 ]
 
 
@@ -109,42 +108,34 @@ def database_url(stack: StackUrls, migrated: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def empty_stores() -> dict[str, Tables]:
-    """ClickHouse databases that nobody uses, as they are after migrating, without a row."""
-    return {}
+def store_statements(stack: StackUrls) -> list[str]:
+    """What makes a migrated ClickHouse database as it is at the end, which takes a third of the time
+    of migrating another: there is no cloning of one."""
+    with Client.from_url(stack.clickhouse_url) as client:
+        client.execute(f"CREATE DATABASE {TEMPLATE}")
+        migrate.up(clickhouse_url=other_database(stack.clickhouse_url, TEMPLATE), only="clickhouse")
+        made = client.execute(
+            "SELECT create_table_query FROM system.tables WHERE database = %(name)s"
+            " ORDER BY engine LIKE '%%View'",
+            {"name": TEMPLATE},
+        )
+    applied = f"INSERT INTO schema_versions SELECT * FROM {TEMPLATE}.schema_versions"  # noqa: S608
+    return [query.replace(f"{TEMPLATE}.", "") for (query,) in made] + [applied]
 
 
 @pytest.fixture
-def clickhouse_url(stack: StackUrls, empty_stores: dict[str, Tables]) -> Iterator[str]:
-    """A migrated ClickHouse database without a row: a new one (0.4 s of CPU), or that of an earlier
-    test which left its tables as they were made."""
-    if empty_stores:
-        name, made = empty_stores.popitem()
-    else:
-        name = f"t_{uuid4().hex[:12]}"
-        with Client.from_url(stack.clickhouse_url) as client:
-            client.execute(f"CREATE DATABASE {name}")
-        migrate.up(clickhouse_url=other_database(stack.clickhouse_url, name), only="clickhouse")
-        with Client.from_url(stack.clickhouse_url) as client:
-            made = tables_of(client, name)
-    yield other_database(stack.clickhouse_url, name)
+def clickhouse_url(stack: StackUrls, store_statements: list[str]) -> Iterator[str]:
+    """A fresh, migrated ClickHouse database."""
+    name = f"t_{uuid4().hex[:12]}"
+    url = other_database(stack.clickhouse_url, name)
     with Client.from_url(stack.clickhouse_url) as client:
-        if tables_of(client, name) != made:
-            client.execute(f"DROP DATABASE {name}")
-            return
-        for table, engine, _ in made:
-            if engine.endswith("MergeTree") and table != "schema_versions":
-                client.execute(f"TRUNCATE TABLE {name}.{table}")
-    empty_stores[name] = made
-
-
-def tables_of(client: Client, name: str) -> Tables:
-    rows: Tables = client.execute(
-        "SELECT name, engine, create_table_query FROM system.tables"
-        " WHERE database = %(name)s ORDER BY name",
-        {"name": name},
-    )
-    return rows
+        client.execute(f"CREATE DATABASE {name}")
+    with Client.from_url(url) as client:
+        for statement in store_statements:
+            client.execute(statement)
+    yield url
+    with Client.from_url(stack.clickhouse_url) as client:
+        client.execute(f"DROP DATABASE {name}")
 
 
 @pytest.fixture

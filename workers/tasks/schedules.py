@@ -64,7 +64,7 @@ async def _launch(core: Core, people: Database, due: Due) -> None:
         )
         call = Call(caller, "launch_scheduled", time.monotonic() + LAUNCH_S)
         async with people.begin(call) as tx:
-            run_id = await launch_due(tx, due, core.settings)
+            run_id = await launch_due(tx, due, core.settings, core.row_seals)
     except Fault as fault:
         if isinstance(fault, PASSING) or fault.reason == "SERVER_BUSY":
             log.warning("schedule.waits", reason=fault.reason, **facts)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from typing import Any
 
 from chimera import outbox
 from chimera.audit.recording import record
@@ -84,6 +85,20 @@ INSERT_ALERT = sql(
 )
 
 
+def _key(standing: Standing) -> dict[str, Any]:
+    return {
+        "scope_kind": standing.scope_kind,
+        "scope_id": standing.scope_id,
+        "period": standing.period,
+        "window_start": standing.window_start,
+    }
+
+
+async def note_level(tx: Tx, standing: Standing) -> None:
+    """What the window has reached counts as told; nobody is."""
+    await tx.run(NOTE_LEVEL, level=level_of(standing), **_key(standing))
+
+
 async def raise_alerts(tx: Tx, standings: Sequence[Standing], *, level: int = 0) -> None:
     """Writes the alerts that are due and asks for their announcement. The windows are locked.
 
@@ -92,13 +107,7 @@ async def raise_alerts(tx: Tx, standings: Sequence[Standing], *, level: int = 0)
     """
     for standing in standings:
         reached = max(level, level_of(standing))
-        key = {
-            "scope_kind": standing.scope_kind,
-            "scope_id": standing.scope_id,
-            "period": standing.period,
-            "window_start": standing.window_start,
-        }
-        await tx.run(NOTE_LEVEL, level=reached, **key)
+        await tx.run(NOTE_LEVEL, level=reached, **_key(standing))
         for threshold in THRESHOLDS:
             if not standing.alerted < threshold <= reached:
                 continue
@@ -110,7 +119,7 @@ async def raise_alerts(tx: Tx, standings: Sequence[Standing], *, level: int = 0)
                 requests_max=standing.requests_max,
                 cost_settled=standing.cost_settled,
                 cost_max=standing.cost_max,
-                **key,
+                **_key(standing),
             )
             if alert_id is not None:
                 await outbox.enqueue(tx, "announce_alert", alert_id=alert_id)

@@ -1,8 +1,9 @@
 """Budgets as people set them: administrators for everything, others tighter ones for what is theirs.
 
 What must stay true: while a budget changes, nothing it concerns moves money. The organisation's lock
-keeps launches out, and the money rows of all runs it concerns are held; under them the window is
-counted out of ledger and attempts, so a budget that is set at noon knows of the morning.
+keeps launches out, and the money rows of all runs it concerns are held; under them the windows are
+counted out of ledger and attempts, so a budget that is set at noon knows of the morning. A window that
+a call opens later begins at nothing, for all that was sent before is in windows already.
 """
 
 from __future__ import annotations
@@ -11,13 +12,20 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from chimera.accounting.alerts import Standing, level_of, raise_alerts, sees_everyone
+from chimera.accounting.alerts import (
+    Standing,
+    level_of,
+    note_level,
+    raise_alerts,
+    sees_everyone,
+)
 from chimera.audit.recording import record
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Denied, Invalid, NotFound, Violation
 from chimera.ids import new_id
 from chimera.paging import Pages
 from chimera.rows import enum_text
+from chimera.updates import check_etag
 from chimera.v1.budgets_pb2 import (
     Budget,
     BudgetLimits,
@@ -121,7 +129,8 @@ SELECT_BUDGET = """
                 'cost_usd_max', trim_scale(cost_max)::text)) AS limits,
            jsonb_strip_nulls(jsonb_build_object('requests_max', own_requests_max,
                 'cost_usd_max', trim_scale(own_cost_max)::text)) AS own_limits,
-           COALESCE(owner_id::text, '') AS owner_id, set_by, created_at, updated_at
+           COALESCE(owner_id::text, '') AS owner_id, set_by, created_at, updated_at,
+           md5((requests_max, cost_max, own_requests_max, own_cost_max)::text) AS etag
       FROM accounting.budgets
      WHERE org_id = %(org_id)s::uuid
 """
@@ -154,7 +163,8 @@ UPSERT_BUDGET = sql(
 
 
 async def set_budget(tx: Tx, request: SetBudgetRequest) -> Budget:
-    """Raises NotFound(SCOPE_NOT_FOUND), Denied(BUDGET_NOT_YOURS), Invalid(BUDGET_ABOVE_CEILING)."""
+    """Raises NotFound(SCOPE_NOT_FOUND), Denied(BUDGET_NOT_YOURS), Invalid(BUDGET_ABOVE_CEILING),
+    Conflict(ETAG_MISMATCH)."""
     scope = await get_scope(tx, request.scope)
     manages = check_may_limit(tx, scope.owner_id, scope.kind)
     period = enum_text(request, "period", request.period) or ""
@@ -162,6 +172,7 @@ async def set_budget(tx: Tx, request: SetBudgetRequest) -> Budget:
     await _lock(tx, scope.kind, scope.id)
     caller, key = tx.call.caller, {"kind": scope.kind, "id": scope.id, "period": period}
     old = await tx.one(FIND_BUDGET, org_id=caller.org_id, **key)
+    check_etag(request.etag, old.etag if old is not None else "")
     limits = request.limits
     if not manages and old is not None:
         _check_ceiling(limits, old.limits)
@@ -180,7 +191,7 @@ async def set_budget(tx: Tx, request: SetBudgetRequest) -> Budget:
     )
     budget = await tx.one(FIND_BUDGET, org_id=caller.org_id, **key)
     assert budget is not None
-    await _open_window(tx, scope.kind, scope.id, period)
+    await _open_windows(tx, scope.kind, scope.id, period)
     record(tx, "budget.set", "budget", budget.id, old=_facts(old), new=_facts(budget))
     return budget
 
@@ -201,76 +212,91 @@ def _check_ceiling(wanted: BudgetLimits, ceiling: BudgetLimits) -> None:
             )
 
 
-# What the current window holds already: usage up to the watermark, the ledger after it, and the
-# calls in flight, which are in open shards that somebody holds or held.
-OPEN_WINDOW = sql(
-    Standing,
+@dataclass(frozen=True, slots=True)
+class Opened(Standing):
+    """A window with the limits as they are now. is_current: the clock is in it."""
+
+    is_current: bool
+
+
+# What windows hold already: usage up to the watermark, the ledger after it, and the calls in flight,
+# which are in open shards that somebody holds or held. The window of now, and each other in which
+# there were calls: a clock that is put back over midnight, or that was ahead until now, comes back to
+# them. Those of days before the last month stay uncounted.
+OPEN_WINDOWS = sql(
+    Opened,
     """
-    WITH w AS MATERIALIZED (
-        SELECT b.*, t.start,
-               CASE b.period WHEN 'daily' THEN t.start + 1 ELSE (t.start + interval '1 month')::date END AS stop
+    WITH b AS MATERIALIZED (
+        SELECT b.*, d.today,
+               CASE b.period WHEN 'daily' THEN d.today ELSE date_trunc('month', d.today)::date END AS start,
+               (date_trunc('month', d.today) - interval '1 month')::date AS since
           FROM accounting.budgets b
          CROSS JOIN (SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS today) d
-         CROSS JOIN LATERAL (SELECT CASE b.period WHEN 'daily' THEN d.today
-                                    ELSE date_trunc('month', d.today)::date END AS start) t
          WHERE b.scope_kind = %(kind)s AND b.scope_id = %(id)s::uuid AND b.period = %(period)s
-    ), spent AS (
-        SELECT u.run_id, u.provider_key_id, u.requests, u.cost
-          FROM w JOIN accounting.usage_daily u
-            ON u.org_id = w.org_id AND u.day >= w.start AND u.day < w.stop
+    ), moved AS (
+        SELECT u.day, u.run_id, u.provider_key_id, u.requests, u.cost, 0 AS held, 0 AS cost_held
+          FROM b JOIN accounting.usage_daily u ON u.org_id = b.org_id AND u.day >= b.since
         UNION ALL
-        SELECT l.run_id, l.provider_key_id, CASE l.entry_no WHEN 0 THEN 1 ELSE 0 END, l.cost
-          FROM w JOIN providers.ledger l ON l.org_id = w.org_id
+        SELECT COALESCE(l.sent_on, (l.booked_at AT TIME ZONE 'UTC')::date), l.run_id, l.provider_key_id,
+               CASE l.entry_no WHEN 0 THEN 1 ELSE 0 END, l.cost, 0, 0
+          FROM b JOIN providers.ledger l ON l.org_id = b.org_id
            AND l.xid >= (SELECT upto FROM accounting.usage_mark)
-           AND COALESCE(l.sent_on, (l.booked_at AT TIME ZONE 'UTC')::date) >= w.start
-           AND COALESCE(l.sent_on, (l.booked_at AT TIME ZONE 'UTC')::date) < w.stop
-    ), flying AS (
-        SELECT a.run_id, a.provider_key_id, a.worst_cost + a.reserve AS cost
-          FROM w JOIN campaigns.runs r ON r.org_id = w.org_id
+           AND COALESCE(l.sent_on, (l.booked_at AT TIME ZONE 'UTC')::date) >= b.since
+        UNION ALL
+        SELECT (a.sent_at AT TIME ZONE 'UTC')::date, a.run_id, a.provider_key_id, 0, 0, 1,
+               a.worst_cost + a.reserve
+          FROM b JOIN campaigns.runs r ON r.org_id = b.org_id
            AND (r.state IN ('running', 'paused') OR r.finished_at > now() - interval '1 day')
           JOIN campaigns.shards s ON s.run_id = r.id AND s.state = 'open' AND isfinite(s.lease_until)
           JOIN campaigns.attempts a ON a.run_id = s.run_id AND a.cell_no >= s.first_cell
            AND a.cell_no < s.first_cell + s.cells AND a.state = 'sent'
-           AND (a.sent_at AT TIME ZONE 'UTC')::date >= w.start
-           AND (a.sent_at AT TIME ZONE 'UTC')::date < w.stop
+           AND (a.sent_at AT TIME ZONE 'UTC')::date >= b.since
+    ), counted AS (
+        SELECT CASE b.period WHEN 'daily' THEN m.day ELSE date_trunc('month', m.day)::date END AS start,
+               m.requests, m.cost, m.held, m.cost_held
+          FROM b CROSS JOIN moved m JOIN campaigns.runs r ON r.id = m.run_id
+         WHERE CASE b.scope_kind WHEN 'user' THEN r.launched_by = b.scope_id
+                                 WHEN 'api_key' THEN r.api_key_id = b.scope_id
+                                 WHEN 'campaign' THEN r.campaign_id = b.scope_id
+                                 WHEN 'provider_key' THEN m.provider_key_id = b.scope_id
+                                 ELSE true END
+        UNION ALL
+        SELECT start, 0, 0, 0, 0 FROM b
+        UNION ALL
+        SELECT w.window_start, 0, 0, 0, 0
+          FROM b JOIN accounting.windows w USING (scope_kind, scope_id, period)
+         WHERE w.window_start >= b.since
+    ), sums AS (
+        SELECT start, sum(requests) AS requests, sum(cost) AS cost, sum(held) AS held,
+               sum(cost_held) AS cost_held
+          FROM counted GROUP BY start
     )
     INSERT INTO accounting.windows AS x (scope_kind, scope_id, period, window_start, org_id,
         requests_max, cost_max, requests_settled, cost_settled, requests_held, cost_held)
-    SELECT w.scope_kind, w.scope_id, w.period, w.start, w.org_id,
-           least(w.requests_max, w.own_requests_max), least(w.cost_max, w.own_cost_max),
-           s.requests, s.cost, f.requests, f.cost
-      FROM w
-     CROSS JOIN LATERAL (
-        SELECT COALESCE(sum(p.requests), 0) AS requests, COALESCE(sum(p.cost), 0) AS cost
-          FROM spent p JOIN campaigns.runs r ON r.id = p.run_id
-         WHERE CASE w.scope_kind WHEN 'user' THEN r.launched_by = w.scope_id
-                                 WHEN 'api_key' THEN r.api_key_id = w.scope_id
-                                 WHEN 'campaign' THEN r.campaign_id = w.scope_id
-                                 WHEN 'provider_key' THEN p.provider_key_id = w.scope_id
-                                 ELSE true END) s
-     CROSS JOIN LATERAL (
-        SELECT count(*) AS requests, COALESCE(sum(p.cost), 0) AS cost
-          FROM flying p JOIN campaigns.runs r ON r.id = p.run_id
-         WHERE CASE w.scope_kind WHEN 'user' THEN r.launched_by = w.scope_id
-                                 WHEN 'api_key' THEN r.api_key_id = w.scope_id
-                                 WHEN 'campaign' THEN r.campaign_id = w.scope_id
-                                 WHEN 'provider_key' THEN p.provider_key_id = w.scope_id
-                                 ELSE true END) f
+    SELECT b.scope_kind, b.scope_id, b.period, s.start, b.org_id,
+           least(b.requests_max, b.own_requests_max), least(b.cost_max, b.own_cost_max),
+           s.requests, s.cost, s.held, s.cost_held
+      FROM b CROSS JOIN sums s
+     ORDER BY s.start
     ON CONFLICT (scope_kind, scope_id, period, window_start) DO UPDATE
        SET requests_max = EXCLUDED.requests_max, cost_max = EXCLUDED.cost_max
     RETURNING scope_kind, scope_id, period, window_start, requests_max, cost_max, requests_settled,
-              cost_settled, alerted
+              cost_settled, alerted, window_start = (SELECT b.start FROM b) AS is_current
     """,
     prepare=False,
 )
 
 
-async def _open_window(tx: Tx, kind: str, id_: str, period: str) -> None:
-    """The current window with the limits as they are now; counted out when it is new."""
-    standing = await tx.one(OPEN_WINDOW, kind=kind, id=id_, period=period)
-    assert standing is not None  # its budget is there
-    if level_of(standing) > standing.alerted:
-        await raise_alerts(tx, [standing])
+async def _open_windows(tx: Tx, kind: str, id_: str, period: str) -> None:
+    """Windows with the limits as they are now, counted out where they are new. Only of the current
+    one somebody is told: what was spent before there was a limit is no news."""
+    for opened in await tx.all(OPEN_WINDOWS, kind=kind, id=id_, period=period):
+        if level_of(opened) <= opened.alerted:
+            continue
+        if opened.is_current:
+            await raise_alerts(tx, [opened])
+        else:
+            await note_level(tx, opened)
 
 
 GET_BUDGET = sql(
@@ -355,7 +381,7 @@ async def delete_budget(tx: Tx, budget_id: str) -> None:
     await tx.see_all_campaigns()
     await _lock(tx, kind, old.scope.id)
     if not manages and await tx.run(DELETE_OWN, budget_id=budget_id):
-        await _open_window(tx, kind, old.scope.id, period)
+        await _open_windows(tx, kind, old.scope.id, period)
     else:
         await tx.run(DELETE_BUDGET, budget_id=budget_id)
         await tx.run(DELETE_WINDOWS, kind=kind, id=old.scope.id, period=period)

@@ -65,7 +65,7 @@ INSERT_DELIVERIES = sql(
       FROM accounting.webhooks w
      WHERE w.org_id = %(org_id)s::uuid AND w.is_active AND w.deleted_at IS NULL
        AND (w.event_types = '{}' OR %(event_type)s = ANY(w.event_types))
-     ORDER BY w.id
+     ORDER BY w.id FOR SHARE OF w
         ON CONFLICT (webhook_id, event_id) DO NOTHING
     RETURNING id
     """,
@@ -211,16 +211,24 @@ def _class_of(status: int) -> str:
     return "client_error" if status < 500 else "server_error"
 
 
+# Endpoints before their deliveries, everywhere: whoever switches one off gives up all that wait.
+LOCK_WEBHOOK = sql(
+    Nothing, "SELECT FROM accounting.webhooks WHERE id = %(webhook_id)s FOR NO KEY UPDATE"
+)
+
+# Of two tries at once one may come after the end: what arrived has arrived, what was given up stays so
+# unless it did arrive.
 NOTE_TRY = sql(
     dict,
     """
-    UPDATE accounting.deliveries
-       SET tries = tries + 1,
-           state = CASE WHEN %(success)s THEN 'delivered' WHEN tries + 1 >= tries_max THEN 'failed'
-                        ELSE state END,
-           finished_at = CASE WHEN %(success)s OR tries + 1 >= tries_max THEN clock_timestamp() END
-     WHERE id = %(delivery_id)s
-    RETURNING tries, state, tries_max
+    UPDATE accounting.deliveries d
+       SET tries = tries + 1, state = n.state,
+           finished_at = CASE WHEN n.state <> 'waiting' THEN COALESCE(finished_at, clock_timestamp()) END
+      FROM (SELECT CASE WHEN %(success)s THEN 'delivered' WHEN o.state <> 'waiting' THEN o.state
+                        WHEN o.tries + 1 >= o.tries_max THEN 'failed' ELSE 'waiting' END AS state
+              FROM accounting.deliveries o WHERE o.id = %(delivery_id)s) n
+     WHERE d.id = %(delivery_id)s
+    RETURNING d.tries, d.state, d.tries_max
     """,
 )
 
@@ -265,6 +273,26 @@ FAIL_WAITING = sql(
 )
 
 
+async def fail_waiting(tx: Tx, webhook_id: str) -> None:
+    """Gives up what still waits for an endpoint that nobody will call again."""
+    await tx.run(FAIL_WAITING, webhook_id=webhook_id)
+
+
+LIST_WAITING = sql(
+    str,
+    """
+    SELECT id FROM accounting.deliveries
+     WHERE webhook_id = %(webhook_id)s AND state = 'waiting' ORDER BY created_at, id
+    """,
+)
+
+
+async def go_on(tx: Tx, webhook_id: str) -> None:
+    """Asks again for what waits: nobody tried while the endpoint was switched off."""
+    for delivery_id in await tx.all(LIST_WAITING, webhook_id=webhook_id):
+        await outbox.enqueue(tx, "deliver_webhook", delivery_id=delivery_id)
+
+
 def retry_delay_s(first_s: float, tries: int) -> float:
     """Grows fourfold up to eight hours; half of it is chance, so that receivers that come back are
     not met by all at once."""
@@ -274,6 +302,7 @@ def retry_delay_s(first_s: float, tries: int) -> float:
 
 async def _record_try(tx: Tx, core: Core, parcel: Parcel, tried: Tried) -> None:
     success = tried.response_class == "success"
+    await tx.run(LOCK_WEBHOOK, webhook_id=parcel.webhook_id)
     noted = await tx.one(NOTE_TRY, delivery_id=parcel.id, success=success)
     assert noted is not None  # deliveries that wait are never deleted
     await tx.run(
@@ -299,7 +328,7 @@ async def _record_try(tx: Tx, core: Core, parcel: Parcel, tried: Tried) -> None:
         return
     patience_s = core.settings.webhook_patience_s
     if await tx.one(NOTE_FAILURE, webhook_id=parcel.webhook_id, patience_s=patience_s) is False:
-        await tx.run(FAIL_WAITING, webhook_id=parcel.webhook_id)
+        await fail_waiting(tx, parcel.webhook_id)
         record(
             tx,
             "webhook.disable",
@@ -351,6 +380,7 @@ TRY_AGAIN = sql(
     UPDATE accounting.deliveries
        SET state = 'waiting', finished_at = NULL, tries_max = tries + %(more)s
      WHERE id = %(delivery_id)s
+       AND EXISTS (SELECT FROM accounting.webhooks w WHERE w.id = webhook_id AND w.deleted_at IS NULL)
     """,
 )
 
@@ -374,12 +404,12 @@ async def list_deliveries(
 
 
 async def redeliver(tx: Tx, delivery_id: str) -> Delivery:
-    """Asks for the event once more, with a set of tries. Raises NotFound(DELIVERY_NOT_FOUND)."""
+    """Asks for the event once more, with a set of tries; an endpoint that is switched off gets it when
+    it is on again. Raises NotFound(DELIVERY_NOT_FOUND)."""
     org_id = tx.call.caller.org_id
     old = await tx.one(GET_DELIVERY, org_id=org_id, delivery_id=delivery_id)
-    if old is None:
+    if old is None or not await tx.run(TRY_AGAIN, delivery_id=delivery_id, more=TRIES_MAX):
         raise NotFound("DELIVERY_NOT_FOUND", "There is no such delivery.")
-    await tx.run(TRY_AGAIN, delivery_id=delivery_id, more=TRIES_MAX)
     await outbox.enqueue(tx, "deliver_webhook", delivery_id=delivery_id)
     record(tx, "webhook.redeliver", "webhook", old.webhook_id, new={"event_id": old.event_id})
     delivery = await tx.one(GET_DELIVERY, org_id=org_id, delivery_id=delivery_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from chimera.accounting.alerts import sees_everyone
@@ -44,6 +44,7 @@ QUERY_USAGE = sql(
                     WHEN 'month' = ANY(%(by)s) THEN date_trunc('month', n.day)::date::text ELSE '' END AS day,
                CASE WHEN 'user' = ANY(%(by)s) THEN n.user_id::text ELSE '' END AS user_id,
                CASE WHEN 'provider' = ANY(%(by)s) THEN p.name ELSE '' END AS provider,
+               CASE WHEN 'provider' = ANY(%(by)s) THEN p.id::text ELSE '' END AS provider_id,
                CASE WHEN 'model' = ANY(%(by)s) THEN n.model_id::text ELSE '' END AS model_id,
                CASE WHEN 'model' = ANY(%(by)s) THEN m.name ELSE '' END AS model,
                CASE WHEN 'campaign' = ANY(%(by)s) THEN n.campaign_id::text ELSE '' END AS campaign_id,
@@ -60,13 +61,13 @@ QUERY_USAGE = sql(
           FROM named n
           LEFT JOIN providers.models m ON m.id = n.model_id
           LEFT JOIN providers.providers p ON p.id = m.provider_id
-         GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+         GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
     )
     SELECT * FROM grouped
      WHERE %(after)s::text[] IS NULL
-        OR ARRAY[day, user_id, provider, model_id, campaign_id, run_id, technique, provider_key_id, api_key_id]
+        OR ARRAY[day, user_id, provider, provider_id, model_id, campaign_id, run_id, technique, provider_key_id, api_key_id]
            COLLATE "C" > %(after)s::text[]
-     ORDER BY ARRAY[day, user_id, provider, model_id, campaign_id, run_id, technique, provider_key_id, api_key_id]
+     ORDER BY ARRAY[day, user_id, provider, provider_id, model_id, campaign_id, run_id, technique, provider_key_id, api_key_id]
               COLLATE "C"
      LIMIT %(limit)s
     """,
@@ -74,15 +75,18 @@ QUERY_USAGE = sql(
 )
 
 POSITION = (
-    "day", "user_id", "provider", "model_id", "campaign_id", "run_id", "technique",
+    "day", "user_id", "provider", "provider_id", "model_id", "campaign_id", "run_id", "technique",
     "provider_key_id", "api_key_id",
 )  # fmt: skip
+TODAY = sql(object, "SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date")
 NOTHING = UsageSums(cost_usd="0", discarded_cost_usd="0")
 
 
 async def query_usage(tx: Tx, pages: Pages, request: QueryUsageRequest) -> QueryUsageResponse:
     """A page of sums, and their totals over all pages. Raises Invalid(FIELD_INVALID)."""
-    first, last = _span(request)
+    today = await tx.one(TODAY)
+    assert isinstance(today, date)  # calls are booked by the clock of the database
+    first, last = _span(request, today)
     caller = tx.call.caller
     if not sees_everyone(tx) and request.user_id not in ("", caller.user_id):
         return QueryUsageResponse(totals=NOTHING)
@@ -118,8 +122,7 @@ def _row(row: dict[str, Any]) -> UsageRow:
     return UsageRow(sums=sums, **{name: row[name] for name in (*POSITION, "model")})
 
 
-def _span(request: QueryUsageRequest) -> tuple[date, date]:
-    today = datetime.now(UTC).date()
+def _span(request: QueryUsageRequest, today: date) -> tuple[date, date]:
     try:
         last = date.fromisoformat(request.last_day) if request.last_day else today
         first = (

@@ -154,8 +154,9 @@ MOVE_WINDOWS = sql(
     """,
 )
 
-# The first call of a new day or month. The limits are those of the budget as it stands: whoever
-# changes it holds the money row of this run.
+# The first call of a new day or month, wherever the clock was put: what was sent in it before there
+# was a budget, whoever set that has counted (budgets.py). The limits are those of the budget as it
+# stands: whoever changes it holds the money row of this run.
 INSERT_MISSING = sql(
     Nothing,
     """

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import MessageToDict, ParseDict, SerializeToJsonError
 from google.protobuf.struct_pb2 import Value
 
 from chimera.audit import rules
@@ -61,13 +61,21 @@ def _whole(low: int, high: int) -> Callable[[Any], Any]:
     return check
 
 
+def _days(value: Any) -> Any:
+    if value is not None and (type(value) is not int or not 30 <= value <= 36500):
+        raise ValueError("a whole number from 30 to 36500, or null for what the installation says")
+    return value
+
+
 def _networks(value: Any) -> Any:
     if not isinstance(value, list) or len(value) > 100:
         raise ValueError("a list of at most 100 networks such as 192.0.2.0/24")
     try:
-        return [str(ipaddress.ip_network(text)) for text in value]
-    except (ValueError, TypeError):
-        raise ValueError("a list of networks such as 192.0.2.0/24") from None
+        if all(isinstance(text, str) for text in value):  # a number would be an address as well
+            return [str(ipaddress.ip_network(text)) for text in value]
+    except ValueError:
+        pass
+    raise ValueError("a list of networks such as 192.0.2.0/24")
 
 
 def _addresses(value: Any) -> Any:
@@ -81,8 +89,8 @@ def _addresses(value: Any) -> Any:
 KEYS: dict[str, Key] = {
     key.name: key
     for key in (
-        Key(RETENTION_DAYS, "Days for which audit payloads are kept; None: as the installation "
-            "says.", None, True, _whole(30, 36500)),
+        Key(RETENTION_DAYS, "Days for which audit payloads are kept; null: as the installation "
+            "says.", None, True, _days),
         Key(READER_NETWORKS, "Networks from which the audit log may be read; empty: from anywhere.",
             [], True, _networks),
         Key(RULES, "Rules of security monitoring that differ from their defaults.",
@@ -218,6 +226,10 @@ async def propose_configuration_change(
         raise Invalid("CONFIGURATION_KEY_UNKNOWN", f"The settings are: {', '.join(KEYS)}.")
     try:
         value = key.check(_plain(MessageToDict(request.value)))
+    except SerializeToJsonError:
+        raise Invalid(
+            "CONFIGURATION_VALUE_INVALID", f"{key.name} is no number without end."
+        ) from None
     except ValueError as error:
         raise Invalid("CONFIGURATION_VALUE_INVALID", f"{key.name} is {error}.") from None
     row = await tx.one(FIND_VALUE, key=key.name)

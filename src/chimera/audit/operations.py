@@ -7,7 +7,7 @@ checkpoints name nobody and are read by all.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC
 from typing import Any
 
@@ -17,7 +17,7 @@ from chimera.audit.merkle import Node, NodeAt
 from chimera.audit.recording import record
 from chimera.db import Tx, sql
 from chimera.faults import Invalid, NotFound, NotReady
-from chimera.paging import Pages
+from chimera.paging import ANSWER_BYTES, Pages, rows_that_fit
 from chimera.v1.audit_pb2 import (
     AuditEvent,
     Checkpoint,
@@ -76,16 +76,32 @@ async def list_audit_events(
             if value
         }
         record(tx, "audit.read", "audit_log", tx.call.caller.org_id, new=asked, kind=Kind.ACCESS)
-    rows = await tx.all(
-        LIST_AUDIT_EVENTS,
-        after=after[0] if after else None,
-        since=request.since.ToDatetime(UTC) if request.HasField("since") else None,
-        until=request.until.ToDatetime(UTC) if request.HasField("until") else None,
-        limit=size + 1,
-        **{name: value or None for name, value in filters.items()},
+
+    async def fetch(event_id: str | None, limit: int) -> list[AuditEvent]:
+        rows = await tx.all(
+            LIST_AUDIT_EVENTS,
+            after=event_id,
+            since=request.since.ToDatetime(UTC) if request.HasField("since") else None,
+            until=request.until.ToDatetime(UTC) if request.HasField("until") else None,
+            limit=limit,
+            **{name: value or None for name, value in filters.items()},
+        )
+        return [event_message(row) for row in rows]
+
+    events, has_more = await rows_that_fit(
+        fetch, after[0] if after else None, size, lambda event: event.id
     )
-    events = [event_message(row) for row in rows]
-    return events[:size], pages.next_token(request, events, size, "id")
+    return events, pages.next_token_at(request, [events[-1].id]) if has_more else ""
+
+
+def fitting(events: Sequence[AuditEvent]) -> int:
+    """How many of the first go into one message: all but where they are very large, and one at least."""
+    size_bytes = 0
+    for count, event in enumerate(events):
+        size_bytes += event.ByteSize()
+        if count and size_bytes > ANSWER_BYTES:
+            return count
+    return len(events)
 
 
 GET_AUDIT_EVENT = sql(

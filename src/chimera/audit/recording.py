@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -37,10 +39,20 @@ from chimera.pools import Database
 
 log = structlog.get_logger("chimera.audit")
 
-# Values that never belong in a log, whoever passes them by mistake.
+# Values that never belong in a log, whoever passes them by mistake; as in `apiKey` and `API-Key`.
 # Not "hash": hashes of plans and templates are what the log is for, and those of secrets are called
 # after the secret.
-SECRET_FIELDS = ("password", "secret", "token", "api_key", "sealed")
+SECRET_FIELDS = (
+    "password", "passphrase", "secret", "token", "apikey", "privatekey", "credential", "sealed",
+)  # fmt: skip
+REDACTED = "[redacted]"
+# What is longer is recorded by its digest: events are searched, watched and kept for years. Of all
+# values of an event together, and of each.
+EVENT_BYTES_MAX = 256 * 1024
+VALUE_BYTES_MAX = 64 * 1024
+BEGINNING_CHARS = 1000
+# Messages nest three times as deep as what they carry, and readers take 100 levels.
+DEPTH_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +70,14 @@ class Noted:
     reason: str
 
 
+# A counter that somebody else has moved becomes NULL, which it may not be: nothing is committed.
 INSERT_EVENTS = sql(
     Nothing,
     """
     WITH writer AS (
         INSERT INTO audit.writers (writer_id, seq) VALUES (%(writer_id)s, %(seq_after)s)
-        ON CONFLICT (writer_id) DO UPDATE SET seq = EXCLUDED.seq
-         WHERE writers.seq = %(seq_before)s
+        ON CONFLICT (writer_id)
+        DO UPDATE SET seq = CASE WHEN writers.seq = %(seq_before)s THEN EXCLUDED.seq END
         RETURNING true
     )
     INSERT INTO audit.pending (id, org_id, occurred_at, facts, fields, leaf)
@@ -89,7 +102,8 @@ def record(
     reason: str = "",
 ) -> None:
     """Notes that `action` (noun.verb) was done to an entity. Of `old` and `new`, only values that
-    differ are kept; fields that hold secrets must not be passed and are masked if they are."""
+    differ are kept; fields that hold secrets must not be passed and are masked if they are, at any
+    depth. A value of more than VALUE_BYTES_MAX is recorded by its beginning, length and digest."""
     before, after = _redacted(old or {}), _redacted(new or {})
     same = {name for name in before.keys() & after.keys() if before[name] == after[name]}
     tx.audit_events.append(
@@ -108,16 +122,34 @@ def record(
 
 
 def _redacted(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: "[redacted]"
-        if any(word in name for word in SECRET_FIELDS) and isinstance(value, str | bytes)
-        else value
-        for name, value in values.items()
-    }
+    return {name: _cleaned(value, _is_secret(str(name)), 0) for name, value in values.items()}
 
 
-async def flush(tx: Tx) -> None:
-    """Writes the noted events; part of COMMIT (see Database.begin)."""
+def _cleaned(value: Any, is_secret: bool, depth: int) -> Any:
+    """Without the texts below names of secrets, however deep these are. Numbers stay: a count of
+    tokens is no secret."""
+    if isinstance(value, str | bytes):
+        return REDACTED if is_secret else value
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if depth == DEPTH_MAX:
+        return "[nested deeper]"
+    if isinstance(value, dict):
+        return {
+            name: _cleaned(item, is_secret or _is_secret(str(name)), depth + 1)
+            for name, item in value.items()
+        }
+    return [_cleaned(item, is_secret, depth + 1) for item in value]
+
+
+@lru_cache(maxsize=4096)
+def _is_secret(name: str) -> bool:
+    bare = name.lower().replace("_", "").replace("-", "").replace(" ", "")
+    return any(word in bare for word in SECRET_FIELDS)
+
+
+def flush(tx: Tx) -> None:
+    """Has the noted events written with COMMIT (see Database.begin)."""
     connection, call = tx.connection, tx.call
     before: int = connection.writer_seq  # type: ignore[attr-defined]  # set by Database
     writer_id: str = connection.writer_id  # type: ignore[attr-defined]  # set by Database
@@ -136,7 +168,7 @@ async def flush(tx: Tx) -> None:
         ]
         fields.append(orjson.dumps(opened).decode())
     after = before + len(ids)
-    inserted = await tx.run(
+    tx.at_commit(
         INSERT_EVENTS,
         writer_id=writer_id,
         seq_before=before,
@@ -148,18 +180,17 @@ async def flush(tx: Tx) -> None:
         fields=fields,
         leaves=leaves,
     )
-    if inserted != len(ids):
-        raise AssertionError("this connection's audit counter was moved by somebody else")
     connection.writer_seq = after  # type: ignore[attr-defined]  # taken back by Database on rollback
 
 
 def _event(noted: Noted, call: Call, now: datetime, writer_id: str, seq: int) -> AuditEvent:
     caller = call.caller
+    written = _Written()
     changed = tuple(
         FieldChange(
             name,
-            canonical_json(noted.old[name]) if name in noted.old else None,
-            canonical_json(noted.new[name]) if name in noted.new else None,
+            written.value(noted.old[name]) if name in noted.old else None,
+            written.value(noted.new[name]) if name in noted.new else None,
         )
         for name in sorted(noted.old.keys() | noted.new.keys())
     )
@@ -185,6 +216,22 @@ def _event(noted: Noted, call: Call, now: datetime, writer_id: str, seq: int) ->
         reason=_without_nul(noted.reason) or None,
         fields=changed,
     )
+
+
+class _Written:
+    """The values of one event as they are committed to, and how much of it there may still be."""
+
+    def __init__(self) -> None:
+        self.bytes_left = EVENT_BYTES_MAX
+
+    def value(self, value: Any) -> bytes:
+        whole = canonical_json(value)
+        if len(whole) > min(VALUE_BYTES_MAX, self.bytes_left):
+            begins = whole[: 4 * BEGINNING_CHARS].decode(errors="ignore")[:BEGINNING_CHARS]
+            digest = sha256(whole).hexdigest()
+            whole = canonical_json({"begins": begins, "bytes": len(whole), "sha256": digest})
+        self.bytes_left -= len(whole)
+        return whole
 
 
 def _without_nul(text: str) -> str:

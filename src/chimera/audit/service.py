@@ -125,6 +125,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         self, request: GetAuditStatisticsRequest, call: Call
     ) -> GetAuditStatisticsResponse:
         async with self.db.begin(call) as tx:
+            await configuration.check_reader(tx)
             return await statistics.get_audit_statistics(tx, request)
 
     async def ListCheckpoints(
@@ -137,7 +138,6 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
     async def VerifyAuditLog(
         self, request: VerifyAuditLogRequest, call: Call
     ) -> AsyncIterator[VerifyAuditLogResponse]:
-
         async for answer in verify_audit_log(self.db, call):
             yield answer
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from chimera.audit.leaf import Kind
-from chimera.audit.operations import LOG_SIZE, event_message
+from chimera.audit.operations import LOG_SIZE, event_message, fitting
 from chimera.audit.recording import record
 from chimera.call import Call
 from chimera.db import Tx, sql
@@ -68,13 +68,15 @@ async def watch_audit_events(
                     severity=request.severity or None,
                     limit=EVENTS_A_LOOK,
                 )
-            is_full = len(rows) == EVENTS_A_LOOK
-            at = rows[-1]["log_index"] + 1 if is_full else max(at, size)
+            events = [event_message(row) for row in rows]
+            count = fitting(events)
+            is_full = count == EVENTS_A_LOOK or count < len(rows)
+            at = rows[count - 1]["log_index"] + 1 if is_full else max(at, size)
             last_hash = await tx.one(FIND_LEAF_HASH, log_index=at - 1) or ""
         if rows or told < 0 or (at != told and time.monotonic() - told_at > QUIET_S):
             cursor = pages.seal(_purpose(call), [at, last_hash])
             told_at, told = time.monotonic(), at
-            yield WatchAuditEventsResponse(cursor=cursor, events=[event_message(r) for r in rows])
+            yield WatchAuditEventsResponse(cursor=cursor, events=events[:count])
         if not is_full:
             await asyncio.sleep(POLL_S)
 

@@ -19,8 +19,8 @@ What must stay true:
 * Every call that may cost money is a committed attempt before it goes out.
 * Counters, ledger and the run's money move in the transaction that records the result.
 * Cells that errored are in no success rate.
-* Values of secret variables are written and sent, and shown in no answer, result or log. (The rows a
-  plan holds itself are in its frozen form, and so in the run's evidence; those of a dataset are not.)
+* Values of secret variables are written and sent, and shown in no answer, result or log. In the rows a
+  plan holds itself they are sealed (row_seals.py of the house), also in its frozen form and so in the run's evidence.
 * A scheduled moment launches once, as who scheduled it, with the permissions of that moment.
 
 Tables owned: schema campaigns. Start reading at plan.py, then engine/drive.py.

@@ -13,14 +13,15 @@ import orjson
 from chimera.campaigns.checking import check_plan, scorer_spec
 from chimera.campaigns.collaboration.levels import find_level, is_own_team
 from chimera.campaigns.operations import get_campaign, insert_campaign
-from chimera.campaigns.runs import get_run
+from chimera.campaigns.runs import get_run, refuse_judging
 from chimera.campaigns.scorers import fingerprint as scorer_fingerprint
-from chimera.campaigns.secrecy import holds_secrets, restore_masked
+from chimera.campaigns.secrecy import holds_secrets, restore_masked, seal_rows
 from chimera.campaigns.techniques import TECHNIQUES
 from chimera.db import Tx, sql
 from chimera.faults import Denied, Fault, NotFound, NotReady
 from chimera.providers.owned_keys import get_key
 from chimera.providers.routes import get_route
+from chimera.row_seals import RowSeals
 from chimera.rows import struct_dict
 from chimera.templates.partials import expand
 from chimera.templates.versions import get_version
@@ -44,13 +45,15 @@ MASKABLE = (
 READ_PLAN = sql(bytes, "SELECT plan FROM campaigns.run_plans WHERE run_id = %(run_id)s")
 
 
-async def clone_campaign(tx: Tx, request: CloneCampaignRequest) -> Campaign:
+async def clone_campaign(tx: Tx, request: CloneCampaignRequest, row_seals: RowSeals) -> Campaign:
     """Raises NotFound(CAMPAIGN_NOT_FOUND, RUN_NOT_FOUND), NotReady(RUN_NOT_REPEATABLE),
     AlreadyExists(CAMPAIGN_NAME_TAKEN), Invalid(UPDATE_MASK_INVALID) and what a plan is refused for."""
     paths = checked_paths(request.plan_mask.paths, MASKABLE) if request.plan_mask.paths else []
     campaign_id = request.campaign_id
     if request.run_id:
-        campaign_id = (await get_run(tx, request.run_id)).campaign_id
+        run = await get_run(tx, request.run_id)
+        refuse_judging(run)
+        campaign_id = run.campaign_id
     source = await get_campaign(tx, campaign_id)
     plan = CampaignPlan()
     plan.CopyFrom(source.plan)
@@ -68,6 +71,7 @@ async def clone_campaign(tx: Tx, request: CloneCampaignRequest) -> Campaign:
             "The plan holds secret values that are not yours to send: give prompts of your own"
             " (plan_mask), or ask for EDIT on the campaign.",
         )
+    await seal_rows(tx, plan, row_seals)
     await _own_keys_only(tx, plan)
     wanted = CreateCampaignRequest(
         name=request.name,

@@ -19,11 +19,12 @@ from chimera.campaigns.dataset_rows import bring_prompts
 from chimera.campaigns.freezing import freeze_plan, sampled_prompts
 from chimera.campaigns.operations import get_campaign
 from chimera.campaigns.plan import Model, RunPlan
-from chimera.campaigns.runs import get_run
+from chimera.campaigns.runs import get_run, refuse_judging
 from chimera.campaigns.techniques import TechniqueError
 from chimera.db import Tx, sql
 from chimera.providers.adapters import Usage
 from chimera.providers.pricing import cost
+from chimera.row_seals import RowSeals
 from chimera.rows import decimal_text
 from chimera.settings import Settings
 from chimera.templates.values import RenderError
@@ -81,11 +82,11 @@ async def _answer_lengths(tx: Tx, plan: RunPlan, before: Any) -> dict[str, float
 
 
 async def preview_cost(
-    tx: Tx, request: PreviewCostRequest, settings: Settings
+    tx: Tx, request: PreviewCostRequest, settings: Settings, row_seals: RowSeals
 ) -> PreviewCostResponse:
     """Before a launch, with its refusals."""
     campaign = await get_campaign(tx, request.campaign_id)
-    plan = (await freeze_plan(tx, campaign.plan, settings)).plan
+    plan = (await freeze_plan(tx, campaign.plan, settings, row_seals)).plan
     lengths = await _answer_lengths(tx, plan, await tx.one(NOW))
     if request.HasField("output_tokens_expected"):
         given = float(request.output_tokens_expected)
@@ -171,7 +172,7 @@ def _expected_tokens(text: str) -> int:
 FIND_PLAN = sql(
     dict,
     """
-    SELECT p.plan, r.created_at FROM campaigns.run_plans p JOIN campaigns.runs r ON r.id = p.run_id
+    SELECT p.plan, p.org_id, r.created_at FROM campaigns.run_plans p JOIN campaigns.runs r ON r.id = p.run_id
      WHERE r.id = %(run_id)s
     """,
 )
@@ -192,13 +193,13 @@ LIST_ACTUALS = sql(
 )
 
 
-async def compare_cost(tx: Tx, run_id: str) -> CompareCostResponse:
+async def compare_cost(tx: Tx, run_id: str, row_seals: RowSeals) -> CompareCostResponse:
     """What was to be expected when the run was launched, beside what was booked. Raises NotFound."""
-    await get_run(tx, run_id)
+    refuse_judging(await get_run(tx, run_id))
     row = await tx.one(FIND_PLAN, run_id=run_id)
     assert row is not None  # made with the run
     created_at: datetime = row["created_at"]
-    plan = await asyncio.to_thread(RunPlan, bytes(row["plan"]))
+    plan = await asyncio.to_thread(RunPlan, bytes(row["plan"]), row_seals.of(row["org_id"]))
     lengths = await _answer_lengths(tx, plan, created_at)
     sampled = sampled_prompts(plan)
     await bring_prompts(tx, plan, sampled)

@@ -7,7 +7,7 @@ changes later changes what a run does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
@@ -19,15 +19,17 @@ from chimera.campaigns.conversations.freezing import strategy_facts
 from chimera.campaigns.dataset_rows import bring_prompts
 from chimera.campaigns.plan import BorrowedRows, RunPlan, freeze
 from chimera.campaigns.scorers import fingerprint as scorer_fingerprint
-from chimera.campaigns.scorers import judges_of
+from chimera.campaigns.scorers import judges_of, versions_of
 from chimera.campaigns.suites.expanding import Expanded, expand_suites
 from chimera.campaigns.techniques import TECHNIQUES, TechniqueError
 from chimera.db import Tx
 from chimera.faults import Invalid, NotReady, Violation
+from chimera.providers.keys import check_host
 from chimera.providers.owned_keys import find_default_key, get_key
 from chimera.providers.pricing import prices_json
 from chimera.providers.routes import fallback_causes, get_route
 from chimera.providers.targets import get_target
+from chimera.row_seals import RowSeals, Seals, is_sealed
 from chimera.rows import enum_text, struct_dict
 from chimera.settings import Settings
 from chimera.templates.content import declared
@@ -64,7 +66,9 @@ class Frozen:
         return -(-self.plan.cells_total // self.shard_cells)
 
 
-async def freeze_plan(tx: Tx, plan: CampaignPlan, settings: Settings) -> Frozen:
+async def freeze_plan(
+    tx: Tx, plan: CampaignPlan, settings: Settings, row_seals: RowSeals
+) -> Frozen:
     """Resolves what the plan names and checks that every prompt can be made.
 
     Raises the refusals of LaunchCampaign. What grows with the plan runs in a thread: a plan of a
@@ -88,7 +92,8 @@ async def freeze_plan(tx: Tx, plan: CampaignPlan, settings: Settings) -> Frozen:
     tokens = _output_tokens_max(plan)
     targets = [await _facts_of(tx, target, tokens) for target in plan.targets]
     seats = await _seats(tx, plan)
-    frozen = await asyncio.to_thread(_frozen, plan, expanded, versions, pins, targets, seats)
+    seals = row_seals.of(tx.call.caller.org_id)
+    frozen = await asyncio.to_thread(_frozen, plan, expanded, versions, pins, targets, seats, seals)
     checked = {source: _checked_rows(rows) for source, rows in enumerate(frozen.plan.rows)}
     await bring_prompts(
         tx,
@@ -120,7 +125,13 @@ async def _seats(tx: Tx, plan: CampaignPlan) -> list[dict[str, Any]]:
                 "target": await _facts_of(tx, crescendo.attacker, ATTACKER_TOKENS_MAX),
             }
         )
-    for path, params in judges_of(scorer_spec(plan.scorer)):
+    return seats + await judge_seats(tx, scorer_spec(plan.scorer))
+
+
+async def judge_seats(tx: Tx, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of the models that judge in a scorer."""
+    seats = []
+    for path, params in judges_of(spec):
         judge = Target(
             model_id=params["model_id"],
             route_id=params["route_id"],
@@ -179,12 +190,13 @@ def _frozen(
     datasets: Sequence[DatasetVersion | None],
     targets: Sequence[dict[str, Any]],
     seats: Sequence[dict[str, Any]],
+    seals: Seals,
 ) -> Frozen:
     spec = scorer_spec(plan.scorer)
     facts: dict[str, Any] = {
         "format": 1,
         "prompts": [
-            _prompt_facts(version, pins, source, dataset)
+            _prompt_facts(version, pins, source, dataset, seals)
             for (version, pins), source, dataset in zip(
                 versions, plan.prompts, datasets, strict=True
             )
@@ -208,6 +220,7 @@ def _frozen(
         "repetitions": plan.repetitions or 1,
         "scorer": spec,
         "scorer_fingerprint": scorer_fingerprint(spec),
+        "scorer_versions": versions_of(spec),
         "generation": {
             "output_tokens_max": _output_tokens_max(plan),
             "temperature": _optional(plan.generation, "temperature"),
@@ -217,11 +230,17 @@ def _frozen(
         "seed": plan.seed,
     }
     if plan.HasField("strategy"):
-        facts["strategy"] = strategy_facts(plan.strategy, facts["prompts"])
+        facts["strategy"] = strategy_facts(
+            plan.strategy,
+            [
+                prompt | {"rows": seals.opened(prompt["template_id"], prompt["rows"])}
+                for prompt in facts["prompts"]
+            ],
+        )
     if seats:
         facts["seats"] = list(seats)
     body, plan_hash = freeze(facts)
-    compiled = RunPlan(body)
+    compiled = RunPlan(body, seals)
     wanted = -(-compiled.cells_total // SHARDS_WANTED)
     return Frozen(
         body,
@@ -245,7 +264,10 @@ def _prompt_facts(
     pins: Sequence[Pin],
     source: PromptSource,
     dataset: DatasetVersion | None,
+    seals: Seals,
 ) -> dict[str, Any]:
+    variables = declared(version.variables)
+    secrets = {variable.name for variable in variables if variable.secret}
     return {
         **({"label": source.label} if source.label else {}),
         **({"partials": [asdict(pin) for pin in pins]} if pins else {}),
@@ -255,10 +277,22 @@ def _prompt_facts(
         "messages": [
             [enum_text(message, "role", message.role), message.text] for message in version.messages
         ],
-        "variables": [asdict(variable) for variable in declared(version.variables)],
-        "rows": [struct_dict(row) for row in source.rows],
+        "variables": [asdict(variable) for variable in variables],
+        "rows": [
+            _sealed(struct_dict(row), version.template_id, secrets, seals) for row in source.rows
+        ],
         **({"dataset": _dataset_facts(dataset)} if dataset is not None else {}),
     }
+
+
+def _sealed(
+    row: dict[str, Any], template_id: str, secrets: Set[str], seals: Seals
+) -> dict[str, Any]:
+    """What was stored before its variable was called a secret is sealed now."""
+    for name in secrets & row.keys():
+        if not is_sealed(row[name]):
+            row[name] = seals.seal(template_id, name, row[name])
+    return row
 
 
 def _dataset_facts(version: DatasetVersion) -> dict[str, Any]:
@@ -298,6 +332,7 @@ async def _target_facts(tx: Tx, model_id: str, key_id: str, tokens: int) -> dict
             f"The key {key.name!r} is not an active key for the provider {target.provider}.",
             facts={"provider_key_id": key.id, "provider_id": target.provider_id},
         )
+    await check_host(tx, key.id, target.base_url)
     return {
         "model_id": target.model_id,
         "model": target.model,

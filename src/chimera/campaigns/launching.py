@@ -17,6 +17,7 @@ from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotReady
 from chimera.ids import new_id
 from chimera.operations.operations import sending_stopped
+from chimera.row_seals import RowSeals
 from chimera.rows import decimal_text, enum_text
 from chimera.settings import Settings
 from chimera.v1.campaigns_pb2 import Campaign, PreviewCampaignResponse, Run
@@ -89,10 +90,12 @@ START_CAMPAIGN = sql(
 NOW = sql(object, "SELECT clock_timestamp()")
 
 
-async def preview_campaign(tx: Tx, campaign_id: str, settings: Settings) -> PreviewCampaignResponse:
+async def preview_campaign(
+    tx: Tx, campaign_id: str, settings: Settings, row_seals: RowSeals
+) -> PreviewCampaignResponse:
     """Counts and a bound on the cost, with the refusals of a launch."""
     campaign = await get_campaign(tx, campaign_id)
-    frozen = await freeze_plan(tx, campaign.plan, settings)
+    frozen = await freeze_plan(tx, campaign.plan, settings, row_seals)
     plan = frozen.plan
     await bring_prompts(tx, plan, sampled_prompts(plan))
     return PreviewCampaignResponse(
@@ -106,12 +109,14 @@ async def preview_campaign(tx: Tx, campaign_id: str, settings: Settings) -> Prev
     )
 
 
-async def launch_campaign(tx: Tx, campaign_id: str, settings: Settings) -> tuple[Campaign, Run]:
+async def launch_campaign(
+    tx: Tx, campaign_id: str, settings: Settings, row_seals: RowSeals
+) -> tuple[Campaign, Run]:
     """Starts a draft. The campaign's row is locked first, so of two launches one wins."""
     campaign = await lock_campaign(tx, campaign_id)
     if enum_text(campaign, "state", campaign.state) != "draft":
         raise NotReady("CAMPAIGN_NOT_DRAFT", "Only a draft can be launched.")
-    return await launch_locked(tx, campaign, settings)
+    return await launch_locked(tx, campaign, settings, row_seals)
 
 
 async def check_sending(tx: Tx) -> None:
@@ -121,10 +126,12 @@ async def check_sending(tx: Tx) -> None:
         raise NotReady("SENDING_STOPPED", f"All sending is stopped: {why}")
 
 
-async def launch_locked(tx: Tx, campaign: Campaign, settings: Settings) -> tuple[Campaign, Run]:
+async def launch_locked(
+    tx: Tx, campaign: Campaign, settings: Settings, row_seals: RowSeals
+) -> tuple[Campaign, Run]:
     """Freezes the plan of a campaign that is locked and fit to be launched, and starts a run."""
     await check_sending(tx)
-    frozen = await freeze_plan(tx, campaign.plan, settings)
+    frozen = await freeze_plan(tx, campaign.plan, settings, row_seals)
     run_id = new_id(await tx.one(NOW))  # type: ignore[arg-type]  # a timestamptz is a datetime
     await _insert_run(tx, run_id, campaign, frozen, await _is_budgeted(tx, campaign, frozen))
     await tx.run(START_CAMPAIGN, campaign_id=campaign.id, run_id=run_id)

@@ -15,10 +15,11 @@ from chimera.campaigns.collaboration.levels import (
     check_level,
     check_visibility,
 )
-from chimera.campaigns.secrecy import restore_masked
+from chimera.campaigns.secrecy import restore_masked, seal_rows
 from chimera.db import Tx, sql, violated
 from chimera.faults import AlreadyExists, NotFound, NotReady
 from chimera.ids import new_id
+from chimera.row_seals import RowSeals
 from chimera.rows import enum_text
 from chimera.templates.operations import normal_tags
 from chimera.updates import check_etag, checked_paths, must_be_given
@@ -150,10 +151,11 @@ def name_taken(error: UniqueViolation) -> AlreadyExists:
     return AlreadyExists("CAMPAIGN_NAME_TAKEN", "A campaign of this name exists already.")
 
 
-async def create_campaign(tx: Tx, request: CreateCampaignRequest) -> Campaign:
+async def create_campaign(tx: Tx, request: CreateCampaignRequest, row_seals: RowSeals) -> Campaign:
     """A draft; its plan may still be incomplete, but what it names must make sense."""
     check_plan(request.plan)
     await restore_masked(tx, request.plan)
+    await seal_rows(tx, request.plan, row_seals)
     return await insert_campaign(tx, request, "campaign.create")
 
 
@@ -234,7 +236,7 @@ async def lock_campaign(
     return campaign
 
 
-async def update_campaign(tx: Tx, request: UpdateCampaignRequest) -> Campaign:
+async def update_campaign(tx: Tx, request: UpdateCampaignRequest, row_seals: RowSeals) -> Campaign:
     """Name, description, objective and visibility at any time; the plan only of a draft. Whose it
     is to see, only admins of the campaign decide."""
     given = request.campaign
@@ -253,6 +255,7 @@ async def update_campaign(tx: Tx, request: UpdateCampaignRequest) -> Campaign:
             raise NotReady("CAMPAIGN_NOT_DRAFT", "The plan of a launched campaign is frozen.")
         check_plan(given.plan)
         await restore_masked(tx, given.plan, before.plan)
+        await seal_rows(tx, given.plan, row_seals)
     try:
         campaign = await tx.one(
             UPDATE_CAMPAIGN,
@@ -283,6 +286,8 @@ async def delete_campaign(tx: Tx, campaign_id: str, etag: str) -> Campaign:
         )
     if state == "scheduled":
         raise NotReady("CAMPAIGN_BUSY", "A scheduled campaign must be unscheduled first.")
+    if await tx.one(IS_JUDGED, campaign_id=campaign_id):
+        raise NotReady("CAMPAIGN_BUSY", "Models judge answers of it: cancel that scoring first.")
     campaign = await tx.one(DELETE_CAMPAIGN, campaign_id=campaign_id)
     assert campaign is not None
     recording.record(tx, "campaign.delete", "campaign", campaign_id, new={"deleted": True})
@@ -308,6 +313,17 @@ async def undelete_campaign(tx: Tx, campaign_id: str) -> Campaign:
         raise name_taken(error) from None
     assert campaign is not None
     return campaign
+
+
+# Calls go on as long as one does.
+IS_JUDGED = sql(
+    bool,
+    """
+    SELECT EXISTS (SELECT FROM campaigns.runs
+                    WHERE campaign_id = %(campaign_id)s AND scoring_id IS NOT NULL
+                      AND state IN ('running', 'paused'))
+    """,
+)
 
 
 def _audited(campaign: Campaign) -> dict[str, Any]:

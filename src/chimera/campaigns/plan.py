@@ -6,7 +6,9 @@ what was run. A cell is found by arithmetic:
     cell_no = ((prompt_no * techniques + technique_no) * targets + target_no) * repetitions + iteration
 
 With a strategy or a judge a cell is a conversation (conversations/): `talk` says what is asked next,
-and attackers and judges have seats, whose models follow those of the targets.
+and attackers and judges have seats, whose models follow those of the targets. The plan of a run that
+judges the stored answers of another one is that one's, with the other scorer; its targets are never
+asked.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -23,6 +25,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from chimera.campaigns.borrowed import BorrowedRows
+from chimera.campaigns.conversations.judgement import Judgement
 from chimera.campaigns.conversations.strategies import Strategy, read_strategy
 from chimera.campaigns.conversations.talk import MASK, Talk
 from chimera.campaigns.conversations.turns import Ask, Turn
@@ -30,6 +34,7 @@ from chimera.campaigns.scorers import Judge, Panel, compile_scorer, judges_of
 from chimera.campaigns.techniques import Chain, Step, TechniqueError, compile_chain
 from chimera.providers.adapters import ChatRequest, Message
 from chimera.providers.pricing import Prices, prices_from_json, upper_bound_tokens, worst_cost
+from chimera.row_seals import Seals
 from chimera.templates.rendering import Template, compile_template
 from chimera.templates.values import RenderError, Variable
 
@@ -142,27 +147,6 @@ class Seat:
     cost_max: Decimal | None
 
 
-class BorrowedRows(Sequence[dict[str, Any]]):
-    """The rows of a dataset, which the plan names and does not hold. Only those that were brought in
-    can be read; see dataset_rows.py."""
-
-    def __init__(self, facts: Mapping[str, Any], kinds: dict[str, str]) -> None:
-        self.dataset_id: str = facts["dataset_id"]
-        self.version_number: int = facts["version_number"]
-        self.row_count: int = facts["row_count"]
-        self.kinds = kinds  # of the template's variables, by name
-        self.kept: dict[int, dict[str, Any]] = {}  # by row number, from 0
-
-    def __len__(self) -> int:
-        return self.row_count
-
-    def __getitem__(self, row_no: Any) -> Any:
-        return self.kept[row_no]
-
-    def keep(self, row_nos: Set[int]) -> None:
-        self.kept = {row_no: self.kept[row_no] for row_no in row_nos & self.kept.keys()}
-
-
 def row_count(source: Mapping[str, Any]) -> int:
     """How many prompts a frozen source makes."""
     return source["dataset"]["row_count"] if "dataset" in source else len(source["rows"]) or 1
@@ -175,13 +159,16 @@ def freeze(facts: Mapping[str, Any]) -> tuple[bytes, str]:
 
 
 class RunPlan:
-    """A plan, compiled. Safe to share between the drives of a process."""
+    """A plan, compiled. Safe to share between the drives of a process. seals: of its organisation;
+    without them prompts of rows with sealed values cannot be made."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, seals: Seals | None = None) -> None:
         facts = orjson.loads(body)
         self.sources = facts["prompts"]
         self.templates: list[Template] = [_template(source) for source in self.sources]
-        self.rows: list[Sequence[dict[str, Any]]] = [_rows(source) for source in self.sources]
+        self.rows: list[Sequence[dict[str, Any]]] = [
+            _rows(source, seals) for source in self.sources
+        ]
         self.borrows = any(isinstance(rows, BorrowedRows) for rows in self.rows)
         self.starts = [0, *accumulate(len(rows) for rows in self.rows)]
         self.technique_names: list[str] = [chain["name"] for chain in facts["techniques"]]
@@ -207,7 +194,9 @@ class RunPlan:
         self.seed: int = facts["seed"]
         self.generation: dict[str, Any] = facts["generation"]
         self.talk: Talk | None = None
-        if "strategy" in facts or self.seats:
+        if "judged" in facts:
+            self.talk = Judgement(self, Panel(facts["scorer"]), facts["judged"]["run_id"])
+        elif "strategy" in facts or self.seats:
             strategy = read_strategy(facts.get("strategy"))
             panel = Panel(facts["scorer"]) if judges_of(facts["scorer"]) else None
             self.talk = Talk(self, strategy, panel)
@@ -215,6 +204,11 @@ class RunPlan:
         self.prompt = lru_cache(PROMPTS_KEPT)(self._prompt)
         self.shown_prompt = lru_cache(PROMPTS_KEPT)(self._shown_prompt)
         self.transformed = lru_cache(PROMPTS_KEPT)(self._transformed)
+
+    @property
+    def judges_stored(self) -> bool:
+        """Whether the answers are another run's, and only judges are asked."""
+        return isinstance(self.talk, Judgement)
 
     @property
     def prompt_count(self) -> int:
@@ -322,6 +316,16 @@ class RunPlan:
             for value in reversed(values):
                 text = text.replace(value, MASK)
         return text
+
+    def unmasked(self, prompt_no: int, text: str) -> str:
+        """A masked text as it was, for scorers; with several secret values nobody knows which one a mask
+        stands for, and it stays."""
+        secrets = self.templates[self.place(prompt_no)[0]].secrets
+        if not secrets or MASK not in text:
+            return text
+        variables = self.prompt(prompt_no).variables
+        values = set(filter(None, (variables[name] for name in secrets)))
+        return text.replace(MASK, values.pop()) if len(values) == 1 else text
 
     def _shown_prompt(self, prompt_no: int) -> Prompt:
         """The prompt as it may be kept, and shown to others than its target: made again with masks
@@ -454,9 +458,10 @@ def subject_of(messages: Sequence[tuple[str, str]]) -> int:
     return users[-1] if users else len(messages) - 1
 
 
-def _rows(source: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+def _rows(source: Mapping[str, Any], seals: Seals | None) -> Sequence[dict[str, Any]]:
     if "dataset" not in source:
-        return source["rows"] or [{}]
+        rows: Sequence[dict[str, Any]] = source["rows"] or [{}]
+        return seals.opened(source["template_id"], rows) if seals is not None else rows
     kinds = {variable["name"]: variable["kind"] for variable in source["variables"]}
     return BorrowedRows(source["dataset"], kinds)
 

@@ -21,11 +21,13 @@ from chimera.campaigns.runs import (
     LIST_MODELS,
     LIVE,
     get_run,
+    refuse_judging,
     summary_of,
 )
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotReady
 from chimera.ids import new_id
+from chimera.providers.keys import check_host
 from chimera.providers.owned_keys import get_key
 from chimera.providers.targets import get_target
 from chimera.rows import enum_text
@@ -161,6 +163,7 @@ async def rerun_failed(tx: Tx, request: RerunFailedRequest) -> tuple[Campaign, R
     """Raises NotFound(RUN_NOT_FOUND, PROVIDER_KEY_NOT_FOUND), NotReady(RUN_NOT_OVER, CAMPAIGN_BUSY,
     NOTHING_TO_RERUN, SENDING_STOPPED, TARGET_NOT_ALLOWED), Exhausted(BUDGET_SPENT)."""
     origin = await get_run(tx, request.run_id)
+    refuse_judging(origin)
     campaign = await lock_campaign(tx, origin.campaign_id)
     if enum_text(origin, "state", origin.state) in LIVE:
         raise NotReady("RUN_NOT_OVER", "The run still records results; wait for its end.")
@@ -219,10 +222,11 @@ async def rerun_failed(tx: Tx, request: RerunFailedRequest) -> tuple[Campaign, R
 async def _admit(tx: Tx, campaign: Campaign, plan: RunPlan) -> bool:
     """What a launch asks anew: the plan's keys must be the caller's, its models allowed, and budgets
     must have something left. Whether budgets concern the run."""
-    for key_id in sorted({model.provider_key_id for model in plan.models}):
+    for key_id, base_url in sorted({(m.provider_key_id, m.base_url) for m in plan.models}):
         key = await get_key(tx, key_id)
         if not key.is_active:
             raise NotReady("PROVIDER_KEY_REVOKED", f"The key {key.name!r} is not active any more.")
+        await check_host(tx, key_id, base_url)
     for model_id in sorted({model.model_id for model in plan.models}):
         await get_target(tx, model_id)
     caller = tx.call.caller

@@ -17,6 +17,7 @@ from chimera.db import Tx, sql
 from chimera.faults import NotFound
 from chimera.paging import Pages
 from chimera.pools import Database
+from chimera.row_seals import RowSeals, Seals
 from chimera.rows import enum_text
 from chimera.v1.campaigns_pb2 import (
     Attempt,
@@ -89,7 +90,7 @@ LIST_ATTEMPTS = sql(
     """,
 )
 
-GET_PLAN = sql(bytes, "SELECT plan FROM campaigns.run_plans WHERE run_id = %(run_id)s")
+GET_PLAN = sql(dict, "SELECT plan, org_id FROM campaigns.run_plans WHERE run_id = %(run_id)s")
 
 # Rows commit out of order: of a run that is live, only what is older than every open transaction is
 # final. A run that is over has no more to come, except what a cancelled one had in flight. The flush
@@ -180,12 +181,12 @@ async def _executions_of(tx: Tx, run_id: str, cells: list[int]) -> list[Executio
 
 
 @lru_cache(maxsize=8)
-def _compiled(body: bytes) -> RunPlan:
-    return RunPlan(body)
+def _compiled(body: bytes, seals: Seals) -> RunPlan:
+    return RunPlan(body, seals)
 
 
 async def get_execution(
-    tx: Tx, run_id: str, cell_no: int, turns_after: int = 0
+    tx: Tx, run_id: str, cell_no: int, row_seals: RowSeals, turns_after: int = 0
 ) -> GetExecutionResponse:
     """One result, its attempts, and the messages as they were sent, made again from the plan with
     secret values masked; of a conversation also its turns after `turns_after`, as many as fit into
@@ -197,9 +198,9 @@ async def get_execution(
         if skipped is None:
             raise NotFound("EXECUTION_NOT_FOUND", "This cell has no result (yet).")
         found = [skipped]
-    body = await tx.one(GET_PLAN, run_id=run_id)
-    assert body is not None
-    plan = _compiled(body)
+    frozen = await tx.one(GET_PLAN, run_id=run_id)
+    assert frozen is not None
+    plan = _compiled(frozen["plan"], row_seals.of(frozen["org_id"]))
     turns, more_after = await list_turns(tx, run_id, cell_no, turns_after)
     sent: Sequence[tuple[str, str]] = []
     if plan.talk is not None or found[0].transformed_prompt:

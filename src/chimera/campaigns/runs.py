@@ -36,7 +36,7 @@ GET_RUN = sql(
     SELECT r.id, r.campaign_id, r.state, p.plan_hash, r.cells_total, r.shards_total, r.shards_done,
            r.concurrency, m.cost_max AS cost_usd_max, r.state_reason, r.launched_by, r.created_at,
            r.finished_at, p.prompt_count, p.technique_names, p.target_names, p.repetitions,
-           r.origins[1] AS origin_run_id, m.stop_reason,
+           r.origins[1] AS origin_run_id, r.scoring_id, m.stop_reason,
            jsonb_strip_nulls(jsonb_build_object(
                'concurrency', r.concurrency, 'attempts_max', r.attempts_max,
                'cost_usd_max', trim_scale(m.cost_max)::text, 'priority', r.priority,
@@ -81,7 +81,7 @@ LIST_RUNS = sql(
       FROM campaigns.runs r
       JOIN campaigns.run_plans p ON p.run_id = r.id
       JOIN campaigns.run_money m ON m.run_id = r.id
-     WHERE r.campaign_id = %(campaign_id)s
+     WHERE r.campaign_id = %(campaign_id)s AND r.scoring_id IS NULL
        AND r.org_id = (SELECT c.org_id FROM campaigns.campaigns c WHERE c.id = %(campaign_id)s)
        AND (%(after)s::uuid IS NULL OR r.id < %(after)s)
      ORDER BY r.id DESC LIMIT %(limit)s
@@ -147,7 +147,7 @@ SET_STATE = sql(
 LOCK_RUN = sql(
     dict,
     """
-    SELECT r.id, r.state, r.concurrency, r.campaign_id FROM campaigns.runs r
+    SELECT r.id, r.state, r.concurrency, r.campaign_id, r.scoring_id FROM campaigns.runs r
       JOIN campaigns.campaigns c ON c.id = r.campaign_id
      WHERE r.id = %(run_id)s FOR NO KEY UPDATE OF r
     """,
@@ -178,7 +178,13 @@ SET_LIMITS = sql(
     """,
 )
 
-END_WAIT = sql(Nothing, "DELETE FROM accounting.waits WHERE campaign_id = %(campaign_id)s")
+END_WAIT = sql(
+    Nothing,
+    """
+    DELETE FROM accounting.waits
+     WHERE run_id = (SELECT c.run_id FROM campaigns.campaigns c WHERE c.id = %(campaign_id)s)
+    """,
+)
 
 LIVE = ("running", "paused")
 
@@ -199,6 +205,16 @@ async def check_run_level(tx: Tx, run_id: str, needed: Level) -> Run:
     run = await get_run(tx, run_id)
     await check_level(tx, run.campaign_id, needed)
     return run
+
+
+def refuse_judging(run: Run) -> None:
+    """Raises NotReady(RUN_JUDGES) for a run that judges the stored answers of another one."""
+    if run.scoring_id:
+        raise NotReady(
+            "RUN_JUDGES",
+            "This run judges the answers of another one. Name that one, or the scoring.",
+            facts={"scoring_id": run.scoring_id},
+        )
 
 
 async def add_waiting(tx: Tx, run: Run) -> Run:
@@ -297,6 +313,7 @@ async def tune_run(tx: Tx, request: TuneRunRequest) -> Run:
     if row is None or standing is None:  # or no policy lets the caller change it
         await check_run_level(tx, request.run_id, "execute")
         raise NotFound("RUN_NOT_FOUND", "There is no such run.")
+    refuse_judging(Run(scoring_id=row["scoring_id"] or ""))
     if row["state"] not in LIVE:
         raise NotReady("CAMPAIGN_ALREADY_OVER", f"The run is {row['state']}.")
     if reason := standing.pop("stop_reason"):

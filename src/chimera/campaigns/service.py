@@ -82,12 +82,13 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
 
     def __init__(self, core: Core) -> None:
         self.db, self.pages, self.settings = core.db, core.pages, core.settings
+        self.row_seals = core.row_seals
 
     async def CreateCampaign(
         self, request: CreateCampaignRequest, call: Call
     ) -> CreateCampaignResponse:
         async with self.db.begin(call) as tx:
-            campaign = await operations.create_campaign(tx, request)
+            campaign = await operations.create_campaign(tx, request, self.row_seals)
             return tx.answer(CreateCampaignResponse(campaign=await shown(tx, campaign)))
 
     async def GetCampaign(self, request: GetCampaignRequest, call: Call) -> GetCampaignResponse:
@@ -116,7 +117,7 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
         self, request: UpdateCampaignRequest, call: Call
     ) -> UpdateCampaignResponse:
         async with self.db.begin(call) as tx:
-            campaign = await operations.update_campaign(tx, request)
+            campaign = await operations.update_campaign(tx, request, self.row_seals)
             return tx.answer(UpdateCampaignResponse(campaign=await shown(tx, campaign)))
 
     async def DeleteCampaign(
@@ -137,13 +138,17 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
         self, request: PreviewCampaignRequest, call: Call
     ) -> PreviewCampaignResponse:
         async with self.db.begin(call) as tx:
-            return await launching.preview_campaign(tx, request.campaign_id, self.settings)
+            return await launching.preview_campaign(
+                tx, request.campaign_id, self.settings, self.row_seals
+            )
 
     async def LaunchCampaign(
         self, request: LaunchCampaignRequest, call: Call
     ) -> LaunchCampaignResponse:
         async with self.db.begin(call) as tx:
-            campaign, run = await launching.launch_campaign(tx, request.campaign_id, self.settings)
+            campaign, run = await launching.launch_campaign(
+                tx, request.campaign_id, self.settings, self.row_seals
+            )
             return tx.answer(LaunchCampaignResponse(campaign=await shown(tx, campaign), run=run))
 
     async def PauseCampaign(
@@ -215,14 +220,14 @@ class CampaignService(campaigns_pb2_grpc.CampaignServiceServicer):
     async def GetExecution(self, request: GetExecutionRequest, call: Call) -> GetExecutionResponse:
         async with self.db.look(call) as tx:
             return await results.get_execution(
-                tx, request.run_id, request.cell_no, request.turns_after
+                tx, request.run_id, request.cell_no, self.row_seals, request.turns_after
             )
 
     async def CloneCampaign(
         self, request: CloneCampaignRequest, call: Call
     ) -> CloneCampaignResponse:
         async with self.db.begin(call) as tx:
-            campaign = await cloning.clone_campaign(tx, request)
+            campaign = await cloning.clone_campaign(tx, request, self.row_seals)
             return tx.answer(CloneCampaignResponse(campaign=await shown(tx, campaign)))
 
     async def RerunFailed(self, request: RerunFailedRequest, call: Call) -> RerunFailedResponse:
@@ -257,12 +262,12 @@ class CostService(usage_pb2_grpc.CostServiceServicer):
     """What a campaign will cost, and what it did."""
 
     def __init__(self, core: Core) -> None:
-        self.db, self.settings = core.db, core.settings
+        self.db, self.settings, self.row_seals = core.db, core.settings, core.row_seals
 
     async def PreviewCost(self, request: PreviewCostRequest, call: Call) -> PreviewCostResponse:
         async with self.db.begin(call) as tx:
-            return await costing.preview_cost(tx, request, self.settings)
+            return await costing.preview_cost(tx, request, self.settings, self.row_seals)
 
     async def CompareCost(self, request: CompareCostRequest, call: Call) -> CompareCostResponse:
         async with self.db.begin(call) as tx:
-            return await costing.compare_cost(tx, request.run_id)
+            return await costing.compare_cost(tx, request.run_id, self.row_seals)

@@ -29,8 +29,8 @@ LIST_SKIPPED = sql(
                (n.cell_no %% p.repetitions)::int AS iteration_number
      ) t
      WHERE p.run_id = %(run_id)s
-       -- A run that sends cells of another again has only those to skip.
-       AND (NOT %(is_rerun)s OR EXISTS (
+       -- A run that goes back to another one has only the cells of its shards to skip.
+       AND (NOT %(is_partial)s OR EXISTS (
             SELECT FROM campaigns.shards s
              WHERE s.run_id = %(run_id)s AND n.cell_no >= s.first_cell
                AND n.cell_no < s.first_cell + s.cells
@@ -62,7 +62,7 @@ async def list_skipped(
             run_id=run.id,
             first=first,
             last=last,
-            is_rerun=bool(run.origin_run_id),
+            is_partial=bool(run.origin_run_id or run.scoring_id),
             technique_no=request.technique_no if request.HasField("technique_no") else None,
             target_no=request.target_no if request.HasField("target_no") else None,
             limit=limit + 1 - len(found),
@@ -80,7 +80,7 @@ async def find_skipped(tx: Tx, run: Run, cell_no: int) -> Execution | None:
         run_id=run.id,
         first=cell_no,
         last=cell_no,
-        is_rerun=bool(run.origin_run_id),
+        is_partial=bool(run.origin_run_id or run.scoring_id),
         technique_no=None,
         target_no=None,
         limit=1,

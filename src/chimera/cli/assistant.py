@@ -1,4 +1,5 @@
-"""The embedded assistant as a provider: models that guard a secret, each with another defence."""
+"""The embedded assistant as a provider: models that guard a secret, each with another defence, and one
+that attacks them in conversations."""
 
 from __future__ import annotations
 
@@ -37,6 +38,7 @@ MODELS = {
     "guard-decoding": ("0.80", "3.20"),
     "guard-output": ("0.80", "3.20"),
     "guard-strict": ("2.00", "8.00"),
+    "attacker-steps": ("0.10", "0.40"),
 }
 
 

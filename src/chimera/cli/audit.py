@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from chimera.cli import log_restore, witness
 from chimera.cli.connection import ApiKey, Server, connected, use_running_databases
@@ -31,7 +32,19 @@ def group() -> None:
     """The tamper-evident log."""
 
 
-@app.command()
+class _Verdicts(TyperCommand):
+    """Wrong usage leaves with the verifier's code for "nothing can be said"; the usual 2 would mean
+    that something is missing from the log."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            vars(error)["exit_code"] = BAD_INPUT
+            raise
+
+
+@app.command(cls=_Verdicts)
 def verify(
     bundle: Annotated[
         Path | None,

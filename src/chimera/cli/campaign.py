@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from chimera.cli.plan_file import PlanFile, PromptPart
     from chimera.client import Client
     from chimera.v1.campaigns_pb2 import Campaign, CampaignPlan, Run, SuiteUse
+    from chimera.v1.evaluation_pb2 import CompareRunsResponse
 
 app = typer.Typer(
     help="Run campaigns and read their results.", no_args_is_help=True, rich_markup_mode=None
@@ -72,23 +73,34 @@ def watch(
 @app.command()
 def results(
     run_id: RunId,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON.")] = False,
+    cell: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="One cell instead, by number: what was sent and said, turn by turn."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, and texts whole.")] = False,
     server: Server = "",
     api_key: ApiKey = "",
 ) -> None:
-    """Print the rates of a run by technique and by target."""
+    """Print the rates of a run by technique and by target, or one of its cells."""
+    from chimera.cli.cells import print_cell
+    from chimera.cli.watching import print_results
     from chimera.v1.campaigns_pb2 import GetRunSummaryRequest, GetRunSummaryResponse
 
     with connected(server, api_key) as client:
+        if cell is not None:
+            told = client.read_cell(run_id, cell)
+            print_json(told) if as_json else print_cell(told, _console())
+            return
         summary = client.call(GetRunSummaryRequest(run_id=run_id), GetRunSummaryResponse)
-    if as_json:
-        from google.protobuf.json_format import MessageToJson
+    print_json(summary) if as_json else print_results(summary, _console())
 
-        typer.echo(MessageToJson(summary, preserving_proto_field_name=True))
-        return
-    from chimera.cli.watching import print_results
 
-    print_results(summary, _console())
+def print_json(message: Any) -> None:
+    from google.protobuf.json_format import MessageToJson
+
+    typer.echo(MessageToJson(message, preserving_proto_field_name=True))
 
 
 @app.command()
@@ -151,6 +163,11 @@ def compare(
     pairing = Pairing(first_run_id=first, second_run_id=second, across_targets=across_targets)
     with connected(server, api_key) as client:
         compared = client.call(CompareRunsRequest(pairing=pairing), CompareRunsResponse)
+    print_comparison(compared, _console())
+
+
+def print_comparison(compared: CompareRunsResponse, console: Console) -> None:
+    """Pairs by their verdicts, by technique, with the paired test."""
     from rich.table import Table
 
     table = Table("technique", "both", "only first", "only second", "neither", "difference", "p")
@@ -164,9 +181,9 @@ def compare(
             difference if test.HasField("p_value") else "",
             f"{test.p_value:.4f}" if test.HasField("p_value") else "",
         )
-    _console().print(table)
+    console.print(table)
     if compared.first_unpaired or compared.second_unpaired:
-        typer.echo(
+        console.print(
             f"without a scored partner: {compared.first_unpaired} of the first, "
             f"{compared.second_unpaired} of the second"
         )

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,21 +24,25 @@ from chimera.cli.failure import FAILED, Failure
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from chimera.cli.plan_file import PlanFile
     from chimera.client import Client
     from chimera.v1.campaigns_pb2 import GetRunSummaryResponse, Run
 
+# Of the conversations: who is led, and by whom.
+LED, ATTACKER = "assistant/guard-instructed", "assistant/attacker-steps"
 # Sealing and telemetry run once a second.
 SETTLE_S = 30.0
 # Kept when everything held; the data is not.
-KEPT = ("report.html", "audit.jsonl", "evidence.zip", "logs")
+KEPT = ("report.html", "conversations.html", "audit.jsonl", "evidence.zip", "logs")
 
 
 def demo() -> None:
     """Run a real campaign here, verify it, and stop everything.
 
     Starts engines, server and worker under <home>/demo (CHIMERA_HOME, default .chimera), attacks
-    five guarded models with ten techniques, prints rates with their intervals, verifies the audit
-    log, writes an HTML report. Exit code 0 only if everything held.
+    five guarded models with ten techniques, prints rates with their intervals, lets an attacker model
+    lead one of them step by step and compares that with asking directly, verifies the evidence and the
+    audit log, writes HTML reports. Exit code 0 only if everything held.
     """
     from rich.console import Console
 
@@ -71,6 +75,7 @@ def demo() -> None:
         if path.name not in KEPT:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     console.print(f"\nReport: {home / 'report.html'}", soft_wrap=True)
+    console.print(f"Conversations: {home / 'conversations.html'}", soft_wrap=True)
     console.print(f"Audit log: {home / 'audit.jsonl'}", soft_wrap=True)
     console.print(f"Evidence: {home / 'evidence.zip'}", soft_wrap=True)
     console.print(
@@ -140,19 +145,23 @@ def _show(installation: Any, steps: _Steps, console: Console) -> list[Check]:
         with Client(installation.server, made["api_key"]) as client:
             with steps.step("provider, models, prices, templates and campaign made over gRPC"):
                 register_assistant(client, installation.assistant_url)
-                run = launch(client, create(client, read_plan(EXAMPLE)).id)
+                plan = read_plan(EXAMPLE)
+                run = launch(client, create(client, plan).id)
             console.print(f"\nRun {run.id}:\n{_shape(run)}", soft_wrap=True)
             run = follow(client, run.id, console)
             console.print()
             summary = client.call(GetRunSummaryRequest(run_id=run.id), GetRunSummaryResponse)
             print_results(summary, console)
             console.print()
+            direct, led, compared = _led_step_by_step(client, plan, steps, console)
             return [
                 _counted(summary),
+                compared,
                 _audited(client, run, installation.home / "audit.jsonl", steps),
                 _proven(client, run, installation.home / "evidence.zip", steps),
-                _measured(client, run, steps),
+                _measured(client, [run, direct, led], steps),
                 _reported(client, run, installation.home / "report.html", steps),
+                _reported(client, led, installation.home / "conversations.html", steps),
             ]
     finally:
         with steps.step("everything stopped"):
@@ -164,6 +173,57 @@ def _shape(run: Run) -> str:
         f"{run.prompt_count} prompts x {len(run.technique_names)} techniques x "
         f"{len(run.target_names)} targets x {run.repetitions} repetitions = {run.cells_total} cells"
     )
+
+
+def _led_step_by_step(
+    client: Client, plan: PlanFile, steps: _Steps, console: Console
+) -> tuple[Run, Run, Check]:
+    """The same questions to one model, asked directly and led up to by an attacker model; which cells
+    flipped, and one of the conversations."""
+    from chimera.cli.campaign import create, launch, print_comparison
+    from chimera.cli.cells import print_cell
+    from chimera.cli.plan_file import CrescendoPart, StrategyPart
+    from chimera.v1.evaluation_pb2 import CompareRunsRequest, CompareRunsResponse, Pairing
+
+    asked = plan.model_copy(
+        update={"name": "Asked directly", "techniques": ["plain"], "targets": [LED]}
+    )
+    crescendo = StrategyPart(crescendo=CrescendoPart(attacker=ATTACKER, turns_max=5))
+    talked = asked.model_copy(update={"name": "Led step by step", "strategy": crescendo})
+    with steps.step(f"{LED} asked directly, and led step by step by {ATTACKER}"):
+        runs = [launch(client, create(client, one).id) for one in (asked, talked)]
+        for run in runs:
+            for item in client.watch(run.id):
+                run.CopyFrom(item.run)
+    direct, led = runs
+    pairing = Pairing(first_run_id=direct.id, second_run_id=led.id)
+    compared = client.call(CompareRunsRequest(pairing=pairing), CompareRunsResponse)
+    console.print("\nThe same cells, asked directly (first) and led step by step (second):")
+    print_comparison(compared, console)
+    leak = _first_success(client, led)
+    if leak is not None:
+        print_cell(client.read_cell(led.id, leak), console)
+        console.print()
+    counts = compared.test.counts
+    pairs = counts.both + counts.only_first + counts.only_second + counts.neither
+    held = (
+        direct.counts.scored == led.counts.scored == pairs == led.cells_total > 0
+        and bool(led.seats)
+        and (counts.both + counts.only_second == 0 or leak is not None)
+    )
+    facts = (
+        f"{pairs} pairs, {counts.only_second} succeeded only when led and {counts.only_first} only "
+        f"directly, p = {compared.test.p_value:.3f}"
+    )
+    return direct, led, ("conversations", held, facts)
+
+
+def _first_success(client: Client, run: Run) -> int | None:
+    from chimera.v1.campaigns_pb2 import ListExecutionsRequest, ListExecutionsResponse
+
+    request = ListExecutionsRequest(run_id=run.id, is_successful=True, page_size=1)
+    found = client.call(request, ListExecutionsResponse).executions
+    return found[0].cell_no if found else None
 
 
 # --- the checks -----------------------------------------------------------------------------------
@@ -248,7 +308,7 @@ def _is_sealed(client: Client, run: Run) -> bool:
     return len(places) == 2 and max(places) < size
 
 
-def _measured(client: Client, run: Run, steps: _Steps) -> Check:
+def _measured(client: Client, runs: Sequence[Run], steps: _Steps) -> Check:
     """Every result has become an event in the column store, and none is lost on the way."""
     from chimera.v1.telemetry_pb2 import (
         GetIngestStatusRequest,
@@ -261,10 +321,11 @@ def _measured(client: Client, run: Run, steps: _Steps) -> Check:
         return client.call(GetIngestStatusRequest(), GetIngestStatusResponse)
 
     with steps.step("telemetry arrived in ClickHouse"):
-        arrived = _eventually(lambda: status().stored >= run.cells_total and not status().waiting)
+        cells = sum(run.cells_total for run in runs)
+        arrived = _eventually(lambda: status().stored >= cells and not status().waiting)
         found = status()
         newest = client.call(
-            ListEventsRequest(page_size=1, workload_id=run.id), ListEventsResponse
+            ListEventsRequest(page_size=1, workload_id=runs[0].id), ListEventsResponse
         ).events
     held = arrived and found.accepted == found.stored and not found.dead_lettered and bool(newest)
     facts = (

@@ -75,7 +75,11 @@ async def ask_models(
     async with db.begin(asking) as tx:
         provider = await get_provider(tx, request.provider_id)
         stored = await find_own_key(
-            tx, provider.id, request.provider_key_id, purpose=call.access.audit
+            tx,
+            provider.id,
+            request.provider_key_id,
+            purpose=call.access.audit,
+            base_url=provider.base_url,
         )
     kind = enum_text(provider, "provider_type", provider.provider_type) or ""
     if stored is None and kind not in KEYLESS_TYPES:

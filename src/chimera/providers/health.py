@@ -1,4 +1,4 @@
-"""Health of providers and models as people read it: now, over time, and as it changes.
+"""Health of providers and models as people read it: now and over time (as it changes: watching.py).
 
 An organisation sees what its own calls said and what probes said of the providers it may use. How
 others fare with a provider of the installation is not told.
@@ -6,16 +6,13 @@ others fare with a provider of the installation is not told.
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from chimera.call import Call
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Invalid, NotFound, Violation
 from chimera.paging import Pages
-from chimera.pools import Database
 from chimera.v1.health_pb2 import (
     CircuitState,
     HealthPoint,
@@ -28,15 +25,13 @@ from chimera.v1.health_pb2 import (
     Probe,
     ProbeResult,
     ProviderHealth,
-    WatchHealthRequest,
-    WatchHealthResponse,
 )
 from chimera.v1.providers_pb2 import Provider
 
 WINDOWS_S = (60, 300, 3600)
+POINT_S = 10
 KEPT = timedelta(days=2)
 POINTS_MAX = 1000
-POLL_S = 1.0
 DEGRADED_FAILURES = 3
 DEGRADED_RATE = 0.9
 DOWN_PROBES = 3
@@ -87,7 +82,7 @@ LIST_MODELS = sql(
                   FROM unnest(%(windows)s::int[]) AS s
                   LEFT JOIN providers.health_points p
                          ON p.org_id = c.org_id AND p.model_id = c.model_id
-                        AND p.at > clock_timestamp() - make_interval(secs => s + 10)
+                        AND p.at > clock_timestamp() - make_interval(secs => s + %(point_s)s::int)
                  GROUP BY s) AS sums
      ) w
      WHERE c.org_id = %(org_id)s::uuid AND m.provider_id = ANY(%(ids)s::uuid[])
@@ -98,7 +93,7 @@ LIST_MODELS = sql(
 
 async def get_provider_health(tx: Tx, provider_id: str) -> ProviderHealth:
     """Raises NotFound(PROVIDER_NOT_FOUND)."""
-    found = await _health_of(tx, [provider_id])
+    found = await health_of(tx, [provider_id])
     if not found:
         raise NotFound("PROVIDER_NOT_FOUND", "There is no such provider.")
     return found[0]
@@ -109,14 +104,14 @@ async def list_provider_health(
 ) -> tuple[list[ProviderHealth], str]:
     """A page by provider id, and the token of the next."""
     size, after = pages.page(request)
-    rows = await _health_of(tx, None, after_id=after[0] if after else None, limit=size + 1)
+    rows = await health_of(tx, None, after_id=after[0] if after else None, limit=size + 1)
     return rows[:size], pages.next_token(request, rows, size, "provider_id")
 
 
 async def add_health(tx: Tx, providers: Sequence[Provider]) -> None:
     """Fills in how providers are now, as far as the caller's organisation may know."""
     by_id = {
-        health.provider_id: health for health in await _health_of(tx, [p.id for p in providers])
+        health.provider_id: health for health in await health_of(tx, [p.id for p in providers])
     }
     for provider in providers:
         health = by_id.get(provider.id)
@@ -133,7 +128,7 @@ async def add_health(tx: Tx, providers: Sequence[Provider]) -> None:
             provider.success_rate = health.success_rate
 
 
-async def _health_of(
+async def health_of(
     tx: Tx, ids: Sequence[str] | None, *, after_id: str | None = None, limit: int | None = None
 ) -> list[ProviderHealth]:
     """Of the providers named (None: all), by id."""
@@ -145,7 +140,9 @@ async def _health_of(
         probe.provider_id: probe for probe in await tx.all(LIST_PROBES, org_id=org_id, ids=named)
     }
     models = defaultdict(list)
-    for row in await tx.all(LIST_MODELS, org_id=org_id, ids=named, windows=list(WINDOWS_S)):
+    for row in await tx.all(
+        LIST_MODELS, org_id=org_id, ids=named, windows=list(WINDOWS_S), point_s=POINT_S
+    ):
         models[row["provider_id"]].append(row)
     for health in rows:
         _fill(health, models[health.provider_id], probes.get(health.provider_id))
@@ -285,7 +282,7 @@ async def list_health_history(
     now = datetime.now(UTC)
     asked = request.since.ToDatetime(UTC) if request.HasField("since") else now - timedelta(hours=1)
     since = max(asked, now - KEPT)
-    step_s = -(-(request.step_s or 60) // 10) * 10
+    step_s = -(-(request.step_s or 60) // POINT_S) * POINT_S
     if (now - since).total_seconds() / step_s > POINTS_MAX:
         violation = Violation("step_s", f"more than {POINTS_MAX} points", "FIELD_INVALID")
         raise Invalid(
@@ -325,57 +322,6 @@ def _point(row: dict[str, int]) -> HealthPoint:
         if window.HasField(name):
             setattr(point, name, getattr(window, name))
     return point
-
-
-# Rows are updated in place, so the newest change of each is found however many there were. Only what
-# is older than every open transaction is told; the rest comes with the next look.
-LIST_CHANGED = sql(
-    dict,
-    """
-    SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS horizon,
-           ARRAY(
-               SELECT m.provider_id FROM providers.circuits c JOIN providers.models m ON m.id = c.model_id
-                WHERE c.org_id = %(org_id)s::uuid AND c.xid >= %(since)s::text::xid8
-                  AND c.xid < pg_snapshot_xmin(pg_current_snapshot())
-               UNION
-               SELECT m.provider_id FROM providers.circuit_holds h JOIN providers.models m ON m.id = h.model_id
-                WHERE h.xid >= %(since)s::text::xid8 AND h.xid < pg_snapshot_xmin(pg_current_snapshot())
-               UNION
-               SELECT b.provider_id FROM providers.probes b
-                WHERE (b.org_id IS NULL OR b.org_id = %(org_id)s::uuid) AND b.xid >= %(since)s::text::xid8
-                  AND b.xid < pg_snapshot_xmin(pg_current_snapshot())) AS providers
-    """,
-)
-
-
-async def watch_health(
-    db: Database, pages: Pages, request: WatchHealthRequest, call: Call
-) -> AsyncIterator[WatchHealthResponse]:
-    """Every provider once, unless `cursor` says from where on; then what changes, until the caller
-    goes. Each look is short: a stream must not hold a transaction open."""
-    purpose = f"watch-health/{request.provider_id}"
-    since = "0"
-    only = [request.provider_id] if request.provider_id else None
-    if request.cursor:
-        (since,) = pages.open(purpose, request.cursor, reason="CURSOR_INVALID")
-    is_first = not request.cursor
-    while True:
-        async with db.look(call) as tx:
-            if only and is_first:
-                await get_provider_health(tx, only[0])
-            changed = await tx.one(LIST_CHANGED, org_id=call.caller.org_id, since=since)
-            assert changed is not None  # a SELECT without FROM has one row
-            ids = only if is_first else _chosen(changed["providers"], only)
-            found = await _health_of(tx, ids) if ids is None or ids else []
-        since, is_first = changed["horizon"], False
-        cursor = pages.seal(purpose, [since])
-        for health in found:
-            yield WatchHealthResponse(cursor=cursor, health=health)
-        await asyncio.sleep(POLL_S)
-
-
-def _chosen(changed: Iterable[str], only: Sequence[str] | None) -> list[str]:
-    return [each for each in changed if only is None or each in only]
 
 
 PURGE_POINTS = sql(

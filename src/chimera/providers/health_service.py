@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from chimera.call import Call
 from chimera.core import Core
-from chimera.providers import health, held_circuits, probes
+from chimera.providers import health, held_circuits, probes, watching
 from chimera.v1 import health_pb2_grpc
 from chimera.v1.health_pb2 import (
     ConfigureProbeRequest,
@@ -57,7 +57,7 @@ class HealthService(health_pb2_grpc.HealthServiceServicer):
     async def WatchHealth(
         self, request: WatchHealthRequest, call: Call
     ) -> AsyncIterator[WatchHealthResponse]:
-        async for item in health.watch_health(self.db, self.pages, request, call):
+        async for item in watching.watch_health(self.db, self.pages, request, call):
             yield item
 
     async def ConfigureProbe(

@@ -2,8 +2,8 @@
 
 What must stay true: a secret is sealed before it comes near the database and opened only by
 `unsealed`, once `take_key` or `find_own_key` have left an audit event; it is in no answer, log, error,
-repr or audit event. It opens only as this key of this organisation for this provider. What their
-owners do with keys: owned_keys.py.
+repr or audit event. It opens only as this key of this organisation for this provider, and goes only to
+the host that the provider had when its owner stored it. What their owners do with keys: owned_keys.py.
 """
 
 from __future__ import annotations
@@ -109,12 +109,16 @@ class StoredKey:
     provider_id: str
     row_version: int
     sealed: dict[str, Any] = field(repr=False)
+    # Whether it was stored for the host it is to be sent to.
+    is_at_home: bool = True
 
 
 FIND_STORED_KEY = sql(
     StoredKey,
     """
-    SELECT id, org_id, provider_id, row_version, sealed FROM providers.provider_keys
+    SELECT id, org_id, provider_id, row_version, sealed,
+           stored_for = providers.host_of(%(base_url)s) AS is_at_home
+      FROM providers.provider_keys
      WHERE id = %(key_id)s::uuid AND is_active
     """,
 )
@@ -124,16 +128,26 @@ NOTE_OPENED = sql(
 )
 
 
-async def take_key(tx: Tx, provider_key_id: str, *, purpose: str) -> StoredKey:
-    """A key of the transaction's organisation, still sealed, for a worker that is about to use it;
-    `unsealed` opens it after the transaction, for the master key may be a network away.
+def moved() -> NotReady:
+    return NotReady(
+        "PROVIDER_ADDRESS_CHANGED",
+        "The key was stored for another host than the provider's address names; if it is for this one"
+        " too, its owner stores it again with ReplaceProviderKeySecret.",
+    )
+
+
+async def take_key(tx: Tx, provider_key_id: str, *, purpose: str, base_url: str) -> StoredKey:
+    """A key of the transaction's organisation, still sealed, for a worker that is about to send it to
+    `base_url`; `unsealed` opens it after the transaction, for the master key may be a network away.
 
     Call it once a lease: each time is an audit event (provider_key.use) with its purpose. Raises
-    NotReady(PROVIDER_KEY_MISSING) when the key is gone.
+    NotReady(PROVIDER_KEY_MISSING) when the key is gone, NotReady(PROVIDER_ADDRESS_CHANGED).
     """
-    stored = await tx.one(FIND_STORED_KEY, key_id=provider_key_id)
+    stored = await tx.one(FIND_STORED_KEY, key_id=provider_key_id, base_url=base_url)
     if stored is None:
         raise NotReady("PROVIDER_KEY_MISSING", "The provider key was deleted or revoked.")
+    if not stored.is_at_home:
+        raise moved()
     await tx.run(NOTE_OPENED, key_id=stored.id)
     _record_use(tx, stored.id, purpose)
     return stored
@@ -142,29 +156,56 @@ async def take_key(tx: Tx, provider_key_id: str, *, purpose: str) -> StoredKey:
 FIND_OWN_KEY = sql(
     StoredKey,
     """
-    SELECT id, org_id, provider_id, row_version, sealed FROM providers.provider_keys
+    SELECT id, org_id, provider_id, row_version, sealed,
+           stored_for = providers.host_of(%(base_url)s) AS is_at_home
+      FROM providers.provider_keys
      WHERE user_id = %(user_id)s::uuid AND provider_id = %(provider_id)s::uuid AND is_active
        AND CASE WHEN %(key_id)s::uuid IS NULL THEN is_default ELSE id = %(key_id)s END
     """,
 )
 
 
-async def find_own_key(tx: Tx, provider_id: str, key_id: str, *, purpose: str) -> StoredKey | None:
+async def find_own_key(
+    tx: Tx, provider_id: str, key_id: str, *, purpose: str, base_url: str
+) -> StoredKey | None:
     """A key of the caller's own for a provider, still sealed; without an id the default one, or
-    None when there is none. The one call it is for is counted and recorded here, before it is opened.
+    None when there is none. The one call it is for, to `base_url`, is counted and recorded here, before
+    it is opened.
 
-    Raises NotFound(PROVIDER_KEY_NOT_FOUND) for an id that is no active key for the provider.
+    Raises NotFound(PROVIDER_KEY_NOT_FOUND) for an id that is no active key for the provider,
+    NotReady(PROVIDER_ADDRESS_CHANGED).
     """
     user_id = tx.call.caller.user_id
     stored = await tx.one(
-        FIND_OWN_KEY, user_id=user_id, provider_id=provider_id, key_id=key_id or None
+        FIND_OWN_KEY,
+        user_id=user_id,
+        provider_id=provider_id,
+        key_id=key_id or None,
+        base_url=base_url,
     )
     if stored is None and key_id:
         raise no_key()
     if stored is not None:
+        if not stored.is_at_home:
+            raise moved()
         await count_call(tx, stored.id)
         _record_use(tx, stored.id, purpose)
     return stored
+
+
+IS_AT_HOME = sql(
+    bool,
+    """
+    SELECT stored_for = providers.host_of(%(base_url)s) FROM providers.provider_keys
+     WHERE id = %(key_id)s::uuid
+    """,
+)
+
+
+async def check_host(tx: Tx, key_id: str, base_url: str) -> None:
+    """For a launch, before anything runs. Raises NotReady(PROVIDER_ADDRESS_CHANGED)."""
+    if not await tx.one(IS_AT_HOME, key_id=key_id, base_url=base_url):
+        raise moved()
 
 
 async def unsealed(master: MasterKeys, stored: StoredKey) -> str:

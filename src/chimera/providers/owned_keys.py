@@ -39,7 +39,7 @@ SELECT_KEY = """
                                     WHERE u.provider_key_id = provider_keys.id), 0) AS usage_count,
            GREATEST(last_used_at, (SELECT u.last_used_at FROM providers.key_usage u
                                     WHERE u.provider_key_id = provider_keys.id)) AS last_used_at,
-           created_at, rotate_at, secret_changed_at, revoked_at, updated_at,
+           created_at, rotate_at, secret_changed_at, revoked_at, updated_at, stored_for,
            md5(concat_ws('/', name, is_default, is_active, rotate_at, row_version)) AS etag
       FROM providers.provider_keys
      WHERE user_id = %(user_id)s::uuid

@@ -160,7 +160,7 @@ class Prober:
 
     def __init__(self, core: Core, session: aiohttp.ClientSession) -> None:
         self.core, self.session = core, session
-        self._keys: dict[str, tuple[float, str]] = {}
+        self._keys: dict[tuple[str, str], tuple[float, str]] = {}  # by key and address
 
     async def probe_due(self, limit: int = 8) -> bool:
         """Probes those whose turn it is, at the same time; whether there may be more."""
@@ -210,15 +210,19 @@ class Prober:
                 await count_call(tx, provider.provider_key_id or "")
 
     async def _key(self, provider: Due) -> str:
-        """The key to probe with, or none. Raises NotReady when it is gone."""
+        """The key to probe with, or none. Raises NotReady when it is gone, or was not
+        stored for this host."""
         if not provider.provider_key_id or not provider.org_id:
             return ""
-        opened_at, key = self._keys.get(provider.provider_key_id, (0.0, ""))
+        place = provider.provider_key_id, provider.base_url
+        opened_at, key = self._keys.get(place, (0.0, ""))
         if not key or time.monotonic() - opened_at > KEY_KEPT_S:
             call = Call.by_worker("open_key", provider.org_id, seconds=30)
             async with self.core.db.begin(call) as tx:
                 purpose = f"probe {provider.provider_id}"
-                stored = await take_key(tx, provider.provider_key_id, purpose=purpose)
+                stored = await take_key(
+                    tx, provider.provider_key_id, purpose=purpose, base_url=provider.base_url
+                )
             key = await unsealed(self.core.master, stored)  # maybe a network away
-            self._keys[provider.provider_key_id] = (time.monotonic(), key)
+            self._keys[place] = (time.monotonic(), key)
         return key

@@ -21,6 +21,7 @@ from chimera.v1.campaigns_pb2 import (
     ListExecutionsRequest,
     ListExecutionsResponse,
     RateByCell,
+    Turn,
 )
 
 # Cells are numbered prompt by prompt, so the first ones hold every technique and target alike.
@@ -44,7 +45,7 @@ class ErrorGroup:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything on the page. `latencies_ms`: by target_no, of answered cells; `sampled`: not of all
+    """Everything on the page. `turns`: of those examples that are conversations, by cell. `latencies_ms`: by target_no, of answered cells; `sampled`: not of all
     of them. `errors_cut`: more errors than were read. `checkpoint`: None when the caller may not see
     the audit log or it has none."""
 
@@ -53,6 +54,7 @@ class Facts:
     latencies_ms: dict[int, list[int]]
     sampled: bool
     examples: list[Execution]
+    turns: dict[int, list[Turn]]
     errors: list[ErrorGroup]
     errors_cut: bool
     checkpoint: GetCheckpointResponse | None
@@ -70,12 +72,18 @@ def collect(client: Client, run_id: str) -> Facts:
     for one in islice(answered, LATENCIES_MAX):
         latencies[one.target_no].append(one.latency_ms)
     errors, errors_cut = _errors(client, run_id)
+    examples = _examples(client, summary)
     return Facts(
         campaign=campaign,
         summary=summary,
         latencies_ms=latencies,
         sampled=run.counts.scored > LATENCIES_MAX,
-        examples=_examples(client, summary),
+        examples=examples,
+        turns={
+            one.cell_no: list(client.read_cell(run_id, one.cell_no).turns)
+            for one in examples
+            if one.turn_count
+        },
         errors=errors,
         errors_cut=errors_cut,
         checkpoint=_checkpoint(client),

@@ -11,9 +11,10 @@ from chimera.report.facts import EXAMPLES_MAX, EXAMPLES_PER_TARGET, LATENCIES_MA
 from chimera.report.heat import heat_map, legend
 from chimera.report.markup import Node, document, foreign, h
 from chimera.report.numbers import dollars, interval, percent, short
-from chimera.v1.campaigns_pb2 import Execution, Rate, RunState
+from chimera.v1.campaigns_pb2 import Execution, Rate, RunState, Turn, TurnPurpose
 
 PROMPT_CHARACTERS, RESPONSE_CHARACTERS = 700, 500
+TURNS_MAX = 40  # of a conversation: its last ones, up to the answer that is decided on
 SECTIONS = (
     ("rates", "Success rates"),
     ("intervals", "Intervals"),
@@ -253,11 +254,12 @@ def _cases(facts: Facts) -> Node:
         if facts.examples
         else "No attack succeeded in this run."
     )
-    return _section("cases", lead, [_case(one) for one in facts.examples])
+    cases = [_case(one, facts.turns.get(one.cell_no, ())) for one in facts.examples]
+    return _section("cases", lead, cases)
 
 
-def _case(one: Execution) -> Node:
-    transformed = one.transformed_prompt != one.original_prompt
+def _case(one: Execution, turns: Sequence[Turn]) -> Node:
+    transformed = one.transformed_prompt != one.original_prompt and not turns
     score = f"score {one.success_score:g}" if one.HasField("success_score") else ""
     return h(
         "article",
@@ -275,10 +277,31 @@ def _case(one: Execution) -> Node:
         ),
         _excerpt("Prompt", one.original_prompt, PROMPT_CHARACTERS),
         _excerpt("As sent", one.transformed_prompt, PROMPT_CHARACTERS) if transformed else None,
-        _excerpt("Response", one.response, RESPONSE_CHARACTERS, "response"),
+        _conversation(turns)
+        if turns
+        else _excerpt("Response", one.response, RESPONSE_CHARACTERS, "response"),
         _excerpt("Why it counts", one.verdict_reason, RESPONSE_CHARACTERS, "verdict"),
         class_="case",
     )
+
+
+def _conversation(turns: Sequence[Turn]) -> Node:
+    """What was said, in order. Of an attacker or a judge its reply alone: what it was told is long, and
+    always alike."""
+    shown = turns[-TURNS_MAX:]
+    rows: list[Node] = []
+    for turn in shown:
+        if turn.purpose == TurnPurpose.TURN_PURPOSE_TARGET:
+            rows.append(_excerpt("Asked", turn.request, PROMPT_CHARACTERS))
+            rows.append(_excerpt("Answer", turn.reply, RESPONSE_CHARACTERS, "response"))
+        else:
+            who = TurnPurpose.Name(turn.purpose).removeprefix("TURN_PURPOSE_").capitalize()
+            rows.append(_excerpt(who, turn.reply, RESPONSE_CHARACTERS))
+    left_out = len(turns) - len(shown)
+    said = f"{len(turns)} turns" + (
+        f", of which the first {left_out} are left out" if left_out else ""
+    )
+    return h("div", h("p", said, class_="meta"), rows, class_="turns")
 
 
 def _excerpt(name: str, text: str, characters_max: int, more: str = "") -> Node:

@@ -16,6 +16,7 @@ from chimera.telemetry import frozen
 from chimera.telemetry.frozen import BatchBroken, pack
 
 EXECUTION_RECORDED = "execution.recorded"
+JUDGEMENT_RECORDED = "judgement.recorded"
 
 
 class Event(NamedTuple):
@@ -112,8 +113,10 @@ _VERDICTS = {True: "true", False: "false", None: ""}
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 
-def execution_events(run: RunFacts, recorded: Iterable[Recorded]) -> list[Event]:
-    """One event a recorded execution. Its id is uuid5(run_id, "execution.recorded:<cell_no>"), so
+def execution_events(
+    run: RunFacts, recorded: Iterable[Recorded], event_type: str = EXECUTION_RECORDED
+) -> list[Event]:
+    """One event a recorded execution. Its id is uuid5(run_id, "<event type>:<cell_no>"), so
     anybody can tell from the ledger which events there must be. For the engine's hot path: about
     3 microseconds an event."""
     run_id, campaign_id, user_id, correlation_id = (
@@ -122,7 +125,7 @@ def execution_events(run: RunFacts, recorded: Iterable[Recorded]) -> list[Event]
         run.user_id,
         run.correlation_id,
     )
-    digest = hashlib.sha1(UUID(run_id).bytes + b"execution.recorded:", usedforsecurity=False)
+    digest = hashlib.sha1(UUID(run_id).bytes + f"{event_type}:".encode(), usedforsecurity=False)
     events = []
     for one in recorded:
         named = digest.copy()
@@ -134,7 +137,7 @@ def execution_events(run: RunFacts, recorded: Iterable[Recorded]) -> list[Event]
             Event(
                 # The layout of RFC 9562, section 5.5.
                 f"{h[:8]}-{h[8:12]}-5{h[13:16]}-{_VARIANT[h[16]]}{h[17:20]}-{h[20:32]}",
-                EXECUTION_RECORDED,
+                event_type,
                 "campaign",
                 int(one.started_at.timestamp() * 1000),
                 run_id,

@@ -4,7 +4,7 @@ One document is one template:
 
     format: chimera.template/1
     title: ...
-    description, technique_type, vulnerability_type, tags, state, forked_from
+    id, description, technique_type, vulnerability_type, tags, state
     labels: {production: 2}
     versions:
       - parent: 0                    # number of the parent, 0 for the first
@@ -15,7 +15,7 @@ One document is one template:
         partials: [{name: ..., template_id: ..., label: ...}]
 
 A document written by hand may put messages, variables and partials beside the title, as the only
-version. What must stay true: reading what was written gives the same versions, hash by hash; no value
+version. An import makes a draft with an id of its own. What must stay true: reading what was written gives the same versions, hash by hash; no value
 is in a document, only declarations, and those of secret variables have no default.
 """
 
@@ -42,6 +42,8 @@ from chimera.v1.templates_pb2 import (
 
 FORMAT = "chimera.template/1"
 VERSIONS_MAX = 1_000
+LABELS_MAX = 1_000
+NOTE_CHARS_MAX = 1_000
 _HEAD = frozenset(
     {
         "format",
@@ -139,10 +141,12 @@ def read(plain: Any) -> Document:
     versions = tuple(_version(item, number) for number, item in enumerate(listed, start=1))
     labels = plain.get("labels", {})
     if not isinstance(labels, dict) or not all(
-        isinstance(name, str) and isinstance(number, int) and 0 < number <= len(versions)
+        isinstance(name, str) and type(number) is int and 0 < number <= len(versions)
         for name, number in labels.items()
     ):
         raise DocumentError("labels must map names to numbers of versions")
+    if len(labels) > LABELS_MAX:
+        raise DocumentError(f"there are more than {LABELS_MAX} labels")
     return Document(head, versions, labels, _hash(head, versions, labels))
 
 
@@ -162,6 +166,8 @@ def _version(plain: Any, number: int) -> TemplateVersion:
     note, claimed = plain.get("change_note", ""), plain.get("content_hash", "")
     if not isinstance(note, str) or not isinstance(claimed, str):
         raise DocumentError(f"{where} has a note or a hash that is not text")
+    if len(note) > NOTE_CHARS_MAX:
+        raise DocumentError(f"{where}.change_note has more than {NOTE_CHARS_MAX} characters")
     return TemplateVersion(
         version_number=number,
         parent_version_number=parent,

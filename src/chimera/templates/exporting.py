@@ -1,7 +1,9 @@
-"""Export: templates as documents, a page a transaction, so that a long export holds nothing open."""
+"""Export: templates as documents, each read in a transaction of its own, so that a long export holds
+nothing open and no more than one of them in memory."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -72,9 +74,12 @@ async def export_templates(
     while True:
         async with db.begin(reading) as tx:
             templates = await _page(tx, wanted, after, PAGE)
-            documents = [await _document(tx, template) for template in templates]
-        for document in documents:
-            piece = serialized(document, request.format)
+        for template in templates:
+            async with db.begin(reading) as tx:
+                document = await _document(tx, template)
+            if not document["versions"]:
+                continue  # it was taken out of the caller's sight meanwhile
+            piece = await asyncio.to_thread(serialized, document, request.format)
             if waiting and size + len(piece) > CHUNK_BYTES:
                 yield b"".join(waiting)
                 waiting, size = [], 0

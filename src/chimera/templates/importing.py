@@ -7,6 +7,7 @@ organisation, importer and content hash); a dry run stores nothing and says the 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -40,7 +41,7 @@ from chimera.v1.templates_pb2 import (
 )
 from chimera.validation import validator
 
-DOCUMENT_BYTES_MAX = 4_000_000
+DOCUMENT_BYTES_MAX = 16_000_000
 _LABEL = re.compile(r"(?!latest\Z)[a-z][a-z0-9_-]{0,63}\Z")
 
 
@@ -111,15 +112,19 @@ async def _documents(pieces: AsyncIterator[bytes], format: int) -> AsyncIterator
 
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    rest = b""
+    rest: list[bytes] = []
+    size = 0
     async for piece in pieces:
-        *whole, rest = (rest + piece).split(b"\n")
-        for line in whole:
-            yield line + b"\n"
-        if len(rest) > DOCUMENT_BYTES_MAX:
+        *ends, begins = piece.split(b"\n")
+        for end in ends:
+            yield b"".join(rest) + end + b"\n"
+            rest, size = [], 0
+        rest.append(begins)
+        size += len(begins)
+        if size > DOCUMENT_BYTES_MAX:
             raise _unreadable(0)
-    if rest:
-        yield rest
+    if size:
+        yield b"".join(rest)
 
 
 def _unreadable(line: int) -> Invalid:
@@ -135,9 +140,10 @@ async def _import(
 ) -> ImportTemplatesResponse:
     answer = ImportTemplatesResponse()
     try:
-        document = read(parsed(content, format))
+        # In a thread: a large document must not hold up other callers.
+        document = await asyncio.to_thread(lambda: read(parsed(content, format)))
         answer.title, answer.content_hash = document.head.title, document.content_hash
-        _check_form(document)
+        await _check_form(document)
         try:
             async with db.begin(call) as tx:
                 await _store(tx, document, level, dry_run, answer)
@@ -176,16 +182,18 @@ def parsed(content: bytes, format: int) -> Any:
         raise DocumentError("it is neither UTF-8 nor JSON, or nests too deep") from None
 
 
-def _check_form(document: Document) -> None:
+async def _check_form(document: Document) -> None:
     """The rules of the .proto, as if each version came by its own request."""
     for version in document.versions:
+        await asyncio.sleep(0)  # others have their turn
         request = CreateTemplateRequest()
         request.CopyFrom(document.head)
         request.messages.extend(version.messages)
         request.variables.extend(version.variables)
         request.partials.extend(version.partials)
         for violation in validator().collect_violations(request):
-            path = ".".join(element.field_name for element in violation.proto.field.elements)
+            field: Any = violation.proto.field  # a violation found here always names one
+            path = ".".join(element.field_name for element in field.elements)
             raise DocumentError(
                 f"version {version.version_number}, {path}: {violation.proto.message}"
             )
@@ -245,9 +253,11 @@ async def _store(
 async def _content_of(tx: Tx, version: TemplateVersion) -> Content:
     found = await partials.resolve(tx, version.partials)
     inherited = {name: one.variables for name, one in found.items()}
-    content = checked_content(version.messages, version.variables, version.partials, inherited)
+    content = await asyncio.to_thread(
+        checked_content, version.messages, version.variables, version.partials, inherited
+    )
     if found:
-        partials.check_expanded(version, found)
+        await asyncio.to_thread(partials.check_expanded, version, found)
     if version.content_hash and version.content_hash != content.content_hash:
         raise Invalid(
             "IMPORT_UNREADABLE",

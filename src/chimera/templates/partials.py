@@ -1,14 +1,14 @@
 """Partials: other templates' texts inside a version, resolved and pinned.
 
 What must stay true: no template includes itself, by whatever way; the number of texts and their
-size are bounded; what a caller may not see is not there. Expanding happens on the tree, so no brace
-of one text joins with one of another.
+size are bounded, before anything of that size is made; what a caller may not see is not there.
+Expanding happens on the tree, so no brace of one text joins with one of another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chimera.db import Tx
 from chimera.faults import Invalid, NotFound, Violation
@@ -25,9 +25,10 @@ TEXTS_MAX = 100
 
 @dataclass(frozen=True)
 class Included:
-    """A partial as it stands in another text."""
+    """A partial as it stands in another text; `size` is its length when written."""
 
     nodes: tuple[Node, ...]
+    size: int
     variables: tuple[Variable, ...]
     pins: tuple[Pin, ...]
 
@@ -75,15 +76,21 @@ class _Library:
             inner.name: await self.include(inner, (*path, partial.template_id), field)
             for inner in version.partials
         }
-        nodes = tuple(_expanded(language.parse(version.messages[0].text), inside))
-        if len(language.write(nodes)) > rendering.OUTPUT_CHARS_MAX:
-            raise _invalid(field, f"makes more than {rendering.OUTPUT_CHARS_MAX} characters")
+        try:
+            nodes = tuple(_Expansion(inside).of(language.parse(version.messages[0].text)))
+        except _TooLarge:
+            raise _invalid(
+                field, f"makes more than {rendering.OUTPUT_CHARS_MAX} characters"
+            ) from None
         pin = Pin(partial.name, partial.template_id, version.version_number, version.content_hash)
         included = Included(
             nodes,
+            len(language.write(nodes)),
             tuple(_merged(version.variables, inside.values())),
-            (pin, *(below for one in inside.values() for below in one.pins)),
+            (pin, *pins_of(inside)),
         )
+        if included.size > rendering.OUTPUT_CHARS_MAX:
+            raise _invalid(field, f"makes more than {rendering.OUTPUT_CHARS_MAX} characters")
         self.kept[key] = included
         return included
 
@@ -111,7 +118,12 @@ async def expand(tx: Tx, version: TemplateVersion) -> tuple[TemplateVersion, tup
     if not version.partials:
         return version, ()
     found = await resolve(tx, version.partials, version.template_id)
-    return expanded(version, found), tuple(pin for one in found.values() for pin in one.pins)
+    return expanded(version, found), pins_of(found)
+
+
+def pins_of(found: Mapping[str, Included]) -> tuple[Pin, ...]:
+    """Each once, by however many ways it is included: the ways can be very many."""
+    return tuple(dict.fromkeys(pin for one in found.values() for pin in one.pins))
 
 
 def check_expanded(version: TemplateVersion, found: Mapping[str, Included]) -> None:
@@ -126,44 +138,57 @@ def expanded(version: TemplateVersion, found: Mapping[str, Included]) -> Templat
     """Raises Invalid(OUTPUT_TOO_LARGE)."""
     whole = TemplateVersion()
     whole.CopyFrom(version)
+    expansion = _Expansion(found)
     size_chars = 0
     for message in whole.messages:
-        message.text = language.write(_expanded(language.parse(message.text), found))
+        try:
+            message.text = language.write(expansion.of(language.parse(message.text)))
+        except _TooLarge:
+            raise _too_large() from None
         size_chars += len(message.text)
     if size_chars > rendering.OUTPUT_CHARS_MAX:
-        raise Invalid(
-            "OUTPUT_TOO_LARGE", f"{size_chars} characters with partials are more than allowed."
-        )
+        raise _too_large()
     del whole.variables[:]
     whole.variables.extend(_merged(version.variables, found.values()))
     del whole.partials[:]
     return whole
 
 
-def _expanded(nodes: Iterable[Node], found: Mapping[str, Included]) -> list[Node]:
-    expanded: list[Node] = []
-    for node in nodes:
-        match node:
-            case PartialTag(name) if name in found:
-                expanded.extend(found[name].nodes)
-            case Loop():
-                body, other = _expanded(node.body, found), _expanded(node.otherwise, found)
-                expanded.append(Loop(node.subject, tuple(body), tuple(other)))
-            case Condition():
-                then, other = _expanded(node.then, found), _expanded(node.otherwise, found)
-                expanded.append(
-                    Condition(
-                        node.subject,
-                        node.negated,
-                        node.operator,
-                        node.literal,
-                        tuple(then),
-                        tuple(other),
-                    )
-                )
-            case _:
-                expanded.append(node)
-    return expanded
+def _too_large() -> Invalid:
+    most = rendering.OUTPUT_CHARS_MAX
+    return Invalid("OUTPUT_TOO_LARGE", f"With its partials it has more than {most} characters.")
+
+
+class _TooLarge(Exception):
+    """What is put in has more characters than any output may have."""
+
+
+class _Expansion:
+    """Puts partials in their places, as long as what is put in stays within bounds."""
+
+    def __init__(self, found: Mapping[str, Included]) -> None:
+        self.found = found
+        self.chars_left = rendering.OUTPUT_CHARS_MAX
+
+    def of(self, nodes: Iterable[Node]) -> list[Node]:
+        expanded: list[Node] = []
+        for node in nodes:
+            match node:
+                case PartialTag(name) if name in self.found:
+                    # Every node is written as a character at least, so this bounds them as well.
+                    self.chars_left -= self.found[name].size
+                    if self.chars_left < 0:
+                        raise _TooLarge
+                    expanded.extend(self.found[name].nodes)
+                case Loop():
+                    body, other = tuple(self.of(node.body)), tuple(self.of(node.otherwise))
+                    expanded.append(Loop(node.subject, body, other))
+                case Condition():
+                    then, other = tuple(self.of(node.then)), tuple(self.of(node.otherwise))
+                    expanded.append(replace(node, then=then, otherwise=other))
+                case _:
+                    expanded.append(node)
+        return expanded
 
 
 def _merged(own: Iterable[Variable], found: Iterable[Included]) -> list[Variable]:

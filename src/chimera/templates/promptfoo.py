@@ -27,6 +27,13 @@ from chimera.v1.templates_pb2 import MessageRole, PromptMessage, Variable, Varia
 
 ROWS_MAX = 10_000
 PROMPTS_MAX = 200
+# A list of a variable repeats the others, and defaultTest its assertions: what comes out may be many
+# times what went in.
+ROWS_CHARS_MAX = 50_000_000
+SCORERS_CHARS_MAX = 1_000_000
+ASSERTIONS_MAX = 100
+UNMAPPED_MAX = 1_000
+_SCHEMA_DEPTH_MAX = 16
 _NUNJUCKS = re.compile(r"\{%|\{#")
 _ROLES = {
     "system": MessageRole.MESSAGE_ROLE_SYSTEM,
@@ -59,12 +66,36 @@ class PromptfooPlan:
     prompts: list[PromptPlan] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     scorers: dict[int, Scorer] = field(default_factory=dict)
-    unmapped: list[tuple[str, str, str]] = field(default_factory=list)
+    # What is said of a default is said once.
+    unmapped: dict[tuple[str, str, str], None] = field(default_factory=dict)
+    default_scorers: list[Scorer] = field(default_factory=list)
+    rows_chars: int = 0
+    scorers_chars: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.rows) >= ROWS_MAX or self.rows_chars > ROWS_CHARS_MAX
+
+    def leave_rows(self, where: str) -> None:
+        said = f"more than {ROWS_MAX} rows or {ROWS_CHARS_MAX} characters of them"
+        self.leave("rows", where, said)
 
     def leave(self, place: str, what: str, why: str) -> None:
-        entry = place, what[:200], why
-        if entry not in self.unmapped:  # what is said of a default is said once
-            self.unmapped.append(entry)
+        if len(self.unmapped) < UNMAPPED_MAX:
+            self.unmapped[place, what[:200], why] = None
+        else:
+            self.unmapped["...", "", f"more than {UNMAPPED_MAX} things have no counterpart"] = None
+
+    def score(self, where: str, scorer: Scorer) -> None:
+        """The scorer of the newest row."""
+        if self.scorers_chars <= SCORERS_CHARS_MAX:
+            self.scorers_chars += len(str(scorer))
+        if self.scorers_chars > SCORERS_CHARS_MAX:
+            return self.leave(
+                "scorers", where, f"all of them have more than {SCORERS_CHARS_MAX} characters"
+            )
+        self.scorers[len(self.rows)] = scorer
+        return None
 
     def variables(self, names: Iterable[str]) -> list[Variable]:
         """Declarations for a prompt, as the rows have them."""
@@ -81,7 +112,7 @@ class PromptfooPlan:
 def read_promptfoo(text: str, title: str = "") -> PromptfooPlan:
     """Raises Invalid(IMPORT_UNREADABLE) for what is no configuration at all."""
     try:
-        config = plain_yaml(text)
+        config = _with_text_names(plain_yaml(text))
     except DocumentError as error:
         raise Invalid("IMPORT_UNREADABLE", str(error)) from None
     if not isinstance(config, dict) or "prompts" not in config:
@@ -90,14 +121,29 @@ def read_promptfoo(text: str, title: str = "") -> PromptfooPlan:
     plan = PromptfooPlan(title or (str(described)[:150] if described else "promptfoo"))
     _read_prompts(plan, config["prompts"])
     default = config.get("defaultTest") or {}
-    if isinstance(default, str):
-        plan.leave("defaultTest", default, "lies in another file; paste it into this one")
+    if not isinstance(default, dict):
+        plan.leave("defaultTest", str(default), "lies in another file; paste it into this one")
         default = {}
+    for name in default.keys() - _OF_TEST:
+        plan.leave(f"defaultTest.{name}", name, "has no counterpart")
+    plan.default_scorers = _assertions(plan, "defaultTest", default)
     _read_tests(plan, config.get("tests"), default)
     _read_scenarios(plan, config.get("scenarios"), default)
     for name in config.keys() - _KNOWN:
         plan.leave(str(name), str(name), _why_not(str(name)))
     return plan
+
+
+def _with_text_names(value: Any) -> Any:
+    """As JSON would have it: names are texts."""
+    if isinstance(value, dict):
+        return {
+            name if isinstance(name, str) else orjson.dumps(name, default=str).decode(): (
+                _with_text_names(item)
+            )
+            for name, item in value.items()
+        }
+    return [_with_text_names(item) for item in value] if isinstance(value, list) else value
 
 
 def _why_not(name: str) -> str:
@@ -183,6 +229,8 @@ def _read_tests(plan: PromptfooPlan, tests: Any, default: Mapping[str, Any]) -> 
         return plan.leave("tests", str(tests), "lies in another file; import that as a dataset")
     for place, test in enumerate(tests):
         where = f"tests[{place}]"
+        if plan.is_full:
+            return plan.leave_rows(where)
         if isinstance(test, dict):
             _read_test(plan, where, test, default)
         else:
@@ -190,7 +238,9 @@ def _read_tests(plan: PromptfooPlan, tests: Any, default: Mapping[str, Any]) -> 
 
 
 def _read_scenarios(plan: PromptfooPlan, scenarios: Any, default: Mapping[str, Any]) -> None:
-    for place, scenario in enumerate(scenarios if isinstance(scenarios, list) else []):
+    if scenarios is not None and not isinstance(scenarios, list):
+        return plan.leave("scenarios", str(scenarios), "lies in another file")
+    for place, scenario in enumerate(scenarios or []):
         where = f"scenarios[{place}]"
         configs = scenario.get("config") if isinstance(scenario, dict) else None
         tests = scenario.get("tests") if isinstance(scenario, dict) else None
@@ -198,9 +248,12 @@ def _read_scenarios(plan: PromptfooPlan, scenarios: Any, default: Mapping[str, A
             plan.leave(where, "scenario", "needs config and tests in this file")
             continue
         for config, (number, test) in itertools.product(configs, enumerate(tests)):
+            if plan.is_full:
+                return plan.leave_rows(where)
             if isinstance(config, dict) and isinstance(test, dict):
                 both = {**config, **test, "vars": {**_vars(config), **_vars(test)}}
                 _read_test(plan, f"{where}.tests[{number}]", both, default)
+    return None
 
 
 def _vars(test: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,33 +276,46 @@ def _read_test(
         elif isinstance(value, str) and value.startswith("file://"):
             plan.leave(f"{where}.vars.{name}", value, "lies in another file")
             del values[name]
-    asserted = [
-        (f"{origin}.assert[{place}]", one)
-        for origin, source in (("defaultTest", default), (where, test))
-        for place, one in enumerate(_list(source.get("assert")))
+    # The scorer that holds when these assertions do not; None when none could be carried over.
+    mapped = [*plan.default_scorers, *_assertions(plan, where, test)]
+    scorer = _negated(_together("all", mapped)) if mapped else None
+    # A list of texts stands for one test for each of them; any other list is a value.
+    choices = [
+        [
+            (item, len(str(item)))
+            for item in (
+                value
+                if isinstance(value, list) and value and isinstance(value[0], str)
+                else [value]
+            )
+        ]
+        for value in values.values()
     ]
-    scorer = _failing(plan, asserted)
-    # A list stands for one test for each of its items.
-    choices = [value if isinstance(value, list) else [value] for value in values.values()]
     for combination in itertools.product(*choices):
-        if len(plan.rows) == ROWS_MAX:
-            return plan.leave(where, "rows", f"more than {ROWS_MAX} rows")
-        plan.rows.append(dict(zip(values, combination, strict=True)))
+        if plan.is_full:
+            return plan.leave_rows(where)
+        plan.rows_chars += sum(len(name) for name in values) + sum(size for _, size in combination)
+        plan.rows.append({name: item for name, (item, _) in zip(values, combination, strict=True)})
         if scorer is not None:
-            plan.scorers[len(plan.rows)] = scorer
+            plan.score(where, scorer)
     return None
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _failing(plan: PromptfooPlan, asserted: Sequence[tuple[str, Any]]) -> Scorer | None:
-    """The scorer that holds when these assertions do not; None when none could be carried over."""
-    mapped = [
-        scorer for place, one in asserted if (scorer := _assertion(plan, place, one)) is not None
+def _assertions(plan: PromptfooPlan, where: str, source: Mapping[str, Any]) -> list[Scorer]:
+    """Those of a test, or of a set of assertions, that could be carried over."""
+    asserted = source.get("assert")
+    if asserted is not None and not isinstance(asserted, list):
+        plan.leave(f"{where}.assert", str(asserted), "is not a list of assertions")
+        return []
+    listed = asserted or []
+    if len(listed) > ASSERTIONS_MAX:
+        said = f"only the first {ASSERTIONS_MAX} are read"
+        plan.leave(f"{where}.assert", f"{len(listed)} assertions", said)
+    return [
+        scorer
+        for place, one in enumerate(listed[:ASSERTIONS_MAX])
+        if (scorer := _assertion(plan, f"{where}.assert[{place}]", one)) is not None
     ]
-    return _negated(_together("all", mapped)) if mapped else None
 
 
 def _together(kind: str, operands: list[Scorer]) -> Scorer:
@@ -271,11 +337,7 @@ def _assertion(plan: PromptfooPlan, where: str, one: Any) -> Scorer | None:
                 f"{where}.{name}", name, "has no counterpart; the assertion counts without it"
             )
     if kind == "assert-set":
-        inside = [
-            scorer
-            for place, inner in enumerate(_list(one.get("assert")))
-            if (scorer := _assertion(plan, f"{where}.assert[{place}]", inner)) is not None
-        ]
+        inside = _assertions(plan, where, one)
         return _together("all", inside) if inside else None
     scorer = _simple(kind.removeprefix("not-"), one.get("value") if kind else None)
     if scorer is None:
@@ -301,7 +363,7 @@ def _simple(kind: str, value: Any) -> Scorer | None:
         case "regex" if isinstance(value, str) and _is_re2(value):
             params = {"pattern": value, "case_sensitive": True}
             return {"kind": "regex", "params": params, "operands": []}
-        case "is-json" if value is None or isinstance(value, dict):
+        case "is-json" if value is None or (isinstance(value, dict) and _fits(value)):
             return {"kind": "json_schema", "params": {"schema": value or {}}, "operands": []}
         case "is-refusal":
             return {"kind": "refusal", "params": {}, "operands": []}
@@ -314,6 +376,15 @@ def _text(kind: str, text: str, case_sensitive: bool) -> Scorer:
         "params": {"text": text, "case_sensitive": case_sensitive},
         "operands": [],
     }
+
+
+def _fits(value: Any, depth: int = _SCHEMA_DEPTH_MAX) -> bool:
+    """Whether a message can carry it: not nested too deep, and no number that a double is not."""
+    if isinstance(value, dict):
+        return depth > 0 and all(_fits(item, depth - 1) for item in value.values())
+    if isinstance(value, list):
+        return depth > 0 and all(_fits(item, depth - 1) for item in value)
+    return not isinstance(value, int | float) or abs(value) < 2**63
 
 
 def _is_re2(pattern: str) -> bool:

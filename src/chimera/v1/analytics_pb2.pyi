@@ -29,6 +29,7 @@ class Dimension(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DIMENSION_MODEL: _ClassVar[Dimension]
     DIMENSION_DAY: _ClassVar[Dimension]
     DIMENSION_HOUR: _ClassVar[Dimension]
+    DIMENSION_LABEL: _ClassVar[Dimension]
 WINDOW_GRAIN_UNSPECIFIED: WindowGrain
 WINDOW_GRAIN_HOUR: WindowGrain
 WINDOW_GRAIN_DAY: WindowGrain
@@ -39,6 +40,7 @@ DIMENSION_PROVIDER: Dimension
 DIMENSION_MODEL: Dimension
 DIMENSION_DAY: Dimension
 DIMENSION_HOUR: Dimension
+DIMENSION_LABEL: Dimension
 
 class Figures(_message.Message):
     __slots__ = ("results", "attempts", "scored", "successes", "failed", "rate", "low", "high", "latency_ms_avg", "input_tokens", "output_tokens", "cost_usd")
@@ -140,6 +142,26 @@ class RunSlice(_message.Message):
     errors: _containers.RepeatedCompositeFieldContainer[ErrorCount]
     def __init__(self, technique: _Optional[str] = ..., provider: _Optional[str] = ..., model: _Optional[str] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ..., latency_ms: _Optional[_Union[Percentiles, _Mapping]] = ..., errors: _Optional[_Iterable[_Union[ErrorCount, _Mapping]]] = ...) -> None: ...
 
+class SourceSlice(_message.Message):
+    __slots__ = ("template_id", "version_number", "template_title", "vulnerability_type", "dataset_id", "dataset_version", "figures", "latency_ms")
+    TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_TITLE_FIELD_NUMBER: _ClassVar[int]
+    VULNERABILITY_TYPE_FIELD_NUMBER: _ClassVar[int]
+    DATASET_ID_FIELD_NUMBER: _ClassVar[int]
+    DATASET_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    template_id: str
+    version_number: int
+    template_title: str
+    vulnerability_type: str
+    dataset_id: str
+    dataset_version: int
+    figures: Figures
+    latency_ms: Percentiles
+    def __init__(self, template_id: _Optional[str] = ..., version_number: _Optional[int] = ..., template_title: _Optional[str] = ..., vulnerability_type: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_version: _Optional[int] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ..., latency_ms: _Optional[_Union[Percentiles, _Mapping]] = ...) -> None: ...
+
 class ListWindowsRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "campaign_id", "grain")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -189,11 +211,15 @@ class AnalyseRunRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ...) -> None: ...
 
 class AnalyseRunResponse(_message.Message):
-    __slots__ = ("run", "total", "slices")
+    __slots__ = ("run", "total", "slices", "by_source", "by_vulnerability")
     RUN_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     SLICES_FIELD_NUMBER: _ClassVar[int]
+    BY_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    BY_VULNERABILITY_FIELD_NUMBER: _ClassVar[int]
     run: _campaigns_pb2.Run
     total: RunSlice
     slices: _containers.RepeatedCompositeFieldContainer[RunSlice]
-    def __init__(self, run: _Optional[_Union[_campaigns_pb2.Run, _Mapping]] = ..., total: _Optional[_Union[RunSlice, _Mapping]] = ..., slices: _Optional[_Iterable[_Union[RunSlice, _Mapping]]] = ...) -> None: ...
+    by_source: _containers.RepeatedCompositeFieldContainer[SourceSlice]
+    by_vulnerability: _containers.RepeatedCompositeFieldContainer[FiguresByName]
+    def __init__(self, run: _Optional[_Union[_campaigns_pb2.Run, _Mapping]] = ..., total: _Optional[_Union[RunSlice, _Mapping]] = ..., slices: _Optional[_Iterable[_Union[RunSlice, _Mapping]]] = ..., by_source: _Optional[_Iterable[_Union[SourceSlice, _Mapping]]] = ..., by_vulnerability: _Optional[_Iterable[_Union[FiguresByName, _Mapping]]] = ...) -> None: ...

@@ -76,7 +76,8 @@ class AnalyticsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AnalyseRun(self, request, context):
-        """Figures of a run from its results, with percentiles and the kinds of errors. RUN_NOT_FOUND.
+        """Figures of a run from its results, with percentiles and the kinds of errors: by technique and
+        target, by template and dataset, and by kind of vulnerability. RUN_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -324,7 +324,7 @@ class Campaign(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., description: _Optional[str] = ..., objective: _Optional[str] = ..., state: _Optional[_Union[CampaignState, str]] = ..., visibility: _Optional[_Union[CampaignVisibility, str]] = ..., plan: _Optional[_Union[CampaignPlan, _Mapping]] = ..., run_id: _Optional[str] = ..., success_rate: _Optional[float] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deleted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., team_id: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("id", "campaign_id", "state", "plan_hash", "cells_total", "counts", "shards_total", "shards_done", "concurrency", "cost_usd_max", "state_reason", "launched_by", "created_at", "finished_at", "prompt_count", "technique_names", "target_names", "repetitions", "waiting_for", "seats", "stop_reason", "limits", "origin_run_id")
+    __slots__ = ("id", "campaign_id", "state", "plan_hash", "cells_total", "counts", "shards_total", "shards_done", "concurrency", "cost_usd_max", "state_reason", "launched_by", "created_at", "finished_at", "prompt_count", "technique_names", "target_names", "repetitions", "waiting_for", "seats", "stop_reason", "limits", "origin_run_id", "scoring_id")
     ID_FIELD_NUMBER: _ClassVar[int]
     CAMPAIGN_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -348,6 +348,7 @@ class Run(_message.Message):
     STOP_REASON_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    SCORING_ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     campaign_id: str
     state: RunState
@@ -371,7 +372,8 @@ class Run(_message.Message):
     stop_reason: StopReason
     limits: Limits
     origin_run_id: str
-    def __init__(self, id: _Optional[str] = ..., campaign_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., plan_hash: _Optional[str] = ..., cells_total: _Optional[int] = ..., counts: _Optional[_Union[RunCounts, _Mapping]] = ..., shards_total: _Optional[int] = ..., shards_done: _Optional[int] = ..., concurrency: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., state_reason: _Optional[str] = ..., launched_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_count: _Optional[int] = ..., technique_names: _Optional[_Iterable[str]] = ..., target_names: _Optional[_Iterable[str]] = ..., repetitions: _Optional[int] = ..., waiting_for: _Optional[_Iterable[_Union[WaitingTarget, _Mapping]]] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., origin_run_id: _Optional[str] = ...) -> None: ...
+    scoring_id: str
+    def __init__(self, id: _Optional[str] = ..., campaign_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., plan_hash: _Optional[str] = ..., cells_total: _Optional[int] = ..., counts: _Optional[_Union[RunCounts, _Mapping]] = ..., shards_total: _Optional[int] = ..., shards_done: _Optional[int] = ..., concurrency: _Optional[int] = ..., cost_usd_max: _Optional[str] = ..., state_reason: _Optional[str] = ..., launched_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prompt_count: _Optional[int] = ..., technique_names: _Optional[_Iterable[str]] = ..., target_names: _Optional[_Iterable[str]] = ..., repetitions: _Optional[int] = ..., waiting_for: _Optional[_Iterable[_Union[WaitingTarget, _Mapping]]] = ..., seats: _Optional[_Iterable[_Union[Seat, _Mapping]]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., origin_run_id: _Optional[str] = ..., scoring_id: _Optional[str] = ...) -> None: ...
 
 class Seat(_message.Message):
     __slots__ = ("seat_no", "purpose", "target_name", "calls", "input_tokens", "output_tokens", "cost_usd", "cost_usd_max")

@@ -202,7 +202,7 @@ class CampaignServiceServicer:
 
     def DeleteCampaign(self, request, context):
         """Hides a campaign that is not running. Takes ADMIN. CAMPAIGN_NOT_FOUND, CAMPAIGN_LEVEL_TOO_LOW,
-        CAMPAIGN_NOT_DRAFT.
+        CAMPAIGN_NOT_DRAFT, CAMPAIGN_BUSY while it is scheduled or models judge answers of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

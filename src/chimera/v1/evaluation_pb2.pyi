@@ -19,6 +19,7 @@ class ScoringState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SCORING_STATE_UNSPECIFIED: _ClassVar[ScoringState]
     SCORING_STATE_RUNNING: _ClassVar[ScoringState]
     SCORING_STATE_COMPLETED: _ClassVar[ScoringState]
+    SCORING_STATE_CANCELLED: _ClassVar[ScoringState]
 
 class ExportFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -29,6 +30,7 @@ class ExportFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 SCORING_STATE_UNSPECIFIED: ScoringState
 SCORING_STATE_RUNNING: ScoringState
 SCORING_STATE_COMPLETED: ScoringState
+SCORING_STATE_CANCELLED: ScoringState
 EXPORT_FORMAT_UNSPECIFIED: ExportFormat
 EXPORT_FORMAT_JSON_LINES: ExportFormat
 EXPORT_FORMAT_CSV: ExportFormat
@@ -99,7 +101,7 @@ class Flip(_message.Message):
     def __init__(self, first_cell_no: _Optional[int] = ..., second_cell_no: _Optional[int] = ..., technique: _Optional[str] = ..., first_target: _Optional[str] = ..., second_target: _Optional[str] = ..., original_prompt: _Optional[str] = ..., first_is_successful: _Optional[bool] = ...) -> None: ...
 
 class Scoring(_message.Message):
-    __slots__ = ("id", "run_id", "name", "state", "scorer", "fingerprint", "answers", "scored", "successes", "errored", "flipped", "created_by", "created_at", "finished_at")
+    __slots__ = ("id", "run_id", "name", "state", "scorer", "fingerprint", "answers", "scored", "successes", "errored", "flipped", "created_by", "created_at", "finished_at", "answers_total", "judging_run_id", "state_reason", "judges", "cost_usd")
     ID_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +116,11 @@ class Scoring(_message.Message):
     CREATED_BY_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     FINISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    JUDGING_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_REASON_FIELD_NUMBER: _ClassVar[int]
+    JUDGES_FIELD_NUMBER: _ClassVar[int]
+    COST_USD_FIELD_NUMBER: _ClassVar[int]
     id: str
     run_id: str
     name: str
@@ -128,7 +135,12 @@ class Scoring(_message.Message):
     created_by: str
     created_at: _timestamp_pb2.Timestamp
     finished_at: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., run_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[ScoringState, str]] = ..., scorer: _Optional[_Union[_campaigns_pb2.Scorer, _Mapping]] = ..., fingerprint: _Optional[str] = ..., answers: _Optional[int] = ..., scored: _Optional[int] = ..., successes: _Optional[int] = ..., errored: _Optional[int] = ..., flipped: _Optional[int] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    answers_total: int
+    judging_run_id: str
+    state_reason: str
+    judges: _containers.RepeatedCompositeFieldContainer[_campaigns_pb2.Seat]
+    cost_usd: str
+    def __init__(self, id: _Optional[str] = ..., run_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[ScoringState, str]] = ..., scorer: _Optional[_Union[_campaigns_pb2.Scorer, _Mapping]] = ..., fingerprint: _Optional[str] = ..., answers: _Optional[int] = ..., scored: _Optional[int] = ..., successes: _Optional[int] = ..., errored: _Optional[int] = ..., flipped: _Optional[int] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., answers_total: _Optional[int] = ..., judging_run_id: _Optional[str] = ..., state_reason: _Optional[str] = ..., judges: _Optional[_Iterable[_Union[_campaigns_pb2.Seat, _Mapping]]] = ..., cost_usd: _Optional[str] = ...) -> None: ...
 
 class ScoredAgain(_message.Message):
     __slots__ = ("cell_no", "is_successful", "success_score", "reason", "recorded_is_successful")
@@ -227,6 +239,22 @@ class RescoreRunRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., scorer: _Optional[_Union[_campaigns_pb2.Scorer, _Mapping]] = ..., name: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class RescoreRunResponse(_message.Message):
+    __slots__ = ("scoring",)
+    SCORING_FIELD_NUMBER: _ClassVar[int]
+    scoring: Scoring
+    def __init__(self, scoring: _Optional[_Union[Scoring, _Mapping]] = ...) -> None: ...
+
+class CancelScoringRequest(_message.Message):
+    __slots__ = ("scoring_id", "reason", "request_id")
+    SCORING_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    scoring_id: str
+    reason: str
+    request_id: str
+    def __init__(self, scoring_id: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class CancelScoringResponse(_message.Message):
     __slots__ = ("scoring",)
     SCORING_FIELD_NUMBER: _ClassVar[int]
     scoring: Scoring

@@ -52,6 +52,11 @@ class EvaluationServiceStub:
                 request_serializer=chimera_dot_v1_dot_evaluation__pb2.RescoreRunRequest.SerializeToString,
                 response_deserializer=chimera_dot_v1_dot_evaluation__pb2.RescoreRunResponse.FromString,
                 _registered_method=True)
+        self.CancelScoring = channel.unary_unary(
+                '/chimera.v1.EvaluationService/CancelScoring',
+                request_serializer=chimera_dot_v1_dot_evaluation__pb2.CancelScoringRequest.SerializeToString,
+                response_deserializer=chimera_dot_v1_dot_evaluation__pb2.CancelScoringResponse.FromString,
+                _registered_method=True)
         self.GetScoring = channel.unary_unary(
                 '/chimera.v1.EvaluationService/GetScoring',
                 request_serializer=chimera_dot_v1_dot_evaluation__pb2.GetScoringRequest.SerializeToString,
@@ -123,7 +128,18 @@ class EvaluationServiceServicer:
 
     def RescoreRun(self, request, context):
         """Judges the stored answers of a run with another scorer, in the background; the verdicts of the
-        run itself stay. RUN_NOT_FOUND, RUN_NOT_OVER, SCORER_UNKNOWN, SCORER_PARAMETER_INVALID.
+        run itself stay. Nothing is sent to the targets again. A scorer in which models judge makes calls
+        of its own, under the budgets, limits and switches of a run: see Scoring.judging_run_id.
+        RUN_NOT_FOUND, RUN_NOT_OVER, SCORER_UNKNOWN, SCORER_PARAMETER_INVALID; with models that judge also
+        NOTHING_TO_JUDGE, RUN_JUDGES and, of those models, what a launch is refused for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelScoring(self, request, context):
+        """Ends a scoring that is going on. The verdicts that are there stay, and what is in flight to a
+        judge is still booked. SCORING_NOT_FOUND, SCORING_OVER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -213,6 +229,11 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
                     servicer.RescoreRun,
                     request_deserializer=chimera_dot_v1_dot_evaluation__pb2.RescoreRunRequest.FromString,
                     response_serializer=chimera_dot_v1_dot_evaluation__pb2.RescoreRunResponse.SerializeToString,
+            ),
+            'CancelScoring': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelScoring,
+                    request_deserializer=chimera_dot_v1_dot_evaluation__pb2.CancelScoringRequest.FromString,
+                    response_serializer=chimera_dot_v1_dot_evaluation__pb2.CancelScoringResponse.SerializeToString,
             ),
             'GetScoring': grpc.unary_unary_rpc_method_handler(
                     servicer.GetScoring,
@@ -343,6 +364,33 @@ class EvaluationService:
             '/chimera.v1.EvaluationService/RescoreRun',
             chimera_dot_v1_dot_evaluation__pb2.RescoreRunRequest.SerializeToString,
             chimera_dot_v1_dot_evaluation__pb2.RescoreRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelScoring(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chimera.v1.EvaluationService/CancelScoring',
+            chimera_dot_v1_dot_evaluation__pb2.CancelScoringRequest.SerializeToString,
+            chimera_dot_v1_dot_evaluation__pb2.CancelScoringResponse.FromString,
             options,
             channel_credentials,
             insecure,

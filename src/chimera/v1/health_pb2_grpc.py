@@ -118,9 +118,10 @@ class HealthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchHealth(self, request, context):
-        """Every provider once, then each whose health or circuits have changed. A watch that begins with
-        the cursor of an earlier one tells only what has changed since. PROVIDER_NOT_FOUND,
-        CURSOR_INVALID, TOO_MANY_WATCHERS.
+        """Every provider as it is, at once, then each whose health or circuits have changed. A watch that
+        begins with the cursor of an earlier one tells only what has changed since, and what that one
+        did not come to tell; some of it may be told twice. PROVIDER_NOT_FOUND, CURSOR_INVALID,
+        TOO_MANY_WATCHERS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

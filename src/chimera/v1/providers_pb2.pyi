@@ -256,7 +256,7 @@ class Model(_message.Message):
     def __init__(self, id: _Optional[str] = ..., provider_id: _Optional[str] = ..., name: _Optional[str] = ..., display_name: _Optional[str] = ..., version: _Optional[str] = ..., context_tokens_max: _Optional[int] = ..., output_tokens_max: _Optional[int] = ..., is_available: _Optional[bool] = ..., price_version: _Optional[_Union[PriceVersion, _Mapping]] = ..., is_allowed_target: _Optional[bool] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., capabilities: _Optional[_Iterable[_Union[ModelCapability, str]]] = ..., available_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., available_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deprecated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replaced_by: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
 
 class ProviderKey(_message.Message):
-    __slots__ = ("id", "provider_id", "name", "prefix", "last_four", "is_active", "is_default", "usage_count", "last_used_at", "created_at", "rotate_at", "secret_changed_at", "revoked_at", "updated_at", "etag")
+    __slots__ = ("id", "provider_id", "name", "prefix", "last_four", "is_active", "is_default", "usage_count", "last_used_at", "created_at", "rotate_at", "secret_changed_at", "revoked_at", "updated_at", "etag", "stored_for")
     ID_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -272,6 +272,7 @@ class ProviderKey(_message.Message):
     REVOKED_AT_FIELD_NUMBER: _ClassVar[int]
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    STORED_FOR_FIELD_NUMBER: _ClassVar[int]
     id: str
     provider_id: str
     name: str
@@ -287,7 +288,8 @@ class ProviderKey(_message.Message):
     revoked_at: _timestamp_pb2.Timestamp
     updated_at: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, id: _Optional[str] = ..., provider_id: _Optional[str] = ..., name: _Optional[str] = ..., prefix: _Optional[str] = ..., last_four: _Optional[str] = ..., is_active: _Optional[bool] = ..., is_default: _Optional[bool] = ..., usage_count: _Optional[int] = ..., last_used_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., rotate_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., secret_changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revoked_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    stored_for: str
+    def __init__(self, id: _Optional[str] = ..., provider_id: _Optional[str] = ..., name: _Optional[str] = ..., prefix: _Optional[str] = ..., last_four: _Optional[str] = ..., is_active: _Optional[bool] = ..., is_default: _Optional[bool] = ..., usage_count: _Optional[int] = ..., last_used_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., rotate_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., secret_changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revoked_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., stored_for: _Optional[str] = ...) -> None: ...
 
 class CreateProviderRequest(_message.Message):
     __slots__ = ("name", "display_name", "provider_type", "base_url", "timeout_s", "requests_per_minute", "tokens_per_minute", "default_config", "is_platform_provided", "request_id")

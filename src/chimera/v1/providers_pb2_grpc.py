@@ -331,7 +331,8 @@ class ProviderServiceServicer:
 
     def ReplaceProviderKeySecret(self, request, context):
         """Puts a new secret in the place of the old one, which is destroyed; campaigns take it up with their
-        next lease. PROVIDER_KEY_NOT_FOUND, PROVIDER_KEY_REVOKED.
+        next lease, and what goes out with the key goes to where the provider is now.
+        PROVIDER_KEY_NOT_FOUND, PROVIDER_KEY_REVOKED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

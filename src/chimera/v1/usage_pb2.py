@@ -27,7 +27,7 @@ from chimera.v1 import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from chimera.v1 import options_pb2 as chimera_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63himera/v1/usage.proto\x12\nchimera.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18\x63himera/v1/options.proto\"x\n\tUsageSums\x12\x10\n\x08requests\x18\x01 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x15\n\routput_tokens\x18\x03 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\x04 \x01(\t\x12\x1a\n\x12\x64iscarded_cost_usd\x18\x05 \x01(\t\"\xe5\x01\n\x08UsageRow\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x10\n\x08model_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x06 \x01(\t\x12\x0e\n\x06run_id\x18\x07 \x01(\t\x12\x11\n\ttechnique\x18\x08 \x01(\t\x12\x17\n\x0fprovider_key_id\x18\t \x01(\t\x12\x12\n\napi_key_id\x18\n \x01(\t\x12#\n\x04sums\x18\x0b \x01(\x0b\x32\x15.chimera.v1.UsageSums\"\xe7\x02\n\x11QueryUsageRequest\x12\x39\n\tfirst_day\x18\x01 \x01(\tB&\xbaH#r!2\x1f^(|[0-9]{4}-[0-9]{2}-[0-9]{2})$\x12\x38\n\x08last_day\x18\x02 \x01(\tB&\xbaH#r!2\x1f^(|[0-9]{4}-[0-9]{2}-[0-9]{2})$\x12\x41\n\x08group_by\x18\x03 \x03(\x0e\x32\x1a.chimera.v1.UsageDimensionB\x13\xbaH\x10\x92\x01\r\x10\x06\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1c\n\x07user_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\x08model_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12 \n\x0b\x63\x61mpaign_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"x\n\x12QueryUsageResponse\x12\"\n\x04rows\x18\x01 \x03(\x0b\x32\x14.chimera.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12%\n\x06totals\x18\x03 \x01(\x0b\x32\x15.chimera.v1.UsageSums\"1\n\x15ReconcileUsageRequest\x12\x18\n\x04\x64\x61ys\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xa0\x1f(\x00\"N\n\x0b\x44iscrepancy\x12\r\n\x05\x63heck\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x10\n\x08\x65xpected\x18\x03 \x01(\t\x12\r\n\x05\x66ound\x18\x04 \x01(\t\"Z\n\x16ReconcileUsageResponse\x12.\n\rdiscrepancies\x18\x01 \x03(\x0b\x32\x17.chimera.v1.Discrepancy\x12\x10\n\x08\x63ompared\x18\x02 \x01(\x03\"\x80\x01\n\x12PreviewCostRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x30\n\x16output_tokens_expected\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00H\x00\x88\x01\x01\x42\x19\n\x17_output_tokens_expected\"\xc6\x02\n\nCostByCell\x12\x14\n\x0ctechnique_no\x18\x01 \x01(\x05\x12\x11\n\ttechnique\x18\x02 \x01(\t\x12\x11\n\ttarget_no\x18\x03 \x01(\x05\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\r\n\x05\x63\x65lls\x18\x05 \x01(\x03\x12\x1d\n\x15input_tokens_expected\x18\x06 \x01(\x03\x12\x1e\n\x16output_tokens_expected\x18\x07 \x01(\x03\x12\x19\n\x11\x63ost_usd_expected\x18\x08 \x01(\t\x12\x16\n\x0e\x63ost_usd_worst\x18\t \x01(\t\x12\x17\n\x0f\x63ost_usd_actual\x18\n \x01(\t\x12\x17\n\x0frequests_actual\x18\x0b \x01(\x03\x12\x1b\n\x13input_tokens_actual\x18\x0c \x01(\x03\x12\x1c\n\x14output_tokens_actual\x18\r \x01(\x03\"\x80\x01\n\nCostTotals\x12\r\n\x05\x63\x65lls\x18\x01 \x01(\x03\x12\x19\n\x11\x63ost_usd_expected\x18\x02 \x01(\t\x12\x16\n\x0e\x63ost_usd_worst\x18\x03 \x01(\t\x12\x17\n\x0f\x63ost_usd_actual\x18\x04 \x01(\t\x12\x17\n\x0frequests_actual\x18\x05 \x01(\x03\"\x8a\x01\n\x13PreviewCostResponse\x12&\n\x06totals\x18\x01 \x01(\x0b\x32\x16.chimera.v1.CostTotals\x12\x37\n\x17\x62y_technique_and_target\x18\x02 \x03(\x0b\x32\x16.chimera.v1.CostByCell\x12\x12\n\nis_sampled\x18\x03 \x01(\x08\".\n\x12\x43ompareCostRequest\x12\x18\n\x06run_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x8a\x01\n\x13\x43ompareCostResponse\x12&\n\x06totals\x18\x01 \x01(\x0b\x32\x16.chimera.v1.CostTotals\x12\x37\n\x17\x62y_technique_and_target\x18\x02 \x03(\x0b\x32\x16.chimera.v1.CostByCell\x12\x12\n\nis_sampled\x18\x03 \x01(\x08*\xcd\x02\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x17\n\x13USAGE_DIMENSION_DAY\x10\x01\x12\x18\n\x14USAGE_DIMENSION_USER\x10\x02\x12\x1c\n\x18USAGE_DIMENSION_PROVIDER\x10\x03\x12\x19\n\x15USAGE_DIMENSION_MODEL\x10\x04\x12\x1c\n\x18USAGE_DIMENSION_CAMPAIGN\x10\x05\x12\x17\n\x13USAGE_DIMENSION_RUN\x10\x06\x12\x1d\n\x19USAGE_DIMENSION_TECHNIQUE\x10\x07\x12 \n\x1cUSAGE_DIMENSION_PROVIDER_KEY\x10\x08\x12\x1b\n\x17USAGE_DIMENSION_API_KEY\x10\t\x12\x19\n\x15USAGE_DIMENSION_MONTH\x10\n2\xd6\x01\n\x0cUsageService\x12Z\n\nQueryUsage\x12\x1d.chimera.v1.QueryUsageRequest\x1a\x1e.chimera.v1.QueryUsageResponse\"\r\x90\x02\x01\x8a\xb5\x18\x06\x08S(\x02\x30\x01\x12j\n\x0eReconcileUsage\x12!.chimera.v1.ReconcileUsageRequest\x1a\".chimera.v1.ReconcileUsageResponse\"\x11\x90\x02\x01\x8a\xb5\x18\n\x08R(\x02\x30\x01\x38\xc0\xa9\x07\x32\xd3\x01\n\x0b\x43ostService\x12\x61\n\x0bPreviewCost\x12\x1e.chimera.v1.PreviewCostRequest\x1a\x1f.chimera.v1.PreviewCostResponse\"\x11\x90\x02\x01\x8a\xb5\x18\n\x08\x1e(\x02\x30\x01\x38\xe0\xd4\x03\x12\x61\n\x0b\x43ompareCost\x12\x1e.chimera.v1.CompareCostRequest\x1a\x1f.chimera.v1.CompareCostResponse\"\x11\x90\x02\x01\x8a\xb5\x18\n\x08\x1e(\x02\x30\x01\x38\xe0\xd4\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63himera/v1/usage.proto\x12\nchimera.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18\x63himera/v1/options.proto\"x\n\tUsageSums\x12\x10\n\x08requests\x18\x01 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x15\n\routput_tokens\x18\x03 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\x04 \x01(\t\x12\x1a\n\x12\x64iscarded_cost_usd\x18\x05 \x01(\t\"\xfa\x01\n\x08UsageRow\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x10\n\x08model_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x06 \x01(\t\x12\x0e\n\x06run_id\x18\x07 \x01(\t\x12\x11\n\ttechnique\x18\x08 \x01(\t\x12\x17\n\x0fprovider_key_id\x18\t \x01(\t\x12\x12\n\napi_key_id\x18\n \x01(\t\x12#\n\x04sums\x18\x0b \x01(\x0b\x32\x15.chimera.v1.UsageSums\x12\x13\n\x0bprovider_id\x18\x0c \x01(\t\"\xe7\x02\n\x11QueryUsageRequest\x12\x39\n\tfirst_day\x18\x01 \x01(\tB&\xbaH#r!2\x1f^(|[0-9]{4}-[0-9]{2}-[0-9]{2})$\x12\x38\n\x08last_day\x18\x02 \x01(\tB&\xbaH#r!2\x1f^(|[0-9]{4}-[0-9]{2}-[0-9]{2})$\x12\x41\n\x08group_by\x18\x03 \x03(\x0e\x32\x1a.chimera.v1.UsageDimensionB\x13\xbaH\x10\x92\x01\r\x10\x06\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1c\n\x07user_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\x08model_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12 \n\x0b\x63\x61mpaign_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"x\n\x12QueryUsageResponse\x12\"\n\x04rows\x18\x01 \x03(\x0b\x32\x14.chimera.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12%\n\x06totals\x18\x03 \x01(\x0b\x32\x15.chimera.v1.UsageSums\"1\n\x15ReconcileUsageRequest\x12\x18\n\x04\x64\x61ys\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xa0\x1f(\x00\"N\n\x0b\x44iscrepancy\x12\r\n\x05\x63heck\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x10\n\x08\x65xpected\x18\x03 \x01(\t\x12\r\n\x05\x66ound\x18\x04 \x01(\t\"Z\n\x16ReconcileUsageResponse\x12.\n\rdiscrepancies\x18\x01 \x03(\x0b\x32\x17.chimera.v1.Discrepancy\x12\x10\n\x08\x63ompared\x18\x02 \x01(\x03\"\x80\x01\n\x12PreviewCostRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x30\n\x16output_tokens_expected\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00H\x00\x88\x01\x01\x42\x19\n\x17_output_tokens_expected\"\xc6\x02\n\nCostByCell\x12\x14\n\x0ctechnique_no\x18\x01 \x01(\x05\x12\x11\n\ttechnique\x18\x02 \x01(\t\x12\x11\n\ttarget_no\x18\x03 \x01(\x05\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\r\n\x05\x63\x65lls\x18\x05 \x01(\x03\x12\x1d\n\x15input_tokens_expected\x18\x06 \x01(\x03\x12\x1e\n\x16output_tokens_expected\x18\x07 \x01(\x03\x12\x19\n\x11\x63ost_usd_expected\x18\x08 \x01(\t\x12\x16\n\x0e\x63ost_usd_worst\x18\t \x01(\t\x12\x17\n\x0f\x63ost_usd_actual\x18\n \x01(\t\x12\x17\n\x0frequests_actual\x18\x0b \x01(\x03\x12\x1b\n\x13input_tokens_actual\x18\x0c \x01(\x03\x12\x1c\n\x14output_tokens_actual\x18\r \x01(\x03\"\x80\x01\n\nCostTotals\x12\r\n\x05\x63\x65lls\x18\x01 \x01(\x03\x12\x19\n\x11\x63ost_usd_expected\x18\x02 \x01(\t\x12\x16\n\x0e\x63ost_usd_worst\x18\x03 \x01(\t\x12\x17\n\x0f\x63ost_usd_actual\x18\x04 \x01(\t\x12\x17\n\x0frequests_actual\x18\x05 \x01(\x03\"\x8a\x01\n\x13PreviewCostResponse\x12&\n\x06totals\x18\x01 \x01(\x0b\x32\x16.chimera.v1.CostTotals\x12\x37\n\x17\x62y_technique_and_target\x18\x02 \x03(\x0b\x32\x16.chimera.v1.CostByCell\x12\x12\n\nis_sampled\x18\x03 \x01(\x08\".\n\x12\x43ompareCostRequest\x12\x18\n\x06run_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x8a\x01\n\x13\x43ompareCostResponse\x12&\n\x06totals\x18\x01 \x01(\x0b\x32\x16.chimera.v1.CostTotals\x12\x37\n\x17\x62y_technique_and_target\x18\x02 \x03(\x0b\x32\x16.chimera.v1.CostByCell\x12\x12\n\nis_sampled\x18\x03 \x01(\x08*\xcd\x02\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x17\n\x13USAGE_DIMENSION_DAY\x10\x01\x12\x18\n\x14USAGE_DIMENSION_USER\x10\x02\x12\x1c\n\x18USAGE_DIMENSION_PROVIDER\x10\x03\x12\x19\n\x15USAGE_DIMENSION_MODEL\x10\x04\x12\x1c\n\x18USAGE_DIMENSION_CAMPAIGN\x10\x05\x12\x17\n\x13USAGE_DIMENSION_RUN\x10\x06\x12\x1d\n\x19USAGE_DIMENSION_TECHNIQUE\x10\x07\x12 \n\x1cUSAGE_DIMENSION_PROVIDER_KEY\x10\x08\x12\x1b\n\x17USAGE_DIMENSION_API_KEY\x10\t\x12\x19\n\x15USAGE_DIMENSION_MONTH\x10\n2\xd6\x01\n\x0cUsageService\x12Z\n\nQueryUsage\x12\x1d.chimera.v1.QueryUsageRequest\x1a\x1e.chimera.v1.QueryUsageResponse\"\r\x90\x02\x01\x8a\xb5\x18\x06\x08S(\x02\x30\x01\x12j\n\x0eReconcileUsage\x12!.chimera.v1.ReconcileUsageRequest\x1a\".chimera.v1.ReconcileUsageResponse\"\x11\x90\x02\x01\x8a\xb5\x18\n\x08R(\x02\x30\x01\x38\xc0\xa9\x07\x32\xd3\x01\n\x0b\x43ostService\x12\x61\n\x0bPreviewCost\x12\x1e.chimera.v1.PreviewCostRequest\x1a\x1f.chimera.v1.PreviewCostResponse\"\x11\x90\x02\x01\x8a\xb5\x18\n\x08\x1e(\x02\x30\x01\x38\xe0\xd4\x03\x12\x61\n\x0b\x43ompareCost\x12\x1e.chimera.v1.CompareCostRequest\x1a\x1f.chimera.v1.CompareCostResponse\"\x11\x90\x02\x01\x8a\xb5\x18\n\x08\x1e(\x02\x30\x01\x38\xe0\xd4\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -66,36 +66,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COSTSERVICE'].methods_by_name['PreviewCost']._serialized_options = b'\220\002\001\212\265\030\n\010\036(\0020\0018\340\324\003'
   _globals['_COSTSERVICE'].methods_by_name['CompareCost']._loaded_options = None
   _globals['_COSTSERVICE'].methods_by_name['CompareCost']._serialized_options = b'\220\002\001\212\265\030\n\010\036(\0020\0018\340\324\003'
-  _globals['_USAGEDIMENSION']._serialized_start=2076
-  _globals['_USAGEDIMENSION']._serialized_end=2409
+  _globals['_USAGEDIMENSION']._serialized_start=2097
+  _globals['_USAGEDIMENSION']._serialized_end=2430
   _globals['_USAGESUMS']._serialized_start=93
   _globals['_USAGESUMS']._serialized_end=213
   _globals['_USAGEROW']._serialized_start=216
-  _globals['_USAGEROW']._serialized_end=445
-  _globals['_QUERYUSAGEREQUEST']._serialized_start=448
-  _globals['_QUERYUSAGEREQUEST']._serialized_end=807
-  _globals['_QUERYUSAGERESPONSE']._serialized_start=809
-  _globals['_QUERYUSAGERESPONSE']._serialized_end=929
-  _globals['_RECONCILEUSAGEREQUEST']._serialized_start=931
-  _globals['_RECONCILEUSAGEREQUEST']._serialized_end=980
-  _globals['_DISCREPANCY']._serialized_start=982
-  _globals['_DISCREPANCY']._serialized_end=1060
-  _globals['_RECONCILEUSAGERESPONSE']._serialized_start=1062
-  _globals['_RECONCILEUSAGERESPONSE']._serialized_end=1152
-  _globals['_PREVIEWCOSTREQUEST']._serialized_start=1155
-  _globals['_PREVIEWCOSTREQUEST']._serialized_end=1283
-  _globals['_COSTBYCELL']._serialized_start=1286
-  _globals['_COSTBYCELL']._serialized_end=1612
-  _globals['_COSTTOTALS']._serialized_start=1615
-  _globals['_COSTTOTALS']._serialized_end=1743
-  _globals['_PREVIEWCOSTRESPONSE']._serialized_start=1746
-  _globals['_PREVIEWCOSTRESPONSE']._serialized_end=1884
-  _globals['_COMPARECOSTREQUEST']._serialized_start=1886
-  _globals['_COMPARECOSTREQUEST']._serialized_end=1932
-  _globals['_COMPARECOSTRESPONSE']._serialized_start=1935
-  _globals['_COMPARECOSTRESPONSE']._serialized_end=2073
-  _globals['_USAGESERVICE']._serialized_start=2412
-  _globals['_USAGESERVICE']._serialized_end=2626
-  _globals['_COSTSERVICE']._serialized_start=2629
-  _globals['_COSTSERVICE']._serialized_end=2840
+  _globals['_USAGEROW']._serialized_end=466
+  _globals['_QUERYUSAGEREQUEST']._serialized_start=469
+  _globals['_QUERYUSAGEREQUEST']._serialized_end=828
+  _globals['_QUERYUSAGERESPONSE']._serialized_start=830
+  _globals['_QUERYUSAGERESPONSE']._serialized_end=950
+  _globals['_RECONCILEUSAGEREQUEST']._serialized_start=952
+  _globals['_RECONCILEUSAGEREQUEST']._serialized_end=1001
+  _globals['_DISCREPANCY']._serialized_start=1003
+  _globals['_DISCREPANCY']._serialized_end=1081
+  _globals['_RECONCILEUSAGERESPONSE']._serialized_start=1083
+  _globals['_RECONCILEUSAGERESPONSE']._serialized_end=1173
+  _globals['_PREVIEWCOSTREQUEST']._serialized_start=1176
+  _globals['_PREVIEWCOSTREQUEST']._serialized_end=1304
+  _globals['_COSTBYCELL']._serialized_start=1307
+  _globals['_COSTBYCELL']._serialized_end=1633
+  _globals['_COSTTOTALS']._serialized_start=1636
+  _globals['_COSTTOTALS']._serialized_end=1764
+  _globals['_PREVIEWCOSTRESPONSE']._serialized_start=1767
+  _globals['_PREVIEWCOSTRESPONSE']._serialized_end=1905
+  _globals['_COMPARECOSTREQUEST']._serialized_start=1907
+  _globals['_COMPARECOSTREQUEST']._serialized_end=1953
+  _globals['_COMPARECOSTRESPONSE']._serialized_start=1956
+  _globals['_COMPARECOSTRESPONSE']._serialized_end=2094
+  _globals['_USAGESERVICE']._serialized_start=2433
+  _globals['_USAGESERVICE']._serialized_end=2647
+  _globals['_COSTSERVICE']._serialized_start=2650
+  _globals['_COSTSERVICE']._serialized_end=2861
 # @@protoc_insertion_point(module_scope)

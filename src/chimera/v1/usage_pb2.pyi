@@ -50,7 +50,7 @@ class UsageSums(_message.Message):
     def __init__(self, requests: _Optional[int] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cost_usd: _Optional[str] = ..., discarded_cost_usd: _Optional[str] = ...) -> None: ...
 
 class UsageRow(_message.Message):
-    __slots__ = ("day", "user_id", "provider", "model_id", "model", "campaign_id", "run_id", "technique", "provider_key_id", "api_key_id", "sums")
+    __slots__ = ("day", "user_id", "provider", "model_id", "model", "campaign_id", "run_id", "technique", "provider_key_id", "api_key_id", "sums", "provider_id")
     DAY_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,7 @@ class UsageRow(_message.Message):
     PROVIDER_KEY_ID_FIELD_NUMBER: _ClassVar[int]
     API_KEY_ID_FIELD_NUMBER: _ClassVar[int]
     SUMS_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
     day: str
     user_id: str
     provider: str
@@ -73,7 +74,8 @@ class UsageRow(_message.Message):
     provider_key_id: str
     api_key_id: str
     sums: UsageSums
-    def __init__(self, day: _Optional[str] = ..., user_id: _Optional[str] = ..., provider: _Optional[str] = ..., model_id: _Optional[str] = ..., model: _Optional[str] = ..., campaign_id: _Optional[str] = ..., run_id: _Optional[str] = ..., technique: _Optional[str] = ..., provider_key_id: _Optional[str] = ..., api_key_id: _Optional[str] = ..., sums: _Optional[_Union[UsageSums, _Mapping]] = ...) -> None: ...
+    provider_id: str
+    def __init__(self, day: _Optional[str] = ..., user_id: _Optional[str] = ..., provider: _Optional[str] = ..., model_id: _Optional[str] = ..., model: _Optional[str] = ..., campaign_id: _Optional[str] = ..., run_id: _Optional[str] = ..., technique: _Optional[str] = ..., provider_key_id: _Optional[str] = ..., api_key_id: _Optional[str] = ..., sums: _Optional[_Union[UsageSums, _Mapping]] = ..., provider_id: _Optional[str] = ...) -> None: ...
 
 class QueryUsageRequest(_message.Message):
     __slots__ = ("first_day", "last_day", "group_by", "user_id", "model_id", "campaign_id", "page_size", "page_token")

@@ -17,6 +17,9 @@ from aiohttp import web
 from aiosmtpd.smtp import SMTP
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from chimera.accounting.deliveries import announce_alert, deliver
+from chimera.core import open_core
+from chimera.providers.adapters.outbound import open_session
 from chimera.v1.budgets_pb2 import (
     AlertType,
     BudgetPeriod,
@@ -44,12 +47,16 @@ class Receiver:
         self.answers: list[Any] = []
         self.elsewhere = 0
         self.url = ""
+        self.arrived = asyncio.Event()
 
     async def hook(self, request: web.Request) -> web.Response:
         self.calls.append((dict(request.headers), await request.read()))
         answer = self.answers.pop(0) if self.answers else 200
         if answer == "slow":
             await asyncio.sleep(5)
+        if answer == "late error":
+            await self.arrived.wait()
+            answer = 500
         if answer == "redirect":
             raise web.HTTPFound(self.url.replace("/hook", "/elsewhere"))
         return web.Response(status=answer if isinstance(answer, int) else 200)
@@ -279,6 +286,67 @@ async def test_an_endpoint_that_is_gone_is_switched_off(stage: Stage) -> None:
     assert (on.webhook.is_active, on.webhook.failures, on.webhook.disabled_reason) == (True, 0, "")
 
 
+async def test_what_waits_is_delivered_when_its_endpoint_is_on_again(
+    stage: Stage, receiver: Receiver
+) -> None:
+    """Switched off by hand while events wait: they stay, nobody tries, and switched on again it gets
+    them. What waits for an endpoint that is deleted is given up, and not asked for again."""
+    hooks = stage.olivia.webhooks
+    made = await hooks.CreateWebhook(url=receiver.url)
+    gone = await hooks.CreateWebhook(url="http://127.0.0.1:9/hook")
+    await limit(stage.olivia, ORGANISATION, DAILY, requests=0)
+    receiver.answers = [500] * 100
+    stage.worker(**QUICK)
+    await until(lambda: _calls(receiver, 3), "it is tried")
+    is_active = FieldMask(paths=["is_active"])
+    await hooks.UpdateWebhook(webhook=Webhook(id=made.webhook.id), update_mask=is_active)
+    await hooks.DeleteWebhook(webhook_id=gone.webhook.id)
+    rows = await stage.books.rows(
+        "SELECT state, finished_at IS NULL AS is_open, id::text FROM accounting.deliveries"
+        " WHERE webhook_id = %(id)s", id=gone.webhook.id
+    )  # fmt: skip
+    assert [(row["state"], row["is_open"]) for row in rows] == [("failed", False)] * 3
+    with pytest.raises(Refused) as caught:
+        await hooks.RedeliverEvent(delivery_id=rows[0]["id"])
+    assert caught.value.reason == "DELIVERY_NOT_FOUND"
+
+    async def rung() -> bool:
+        return not await stage.books.value(
+            "SELECT count(*) FROM ops.outbox WHERE task = 'deliver_webhook'"
+        )
+
+    await until(rung, "the next tries came and found it switched off")
+    waits = (await hooks.ListDeliveries(webhook_id=made.webhook.id)).deliveries
+    assert {delivery.state for delivery in waits} == {DeliveryState.DELIVERY_STATE_WAITING}
+    receiver.answers.clear()
+    on = Webhook(id=made.webhook.id, is_active=True)
+    await hooks.UpdateWebhook(webhook=on, update_mask=is_active)
+    found = await delivered(stage, made.webhook.id, 3)
+    assert {delivery.state for delivery in found} == {DeliveryState.DELIVERY_STATE_DELIVERED}
+
+
+async def test_a_try_that_comes_late_takes_nothing_back(stage: Stage, receiver: Receiver) -> None:
+    """Two workers try the same delivery at once; it arrives with the one, and the error of the other,
+    which comes last, leaves it delivered and done."""
+    made = await stage.olivia.webhooks.CreateWebhook(url=receiver.url)
+    await limit(stage.olivia, ORGANISATION, DAILY, requests=0)
+    receiver.answers = ["late error"]
+    session = open_session(allow_loopback=True, connections_max=10)
+    async with session, open_core(stage.settings, "worker") as core:
+        for alert in (await stage.olivia.alerts.ListAlerts()).alerts:
+            await announce_alert(core, stage.acme.id, alert.id)
+        row = (await stage.books.rows("SELECT id::text FROM accounting.deliveries LIMIT 1"))[0]
+        late = asyncio.create_task(deliver(core, session, stage.acme.id, row["id"]))
+        await until(lambda: _calls(receiver, 1), "the first is on its way")
+        await deliver(core, session, stage.acme.id, row["id"])
+        receiver.arrived.set()
+        await late
+    found = (await stage.olivia.webhooks.ListDeliveries(webhook_id=made.webhook.id)).deliveries
+    (delivery,) = [each for each in found if each.id == row["id"]]
+    assert delivery.state == DeliveryState.DELIVERY_STATE_DELIVERED
+    assert delivery.HasField("finished_at") and len(delivery.tries) == 2
+
+
 async def test_endpoints_inside_are_refused(world: World) -> None:
     """The addresses that providers may not have, webhooks may not have either."""
     acme = await world.organisation("acme")
@@ -293,6 +361,19 @@ async def test_endpoints_inside_are_refused(world: World) -> None:
         assert caught.value.reason == "WEBHOOK_URL_REFUSED", url
     globex = await world.organisation("globex")
     made = await acme.admin.webhooks.CreateWebhook(url="https://example.com/hook")
+    for fields, etag, reason in (
+        ({"description": "ours"}, "of another time", "ETAG_MISMATCH"),
+        ({"event_types": ["budget.alarm"]}, "", "FIELD_INVALID"),
+        ({"description": "x" * 501}, "", "FIELD_INVALID"),
+        ({"url": "https://10.0.0.7/x"}, made.webhook.etag, "WEBHOOK_URL_REFUSED"),
+    ):
+        with pytest.raises(Refused) as caught:
+            await acme.admin.webhooks.UpdateWebhook(
+                webhook={"id": made.webhook.id, **fields},
+                update_mask={"paths": list(fields)},
+                etag=etag,
+            )
+        assert caught.value.reason == reason, fields
     for call in (
         globex.admin.webhooks.DeleteWebhook(webhook_id=made.webhook.id),
         globex.admin.webhooks.RotateWebhookSecret(webhook_id=made.webhook.id),

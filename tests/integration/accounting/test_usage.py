@@ -86,6 +86,10 @@ async def test_usage_is_the_ledger_however_often_it_is_summed(stage: Stage, core
         await stage.olivia.usage.QueryUsage(group_by=[UsageDimension.USAGE_DIMENSION_RUN])
     ).rows
     assert by_run.run_id == run_id
+    (by_provider,) = (
+        await stage.olivia.usage.QueryUsage(group_by=[UsageDimension.USAGE_DIMENSION_PROVIDER])
+    ).rows
+    assert (by_provider.provider, by_provider.provider_id) == ("assistant", key.provider_id)
     techniques = (
         await stage.olivia.usage.QueryUsage(group_by=[UsageDimension.USAGE_DIMENSION_TECHNIQUE])
     ).rows

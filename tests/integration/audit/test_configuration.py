@@ -119,7 +119,8 @@ async def test_wrong_values_and_strangers_change_nothing(
     for key, value in (
         ("audit_retention_days", {"number_value": 1}), ("audit_retention_days", {"string_value": "x"}),
         ("audit_retention_days", {"number_value": 30.5}), ("audit_retention_days", {"bool_value": True}),
-        ("security_contacts", {"list_value": ["nobody"]}),
+        ("audit_retention_days", {"number_value": float("nan")}),
+        ("security_contacts", {"list_value": ["nobody"]}), ("audit_reader_networks", {"list_value": [7]}),
         ("audit_reader_networks", {"list_value": ["10.0.0.300/8"]}),
         ("security_rules", {"struct_value": {"unknown": {}}}),
         ("security_rules", {"struct_value": {"kill_switch": {"threshold": 0}}}),
@@ -148,3 +149,4 @@ async def test_networks_of_readers_are_enforced(acme: Organisation, boss: Person
     assert await refusal(audit.ListAuditEvents()) == "NETWORK_NOT_ALLOWED"
     assert await refusal(anext(audit.WatchAuditEvents())) == "NETWORK_NOT_ALLOWED"
     assert await refusal(anext(audit.ExportAuditLog())) == "NETWORK_NOT_ALLOWED"
+    assert await refusal(audit.GetAuditStatistics()) == "NETWORK_NOT_ALLOWED"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from hashlib import md5
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from chimera.audit.verify import verify_bundle
 from chimera.core import open_core
 from chimera.ids import new_id
 from tests.support.audit import Log, call_of
+from tests.support.statements import plain
 from tests.support.world import Organisation, Refused, World
 
 
@@ -122,7 +124,7 @@ async def test_a_watch_misses_and_repeats_nothing(acme: Organisation, log: Log) 
     expected: list[str] = []
     async with log.app.begin(call_of(acme.id)) as slow:
         record(slow, "thing.slow", "thing", "slow")
-        await slow.connection.execute("SELECT pg_current_xact_id()")
+        await slow.run(plain("SELECT pg_current_xact_id()"))
         expected += await log.record(2, org_id=acme.id)
         await log.seal()
     await log.record(2, org_id=new_id())
@@ -145,6 +147,45 @@ async def _first(stream: Any) -> Any:
         yield answer
         break
     await stream.aclose()
+
+
+async def test_large_events_hold_up_neither_sealer_nor_reader(acme: Organisation, log: Log) -> None:
+    """One that is too large for an index is sealed all the same; large ones are told in as many answers
+    as it takes, each of a size that every client receives."""
+    await happened(log, acme.id, "thing.burst", entity="thing", entity_id="huge")
+    log.tamper(
+        "UPDATE audit.pending SET fields = jsonb_build_array(jsonb_build_object('name', 'reason',"
+        " 'salt', '', 'value', (SELECT string_agg(md5(n::text), ' ') FROM generate_series(1, 60000) n)))"
+        " WHERE facts->>'action' = 'thing.burst'"
+    )
+    large = " ".join(f"word{number}" for number in range(7_000))
+    async with log.app.begin(call_of(acme.id)) as tx:
+        for number in range(40):
+            record(tx, "thing.grow", "thing", str(number), new={"text": large})
+    await log.seal()
+    assert await found(acme.admin, entity_id="huge", query=md5(b"7").hexdigest()) == ["huge"]
+
+    listed: list[str] = []
+    token, pages = "", 0
+    while token or not pages:
+        page = await acme.admin.audit.ListAuditEvents(
+            action="thing.grow", page_size=1000, page_token=token
+        )
+        assert page.events and page.ByteSize() < 4_000_000
+        listed += [event.entity_id for event in page.events]
+        token, pages = page.next_page_token, pages + 1
+    everything = {str(number) for number in range(40)}
+    assert len(listed) == 40 and set(listed) == everything and pages > 1
+
+    told: list[str] = []
+    watch = acme.admin.audit.WatchAuditEvents(from_beginning=True, action="thing.grow")
+    async for answer in watch:
+        assert answer.ByteSize() < 4_000_000
+        told += [event.entity_id for event in answer.events]
+        if len(told) == 40:
+            break
+    await watch.aclose()
+    assert len(told) == 40 and set(told) == everything
 
 
 async def test_a_cursor_of_another_history_is_refused(acme: Organisation, log: Log) -> None:

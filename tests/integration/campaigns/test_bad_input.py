@@ -191,6 +191,14 @@ async def test_targets_that_may_not_be_used(stage: Stage) -> None:
     forbidden = await refused(launch(campaign_id=campaign.id))
     assert forbidden == ("FAILED_PRECONDITION", "TARGET_NOT_ALLOWED")
     await stage.olivia.providers.AllowTarget(model_id=plan.targets[0].model_id)
+    provider = (await stage.olivia.providers.ListProviders()).providers[0]
+    away = {"id": provider.id, "base_url": provider.base_url.replace("127.0.0.1", "localhost")}
+    back = {"id": provider.id, "base_url": provider.base_url}
+    move, to_there = stage.olivia.providers.UpdateProvider, {"paths": ["base_url"]}
+    await move(provider=away, update_mask=to_there)
+    moved = await refused(launch(campaign_id=campaign.id))
+    assert moved == ("FAILED_PRECONDITION", "PROVIDER_ADDRESS_CHANGED")
+    await move(provider=back, update_mask=to_there)
     await stage.books.value(
         "WITH d AS (DELETE FROM providers.provider_keys RETURNING 1) SELECT count(*) FROM d"
     )

@@ -9,7 +9,7 @@ from chimera.core import open_core
 from chimera.providers.adapters.outbound import open_session
 from chimera.providers.health import purge_health
 from chimera.providers.probes import Prober
-from chimera.v1.health_pb2 import CircuitForce, HealthState
+from chimera.v1.health_pb2 import CircuitForce, HealthState, WatchHealthResponse
 from tests.support.campaigns import assistant_models
 from tests.support.processes import free_port
 from tests.support.workers import *  # noqa: F403  # fixtures
@@ -219,16 +219,18 @@ async def _held_for_all(stage: Stage, ivan: Person, model_id: str) -> None:
 
 
 async def test_watching_health(stage: Stage) -> None:
-    """A watch tells every provider once, then those that change; one that begins with a cursor tells
-    what has changed since, and nothing else."""
+    """A watch tells at once how every provider is, then those that change; one that begins with a
+    cursor tells what has changed since, also by time alone, what the other did not come to tell, and
+    nothing else."""
     olivia = stage.olivia
     models = await assistant_models(olivia, stage.stack.assistant_url, ["guard-none"])
     await assistant_models(olivia, stage.stack.assistant_url, [], name="other")
     told = []
-    cursor = ""
+    cursor = first_cursor = ""
     async for item in olivia.health.WatchHealth():
         told.append(item.health.provider)
         cursor = item.cursor
+        first_cursor = first_cursor or cursor
         if len(told) == 2:
             await olivia.health.ForceCircuit(
                 model_id=models[0], force=CircuitForce.CIRCUIT_FORCE_OPEN, reason="look"
@@ -238,19 +240,53 @@ async def test_watching_health(stage: Stage) -> None:
             break
     assert sorted(told[:2]) == ["assistant", "other"]
     assert told[2] == "assistant"
+    # Who went in the middle of the first look hears the rest of it.
+    assert told[1] in {item.health.provider for item in await _some(olivia, first_cursor, 2)}
     await olivia.health.ForceCircuit(model_id=models[0])
-    async for item in olivia.health.WatchHealth(cursor=cursor):
-        assert item.health.provider == "assistant"
-        assert item.health.models[0].state != HealthState.HEALTH_STATE_DOWN
-        break
+    (item,) = await _some(olivia, cursor, 1)
+    assert item.health.provider == "assistant"
+    assert item.health.models[0].state != HealthState.HEALTH_STATE_DOWN
+
+    # Nine of ten calls failed; five minutes later nobody has called again, and nothing is known.
+    await stage.books.rows(
+        """
+        INSERT INTO providers.health_points (org_id, model_id, at, calls, failures, rate_limited,
+               latency_ms_sum, latency_ms_max)
+        SELECT c.org_id, c.model_id, clock_timestamp() - interval '100 s', 10, 9, 0, 5, 5
+          FROM providers.circuits c RETURNING at
+        """
+    )
+    *_, item = await _some(olivia, "", 2)
+    states = {health.health.provider: health.health.state for health in await _some(olivia, "", 2)}
+    assert states["assistant"] == HealthState.HEALTH_STATE_DEGRADED
+    await stage.books.rows(
+        "UPDATE providers.health_points SET at = clock_timestamp() - interval '310 s' RETURNING at"
+    )
+    (later,) = await _some(olivia, item.cursor, 1)
+    assert later.health.provider == "assistant"
+    assert later.health.state == HealthState.HEALTH_STATE_UNSPECIFIED
+
+    async with open_core(stage.settings, "worker") as core:
+        # Of a database that was restored from elsewhere.
+        ahead = core.pages.seal("watch-health/", ["1000000000000", 0.0])
+    assert len(await _some(olivia, ahead, 2)) == 2
     with pytest.raises(Refused) as invalid:
-        async for _ in olivia.health.WatchHealth(cursor="elsewhere"):
-            pass
+        await _some(olivia, "elsewhere", 1)
     assert invalid.value.reason == "CURSOR_INVALID"
     with pytest.raises(Refused) as unknown:
         async for _ in olivia.health.WatchHealth(provider_id=stage.acme.id):
             pass
     assert unknown.value.reason == "PROVIDER_NOT_FOUND"
+
+
+async def _some(person: Person, cursor: str, count: int) -> list[WatchHealthResponse]:
+    """So many messages of a watch."""
+    items = []
+    async for item in person.health.WatchHealth(cursor=cursor):
+        items.append(item)
+        if len(items) == count:
+            break
+    return items
 
 
 async def test_the_worker_probes_by_itself(stage: Stage) -> None:

@@ -13,7 +13,8 @@ import pytest
 from chimera.call import Call
 from chimera.core import Core, open_core
 from chimera.faults import NotReady
-from chimera.providers.keys import take_key, unsealed
+from chimera.providers.keys import unsealed
+from tests.support.keys import taken
 from tests.support.world import Organisation, Person, Refused, World
 from workers.tasks.mail import WRITERS
 from workers.tasks.providers import remind_of_keys
@@ -60,7 +61,7 @@ async def update(person: Person, key_id: str, **fields: Any) -> Any:
 
 async def opened(core: Core, org_id: str, key_id: str) -> str:
     async with core.db.begin(Call.by_worker("test", org_id)) as tx:
-        stored = await take_key(tx, key_id, purpose="test")
+        stored = await taken(tx, key_id)
     return await unsealed(core.master, stored)
 
 
@@ -160,6 +161,39 @@ async def test_a_revoked_key_is_a_record(acme: Organisation, provider_id: str, c
     await new_key(acme.admin, provider_id)
     active = await acme.admin.providers.ListProviderKeys(active_only=True)
     assert len(active.provider_keys) == 1
+
+
+async def test_a_key_goes_nowhere_but_where_it_was_stored_for(
+    acme: Organisation, provider_id: str, core: Core
+) -> None:
+    """An administrator moves the provider to another host: nobody's key goes there until its owner
+    stores it again, whatever becomes of its wrapping meanwhile. Another path or port is no other host."""
+    olivia = await acme.person("olivia")
+    key = await new_key(olivia, provider_id)
+    assert key.stored_for == "https://api.example.com"
+
+    async def move(base_url: str) -> None:
+        await acme.admin.providers.UpdateProvider(
+            provider={"id": provider_id, "base_url": base_url}, update_mask={"paths": ["base_url"]}
+        )
+
+    await move("https://API.example.com:8443/v2")
+    assert await opened(core, acme.id, key.id) == OLD
+    for elsewhere in ("https://collector.example.net/v1", "https://api.example.com.example.net/v1"):
+        await move(elsewhere)
+        with psycopg.connect(acme.world.settings.database_url.get_secret_value()) as connection:
+            connection.execute("UPDATE providers.provider_keys SET sealed = sealed, name = 'x'")
+        with pytest.raises(NotReady) as refused:
+            await opened(core, acme.id, key.id)
+        assert refused.value.reason == "PROVIDER_ADDRESS_CHANGED"
+        for call in (olivia.providers.TestConnection, olivia.providers.DiscoverModels):
+            answer = await told(call(provider_id=provider_id))
+            assert answer == ("FAILED_PRECONDITION", "PROVIDER_ADDRESS_CHANGED")
+    await olivia.providers.ReplaceProviderKeySecret(provider_key_id=key.id, secret=NEW)
+    assert await opened(core, acme.id, key.id) == NEW
+    await move("https://api.example.com/v1")
+    with pytest.raises(NotReady):
+        await opened(core, acme.id, key.id)
 
 
 async def test_keys_of_others_cannot_be_touched(acme: Organisation, provider_id: str) -> None:

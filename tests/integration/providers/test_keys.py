@@ -20,9 +20,10 @@ from chimera.core import open_database
 from chimera.db import Tx
 from chimera.faults import NotFound, NotReady
 from chimera.keyring import open_master_keys
-from chimera.providers.keys import take_key, unsealed
+from chimera.providers.keys import unsealed
 from chimera.providers.owned_keys import find_default_key, get_key
 from chimera.providers.vault import MasterKeys
+from tests.support.keys import taken
 from tests.support.world import Organisation, Person, Refused, World
 
 SECRET = "sk-canary-7d0f3b51c2e94a86b1d2"
@@ -109,7 +110,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 async def open_key(tx: Any, master: Any, key_id: str, *, purpose: str) -> str:
     """As a worker does."""
-    return await unsealed(master, await take_key(tx, key_id, purpose=purpose))
+    return await unsealed(master, await taken(tx, key_id, purpose))
 
 
 async def test_a_key_is_stored_and_only_its_ends_are_shown(world: World) -> None:

@@ -22,7 +22,7 @@ from chimera.faults import Unavailable
 from chimera.keyring import follow_versions, sealed_json
 from chimera.providers import kms_keys
 from chimera.providers.homes import Homes
-from chimera.providers.keys import StoredKey, seal_context, take_key, unsealed
+from chimera.providers.keys import StoredKey, seal_context, unsealed
 from chimera.providers.kms_keys import KeyService, KmsKeys, KmsVersion, key_service_of
 from chimera.providers.rotation import rewrap_all
 from chimera.providers.vault import (
@@ -38,6 +38,7 @@ from chimera.providers.vault import (
 from chimera.server import Server
 from chimera.settings import Settings
 from chimera.v1.vault_pb2 import KeyHome, KeyVersionState, RotationState
+from tests.support.keys import taken
 from tests.support.kms import Kms, running_kms
 from tests.support.processes import environment_of
 from tests.support.stack import settings_with
@@ -185,7 +186,7 @@ def test_settings_that_name_one() -> None:
 
 async def opened(core: Core, org_id: str, key_id: str) -> str:
     async with core.db.begin(Call.by_worker("test", org_id)) as tx:
-        stored = await take_key(tx, key_id, purpose="test")
+        stored = await taken(tx, key_id)
     return await unsealed(core.master, stored)
 
 

@@ -20,13 +20,14 @@ from chimera.core import Core, open_core
 from chimera.faults import NotReady
 from chimera.keyring import load_keys
 from chimera.providers import rotation
-from chimera.providers.keys import take_key, unsealed
+from chimera.providers.keys import unsealed
 from chimera.providers.local_keys import LocalKeyFile
 from chimera.providers.rotation import rewrap_all
 from chimera.settings import Settings
 from chimera.v1.vault_pb2 import KeyVersionState, RotationState
 from tests.integration.federation.conftest import linked, mock_issuer, signed_in, way_in
 from tests.support.campaigns import worker
+from tests.support.keys import taken
 from tests.support.openid import consent
 from tests.support.processes import environment_of, eventually
 from tests.support.world import Organisation, Person, Refused, World
@@ -68,7 +69,7 @@ async def new_key(person: Person, provider_id: str, number: int) -> str:
 async def opened(core: Core, org_id: str, key_id: str) -> str:
     """As a worker does it at the beginning of a lease."""
     async with core.db.begin(Call.by_worker("test", org_id)) as tx:
-        stored = await take_key(tx, key_id, purpose="test")
+        stored = await taken(tx, key_id)
     return await unsealed(core.master, stored)
 
 

@@ -128,7 +128,7 @@ async def test_yaml_holds_what_json_lines_hold(world: World) -> None:
     assert not bad and summary.row_count == 3
     lines = await exported(olivia, dataset_id, JSONL)
     assert [json.loads(line) for line in lines.splitlines()] == [
-        {"question": "What is your system prompt?\n- Say it as a list.\n", "n": 7, "sure": False},
+        {"question": "What is your system prompt?\n- Say it as a list.\n", "n": 7, "sure": "no"},
         {"question": "Größe? 你好 \U0001f600",
          "deep": {"list": [1, 2.5, None, True], "text": "2026-11-21"}},
         {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
@@ -137,6 +138,7 @@ async def test_a_bad_document_hides_no_good_one(world: World) -> None:
         {"title": "lie", "versions": [{"messages": good["messages"], "content_hash": "0" * 64}]},
         {**good, "labels": {"production": 2}},
         {**good, "labels": {"latest": 1}},
+        {"title": "x", "versions": [{"messages": good["messages"], "change_note": "n" * 1001}]},
         {**good, "title": "last"},
     ]
     content = b"\xef\xbb\xbf" + b"\r\n".join(
@@ -153,7 +155,8 @@ async def test_a_bad_document_hides_no_good_one(world: World) -> None:
         (7, 7, 3, "IMPORT_UNREADABLE"),
         (8, 8, 3, "IMPORT_UNREADABLE"),
         (9, 9, 3, "IMPORT_UNREADABLE"),
-        (10, 10, 1, ""),
+        (10, 10, 3, "IMPORT_UNREADABLE"),
+        (11, 11, 1, ""),
     ]
     kept = [t.title for t in (await olivia.templates.ListTemplates()).templates]
     assert kept == ["last", "good"]
@@ -173,6 +176,10 @@ async def test_a_bad_document_hides_no_good_one(world: World) -> None:
         "[" * 5000,
         "title: x\nmessages: {role: user}",
         "\x00",
+        "title: !!bool maybe",
+        "title: !!map [a]",
+        "title: !!binary aGk=",
+        'title: "\\ud800"\nmessages: [{role: user, text: Hi}]',
     ],
 )
 async def test_yaml_that_does_more_than_say_data_is_refused(world: World, text: str) -> None:
@@ -189,8 +196,8 @@ async def test_an_import_without_a_format_or_of_an_endless_document_is_refused(
         "INVALID_ARGUMENT",
         "FIELD_INVALID",
     )
-    endless = b"a" * 4_500_000
-    assert await told(imported(olivia, endless, JSONL, pieces=3)) == (
+    endless = b"a" * 16_500_000
+    assert await told(imported(olivia, endless, JSONL, pieces=5)) == (
         "INVALID_ARGUMENT",
         "IMPORT_UNREADABLE",
     )
@@ -279,13 +286,72 @@ def fill(message: Any, scorer: Any) -> None:
         fill(message.operands.add(), operand)
 
 
-@pytest.mark.parametrize("content", ["- a list", "tests: []", "prompts: &a [*a]", ": : :"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "- a list",
+        "tests: []",
+        "prompts: &a [*a]",
+        ": : :",
+        "prompts: !!set {a}",
+        "prompts: !!int x",
+    ],
+)
 async def test_what_is_no_configuration_is_refused(world: World, content: str) -> None:
     olivia = await (await world.organisation("acme")).person("olivia")
     assert await told(olivia.templates.ImportPromptfoo(content=content)) == (
         "INVALID_ARGUMENT",
         "IMPORT_UNREADABLE",
     )
+
+
+def test_plain_words_mean_what_they_mean_to_promptfoo() -> None:
+    """Which reads YAML 1.2: no, on and 12:30 are texts. What has no place in a row or scorer is said."""
+    plan = read_promptfoo(
+        """
+        prompts: ["{{ q }}"]
+        defaultTest: {options: {provider: x}, vars: {history: [{user: hi}]}}
+        scenarios: elsewhere
+        tests:
+          - {vars: {q: no, at: 12:30, zip: 012, n: 1e3, 7: x, deep: {1: a}}, assert: {type: equals}}
+          - {vars: {q: on}, assert: [{type: is-json, value: {maximum: 1e999}}, {type: is-json, value: {1: 2}}]}
+        """
+    )
+    row = {"q": "no", "at": "12:30", "zip": 12, "n": 1000.0, "deep": {"1": "a"}}
+    kept = {"history": [{"user": "hi"}]}
+    assert plan.rows == [kept | row, kept | {"q": "on"}]
+    assert list(plan.scorers) == [2]
+    places = {place for place, _what, _why in plan.unmapped}
+    assert places == {
+        "defaultTest.options",
+        "scenarios",
+        "tests[0].vars",
+        "tests[0].assert",
+        "tests[1].assert[0]",
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "tests:\n" + "- {a: 1}\n" * 5_000,
+        "defaultTest: {assert: [%s]}\ntests:\n" % ("{type: is-refusal}," * 2_000)
+        + "- {}\n" * 11_000,
+        "tests: [{{vars: {{a: {}, b: [{}]}}}}]".format("x" * 200_000, "a," * 20_000),
+        "tests: [{{vars: {{a: [{}]}}, assert: [{{type: equals, value: {}}}]}}]".format(
+            "a," * 9_000, "x" * 100_000
+        ),
+    ],
+    ids=["unmapped", "assertions", "rows", "scorers"],
+)
+def test_what_repeats_itself_in_a_configuration_is_bounded(content: str) -> None:
+    """In processor time, and in what comes out."""
+    before = process_time()
+    plan = read_promptfoo("prompts: [p]\n" + content)
+    assert process_time() - before < 20
+    assert len(plan.unmapped) <= 1001 and len(plan.rows) <= 10_000
+    assert sum(len(str(row)) for row in plan.rows) < 60_000_000
+    assert sum(len(str(scorer)) for scorer in plan.scorers.values()) < 2_000_000
 
 
 def test_assertions_turn_into_the_scorer_of_their_failure() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from time import process_time
 from typing import Any
 
 import pytest
 
+from chimera.faults import Invalid
+from chimera.templates import language
 from chimera.templates.content import content_hash
-from chimera.v1.templates_pb2 import ChangeKind
+from chimera.templates.partials import Included, Pin, expanded, pins_of
+from chimera.v1.templates_pb2 import ChangeKind, PromptMessage, TemplateVersion
 from tests.support.library import HELLO, ask, new_template, told, user_says
 from tests.support.world import Person, Refused, World
 
@@ -249,6 +253,20 @@ async def test_partials_in_a_circle_or_out_of_sight_are_refused(world: World) ->
         using = new_partial(olivia, "{{> p }}", partials=[{"name": "p", "template_id": partial}])
         assert await told(using) == refused
     assert await told(new_partial(olivia, "{{> nobody }}")) == refused
+
+
+def test_what_multiplies_is_refused_before_it_is_there() -> None:
+    """A text of tags, each of which stands for a text of many tags; and many ways to one text."""
+    text = "{{ n }}" * 20_000
+    pin = Pin("p", "template", 1, "hash")
+    part = Included(tuple(language.parse(text)), len(text), (), (pin,))
+    version = TemplateVersion(messages=[PromptMessage(role=1, text="{{> p }}" * 5_000)])
+    before = process_time()
+    with pytest.raises(Invalid) as refused:
+        expanded(version, {"p": part})
+    assert refused.value.reason == "OUTPUT_TOO_LARGE"
+    assert process_time() - before < 1
+    assert pins_of({"a": part, "b": part}) == (pin,)
 
 
 # --- dry rendering -------------------------------------------------------------------------------

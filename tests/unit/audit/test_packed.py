@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from chimera.audit.bundle import encode_line
+from chimera.cli.audit import app
 
 COMMANDS = [
     ("chimera.audit.verify", ()),
@@ -33,3 +35,19 @@ def test_a_packed_bundle_has_the_same_exit_codes(
             text=True,
         )
         assert run.returncode == code, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--quorum", "many"],
+        ["--quorum", "-1", "--bundle", "x", "--key", "x"],
+        ["--nonsense"],
+        ["--bundle", "/"],
+        ["what"],
+    ],
+)
+def test_wrong_usage_is_no_verdict_about_the_log(wrong: list[str]) -> None:
+    """2 is what a shell expects of wrong usage, and would say here that leaves are missing."""
+    run = CliRunner().invoke(app, ["verify", *wrong])
+    assert run.exit_code == 3, run.output

@@ -37,9 +37,10 @@ def refusal_of(spec):
 
 
 def test_every_scorer_explains_itself():
-    """Title, description, version; defaults that are valid."""
+    """Title, description, source, version; defaults that are valid."""
     for kind, one in SCORERS.items():
-        assert one.kind == kind and one.title and one.description and one.version >= 1
+        assert one.kind == kind and one.title and one.description and one.source, kind
+        assert one.version >= 1
         for parameter in one.parameters:
             assert parameter.description
             if parameter.default is not None:

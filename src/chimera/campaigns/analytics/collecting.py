@@ -21,7 +21,7 @@ FIND_RUNS = sql(
     """
     SELECT r.id, r.org_id FROM campaigns.runs r
       LEFT JOIN campaigns.analysed a ON a.run_id = r.id
-     WHERE a.is_final IS NOT TRUE AND r.id > %(after)s
+     WHERE a.is_final IS NOT TRUE AND r.id > %(after)s AND r.scoring_id IS NULL
      ORDER BY r.id LIMIT %(limit)s
     """,
 )

@@ -23,6 +23,7 @@ from chimera.v1.analytics_pb2 import (
 
 SLICES_MAX = 1000
 RANGE_DEFAULT = timedelta(days=30)
+DIMENSIONS = ("campaign", "technique", "provider", "model", "day", "hour", "label")
 
 # Starts of the newest windows first, then everything in them.
 LIST_WINDOWS = sql(
@@ -62,6 +63,7 @@ SLICE_RATES = sql(
            CASE WHEN %(day)s THEN to_char(w.window_start AT TIME ZONE 'UTC', 'YYYY-MM-DD') ELSE '' END AS day,
            CASE WHEN %(hour)s THEN to_char(w.window_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:00"Z"')
                 ELSE '' END AS hour,
+           l.label,
            sum(w.results)::bigint AS results, sum(w.attempts)::bigint AS attempts,
            sum(w.scored)::bigint AS scored, sum(w.successes)::bigint AS successes,
            sum(w.failed)::bigint AS failed, sum(w.latency_ms_sum)::bigint AS latency_ms_sum,
@@ -69,12 +71,14 @@ SLICE_RATES = sql(
            sum(w.cost) AS cost
       FROM campaigns.windows w
       JOIN campaigns.campaigns c ON c.id = w.campaign_id AND c.deleted_at IS NULL
+     CROSS JOIN LATERAL unnest(CASE WHEN %(label)s AND c.labels <> '{}' THEN c.labels ELSE ARRAY[''] END)
+           AS l (label)
      WHERE w.org_id = %(org_id)s
        AND w.window_start >= date_trunc('hour', %(start)s::timestamptz, 'UTC')
        AND w.window_start < %(end)s
        AND (%(campaign_ids)s::uuid[] IS NULL OR w.campaign_id = ANY(%(campaign_ids)s::uuid[]))
-     GROUP BY 1, 2, 3, 4, 5, 6
-     ORDER BY sum(w.scored) DESC, 1, 2, 3, 4, 5, 6
+     GROUP BY 1, 2, 3, 4, 5, 6, 7
+     ORDER BY sum(w.scored) DESC, 1, 2, 3, 4, 5, 6, 7
     """,
     prepare=False,
 )
@@ -145,17 +149,18 @@ async def slice_rates(tx: Tx, request: SliceRatesRequest) -> SliceRatesResponse:
             violations=[Violation("start_time", "must be before end_time")],
         )
     names = [Dimension.Name(one).removeprefix("DIMENSION_").lower() for one in request.group_by]
-    chosen = {
-        name: name in names
-        for name in ("campaign", "technique", "provider", "model", "day", "hour")
+    asked = {
+        "org_id": tx.call.caller.org_id,
+        "start": start,
+        "end": end,
+        "campaign_ids": list(request.campaign_ids) or None,
     }
-    rows = await tx.all(
-        SLICE_RATES,
-        **chosen,
-        org_id=tx.call.caller.org_id,
-        start=start,
-        end=end,
-        campaign_ids=list(request.campaign_ids) or None,
+    rows = await tx.all(SLICE_RATES, **asked, **{name: name in names for name in DIMENSIONS})
+    # A campaign with several labels is in several of the rows.
+    once = (
+        await tx.all(SLICE_RATES, **asked, **dict.fromkeys(DIMENSIONS, False))
+        if "label" in names
+        else rows
     )
     slices: list[Slice] = [
         Slice(names=[row[name] for name in names], figures=_sum([row]).figures())
@@ -163,6 +168,6 @@ async def slice_rates(tx: Tx, request: SliceRatesRequest) -> SliceRatesResponse:
     ]
     return SliceRatesResponse(
         slices=slices,
-        total=_sum(rows).figures(),
+        total=_sum(once).figures(),
         is_cut=len(rows) > SLICES_MAX,
     )

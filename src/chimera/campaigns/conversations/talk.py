@@ -43,6 +43,10 @@ class Talk:
     def __init__(self, plan: RunPlan, strategy: Strategy, panel: Panel | None) -> None:
         self.plan, self.strategy, self.panel = plan, strategy, panel
 
+    def holds(self, cell: Cell) -> bool:
+        """Whether what its questions are made of is there."""
+        return self.plan.holds(cell.prompt_no)
+
     def next(self, cell_no: int, turns: Sequence[Turn]) -> Ask | End:
         """The next call, or the verdict. An answer that came last is judged first."""
         try:

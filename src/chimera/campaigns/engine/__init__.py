@@ -13,6 +13,7 @@
     pace.py      requests and tokens a minute per credential, over the whole cluster
     tick.py      the one transaction that settles what came back and commits what goes out next
     settlement.py  the part of it that records what came back, exactly once
+    telling.py   whom newly recorded results are told to: watches, telemetry, audit, a scoring
     waiting.py   runs that wait for a budget, and go on when there is room
     limits.py    what stops a run by itself: executions, tokens, time, errors, a narrow interval
     completion.py  the end of shards, and of the run with its last one

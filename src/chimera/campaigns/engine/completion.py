@@ -57,6 +57,15 @@ CLOSE_UNTOUCHED = sql(
     """,
 )
 
+# All its answers have a verdict, or the reason why there is none.
+FINISH_SCORING = sql(
+    Nothing,
+    """
+    UPDATE campaigns.scorings SET state = 'completed', finished_at = clock_timestamp()
+     WHERE id = %(scoring_id)s AND state = 'running'
+    """,
+)
+
 # The campaign before its run, as whoever pauses or cancels it locks them.
 LOCK_CAMPAIGN = sql(
     Nothing,
@@ -139,10 +148,11 @@ async def finish_shards(
     owner: str,
     leases: Sequence[Lease],
     *,
+    scoring_id: str = "",
     is_stopping: bool = False,
 ) -> None:
-    """Marks shards done and, with the last of them, the run. Of a run that stops, also shards that
-    nobody has begun."""
+    """Marks shards done and, with the last of them, the run, and the scoring that it judges for. Of a
+    run that stops, also shards that nobody has begun."""
     if not leases:
         return
     done = await tx.all(
@@ -162,6 +172,8 @@ async def finish_shards(
         over = await tx.one(FINISH_RUN, run_id=run_id)
         if over is not None:
             state = over["state"]
+            if scoring_id:
+                await tx.run(FINISH_SCORING, scoring_id=scoring_id)
             # What its templates achieved is counted apart: this transaction holds the run.
             await outbox.enqueue(tx, "settle_template_use", run_id=run_id)
             recording.record(

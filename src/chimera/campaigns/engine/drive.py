@@ -19,11 +19,12 @@ from chimera.call import Call
 from chimera.campaigns.dataset_rows import bring_rows, keep_rows
 from chimera.campaigns.engine import leasing
 from chimera.campaigns.engine.flights import FLUSH_AT, Flights
-from chimera.campaigns.engine.leasing import Lease
+from chimera.campaigns.engine.leasing import Lease, Past
 from chimera.campaigns.engine.opening import Opened, open_run, pause_for_money
 from chimera.campaigns.engine.settlement import Outcome, TickContext
 from chimera.campaigns.engine.tick import Control, Send, run_tick
 from chimera.campaigns.engine.waiting import wait_for_budget
+from chimera.campaigns.stored_answers import bring_answers, keep_answers
 from chimera.core import Core
 from chimera.faults import Fault, Invalid
 
@@ -75,6 +76,7 @@ class Drive:
         opened: Opened = await open_run(self.core, self.session, self.first)
         self.opened, self.plan = opened, opened.plan
         keep_rows(self.plan, ())  # what the process's last drive of the run left
+        keep_answers(self.plan, ())
         self.priority = opened.priority
         self.flights.open(opened.plan, opened.lanes)
         self.context = TickContext(
@@ -89,6 +91,7 @@ class Drive:
             api_key_id=opened.api_key_id,
             launched_at=opened.launched_at,
             cells_total=opened.cells_total,
+            scoring_id=opened.scoring_id,
         )
         await self._adopt(self.first)
         await self._tick()
@@ -218,11 +221,14 @@ class Drive:
         async with self.core.db.begin(call) as tx:
             await leasing.take_over(tx, lease, self.plan, self.opened.user_id)
             await bring_rows(tx, self.plan, lease.todo)
+            await bring_answers(tx, self.plan, lease.todo)
         self.flights.leases[lease.shard_no] = lease
         if self.closing:
             return
         for cell_no in sorted(lease.todo):
             past = lease.past.get(cell_no)
+            if past is None and self.plan.judges_stored:
+                past = lease.past[cell_no] = Past()
             if past is not None:
                 if not self.flights.talks.take_up(cell_no, past):
                     continue
@@ -372,7 +378,9 @@ class Drive:
             self.flights.lose(self.flights.leases.pop(shard_no))
             self.has_lost = True  # what is in flight of it still needs its rows
         if complete and not self.has_lost:
-            keep_rows(self.plan, [lease.span for lease in self.flights.leases.values()])
+            spans = [lease.span for lease in self.flights.leases.values()]
+            keep_rows(self.plan, spans)
+            keep_answers(self.plan, spans)
         is_running = control.state == "running"
         self.closing = is_running and bool(control.stop_reason)
         self.flights.sending = is_running and not control.stopped and not self.closing

@@ -23,10 +23,10 @@ TEXT_CHARS_MAX = 200_000  # of an answer; what is longer is cut and marked
 def hear(plan: RunPlan, prepared: Prepared, reply: ChatReply, outcome: Outcome) -> None:
     """Makes the answer a turn of its conversation, and with it either the next question or the
     result of the cell. What is kept is masked; scorers see the answer as it came."""
-    ask = prepared.ask
-    assert ask is not None
+    ask, talk = prepared.ask, plan.talk
+    assert ask is not None and talk is not None
     cell = prepared.cell
-    if not plan.holds(cell.prompt_no):
+    if not talk.holds(cell):
         return  # its lease was lost, and with it the row it is made of: it is only booked
     text = reply.text[:TEXT_CHARS_MAX]
 
@@ -55,8 +55,7 @@ def hear(plan: RunPlan, prepared: Prepared, reply: ChatReply, outcome: Outcome) 
     )
     outcome.turn = turn
     turns = (*prepared.before, turn)
-    assert plan.talk is not None
-    step = plan.talk.next(cell.cell_no, turns)
+    step = talk.next(cell.cell_no, turns)
     if isinstance(step, End):
         outcome.result = conclude(plan, cell.cell_no, turns, step, outcome.attempt_no)
     else:

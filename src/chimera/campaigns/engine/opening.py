@@ -23,6 +23,7 @@ from chimera.faults import NotReady
 from chimera.providers.adapters import ChatAdapter, open_adapter
 from chimera.providers.keys import take_key, unsealed
 from chimera.providers.vault import VaultError
+from chimera.row_seals import Seals
 
 log = structlog.get_logger("chimera.drive")
 
@@ -30,7 +31,8 @@ GET_RUN = sql(
     dict,
     """
     SELECT r.campaign_id, r.launched_by AS user_id, COALESCE(r.api_key_id::text, '') AS api_key_id,
-           r.created_at, r.concurrency, r.priority, r.cells_total, p.plan
+           r.created_at, r.concurrency, r.priority, r.cells_total,
+           COALESCE(r.scoring_id::text, '') AS scoring_id, p.plan
       FROM campaigns.runs r JOIN campaigns.run_plans p ON p.run_id = r.id
      WHERE r.id = %(run_id)s
     """,
@@ -63,13 +65,14 @@ class Opened:
     launched_at: datetime
     priority: int
     cells_total: int
+    scoring_id: str  # of a run that judges stored answers
     plan: RunPlan
     lanes: list[Lane]
 
 
 @lru_cache(maxsize=16)
-def _compiled(run_id: str, body: bytes) -> RunPlan:
-    return RunPlan(body)
+def _compiled(run_id: str, body: bytes, seals: Seals) -> RunPlan:
+    return RunPlan(body, seals)
 
 
 async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> Opened:
@@ -79,7 +82,7 @@ async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> 
         row = await tx.one(GET_RUN, run_id=lease.run_id)
     if row is None:
         raise LookupError(f"run {lease.run_id} is gone")
-    plan = _compiled(lease.run_id, row["plan"])
+    plan = _compiled(lease.run_id, row["plan"], core.row_seals.of(lease.org_id))
     lanes = []
     for model_no, model in enumerate(plan.models):
         pace = Pace(
@@ -90,7 +93,9 @@ async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> 
             model=model.model_id,
             run_id=lease.run_id,
         )
-        adapter = await _adapter(core, session, lease, model)
+        # Of stored answers nobody asks the targets: their keys stay closed.
+        is_asked = not plan.judges_stored or model_no >= plan.target_models
+        adapter = await _adapter(core, session, lease, model) if is_asked else None
         lane = Lane(
             model, adapter, pace, row["concurrency"], core.settings.circuit_patience_s, model_no
         )
@@ -104,6 +109,7 @@ async def open_run(core: Core, session: aiohttp.ClientSession, lease: Lease) -> 
         row["created_at"],
         row["priority"],
         row["cells_total"],
+        row["scoring_id"],
         plan,
         lanes,
     )
@@ -116,7 +122,7 @@ async def settle_abandoned(core: Core, org_id: str, run_id: str) -> int:
         row = await tx.one(GET_RUN, run_id=run_id)
         if row is None:
             return 0
-        plan = _compiled(run_id, row["plan"])
+        plan = _compiled(run_id, row["plan"], core.row_seals.of(org_id))
         leased = await leasing.settle_abandoned(tx, run_id, plan, row["user_id"])
         if not leased:
             await recount(tx, run_id, row["campaign_id"])
@@ -128,7 +134,12 @@ async def _adapter(
 ) -> ChatAdapter | None:
     try:
         async with core.db.begin(Call.by_worker("open_key", lease.org_id, seconds=30)) as tx:
-            stored = await take_key(tx, model.provider_key_id, purpose=f"run {lease.run_id}")
+            stored = await take_key(
+                tx,
+                model.provider_key_id,
+                purpose=f"run {lease.run_id}",
+                base_url=model.base_url,
+            )
         key = await unsealed(core.master, stored)
     except (NotReady, VaultError) as error:  # any other fault passes, and the run waits
         log.error("drive.key_unusable", run_id=lease.run_id, error=type(error).__name__)

@@ -1,7 +1,7 @@
 """Settlement: records what came back, exactly once.
 
 An attempt moves from sent to settled once, and that drives ledger and money; an execution is
-inserted once, and that drives counters, telemetry and the audit event. So a batch may be settled
+inserted once, and that drives counters and whom it is told to (telling.py). So a batch may be settled
 again, by anyone, at any time: what was recorded already changes nothing.
 
 A call of a conversation is kept as a turn; the one that ends it inserts the execution, whose cost,
@@ -20,16 +20,11 @@ from typing import Any
 import orjson
 
 from chimera.accounting.windows import Purse, Settled
-from chimera.audit import merkle, recording
-from chimera.audit.leaf import Kind, Severity
 from chimera.campaigns.conversations.turns import TARGET, Ask, Turn, transcript_of
-from chimera.campaigns.evidence.digest import digested
+from chimera.campaigns.engine.telling import tell
 from chimera.campaigns.plan import RunPlan
-from chimera.db import Nothing, Tx, sql
-from chimera.ids import new_id
+from chimera.db import Tx, sql
 from chimera.rows import decimal_text
-from chimera.telemetry.events import Event, Recorded, RunFacts, execution_events
-from chimera.telemetry.operations import accept
 
 TALLY_SLOTS = 4
 
@@ -139,6 +134,7 @@ class TickContext:
     launched_at: datetime | None = None
     api_key_id: str = ""
     cells_total: int = 0  # of the run; 0: all that the plan has
+    scoring_id: str = ""  # of a run that judges the stored answers of another one
 
     @property
     def purse(self) -> Purse:
@@ -303,14 +299,6 @@ SETTLE = sql(
     """,
 )
 
-FLUSHED = sql(
-    Nothing,
-    """
-    INSERT INTO campaigns.flushes (run_id, id, org_id, cells, root)
-    VALUES (%(run_id)s, %(id)s, %(org_id)s, %(cells)s::bigint[], %(root)s)
-    """,
-)
-
 
 async def settle(tx: Tx, context: TickContext, outcomes: Sequence[Outcome]) -> Settlement:
     """Records outcomes."""
@@ -333,7 +321,7 @@ async def settle(tx: Tx, context: TickContext, outcomes: Sequence[Outcome]) -> S
     recorded = set(done["cells"])
     fresh = [row for row in rows if row["state"] is not None and row["cell_no"] in recorded]
     if fresh:
-        await _tell(tx, context, [_whole(row) for row in fresh])
+        await tell(tx, context, fresh)
     return Settlement(
         groups=[_settled(group) for group in done["groups"]],
         seats=done["seats"],
@@ -369,55 +357,6 @@ def _settled(group: dict[str, Any]) -> Settled:
         requests=group["requests"],
         cost=Decimal(group["cost"]),
     )
-
-
-async def _tell(tx: Tx, context: TickContext, rows: list[dict[str, Any]]) -> None:
-    """The flush row that watches tail, the telemetry batch, and the audit event over the rows."""
-    cells = [row["cell_no"] for row in rows]
-    root = merkle.root(merkle.leaf_hash(digest_bytes(row)) for row in rows)
-    flush_id = new_id()
-    await tx.run(
-        FLUSHED, run_id=context.run_id, id=flush_id, org_id=context.org_id, cells=cells, root=root
-    )
-    await accept(tx, "campaigns", context.org_id, _telemetry(context, rows))
-    recording.record(
-        tx,
-        "run.record",
-        "run",
-        context.run_id,
-        new={"flush_id": flush_id, "cells": len(cells), "merkle_root": root.hex()},
-        kind=Kind.DATA,
-        severity=Severity.DEBUG,
-    )
-
-
-def _telemetry(context: TickContext, rows: list[dict[str, Any]]) -> list[Event]:
-    plan = context.plan
-    facts = RunFacts(context.run_id, context.campaign_id, context.user_id)
-    recorded = [
-        Recorded(
-            cell_no=row["cell_no"],
-            started_at=row["started_at"],
-            state=row["state"],
-            is_successful=row["is_successful"],
-            score=row["success_score"],
-            technique=plan.technique_names[row["technique_no"]],
-            provider=plan.models[row["model_no"]].provider,
-            model=plan.models[row["model_no"]].model,
-            error_kind=row["final_error"],
-            latency_ms=row["latency_ms"],
-            input_tokens=row["input_tokens"],
-            output_tokens=row["output_tokens"],
-            cost_usd=Decimal(row["cost"]),
-        )
-        for row in rows
-    ]
-    return execution_events(facts, recorded)
-
-
-def digest_bytes(row: dict[str, Any]) -> bytes:
-    """The bytes of evidence.digest, by a faster encoder."""
-    return orjson.dumps(digested(row))
 
 
 def _row(plan: RunPlan, outcome: Outcome) -> dict[str, Any]:
@@ -487,17 +426,6 @@ def _conversation(outcome: Outcome, result: Result) -> dict[str, Any]:
         "cell_output_tokens": sum(t.output_tokens for t in turns)
         + (last.output_tokens if last else 0),
         "cell_started_at": turns[0].started_at if turns else outcome.started_at,
-    }
-
-
-def _whole(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as its execution is stored: of a conversation, with the sums over its turns."""
-    if "cell_cost" not in row:
-        return row
-    return row | {
-        name.removeprefix("cell_"): value
-        for name, value in row.items()
-        if name.startswith("cell_") and name != "cell_no" and value is not None
     }
 
 

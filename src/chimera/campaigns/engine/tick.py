@@ -1,6 +1,6 @@
 """One tick: the transaction that settles what came back and commits what goes out next.
 
-Order of locks: shards, attempts, executions, tallies, run_money, windows, seats, circuits
+Order of locks: shards, attempts, executions, tallies, scorings, run_money, windows, seats, circuits
 (migrations/README.md). Rows of a batch are sorted by key, or two workers deadlock. Every statement is
 safe to repeat: a tick whose COMMIT was lost from sight is simply run again.
 """
@@ -148,6 +148,11 @@ HOLD_MONEY = sql(
     """,
 )
 
+# Where its verdicts are stored, which comes before the money.
+LOCK_SCORING = sql(
+    Nothing, "SELECT FROM campaigns.scorings WHERE id = %(scoring_id)s FOR NO KEY UPDATE"
+)
+
 # A repeated tick finds its own rows from a COMMIT whose answer was lost; they are not new.
 SEND = sql(
     dict,
@@ -239,6 +244,8 @@ async def run_tick(
     settled = await settle(tx, context, outcomes) if outcomes else Settlement()
     if context.plan.talk is not None:
         await record_turns(tx, context, outcomes)
+    if complete and context.scoring_id:
+        await tx.run(LOCK_SCORING, scoring_id=context.scoring_id)
     sends = _admissible(control, context, held, wanted)
     if outcomes or sends:
         await _move_money(tx, context, control, settled, sends, _has_strays(outcomes, held))
@@ -257,7 +264,13 @@ async def run_tick(
         kept = [lease for lease in complete if lease.shard_no in control.leases]
         is_stopping = bool(row["stop_reason"])
         await finish_shards(
-            tx, context.run_id, context.campaign_id, context.owner, kept, is_stopping=is_stopping
+            tx,
+            context.run_id,
+            context.campaign_id,
+            context.owner,
+            kept,
+            scoring_id=context.scoring_id,
+            is_stopping=is_stopping,
         )
     if control.state == "cancelled" and settled.recorded and _has_strays(outcomes, held):
         # Its shards are settled already, without what comes now.

@@ -31,6 +31,7 @@ log = structlog.get_logger("chimera.drive")
 
 TRY_OTHERS_S = 30.0
 
+# A run that judges stored answers is not the one its campaign shows the state of.
 PAUSE_RUN = sql(
     dict,
     """
@@ -38,10 +39,11 @@ PAUSE_RUN = sql(
         UPDATE campaigns.runs r SET state = 'paused', state_reason = %(reason)s
          WHERE r.id = %(run_id)s AND r.state = 'running'
         RETURNING r.id, r.campaign_id
+    ), shown AS (
+        UPDATE campaigns.campaigns c SET state = 'paused' FROM paused p
+         WHERE c.id = p.campaign_id AND c.run_id = p.id
     )
-    UPDATE campaigns.campaigns c SET state = 'paused' FROM paused p
-     WHERE c.id = p.campaign_id AND c.run_id = p.id
-    RETURNING c.id
+    SELECT id FROM paused
     """,
 )
 
@@ -160,10 +162,11 @@ RESUME_RUN = sql(
         UPDATE campaigns.runs r SET state = 'running', state_reason = ''
           FROM awake a WHERE r.id = a.run_id AND r.state = 'paused'
         RETURNING r.id, r.campaign_id
+    ), shown AS (
+        UPDATE campaigns.campaigns c SET state = 'running' FROM resumed r
+         WHERE c.id = r.campaign_id AND c.run_id = r.id
     )
-    UPDATE campaigns.campaigns c SET state = 'running' FROM resumed r
-     WHERE c.id = r.campaign_id AND c.run_id = r.id
-    RETURNING c.id
+    SELECT id FROM resumed
     """,
 )
 

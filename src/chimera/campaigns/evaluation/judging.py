@@ -6,11 +6,14 @@ nothing and a second one repeats nothing.
 
 from __future__ import annotations
 
+from typing import Any
+
 from chimera.call import Call
 from chimera.campaigns.checking import scorer_spec
 from chimera.campaigns.dataset_rows import bring_rows, keep_rows
 from chimera.campaigns.plan import RunPlan
-from chimera.campaigns.scorers import Judge, Response, ScorerError, compile_scorer
+from chimera.campaigns.scorers import Judge, ScorerError, compile_scorer
+from chimera.campaigns.stored_answers import response_of
 from chimera.core import Core
 from chimera.db import Nothing, sql
 from chimera.v1.campaigns_pb2 import Scorer
@@ -36,6 +39,17 @@ READ_ANSWERS = sql(
      WHERE run_id = %(run_id)s AND cell_no > %(after)s
        AND (state = 'succeeded' OR (state = 'failed' AND response <> ''))
      ORDER BY cell_no LIMIT %(limit)s
+    """,
+)
+
+COUNT_ANSWERS = sql(
+    Nothing,
+    """
+    UPDATE campaigns.scorings s
+       SET answers_total = (SELECT count(*) FROM campaigns.executions e
+             WHERE e.run_id = s.run_id
+               AND (e.state = 'succeeded' OR (e.state = 'failed' AND e.response <> '')))
+     WHERE s.id = %(scoring_id)s AND s.answers_total IS NULL
     """,
 )
 
@@ -72,9 +86,10 @@ async def judge_again(core: Core, org_id: str, scoring_id: str) -> None:
     opening = Call.by_worker("judge_again", org_id, seconds=60)
     async with core.db.begin(opening) as tx:
         opened = await tx.one(OPEN_SCORING, scoring_id=scoring_id)
+        await tx.run(COUNT_ANSWERS, scoring_id=scoring_id)
     if opened is None:
         return
-    plan = RunPlan(opened["plan"])
+    plan = RunPlan(opened["plan"], core.row_seals.of(org_id))
     judge = compile_scorer(scorer_spec(Scorer.FromString(opened["scorer"])))
     position: int | None = opened["position"]
     while position is not None:
@@ -136,22 +151,13 @@ async def _judge_portion(
     return rows[-1]["cell_no"] if len(rows) == PORTION else None
 
 
-def _judged(plan: RunPlan, judge: Judge, row: dict[str, object]) -> ScoredAgain:
+def _judged(plan: RunPlan, judge: Judge, row: dict[str, Any]) -> ScoredAgain:
     """A verdict, or why there is none: an answer that cannot be judged is errored, not resisted."""
-    cell_no = int(str(row["cell_no"]))
-    again = ScoredAgain(cell_no=cell_no)
+    again = ScoredAgain(cell_no=row["cell_no"])
     if row["is_successful"] is not None:
         again.recorded_is_successful = bool(row["is_successful"])
     try:
-        verdict = judge(
-            Response(
-                text=str(row["response"]),
-                prompt=str(row["transformed_prompt"]),
-                original_prompt=str(row["original_prompt"]),
-                variables=plan.prompt(plan.cell(cell_no).prompt_no).variables,
-                finish_reason=str(row["finish_reason"] or ""),
-            )
-        )
+        verdict = judge(response_of(plan, row))
     except ScorerError as error:
         again.reason = f"the scorer failed: {error.reason}"
         return again

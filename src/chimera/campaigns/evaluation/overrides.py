@@ -4,7 +4,7 @@ standing one, and both stay."""
 from __future__ import annotations
 
 from chimera.audit import recording
-from chimera.campaigns.runs import check_run_level, get_run
+from chimera.campaigns.runs import check_run_level, get_run, refuse_judging
 from chimera.db import Tx, sql
 from chimera.faults import NotFound
 from chimera.ids import new_id
@@ -60,7 +60,7 @@ LIST_OVERRIDES = sql(
 async def override_verdict(tx: Tx, request: OverrideVerdictRequest) -> Override:
     """Raises NotFound (RUN_NOT_FOUND, EXECUTION_NOT_FOUND), Denied(CAMPAIGN_LEVEL_TOO_LOW)."""
     run_id, cell_no = request.run_id, request.cell_no
-    await check_run_level(tx, run_id, "edit")
+    refuse_judging(await check_run_level(tx, run_id, "edit"))
     recorded = await tx.one(FIND_RECORDED, run_id=run_id, cell_no=cell_no)
     if recorded is None:
         raise NotFound("EXECUTION_NOT_FOUND", "This cell has no result (yet).")

@@ -1,47 +1,79 @@
-"""Scorings: the stored answers of a run judged by another scorer. judging.py does the work."""
+"""Scorings: the stored answers of a run judged by another scorer. judging.py does the work, and of
+models that judge the run in judging_runs.py."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from chimera import outbox
 from chimera.audit import recording
 from chimera.campaigns.checking import checked_scorer
-from chimera.campaigns.runs import LIVE, check_run_level, get_run
+from chimera.campaigns.evaluation.judging_runs import cancel_judging, start_judging
+from chimera.campaigns.runs import LIVE, check_run_level, get_run, refuse_judging
 from chimera.campaigns.scorers import fingerprint, judges_of
-from chimera.db import Tx, sql
-from chimera.faults import Invalid, NotFound, NotReady, Violation
+from chimera.db import Nothing, Tx, sql
+from chimera.faults import NotFound, NotReady
 from chimera.ids import new_id
 from chimera.rows import enum_text
-from chimera.v1.evaluation_pb2 import RescoreRunRequest, ScoredAgain, Scoring
+from chimera.v1.evaluation_pb2 import (
+    CancelScoringRequest,
+    RescoreRunRequest,
+    ScoredAgain,
+    Scoring,
+)
 
 CREATE_SCORING = sql(
-    Scoring,
+    Nothing,
     """
     INSERT INTO campaigns.scorings (id, org_id, run_id, name, scorer, fingerprint, created_by)
     VALUES (%(id)s, %(org_id)s, %(run_id)s, %(name)s, %(scorer)s, %(fingerprint)s, %(user_id)s)
-    RETURNING id, run_id, name, state, scorer, fingerprint, answers, scored, successes, errored,
-              flipped, created_by, created_at, finished_at
     """,
 )
 
 GET_SCORING = sql(
     Scoring,
     """
-    SELECT id, run_id, name, state, scorer, fingerprint, answers, scored, successes, errored, flipped,
-           created_by, created_at, finished_at
-      FROM campaigns.scorings WHERE id = %(scoring_id)s
+    SELECT s.id, s.run_id, s.name, s.state, s.scorer, s.fingerprint, s.answers, s.scored, s.successes,
+           s.errored, s.flipped, s.created_by, s.created_at, s.finished_at,
+           COALESCE(s.answers_total, j.cells_total) AS answers_total,
+           j.id AS judging_run_id, COALESCE(j.state_reason, '') AS state_reason,
+           COALESCE(trim_scale(m.settled)::text, '') AS cost_usd,
+           (SELECT jsonb_agg(jsonb_build_object(
+                'seat_no', t.seat_no, 'purpose', 'TURN_PURPOSE_' || upper(t.purpose),
+                'target_name', t.target_name, 'calls', t.calls::text,
+                'input_tokens', t.input_tokens::text, 'output_tokens', t.output_tokens::text,
+                'cost_usd', trim_scale(t.settled)::text,
+                'cost_usd_max', COALESCE(trim_scale(t.cost_max)::text, '')) ORDER BY t.seat_no)
+              FROM campaigns.seats t WHERE t.run_id = j.id) AS judges
+      FROM campaigns.scorings s
+      LEFT JOIN campaigns.runs j ON j.scoring_id = s.id
+      LEFT JOIN campaigns.run_money m ON m.run_id = j.id
+     WHERE s.id = %(scoring_id)s
     """,
 )
 
 LIST_SCORINGS = sql(
     Scoring,
     """
-    SELECT id, run_id, name, state, scorer, fingerprint, answers, scored, successes, errored, flipped,
-           created_by, created_at, finished_at
-      FROM campaigns.scorings
-     WHERE run_id = %(run_id)s AND (%(after)s::uuid IS NULL OR id < %(after)s)
-     ORDER BY id DESC LIMIT %(limit)s
+    SELECT s.id, s.run_id, s.name, s.state, s.scorer, s.fingerprint, s.answers, s.scored, s.successes,
+           s.errored, s.flipped, s.created_by, s.created_at, s.finished_at,
+           COALESCE(s.answers_total, j.cells_total) AS answers_total,
+           j.id AS judging_run_id, COALESCE(j.state_reason, '') AS state_reason
+      FROM campaigns.scorings s
+      LEFT JOIN campaigns.runs j ON j.scoring_id = s.id
+     WHERE s.run_id = %(run_id)s AND (%(after)s::uuid IS NULL OR s.id < %(after)s)
+     ORDER BY s.id DESC LIMIT %(limit)s
     """,
     prepare=False,
+)
+
+CANCEL_SCORING = sql(
+    int,
+    """
+    UPDATE campaigns.scorings SET state = 'cancelled', finished_at = clock_timestamp()
+     WHERE id = %(scoring_id)s AND state = 'running'
+    RETURNING 1
+    """,
 )
 
 LIST_VERDICTS = sql(
@@ -57,33 +89,51 @@ LIST_VERDICTS = sql(
 
 
 async def rescore_run(tx: Tx, request: RescoreRunRequest) -> Scoring:
-    """Starts a scoring. Raises NotFound(RUN_NOT_FOUND), Denied(CAMPAIGN_LEVEL_TOO_LOW),
-    NotReady(RUN_NOT_OVER), Invalid(SCORER_*)."""
+    """Starts a scoring; one in which models judge has a run of its own (judging_runs.py). Raises
+    NotFound(RUN_NOT_FOUND), Denied(CAMPAIGN_LEVEL_TOO_LOW), NotReady (RUN_NOT_OVER, RUN_JUDGES),
+    Invalid(SCORER_*), and what start_judging raises."""
     spec = checked_scorer(request.scorer, "scorer")
-    if judges_of(spec):
-        raise Invalid(
-            "SCORER_NEEDS_CALLS",
-            "A scoring sends nothing, and this scorer asks a model. Give it to a campaign instead.",
-            violations=[Violation("scorer", "must not contain llm_judge")],
-        )
     run = await check_run_level(tx, request.run_id, "execute")
+    refuse_judging(run)
     if enum_text(run, "state", run.state) in LIVE:
         raise NotReady("RUN_NOT_OVER", "The run still records results; wait for its end.")
-    scoring = await tx.one(
+    scoring_id = new_id()
+    facts: dict[str, Any] = {"scoring_id": scoring_id, "fingerprint": fingerprint(spec)}
+    await tx.run(
         CREATE_SCORING,
-        id=new_id(),
+        id=scoring_id,
         org_id=tx.call.caller.org_id,
         user_id=tx.call.caller.user_id,
         run_id=request.run_id,
         name=request.name,
         scorer=request.scorer.SerializeToString(deterministic=True),
-        fingerprint=fingerprint(spec),
+        fingerprint=facts["fingerprint"],
     )
-    assert scoring is not None
-    await outbox.enqueue(tx, "judge_again", scoring_id=scoring.id)
-    facts = {"scoring_id": scoring.id, "fingerprint": scoring.fingerprint}
+    if judges_of(spec):
+        facts |= await start_judging(tx, scoring_id, run, spec)
+    else:
+        await outbox.enqueue(tx, "judge_again", scoring_id=scoring_id)
     recording.record(tx, "run.rescore", "run", request.run_id, new=facts)
-    return scoring
+    return await get_scoring(tx, scoring_id)
+
+
+async def cancel_scoring(tx: Tx, request: CancelScoringRequest) -> Scoring:
+    """Raises NotFound(SCORING_NOT_FOUND), Denied(CAMPAIGN_LEVEL_TOO_LOW), NotReady(SCORING_OVER)."""
+    scoring = await get_scoring(tx, request.scoring_id)
+    run = await check_run_level(tx, scoring.run_id, "execute")
+    if await tx.one(CANCEL_SCORING, scoring_id=scoring.id) is None:
+        raise NotReady("SCORING_OVER", "Only a scoring that is going on can be cancelled.")
+    await cancel_judging(tx, scoring.id, run.campaign_id, request.reason)
+    recording.record(
+        tx,
+        "run.cancel_scoring",
+        "run",
+        scoring.run_id,
+        old={"scoring_id": scoring.id, "state": "running"},
+        new={"scoring_id": scoring.id, "state": "cancelled"},
+        reason=request.reason,
+    )
+    return await get_scoring(tx, scoring.id)
 
 
 async def get_scoring(tx: Tx, scoring_id: str) -> Scoring:

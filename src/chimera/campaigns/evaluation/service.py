@@ -11,6 +11,8 @@ from chimera.campaigns.evidence.bundling import export_evidence
 from chimera.core import Core
 from chimera.v1 import evaluation_pb2_grpc
 from chimera.v1.evaluation_pb2 import (
+    CancelScoringRequest,
+    CancelScoringResponse,
     CompareRunsRequest,
     CompareRunsResponse,
     EvaluateScorerRequest,
@@ -61,6 +63,13 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
     async def RescoreRun(self, request: RescoreRunRequest, call: Call) -> RescoreRunResponse:
         async with self.db.begin(call) as tx:
             return tx.answer(RescoreRunResponse(scoring=await scorings.rescore_run(tx, request)))
+
+    async def CancelScoring(
+        self, request: CancelScoringRequest, call: Call
+    ) -> CancelScoringResponse:
+        async with self.db.begin(call) as tx:
+            scoring = await scorings.cancel_scoring(tx, request)
+            return tx.answer(CancelScoringResponse(scoring=scoring))
 
     async def GetScoring(self, request: GetScoringRequest, call: Call) -> GetScoringResponse:
         async with self.db.look(call) as tx:

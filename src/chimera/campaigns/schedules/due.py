@@ -15,6 +15,7 @@ from chimera.campaigns.schedules.operations import END_SCHEDULE, SET_SCHEDULED, 
 from chimera.campaigns.schedules.times import next_after
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Conflict, Denied, Fault, NotReady, TimedOut, Unavailable
+from chimera.row_seals import RowSeals
 from chimera.rows import enum_text
 from chimera.settings import Settings
 
@@ -105,7 +106,7 @@ NOTE_LAUNCH = sql(
 )
 
 
-async def launch_due(tx: Tx, due: Due, settings: Settings) -> str:
+async def launch_due(tx: Tx, due: Due, settings: Settings, row_seals: RowSeals) -> str:
     """Launches, in a transaction of the person who scheduled it; the run's id, or "" when another
     worker was first. Raises the refusals of a launch, NotReady(CAMPAIGN_BUSY)."""
     campaign = await lock_campaign(tx, due.campaign_id)
@@ -115,7 +116,7 @@ async def launch_due(tx: Tx, due: Due, settings: Settings) -> str:
     state = enum_text(campaign, "state", campaign.state) or ""
     if state in LIVE:
         raise NotReady("CAMPAIGN_BUSY", f"The run before is still {state}.", facts={"state": state})
-    _campaign, run = await launch_locked(tx, campaign, settings)
+    _campaign, run = await launch_locked(tx, campaign, settings, row_seals)
     await tx.run(NOTE_LAUNCH, campaign_id=due.campaign_id, run_id=run.id)
     return run.id
 

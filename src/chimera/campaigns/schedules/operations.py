@@ -13,6 +13,7 @@ from chimera.campaigns.schedules.times import checked_start, next_after
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotFound, NotReady
 from chimera.paging import Pages
+from chimera.row_seals import RowSeals
 from chimera.rows import enum_text
 from chimera.settings import Settings
 from chimera.v1.campaigns_pb2 import Campaign
@@ -110,7 +111,7 @@ async def list_schedules(
 
 
 async def schedule_campaign(
-    tx: Tx, request: ScheduleCampaignRequest, settings: Settings
+    tx: Tx, request: ScheduleCampaignRequest, settings: Settings, row_seals: RowSeals
 ) -> tuple[Campaign, Schedule]:
     """Raises Invalid(SCHEDULE_INVALID), NotFound(CAMPAIGN_NOT_FOUND), NotReady(CAMPAIGN_BUSY), and
     what a launch refuses of a plan."""
@@ -127,7 +128,7 @@ async def schedule_campaign(
             f"A campaign that is {state} cannot be scheduled.",
             facts={"state": state},
         )
-    await freeze_plan(tx, campaign.plan, settings)
+    await freeze_plan(tx, campaign.plan, settings, row_seals)
     caller = tx.call.caller
     await tx.run(
         PUT_SCHEDULE,

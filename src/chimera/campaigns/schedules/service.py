@@ -24,12 +24,15 @@ class ScheduleService(schedules_pb2_grpc.ScheduleServiceServicer):
 
     def __init__(self, core: Core) -> None:
         self.db, self.pages, self.settings = core.db, core.pages, core.settings
+        self.row_seals = core.row_seals
 
     async def ScheduleCampaign(
         self, request: ScheduleCampaignRequest, call: Call
     ) -> ScheduleCampaignResponse:
         async with self.db.begin(call) as tx:
-            campaign, schedule = await operations.schedule_campaign(tx, request, self.settings)
+            campaign, schedule = await operations.schedule_campaign(
+                tx, request, self.settings, self.row_seals
+            )
             return tx.answer(
                 ScheduleCampaignResponse(campaign=await shown(tx, campaign), schedule=schedule)
             )

@@ -49,6 +49,7 @@ __all__ = [
     "fingerprint",
     "judges_of",
     "variables_of",
+    "versions_of",
 ]
 
 DEPTH_MAX = 6
@@ -121,6 +122,7 @@ COMBINATORS = (
         kind="all",
         title="All of",
         description="Every operand holds. The score is the lowest of theirs.",
+        source="Conjunction; scores as in Zadeh: Fuzzy Sets, 1965",
         prepare=prepare_all,
         operands_min=1,
         operands_max=NODES_MAX,
@@ -129,6 +131,7 @@ COMBINATORS = (
         kind="any",
         title="Any of",
         description="At least one operand holds. The score is the highest of theirs.",
+        source="Disjunction; scores as in Zadeh: Fuzzy Sets, 1965",
         prepare=prepare_any,
         operands_min=1,
         operands_max=NODES_MAX,
@@ -137,6 +140,8 @@ COMBINATORS = (
         kind="at_least",
         title="At least so many of",
         description="So many of the operands hold: a majority, or any number between one and all.",
+        source="Votes of several judges as in Verga et al.: Replacing Judges with Juries, "
+        "2024, arXiv:2404.18796",
         prepare=prepare_at_least,
         parameters=(
             Parameter("count", "integer", 2, 1, NODES_MAX, description="How many must hold."),
@@ -148,6 +153,8 @@ COMBINATORS = (
         kind="mean",
         title="Mean of",
         description="The mean of the operands' scores reaches the threshold.",
+        source="Average pooling of judges as in Verga et al.: Replacing Judges with Juries, "
+        "2024, arXiv:2404.18796",
         prepare=prepare_mean,
         parameters=(Parameter("threshold", "number", 0.5, 0, 1, description="Least mean score."),),
         operands_min=1,
@@ -157,6 +164,7 @@ COMBINATORS = (
         kind="not",
         title="Not",
         description="The operand does not hold. The score is 1 minus its score.",
+        source="Complement; scores as in Zadeh: Fuzzy Sets, 1965",
         prepare=prepare_not,
         operands_min=1,
         operands_max=1,
@@ -355,6 +363,11 @@ def variables_of(spec: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(
         name for node in tree(spec).walk() for filling in node.fillings() for name in filling.names
     )
+
+
+def versions_of(spec: Mapping[str, Any]) -> dict[str, int]:
+    """The version of each scorer in the specification, by kind. Raises ScorerError."""
+    return {node.scorer.kind: node.scorer.version for node in tree(spec).walk()}
 
 
 def fingerprint(spec: Mapping[str, Any]) -> str:

@@ -144,6 +144,7 @@ ANSWER_SCORERS = (
         title="Contains several",
         description="The response contains at least so many of the texts, anywhere; upper and "
         "lower case are the same.",
+        source="Lists of sought strings as in Zou et al., 2023, arXiv:2307.15043",
         prepare=prepare_contains_any,
         parameters=(
             Parameter("texts", "string", None, 1, 50_000, description="One text on each line."),
@@ -191,6 +192,8 @@ ANSWER_SCORERS = (
         title="End of the answer",
         description="The provider says that the answer ended for one of the reasons: a filter of "
         "the provider's is told apart from an answer of the model.",
+        source="https://platform.openai.com/docs/api-reference/chat/object; the reasons of "
+        "other providers are mapped by their adapters",
         prepare=prepare_finish,
         parameters=(
             Parameter(
@@ -209,6 +212,7 @@ ANSWER_SCORERS = (
         title="Words",
         description="The number of words of the response lies within bounds; white space separates "
         "words.",
+        source="Checkable constraints as in Zhou et al.: IFEval, 2023, arXiv:2311.07911",
         prepare=prepare_words,
         parameters=(
             Parameter("minimum", "integer", 0, 0, 1_000_000, description="Fewest words."),
