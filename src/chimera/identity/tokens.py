@@ -30,12 +30,12 @@ from joserfc.jwk import OKPKey
 from joserfc.jws import JWSRegistry
 
 from chimera.core import Core
-from chimera.db import Database
 from chimera.faults import Fault, Unauthenticated
 from chimera.identity.endings import CHANGES
 from chimera.identity.signing_keys import PresentKeys, SigningKeys, kid_text, public_part
 from chimera.ids import new_id
 from chimera.keyring import VaultError
+from chimera.pools import Database
 
 log = structlog.get_logger("chimera.identity")
 
