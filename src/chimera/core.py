@@ -29,11 +29,13 @@ log = structlog.get_logger("chimera.core")
 
 @dataclass(frozen=True)
 class Core:
-    """Settings, the database as one role, Redis, keys, and ClickHouse to write to and to read from,
-    which are opened when they are used. Redis and ClickHouse may be away at any time."""
+    """Settings, the database as one role, what analytics read of it (a replica where there is one),
+    Redis, keys, and ClickHouse to write to and to read from, which are opened when they are used. The
+    replica, Redis and ClickHouse may be away at any time."""
 
     settings: Settings
     db: Database
+    replica: Database
     redis: Redis
     pages: Pages
     master: MasterKeys
@@ -65,8 +67,12 @@ def open_redis(settings: Settings) -> Redis:
 
 def open_database(settings: Settings, role: str) -> Database:
     """The pool of a role (app, worker, sealer), not opened yet."""
+    return _pool(settings, settings.role_url(role))
+
+
+def _pool(settings: Settings, url: str) -> Database:
     return Database(
-        settings.role_url(role),
+        url,
         size_min=settings.pool_size_min,
         size_max=settings.pool_size_max,
         waiting_max=settings.pool_waiting_max,
@@ -79,12 +85,16 @@ def open_database(settings: Settings, role: str) -> Database:
 async def open_core(settings: Settings, role: str) -> AsyncIterator[Core]:
     """Everything open; closed in reverse order."""
     db = open_database(settings, role)
+    replica_url = settings.replica_url() if role == "app" else ""
+    replica = _pool(settings, replica_url) if replica_url else db
     redis = open_redis(settings)
     write_url = settings.clickhouse_url.get_secret_value()
     clickhouse = ClickHouse(write_url)
     analytics = ClickHouse(settings.clickhouse_read_url.get_secret_value() or write_url)
     await db.open()
     try:
+        if replica is not db:
+            await replica.open(wait=False)
         master = await asyncio.to_thread(open_master_keys, settings)
         await follow_versions(db, master)
         keys = await load_keys(db, master, "page-token")
@@ -92,11 +102,15 @@ async def open_core(settings: Settings, role: str) -> AsyncIterator[Core]:
         following = asyncio.create_task(keep_following(db, master))
         try:
             pages = Pages(keys[-1])
-            yield Core(settings, db, redis, pages, master, row_seals, clickhouse, analytics)
+            yield Core(
+                settings, db, replica, redis, pages, master, row_seals, clickhouse, analytics
+            )
         finally:
             await cancelled(following)
     finally:
         await analytics.close()
         await clickhouse.close()
         await redis.aclose()
-        await db.close()
+        await replica.close()
+        if replica is not db:
+            await db.close()

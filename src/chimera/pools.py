@@ -120,8 +120,9 @@ class Database:
         connection.writer_seq = 0  # type: ignore[attr-defined]  # our own attribute
         connection.prepared_here = {}  # type: ignore[attr-defined]  # of roundtrip.py
 
-    async def open(self) -> None:
-        await self.pool.open(wait=True, timeout=30)
+    async def open(self, *, wait: bool = True) -> None:
+        """Connects; without `wait` beside whatever comes next, again and again until it succeeds."""
+        await self.pool.open(wait=wait, timeout=30)
 
     async def close(self) -> None:
         await self.pool.close()

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from chimera.settings import Settings
+from tests.support.warm import WarmChild
 
+WARM_WORKER = "a worker that is forked, see warm.py"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -52,10 +54,15 @@ def environment_of(settings: Settings, **more: Any) -> dict[str, str]:
 
 
 class Process:
-    """A child with its log; `ended` after SIGTERM gives the exit code."""
+    """A child with its log: the program `module`, or a warm worker."""
 
     def __init__(self, module: str, environment: dict[str, str], log: Path) -> None:
         self.log = log
+        log.touch()
+        self.child: subprocess.Popen[bytes] | WarmChild
+        if module == WARM_WORKER:
+            self.child = WarmChild(environment, log)
+            return
         self.child = subprocess.Popen(
             [sys.executable, "-m", module],
             cwd=ROOT,
