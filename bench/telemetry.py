@@ -33,6 +33,7 @@ from chimera.v1.telemetry_pb2 import (
     TelemetryDimension,
     TelemetryEvent,
     TelemetryOrder,
+    TelemetryStep,
     TextColumn,
 )
 from tests.support.world import Person
@@ -40,6 +41,7 @@ from tests.support.world import Person
 FORMS = {"columns": (30_000, 2_000), "rows": (8_000, 500)}  # events a second, events a batch
 BURSTS = ((60_000, 4_000), (100_000, 10_000))
 D = TelemetryDimension
+DAY = TelemetryStep.TELEMETRY_STEP_DAY
 
 
 def main(options: list[str]) -> None:
@@ -368,6 +370,15 @@ async def _ask(running: Installation, rounds: int) -> None:
             group_by=[*by_model, D.TELEMETRY_DIMENSION_TECHNIQUE],
             with_percentiles=True,
         ),
+        "30 days, campaign and model, perc.": lambda: t.QuerySeries(
+            **within(month), step=DAY, group_by=[*by_campaign, *by_model], with_percentiles=True
+        ),
+        "7 days by day, 3 groupings, perc.": lambda: t.QuerySeries(
+            **within(week),
+            step=DAY,
+            group_by=[*by_model, D.TELEMETRY_DIMENSION_TECHNIQUE, *by_campaign],
+            with_percentiles=True,
+        ),
         "6 hours by minute": lambda: t.QuerySeries(**within(hours)),
         "one campaign, 30 days by hour": lambda: t.QuerySeries(
             **within(month),
@@ -379,6 +390,11 @@ async def _ask(running: Installation, rounds: int) -> None:
         ),
         "top models by p95, 30 days": lambda: t.QueryTop(
             **within(month), group_by=by_model, order=TelemetryOrder.TELEMETRY_ORDER_P95
+        ),
+        "top campaign and model by p95, 30 d": lambda: t.QueryTop(
+            **within(month),
+            group_by=[*by_campaign, *by_model],
+            order=TelemetryOrder.TELEMETRY_ORDER_P95,
         ),
         "recent workloads": lambda: t.ListRecentWorkloads(),
         "user activity": lambda: t.ListUserActivity(),

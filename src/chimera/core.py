@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -29,11 +29,13 @@ log = structlog.get_logger("chimera.core")
 
 @dataclass(frozen=True)
 class Core:
-    """Settings, the database as one role, Redis, keys, and ClickHouse to write to and to read from,
-    which are opened when they are used. Redis and ClickHouse may be away at any time."""
+    """Settings, the database as one role, what analytics read of it (a replica where there is one),
+    Redis, keys, and ClickHouse to write to and to read from, which are opened when they are used. The
+    replica, Redis and ClickHouse may be away at any time."""
 
     settings: Settings
     db: Database
+    replica: Database
     redis: Redis
     pages: Pages
     master: MasterKeys
@@ -52,21 +54,38 @@ def settle_memory() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
+class _Connections(ConnectionPool):
+    """redis-py looks whether a connection can be read before it hands it out, by a read that it gives
+    up at once: as much work as a command. The stream knows as well whether the other side has hung up,
+    or has sent what nobody asked for: an answer that belongs to somebody else."""
+
+    async def ensure_connection(self, connection: Any) -> None:
+        reader = connection._reader
+        if connection.is_connected and (reader.at_eof() or reader._buffer):
+            await connection.disconnect()
+        await connection.connect()
+
+
 def open_redis(settings: Settings) -> Redis:
     """A client that fails fast: nothing that must last depends on Redis."""
-    client: Redis = Redis.from_url(
+    pool: Any = _Connections.from_url(
         settings.redis_url.get_secret_value(),
         socket_timeout=2,
         socket_connect_timeout=1,
         retry=Retry(NoBackoff(), 1),
     )
+    client: Redis = Redis.from_pool(pool)
     return client
 
 
 def open_database(settings: Settings, role: str) -> Database:
     """The pool of a role (app, worker, sealer), not opened yet."""
+    return _pool(settings, settings.role_url(role))
+
+
+def _pool(settings: Settings, url: str) -> Database:
     return Database(
-        settings.role_url(role),
+        url,
         size_min=settings.pool_size_min,
         size_max=settings.pool_size_max,
         waiting_max=settings.pool_waiting_max,
@@ -79,12 +98,16 @@ def open_database(settings: Settings, role: str) -> Database:
 async def open_core(settings: Settings, role: str) -> AsyncIterator[Core]:
     """Everything open; closed in reverse order."""
     db = open_database(settings, role)
+    replica_url = settings.replica_url() if role == "app" else ""
+    replica = _pool(settings, replica_url) if replica_url else db
     redis = open_redis(settings)
     write_url = settings.clickhouse_url.get_secret_value()
     clickhouse = ClickHouse(write_url)
     analytics = ClickHouse(settings.clickhouse_read_url.get_secret_value() or write_url)
     await db.open()
     try:
+        if replica is not db:
+            await replica.open(wait=False)
         master = await asyncio.to_thread(open_master_keys, settings)
         await follow_versions(db, master)
         keys = await load_keys(db, master, "page-token")
@@ -92,11 +115,15 @@ async def open_core(settings: Settings, role: str) -> AsyncIterator[Core]:
         following = asyncio.create_task(keep_following(db, master))
         try:
             pages = Pages(keys[-1])
-            yield Core(settings, db, redis, pages, master, row_seals, clickhouse, analytics)
+            yield Core(
+                settings, db, replica, redis, pages, master, row_seals, clickhouse, analytics
+            )
         finally:
             await cancelled(following)
     finally:
         await analytics.close()
         await clickhouse.close()
         await redis.aclose()
-        await db.close()
+        await replica.close()
+        if replica is not db:
+            await db.close()

@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     worker_database_url: SecretStr = SecretStr("")
     sealer_database_url: SecretStr = SecretStr("")
     upkeep_database_url: SecretStr = SecretStr("")
+    # A hot standby that analytics read; its login may take the role chimera_app. Empty: the database.
+    replica_database_url: SecretStr = SecretStr("")
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     clickhouse_url: SecretStr = SecretStr("")
 
@@ -184,21 +186,31 @@ class Settings(BaseSettings):
         return self.master_key_file or self.home / "keys" / "master.json"
 
     def role_url(self, role: str) -> str:
-        """Connection URL for one of the roles app, worker, sealer.
+        """Connection URL for one of the roles app, worker, sealer, upkeep.
 
         A URL of its own wins; else the common login takes the role at connection time, which also
         makes it what RESET ROLE goes back to.
         """
         own: SecretStr | None = getattr(self, f"{role}_database_url", None)
         url = own.get_secret_value() if own else ""
-        options = (
-            f"-c lock_timeout={self.lock_timeout_ms} -c idle_in_transaction_session_timeout=60000"
-            " -c client_connection_check_interval=1000"  # who has gone is not worked for
-        )
-        if not url:
-            url, options = self.database_url.get_secret_value(), f"{options} -c role=chimera_{role}"
+        if url:
+            return self._with_options(url, "")
+        url = self.database_url.get_secret_value()
         if not url:
             raise ValueError("CHIMERA_DATABASE_URL is not set")
+        return self._with_options(url, f" -c role=chimera_{role}")
+
+    def replica_url(self) -> str:
+        """Connection URL of the role app for reading only; empty where there is no replica."""
+        url = self.replica_database_url.get_secret_value()
+        more = " -c role=chimera_app -c default_transaction_read_only=on"
+        return self._with_options(url, more) if url else ""
+
+    def _with_options(self, url: str, more: str) -> str:
+        options = (
+            f"-c lock_timeout={self.lock_timeout_ms} -c idle_in_transaction_session_timeout=60000"
+            f" -c client_connection_check_interval=1000{more}"  # who has gone is not worked for
+        )
         parts = urlsplit(url)
         query = [*parse_qsl(parts.query), ("options", options)]
         return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))

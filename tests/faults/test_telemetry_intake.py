@@ -115,6 +115,7 @@ async def books_balance(load: Load, acme: Organisation, url: str) -> None:
         "events_daily",
         "event_slices_hourly WHERE dimension = 'user_id'",
         "event_slices_daily WHERE dimension = 'event_category'",
+        "event_slices_daily WHERE dimension = 'model,technique'",
     ):
         assert ask(url, rolled + table) == counted
     points = ask(
@@ -125,7 +126,7 @@ async def books_balance(load: Load, acme: Organisation, url: str) -> None:
         "metrics_hourly",
         "metrics_daily",
         "metric_slices_hourly WHERE dimension = 'model'",
-        "metric_slices_daily WHERE dimension = 'event_category'",
+        "metric_slices_daily WHERE dimension = 'event_category,provider'",
     ):
         ((number, total),) = ask(url, f"SELECT sum(points), sum(value_sum) FROM {table}")  # noqa: S608
         assert (number, total) == (points[0][0], pytest.approx(points[0][1]))

@@ -24,6 +24,8 @@ MEMORY = Path("/dev/shm")
 # What a whole run leaves in it is a tenth of this.
 ROOM_BYTES = 4 * 2**30
 
+TEMPLATE = "template_of_stores"
+
 # Below what an installation may set.
 QUICK_HASHING = {"argon2_memory_kib": 64, "argon2_passes": 1}
 
@@ -35,6 +37,7 @@ __all__ = [
     "running_stack",
     "settings",
     "stack",
+    "store_statements",
 ]
 
 
@@ -104,14 +107,32 @@ def database_url(stack: StackUrls, migrated: str) -> Iterator[str]:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+@pytest.fixture(scope="session")
+def store_statements(stack: StackUrls) -> list[str]:
+    """What makes a migrated ClickHouse database as it is at the end, which takes a third of the time
+    of migrating another: there is no cloning of one."""
+    with Client.from_url(stack.clickhouse_url) as client:
+        client.execute(f"CREATE DATABASE {TEMPLATE}")
+        migrate.up(clickhouse_url=other_database(stack.clickhouse_url, TEMPLATE), only="clickhouse")
+        made = client.execute(
+            "SELECT create_table_query FROM system.tables WHERE database = %(name)s"
+            " ORDER BY engine LIKE '%%View'",
+            {"name": TEMPLATE},
+        )
+    applied = f"INSERT INTO schema_versions SELECT * FROM {TEMPLATE}.schema_versions"  # noqa: S608
+    return [query.replace(f"{TEMPLATE}.", "") for (query,) in made] + [applied]
+
+
 @pytest.fixture
-def clickhouse_url(stack: StackUrls) -> Iterator[str]:
+def clickhouse_url(stack: StackUrls, store_statements: list[str]) -> Iterator[str]:
     """A fresh, migrated ClickHouse database."""
     name = f"t_{uuid4().hex[:12]}"
     url = other_database(stack.clickhouse_url, name)
     with Client.from_url(stack.clickhouse_url) as client:
         client.execute(f"CREATE DATABASE {name}")
-    migrate.up(clickhouse_url=url, only="clickhouse")
+    with Client.from_url(url) as client:
+        for statement in store_statements:
+            client.execute(statement)
     yield url
     with Client.from_url(stack.clickhouse_url) as client:
         client.execute(f"DROP DATABASE {name}")

@@ -105,10 +105,10 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     """What was used, and the proof of it."""
 
     def __init__(self, core: Core) -> None:
-        self.db, self.pages = core.db, core.pages
+        self.db, self.replica, self.pages = core.db, core.replica, core.pages
 
     async def QueryUsage(self, request: QueryUsageRequest, call: Call) -> QueryUsageResponse:
-        async with self.db.look(call) as tx:
+        async with self.replica.look(call) as tx:
             return await reports.query_usage(tx, self.pages, request)
 
     async def ReconcileUsage(

@@ -2,8 +2,9 @@
 
 The buffer is PostgreSQL's disk. It is bounded in bytes, for everyone and for one organisation, and in
 age; beyond that senders are refused with a delay, and what was acknowledged is never dropped. Looked
-at once a second and process, so the bounds are exceeded by what comes in a second, no more. Results
-of campaigns are taken all the same: what they cost is bounded by the campaigns.
+at once a second and process, beside the batches and not in their way, so the bounds are exceeded by
+what comes in a few seconds, no more. Results of campaigns are taken all the same: what they cost is
+bounded by the campaigns.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from chimera.pools import Database
 from chimera.settings import Settings
 
 LOOK_EVERY_S = 1.0
+KNOWN_FOR_S = 5.0  # what was seen before that is worth nothing
 RETRY_S = 5.0
 
 
@@ -41,7 +43,7 @@ class Backlog:
         self.db = db
         self.settings = settings
         self._seen: dict[str, tuple[float, Waiting]] = {}
-        self._looking = asyncio.Lock()
+        self._looks: dict[str, asyncio.Task[Waiting]] = {}  # under way
 
     async def admit(self, call: Call) -> None:
         """Raises Exhausted(TELEMETRY_BACKLOG_FULL)."""
@@ -67,17 +69,32 @@ class Backlog:
         )
 
     async def _waiting(self, call: Call) -> Waiting:
+        """As it was a moment ago; who comes when nothing is known waits for a look.
+
+        Raises the faults of the database.
+        """
         org_id = call.caller.org_id
-        known = self._seen.get(org_id)
-        if known and time.monotonic() - known[0] < LOOK_EVERY_S:
-            return known[1]
-        async with self._looking:
-            known = self._seen.get(org_id)
-            if known and time.monotonic() - known[0] < LOOK_EVERY_S:
-                return known[1]
-            async with self.db.look(call) as tx:
-                waiting = await tx.one(LOOK) or Waiting(0, 0, None)
-            if len(self._seen) > 1000:
-                self._seen.clear()
-            self._seen[org_id] = (time.monotonic(), waiting)
-        return waiting
+        seen_at, waiting = self._seen.get(org_id, (-KNOWN_FOR_S, None))
+        age_s = time.monotonic() - seen_at
+        if waiting is not None and age_s < LOOK_EVERY_S:
+            return waiting
+        look = self._looks.get(org_id)
+        if look is None:
+            look = self._looks[org_id] = asyncio.create_task(self._look(org_id))
+            look.add_done_callback(lambda done: self._looked(org_id, done))
+        if waiting is not None and age_s < KNOWN_FOR_S:
+            return waiting
+        return await asyncio.shield(look)
+
+    async def _look(self, org_id: str) -> Waiting:
+        call = Call.by_worker("telemetry.backlog", org_id, seconds=KNOWN_FOR_S)
+        async with self.db.look(call) as tx:
+            return await tx.one(LOOK) or Waiting(0, 0, None)
+
+    def _looked(self, org_id: str, look: asyncio.Task[Waiting]) -> None:
+        del self._looks[org_id]
+        if look.cancelled() or look.exception():
+            return  # who waits for it is told
+        if len(self._seen) > 1000:
+            self._seen.clear()
+        self._seen[org_id] = (time.monotonic(), look.result())

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from chimera.call import NOBODY
 from chimera.telemetry import frozen
+from chimera.telemetry.frozen import BatchBroken
 from chimera.telemetry.sender import (
     ID_MAX,
     NAME_MAX,
@@ -27,6 +28,7 @@ from chimera.telemetry.sender import (
 from chimera.v1.telemetry_pb2 import EventColumns, TextColumn
 
 Codes = Sequence[int]
+SMALL_BYTES = frozen.BYTES_MAX // (2 * (PAIRS_MAX + 8))  # of a column: all of them are half a batch
 
 
 class Read(NamedTuple):
@@ -42,25 +44,25 @@ class _Texts(NamedTuple):
 
 
 def read_columns(batch: EventColumns, sender: Sender) -> Read:
-    """Raises Unfit, which names the column and the place in it."""
+    """Raises Unfit, which names the column and the place in it, and BatchBroken for too much."""
     count = batch.count
-    types = _texts("event_types", batch.event_types, count, NAME_MAX)
-    if "" in types.dictionary:
-        raise Unfit("event_types", "an event has no type")
-    categories = _texts("event_categories", batch.event_categories, count, NAME_MAX)
-    workloads = _texts("workload_ids", batch.workload_ids, count, ID_MAX)
+    room = _Room()
+    types = _types(batch, count, room)
+    categories = _texts("event_categories", batch.event_categories, count, NAME_MAX, room)
+    workloads = _texts("workload_ids", batch.workload_ids, count, ID_MAX, room)
     campaigns = _ids("campaign_ids", batch.campaign_ids, count)
     users = _users(batch, count, sender)
-    sessions = _texts("session_ids", batch.session_ids, count, ID_MAX)
-    correlations = _texts("correlation_ids", batch.correlation_ids, count, ID_MAX)
+    sessions = _texts("session_ids", batch.session_ids, count, ID_MAX, room)
+    correlations = _texts("correlation_ids", batch.correlation_ids, count, ID_MAX, room)
     payloads = list(batch.payloads) or [""] * count
     _check_size("payloads", payloads, count)
     if max(map(len, payloads)) > PAYLOAD_MAX:
-        raise Unfit("payloads", f"one has more than {PAYLOAD_MAX} characters")
+        index = _first(payloads, lambda payload: len(payload) > PAYLOAD_MAX)
+        raise Unfit("payloads", f"has more than {PAYLOAD_MAX} characters", index)
     latencies = _numbers("latencies_ms", batch.latencies_ms, count)
     costs = _numbers("costs_picousd", batch.costs_picousd, count)
     if min(costs) < 0:
-        raise Unfit("costs_picousd", f"[{costs.index(min(costs))}] is negative")
+        raise Unfit("costs_picousd", "is negative", _first(costs, lambda cost: cost < 0))
     columns = [
         _event_ids(batch, count, sender),
         frozen.coded_words(*types),
@@ -72,7 +74,7 @@ def read_columns(batch: EventColumns, sender: Sender) -> Read:
         frozen.coded_strings(*sessions),
         frozen.coded_strings(*correlations),
         *_metrics(batch, count),
-        _dimensions(batch, count),
+        _dimensions(batch, count, room),
         frozen.strings(payloads),
         frozen.naturals(latencies),
         frozen.picodollars(costs),
@@ -80,9 +82,31 @@ def read_columns(batch: EventColumns, sender: Sender) -> Read:
     return Read(columns, set(campaigns.dictionary) - {NOBODY})
 
 
+class _Room:
+    """What is left of a batch's size once each event has texts of its own. Looked at before they are
+    written out: a long text in a dictionary costs its sender a byte or two an event."""
+
+    def __init__(self) -> None:
+        self.left = frozen.BYTES_MAX
+
+    def take(self, texts: _Texts, longest: int) -> None:
+        """Raises BatchBroken when there is no room; columns that are small for certain do not count."""
+        if len(texts.codes) * longest * 4 <= SMALL_BYTES:  # UTF-8 of one character: at most four
+            return
+        sizes = [len(text.encode()) for text in texts.dictionary]
+        self.left -= sum(map(sizes.__getitem__, texts.codes))
+        if self.left < 0:
+            raise BatchBroken(f"a batch must not be larger than {frozen.BYTES_MAX} bytes")
+
+
 def _check_size(field: str, values: Sequence[object], count: int) -> None:
     if len(values) != count:
         raise Unfit(field, f"has {len(values)} values for {count} events")
+
+
+def _first(values: Iterable[Any], is_bad: Callable[[Any], bool]) -> int:
+    """Place of the first event at fault."""
+    return next(index for index, value in enumerate(values) if is_bad(value))
 
 
 def _numbers(field: str, given: Sequence[int], count: int) -> list[int]:
@@ -91,23 +115,35 @@ def _numbers(field: str, given: Sequence[int], count: int) -> list[int]:
     return values
 
 
-def _texts(field: str, column: TextColumn, count: int, most: int) -> _Texts:
+def _texts(field: str, column: TextColumn, count: int, most: int, room: _Room) -> _Texts:
     dictionary = list(column.dictionary) or [""]
-    for place, text in enumerate(dictionary):
-        if len(text) > most:
-            raise Unfit(field, f"dictionary[{place}] has more than {most} characters")
+    longest = max(map(len, dictionary))
+    if longest > most:
+        place = next(place for place, text in enumerate(dictionary) if len(text) > most)
+        raise Unfit(field, f"dictionary[{place}] has more than {most} characters")
     codes: Codes = list(column.codes)
     if not codes and len(dictionary) == 1:
-        return _Texts(dictionary, bytes(count))
+        codes = bytes(count)
     _check_size(f"{field}.codes", codes, count)
     if max(codes) >= len(dictionary):
-        raise Unfit(f"{field}.codes", f"[{codes.index(max(codes))}] is not in the dictionary")
-    return _Texts(dictionary, codes)
+        index = _first(codes, lambda code: code >= len(dictionary))
+        raise Unfit(f"{field}.codes", "is not in the dictionary", index)
+    texts = _Texts(dictionary, codes)
+    room.take(texts, longest)
+    return texts
+
+
+def _types(batch: EventColumns, count: int, room: _Room) -> _Texts:
+    types = _texts("event_types", batch.event_types, count, NAME_MAX, room)
+    empty = {place for place, text in enumerate(types.dictionary) if not text}
+    if empty and not empty.isdisjoint(types.codes):
+        raise Unfit("event_types", "is empty", _first(types.codes, empty.__contains__))
+    return types
 
 
 def _ids(field: str, column: TextColumn, count: int) -> _Texts:
     """UUIDs; an empty text is nobody's."""
-    texts = _texts(field, column, count, ID_MAX)
+    texts = _texts(field, column, count, ID_MAX, _Room())  # 16 bytes each, whatever was sent
     for place, text in enumerate(texts.dictionary):
         if text and not UUID_FORM.fullmatch(text):
             raise Unfit(field, f"dictionary[{place}] is not a UUID")
@@ -131,7 +167,11 @@ def _event_ids(batch: EventColumns, count: int, sender: Sender) -> bytes:
         raise Unfit("event_ids", f"has {len(given)} bytes for {count} events of 16")
     halves = array("Q", given)
     if len(set(zip(halves[::2], halves[1::2], strict=True))) != count:
-        raise Unfit("event_ids", "an id comes twice in the batch")
+        seen = set()
+        for index, one in enumerate(zip(halves[::2], halves[1::2], strict=True)):
+            if one in seen:
+                raise Unfit("event_ids", "comes twice in the batch", index)
+            seen.add(one)
     return frozen.uuid_halves(given)
 
 
@@ -140,7 +180,12 @@ def _timestamps(batch: EventColumns, count: int, sender: Sender) -> list[int]:
         return [sender.now_ms] * count
     values = list(batch.timestamps_ms)
     _check_size("timestamps_ms", values, count)
-    sender.check_time("timestamps_ms", min(values), max(values))
+    try:
+        for value in (min(values), max(values)):
+            sender.check_time("timestamps_ms", value)
+    except Unfit:
+        for index, value in enumerate(values):
+            sender.check_time("timestamps_ms", value, index)
     return values
 
 
@@ -155,7 +200,7 @@ def _metrics(batch: EventColumns, count: int) -> tuple[bytes, bytes, bytes]:
     for name, column in zip(names, values, strict=True):
         _check_size(f"metrics[{name}].values", column, count)
     width = len(given)
-    if not any(_has_gaps(column) for column in values):
+    if not any([_has_gaps(name, column) for name, column in zip(names, values, strict=True)]):
         together = array("d", bytes(8 * count * width))
         for place, column in enumerate(values):
             together[place::width] = column
@@ -170,12 +215,13 @@ def _metrics(batch: EventColumns, count: int) -> tuple[bytes, bytes, bytes]:
     )
 
 
-def _has_gaps(column: array[float]) -> bool:
+def _has_gaps(name: str, column: array[float]) -> bool:
     """Whether a value is NaN, which is how one is left out. Raises Unfit for infinite ones."""
     if math.isfinite(sum(column)):
         return False
-    if any(map(math.isinf, column)):
-        raise Unfit("metrics", "a value is infinite")
+    for index, value in enumerate(column):
+        if math.isinf(value):
+            raise Unfit(f"metrics[{name}].values", "is infinite", index)
     return any(map(math.isnan, column))
 
 
@@ -192,13 +238,13 @@ def _sparse(values: list[array[float]]) -> tuple[array[float], Codes, bytes]:
     return together, codes, frozen.offsets(sizes)
 
 
-def _dimensions(batch: EventColumns, count: int) -> bytes:
+def _dimensions(batch: EventColumns, count: int, room: _Room) -> bytes:
     names = [dimension.name for dimension in batch.dimensions]
     _check_names("dimensions", names)
     columns = []
     for dimension in batch.dimensions:
         field = f"dimensions[{dimension.name}]"
-        texts, codes = _texts(field, dimension.values, count, TEXT_MAX)
+        texts, codes = _texts(field, dimension.values, count, TEXT_MAX, room)
         columns.append(map(list(map(frozen.string, texts)).__getitem__, codes))
     codes = bytes(range(len(names))) * count
     values = b"".join(chain.from_iterable(zip(*columns, strict=True)))

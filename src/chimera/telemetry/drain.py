@@ -32,9 +32,10 @@ from chimera.telemetry import frozen
 log = structlog.get_logger("chimera.telemetry.drain")
 
 # Of a group, about one batch more at most. The store takes a large group hardly slower than a small
-# one; what bounds it is the memory of whoever holds it unpacked.
+# one; what bounds it is the memory of whoever holds it unpacked: texts that repeat are packed a hundred
+# times smaller, and a group that is too much for the worker would be too much again and again.
 EVENTS_MAX = 200_000
-BYTES_MAX = 16_000_000  # as they lie in the buffer
+BYTES_MAX = 64_000_000  # unpacked
 BATCHES_MAX = 5_000
 GROUPS_MAX = 20  # sent in one pass
 TRIES_MAX = 3
@@ -46,6 +47,14 @@ class Batch:
     org_id: str
     body: bytes
     events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Formed:
+    """A new group; `is_full`: it was cut off, so more waits behind it."""
+
+    batches: int
+    is_full: bool
 
 
 OLDEST_WAITING = sql(
@@ -63,22 +72,33 @@ LIST_OPEN_GROUPS = sql(
 )
 
 # Committed rows only, each of which changes its state: no row that commits late can be missed, so
-# this needs no horizon as a cursor would.
+# this needs no horizon as a cursor would. How large a body is unpacked stands after its digest, little
+# end first (frozen.py); what is too short to say so is broken.
 FORM_GROUP = sql(
-    Nothing,
+    Formed,
     """
     WITH oldest AS (
-        SELECT batch_id, events, octet_length(body) AS bytes FROM telemetry.batches
+        SELECT batch_id, events,
+               CASE WHEN octet_length(body) >= 20
+                    THEN get_byte(size, 0) + get_byte(size, 1) * 256 + get_byte(size, 2) * 65536
+                         + get_byte(size, 3) * 16777216::bigint
+                    ELSE 0 END AS bytes
+          FROM telemetry.batches, substring(body FROM 17 FOR 4) AS size
          WHERE state = 'waiting' AND group_id IS NULL ORDER BY batch_id LIMIT %(batches_max)s
     ), summed AS (
         SELECT batch_id, sum(events) OVER so_far - events AS events_before,
                sum(bytes) OVER so_far - bytes AS bytes_before
           FROM oldest WINDOW so_far AS (ORDER BY batch_id)
+    ), formed AS (
+        UPDATE telemetry.batches b SET group_id = %(group_id)s
+          FROM summed s
+         WHERE b.batch_id = s.batch_id AND s.events_before < %(events_max)s
+           AND s.bytes_before < %(bytes_max)s AND b.state = 'waiting' AND b.group_id IS NULL
+        RETURNING 1
     )
-    UPDATE telemetry.batches b SET group_id = %(group_id)s
-      FROM summed s
-     WHERE b.batch_id = s.batch_id AND s.events_before < %(events_max)s
-       AND s.bytes_before < %(bytes_max)s AND b.state = 'waiting' AND b.group_id IS NULL
+    SELECT count(*)::int AS batches,
+           count(*) = %(batches_max)s OR count(*) < (SELECT count(*) FROM oldest) AS is_full
+      FROM formed
     """,
 )
 
@@ -143,7 +163,8 @@ DROP_PARTITIONS = sql(int, "SELECT telemetry.drop_partitions()")
 
 
 async def drain(core: Core, clickhouse: ClickHouse) -> int:
-    """One pass: open groups are sent first, then a new one. Returns how many events were stored.
+    """One pass: open groups are sent first, then new ones, until all that waited is in one. Returns how
+    many events were stored.
 
     Raises Unavailable while the store is away or answers with an error that is not about the data;
     everything stays as it is, and `retry_after_s` of the fault grows with each failure in a row.
@@ -156,14 +177,16 @@ async def drain(core: Core, clickhouse: ClickHouse) -> int:
     metrics.PENDING_AGE.labels("telemetry").set(max(0.0, age_s))
     if oldest is None or not clickhouse.configured:
         return 0
-    stored, formed = 0, False
+    stored, is_more = 0, True
     for _ in range(GROUPS_MAX):
         if groups:
             group_id = groups.popleft()
-        elif formed or not (group_id := await _form_group(db)):
-            break
+        elif is_more:
+            group_id, is_more = await _form_group(db)
+            if not group_id:
+                break
         else:
-            formed = True
+            break
         stored += await _send(db, clickhouse, group_id, groups)
     return stored
 
@@ -178,18 +201,20 @@ def _call() -> Call:
     return Call.by_worker("telemetry.drain", seconds=60)
 
 
-async def _form_group(db: Database) -> str:
-    """Freezes a group of the oldest waiting batches; "" when there are none."""
+async def _form_group(db: Database) -> tuple[str, bool]:
+    """Freezes a group of the oldest waiting batches, "" when there are none; and whether more wait."""
     group_id = new_id()
     async with db.begin(_call()) as tx:
-        found = await tx.run(
+        formed = await tx.one(
             FORM_GROUP,
             group_id=group_id,
             batches_max=BATCHES_MAX,
             events_max=EVENTS_MAX,
             bytes_max=BYTES_MAX,
         )
-    return group_id if found else ""
+    if formed is None or not formed.batches:
+        return "", False
+    return group_id, formed.is_full
 
 
 async def _send(db: Database, clickhouse: ClickHouse, group_id: str, groups: deque[str]) -> int:

@@ -134,12 +134,16 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+_SHORT = [varint(size) for size in range(128)]
+
+
 def string(text: str) -> bytes:
     try:
         data = text.encode()
     except (UnicodeEncodeError, AttributeError):
         raise BatchBroken("a text is not Unicode") from None
-    return varint(len(data)) + data
+    size = len(data)
+    return (_SHORT[size] if size < 128 else varint(size)) + data
 
 
 class _Strings(dict[str, bytes]):
@@ -312,6 +316,11 @@ def maps(values: Sequence[Any]) -> bytes:
     except (TypeError, AttributeError):
         raise BatchBroken("dimensions are texts by name") from None
     return _DICTIONARY + sizes + _words(keys) + texts
+
+
+def flat_maps(sizes: Iterable[int], keys: Sequence[str], texts: Iterable[str]) -> bytes:
+    """The same from all keys and all texts, one row after the other."""
+    return _DICTIONARY + offsets(sizes) + _words(keys) + strings(texts)
 
 
 def _digest(data: bytes) -> bytes:

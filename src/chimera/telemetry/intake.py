@@ -25,7 +25,7 @@ from chimera.telemetry.backlog import Backlog
 from chimera.telemetry.columnar import read_columns
 from chimera.telemetry.events import Event, freeze
 from chimera.telemetry.frozen import BatchBroken, pack
-from chimera.telemetry.rows import read_rows
+from chimera.telemetry.rows import read_rows, read_sound
 from chimera.telemetry.sender import Sender, Unfit
 from chimera.v1.telemetry_pb2 import BatchReceipt, EventBatch, EventColumns, TelemetryEvent
 
@@ -144,7 +144,15 @@ class Intake:
             yield await self.record(call, request.batch)
 
     async def _judge_rows(self, call: Call, batch: EventBatch, sender: Sender) -> _Judged:
-        messages = batch.rows.events
+        messages = list(batch.rows.events)
+        if len(messages) > IN_A_THREAD:
+            sound = await asyncio.to_thread(_packed_rows, messages, sender)
+        else:
+            sound = _packed_rows(messages, sender)
+        if sound is not None:
+            body, named = sound
+            if named <= await self._visible_to(call, named, sender):
+                return _Judged(len(messages), body)
         if len(messages) > IN_A_THREAD:
             good, bad = await asyncio.to_thread(read_rows, messages, sender)
         else:
@@ -156,6 +164,7 @@ class Intake:
                 if event.campaign_id in hidden:
                     del good[index]
                     bad[index] = Unfit("campaign_id", "is no campaign that you can see")
+            bad = dict(sorted(bad.items()))
         try:
             return await self._frozen_rows(list(good.values()), bad)
         except BatchBroken as broken:
@@ -176,8 +185,8 @@ class Intake:
                 body, named = await asyncio.to_thread(_packed, columns, sender)
             else:
                 body, named = _packed(columns, sender)
-            if named - await self._visible_to(call, named, sender):
-                raise Unfit("campaign_ids", "names a campaign that you cannot see")
+            if hidden := named - await self._visible_to(call, named, sender):
+                raise Unfit("campaign_ids", f"names a campaign that you cannot see: {min(hidden)}")
         except Unfit as unfit:
             raise _refused(unfit) from None
         except BatchBroken as broken:
@@ -254,6 +263,17 @@ def _packed(columns: EventColumns, sender: Sender) -> tuple[bytes, set[str]]:
     return pack(read.columns), read.campaign_ids
 
 
+def _packed_rows(messages: list[TelemetryEvent], sender: Sender) -> tuple[bytes, set[str]] | None:
+    """The same of rows; None unless nothing is wrong with any."""
+    read = read_sound(messages, sender)
+    if read is None:
+        return None
+    try:
+        return pack(read.columns), read.campaign_ids
+    except BatchBroken:
+        return None
+
+
 def _digest(batch: EventBatch) -> bytes:
     content = batch.rows if batch.HasField("rows") else batch.columns
     data: bytes = content.SerializeToString(deterministic=True)
@@ -264,7 +284,7 @@ def _refused(unfit: Unfit) -> Invalid:
     return Invalid(
         "EVENT_INVALID",
         f"{unfit.field}: {unfit.message}",
-        violations=[Violation(unfit.field, unfit.message, "EVENT_INVALID")],
+        violations=[Violation(unfit.path, unfit.message, "EVENT_INVALID")],
     )
 
 

@@ -14,7 +14,6 @@ from chimera.telemetry.freshness import read_freshness
 from chimera.telemetry.scope import Analytics, Scope, scope_of
 from chimera.telemetry.statements import STEPS, Question
 from chimera.v1.telemetry_pb2 import (
-    EventNumbers,
     QuerySeriesRequest,
     QuerySeriesResponse,
     QueryTopRequest,
@@ -87,15 +86,16 @@ async def query_series(
         statements.series(question),
         _params(question, within, POINTS_MAX + 1),
         rows_max=POINTS_MAX + 1,
+        merges_sketches=question.merges_sketches,
     )
     if len(rows) > POINTS_MAX:
         raise Invalid(
             "QUERY_TOO_LARGE",
             f"More than {POINTS_MAX} points; ask for less time, a larger step or fewer groups.",
         )
-    answer = QuerySeriesResponse(
-        points=[_numbers(*row) for row in rows], step=within.step, freshness=freshness
-    )
+    answer = QuerySeriesResponse(step=within.step, freshness=freshness)
+    for row in rows:
+        answer.points.add(**_numbers(*row))
     getattr(answer, "from").FromMilliseconds(within.from_ms)
     answer.to.FromMilliseconds(within.to_ms)
     return answer
@@ -117,8 +117,11 @@ async def query_top(
         statements.top(question, request.order),
         _params(question, within, size),
         rows_max=size,
+        merges_sketches=question.merges_sketches,
     )
-    answer = QueryTopResponse(groups=[_numbers(*row) for row in rows], freshness=freshness)
+    answer = QueryTopResponse(freshness=freshness)
+    for row in rows:
+        answer.groups.add(**_numbers(*row))
     getattr(answer, "from").FromMilliseconds(within.from_ms)
     answer.to.FromMilliseconds(within.to_ms)
     return answer
@@ -148,21 +151,26 @@ def _params(question: Question, within: Range, rows: int) -> dict[str, Any]:
     }
 
 
-def _numbers(start_s: int, group: list[str], numbers: tuple[Any, ...]) -> EventNumbers:
+def _numbers(start_s: int, group: list[str], numbers: tuple[Any, ...]) -> dict[str, Any]:
+    """Fields of EventNumbers. Made in place: built apart and copied, ten thousand take twice as long."""
     events, errors, cost, count, total, least, most, percentiles = numbers
-    found = EventNumbers(
-        group=["" if text == NOBODY else text for text in group],
-        events=events,
-        errors=errors,
-        error_rate=errors / events if events else 0.0,
-        cost_usd=decimal_text(cost),
-    )
+    found: dict[str, Any] = {
+        "group": ["" if text == NOBODY else text for text in group],
+        "events": events,
+        "errors": errors,
+        "error_rate": errors / events if events else 0.0,
+        "cost_usd": decimal_text(cost),
+    }
     if start_s:
-        found.start.FromSeconds(start_s)
+        found["start"] = {"seconds": start_s}
     if count:
-        values = found.values
-        values.count, values.sum, values.average = count, total, total / count
-        values.min, values.max = least, most
+        found["values"] = values = {
+            "count": count,
+            "sum": total,
+            "average": total / count,
+            "min": least,
+            "max": most,
+        }
         if percentiles and not isnan(percentiles[0]):  # none of the events is in a sketch
-            values.p50, values.p90, values.p95, values.p99 = percentiles
+            values |= zip(("p50", "p90", "p95", "p99"), percentiles, strict=True)
     return found

@@ -37,36 +37,72 @@ TIMES: dict[LiteralString, LiteralString] = {
     "user_activity": "day",
 }
 
-DIFFERING_DAYS: LiteralString = """
-    SELECT day FROM (
-        SELECT 0 AS source, toDate(timestamp) AS day, count() AS n, sum(cityHash64(event_id)) AS f
-          FROM workload_events
-         WHERE org_id = %(org_id)s AND timestamp >= toStartOfDay(now('UTC')) - INTERVAL 80 DAY
-         GROUP BY day
-        UNION ALL
-        SELECT 1, toDate(bucket) AS day, sum(events), sum(fingerprint) FROM events_minute
-         WHERE org_id = %(org_id)s AND bucket >= toStartOfDay(now('UTC')) - INTERVAL 80 DAY
-         GROUP BY day
-        UNION ALL
-        SELECT 2, toDate(bucket) AS day, sum(events), sum(fingerprint) FROM events_hourly
-         WHERE org_id = %(org_id)s AND bucket >= toStartOfDay(now('UTC')) - INTERVAL 80 DAY
-         GROUP BY day
-        UNION ALL
-        SELECT 3, toDate(bucket) AS day, sum(events), sum(fingerprint) FROM events_daily
-         WHERE org_id = %(org_id)s AND bucket >= toStartOfDay(now('UTC')) - INTERVAL 80 DAY
-         GROUP BY day
-        UNION ALL
-        SELECT 4, toDate(bucket) AS day, sum(events), sum(fingerprint) FROM event_slices_hourly
-         WHERE org_id = %(org_id)s AND dimension = 'event_category'
-           AND bucket >= toStartOfDay(now('UTC')) - INTERVAL 80 DAY
-         GROUP BY day
-        UNION ALL
-        SELECT 5, toDate(bucket) AS day, sum(events), sum(fingerprint) FROM event_slices_daily
-         WHERE org_id = %(org_id)s AND dimension = 'event_category'
-           AND bucket >= toStartOfDay(now('UTC')) - INTERVAL 80 DAY
-         GROUP BY day
-    ) GROUP BY day HAVING uniqExact((n, f)) > 1 OR count() < 6 ORDER BY day
-"""
+# What must be the same on a day in each group, as (table, how many and their fingerprint, of which rows).
+# The values of a metric have none, nor has an activity.
+EVENTS: LiteralString = "sum(events) AS n, sum(fingerprint) AS f"
+POINTS: LiteralString = "sum(points) AS n, 0 AS f"
+SINGLE: LiteralString = "dimension = 'event_category'"
+PAIR: LiteralString = "dimension = 'event_category,provider'"
+SAME: tuple[tuple[tuple[LiteralString, LiteralString, LiteralString], ...], ...] = (
+    (
+        ("workload_events", "count() AS n, sum(cityHash64(event_id)) AS f", "1"),
+        ("events_minute", EVENTS, "1"),
+        ("events_hourly", EVENTS, "1"),
+        ("events_daily", EVENTS, "1"),
+        ("event_slices_hourly", EVENTS, SINGLE),
+        ("event_slices_daily", EVENTS, SINGLE),
+        ("event_slices_hourly", EVENTS, PAIR),
+        ("event_slices_daily", EVENTS, PAIR),
+    ),
+    (
+        ("workload_events", "sum(length(metrics.name)) AS n, 0 AS f", "1"),
+        ("metrics_minute", POINTS, "1"),
+        ("metrics_hourly", POINTS, "1"),
+        ("metrics_daily", POINTS, "1"),
+        ("metric_slices_hourly", POINTS, SINGLE),
+        ("metric_slices_daily", POINTS, SINGLE),
+        ("metric_slices_hourly", POINTS, PAIR),
+        ("metric_slices_daily", POINTS, PAIR),
+    ),
+    (
+        (
+            "workload_events",
+            "count() AS n, sum(cityHash64(event_id)) AS f",
+            "event_type = 'execution.recorded'",
+        ),
+        ("executions_hourly", "sum(executions) AS n, sum(fingerprint) AS f", "1"),
+    ),
+    (
+        ("workload_events", "count() AS n, 0 AS f", "1"),
+        ("user_activity", "sum(events) AS n, 0 AS f", "1"),
+    ),
+)
+
+
+def _time_of(table: LiteralString) -> LiteralString:
+    return TIMES.get(table, "timestamp")
+
+
+def _differing(
+    same: tuple[tuple[LiteralString, LiteralString, LiteralString], ...],
+) -> LiteralString:
+    """SELECT of the days on which one of them differs, or has no row where another has."""
+    days: list[LiteralString] = [
+        f"SELECT toDate({_time_of(table)}) AS d, {numbers} FROM {table}"  # noqa: S608 - names from above
+        f" WHERE org_id = %(org_id)s AND {rows}"
+        f" AND toDate({_time_of(table)}) >= toDate(now('UTC')) - 80 GROUP BY d"
+        for table, numbers, rows in same
+    ]
+    together = " UNION ALL ".join(days)
+    return (
+        f"SELECT d FROM ({together}) WHERE n > 0 GROUP BY d"  # noqa: S608 - names from above
+        f" HAVING uniqExact((n, f)) > 1 OR count() < {len(same)}"
+    )
+
+
+DIFFERING_DAYS: LiteralString = (
+    "SELECT DISTINCT d FROM (" + " UNION ALL ".join(map(_differing, SAME)) + ") ORDER BY d"  # noqa: S608 - names from above
+)
 
 VIEW: LiteralString = """
     SELECT as_select FROM system.tables
@@ -75,7 +111,7 @@ VIEW: LiteralString = """
 
 
 async def differing_days(clickhouse: ClickHouse, org_id: str) -> list[date]:
-    """Days on which the number or the fingerprint of the events is not that of the roll-ups."""
+    """Days on which a roll-up does not hold what the events say."""
     rows = await clickhouse.query(
         DIFFERING_DAYS, {"org_id": str(UUID(org_id))}, deadline=_deadline(), rows_max=10_000
     )

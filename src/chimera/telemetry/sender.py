@@ -23,11 +23,14 @@ UUID_FORM = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class Unfit(ValueError):
-    """An event or column that cannot be taken: `field` of it, and why."""
+    """An event or column that cannot be taken: `field` of it, and why. `index`: of a column, the first
+    event at fault."""
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, field: str, message: str, index: int | None = None) -> None:
         super().__init__(message)
-        self.field, self.message = field, message
+        self.field = field
+        self.message = message if index is None else f"[{index}] {message}"
+        self.path = field if index is None else f"{field}[{index}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +70,12 @@ class Sender:
         h = f"{high:016x}{low:016x}"
         return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:24]}"
 
-    def check_time(self, field: str, earliest_ms: int, latest_ms: int) -> None:
+    def check_time(self, field: str, timestamp_ms: int, index: int | None = None) -> None:
         """Raises Unfit for what a broken clock gives."""
-        if latest_ms > self.now_ms + AHEAD_MAX_MS:
-            raise Unfit(field, "is more than five minutes ahead of the server's clock")
-        if earliest_ms < self.now_ms - OLD_MAX_MS:
-            raise Unfit(field, "is more than 80 days old, and events are kept for 90")
+        if timestamp_ms > self.now_ms + AHEAD_MAX_MS:
+            raise Unfit(field, "is more than five minutes ahead of the server's clock", index)
+        if timestamp_ms < self.now_ms - OLD_MAX_MS:
+            raise Unfit(field, "is more than 80 days old, and events are kept for 90", index)
 
     def check_user(self, field: str, user_id: str) -> None:
         """Raises Unfit when the sender may not speak for this user."""

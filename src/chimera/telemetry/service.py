@@ -51,7 +51,7 @@ from chimera.v1.telemetry_pb2 import (
 
 class TelemetryService(telemetry_pb2_grpc.TelemetryServiceServicer):
     def __init__(self, core: Core) -> None:
-        self.db = core.db
+        self.db, self.replica = core.db, core.replica
         self.pages = core.pages
         self.intake = Intake(core.db, core.settings)
         self.analytics = Analytics(core.analytics, core.settings)
@@ -102,7 +102,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServiceServicer):
     async def ListUserSummaries(
         self, request: ListUserSummariesRequest, call: Call
     ) -> ListUserSummariesResponse:
-        return await activity.list_user_summaries(self.db, self.pages, call, request)
+        return await activity.list_user_summaries(self.replica, self.pages, call, request)
 
     async def GetExecutionSeries(
         self, request: GetExecutionSeriesRequest, call: Call

@@ -26,7 +26,8 @@ DIMENSIONS: dict[int, tuple[LiteralString, LiteralString]] = {
 
 
 class Rolled(NamedTuple):
-    """The roll-ups of one width: by all dimensions at once, and by one at a time ("": there are none)."""
+    """The roll-ups of one width: by all dimensions at once, and by one or two at a time ("": there are
+    none)."""
 
     whole: LiteralString
     slices: LiteralString
@@ -62,9 +63,13 @@ STEPS: dict[int, Step] = {
     ),
 }
 IDS = ("campaign_id", "user_id")
-# A column of every slice; and the dimension whose slices are summed up for all together.
+# A column of every slice; the dimension whose slices are summed up for all together; and the one that
+# is in no slice by two.
 IN_SLICES = TelemetryDimension.TELEMETRY_DIMENSION_EVENT_TYPE
 FEWEST = TelemetryDimension.TELEMETRY_DIMENSION_EVENT_CATEGORY
+ALONE = TelemetryDimension.TELEMETRY_DIMENSION_WORKLOAD
+# Columns of slices with the values of their dimensions.
+IN_SLICE: tuple[LiteralString, ...] = ("slice", "other")
 
 # What is counted, always in this order: events, errors, cost, values: count, sum, min, max, percentiles.
 EVENTS_ROLLED: LiteralString = (
@@ -122,20 +127,34 @@ class Question(NamedTuple):
         return self.step.metrics if self.metric else self.step.events
 
     @property
-    def slice(self) -> LiteralString:
-        """The dimension of the slices that answer this; "": no slices do, for each is of one dimension
-        (and the event type)."""
+    def merges_sketches(self) -> bool:
+        return self.with_percentiles and not self.is_exact
+
+    @property
+    def sliced_by(self) -> tuple[int, ...]:
+        """The dimensions of the slices that answer this, in their order; none: no slices do, for each is
+        by one or two (and the event type)."""
         if self.is_exact or not self.may_slice or not self.rolled.slices:
-            return ""
-        used = {number for number in self.group_by if number != IN_SLICES}
-        for number, (field, _) in DIMENSIONS.items():
-            if number != IN_SLICES and getattr(self.filter, field):
-                used.add(number)
-        return DIMENSIONS[(used or {FEWEST}).pop()][1] if len(used) < 2 else ""
+            return ()
+        used = tuple(
+            number
+            for number, (field, _) in DIMENSIONS.items()
+            if number != IN_SLICES and (number in self.group_by or getattr(self.filter, field))
+        )
+        if len(used) > 2 or (len(used) == 2 and ALONE in used):
+            return ()
+        return used or (FEWEST,)
+
+    @property
+    def slice(self) -> LiteralString:
+        """What those slices have in `dimension`; "": no slices answer this."""
+        return ",".join([DIMENSIONS[number][1] for number in self.sliced_by])
 
     def column(self, number: int) -> LiteralString:
         """Where the source has a dimension."""
-        return "slice" if self.slice and number != IN_SLICES else DIMENSIONS[number][1]
+        if number in self.sliced_by:
+            return IN_SLICE[self.sliced_by.index(number)]
+        return DIMENSIONS[number][1]
 
 
 def series(question: Question) -> LiteralString:

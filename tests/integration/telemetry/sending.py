@@ -63,6 +63,7 @@ def some_events(
         if model:
             event.dimensions["model"] = model
             event.dimensions["provider"] = "assistant"
+            event.dimensions["technique"] = ("plain", "base64")[number % 2]
             event.metrics["tokens"] = float(chance.randrange(1000))
             event.metric_units["tokens"] = "tokens"
         if chance.random() < 0.1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -147,6 +148,30 @@ async def test_an_error_that_is_not_about_the_data_keeps_the_group(
 
     ask(clickhouse_url, "RENAME TABLE aside TO workload_events")
     assert await drain(core, clickhouse) == 8
+
+
+async def test_a_group_is_no_larger_than_what_its_batches_unpack_to(
+    worker: tuple[Core, ClickHouse], clickhouse_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Payloads that pack well are a few bytes in the buffer; in memory they are what they are. One pass
+    takes all the same as many groups as it needs."""
+    core, clickhouse = worker
+    producer = Producer(core)
+    monkeypatch.setattr("chimera.telemetry.drain.BYTES_MAX", 30_000)
+    sent: list[int] = []
+    insert = clickhouse.insert
+
+    async def noting(table: Any, blocks: Any, token: str) -> None:
+        sent.append(len(blocks))
+        await insert(table, blocks, token)
+
+    monkeypatch.setattr(clickhouse, "insert", noting)
+    for _ in range(7):
+        event = Event(str(uuid4()), "x", "test", int(time.time() * 1000), "w", payload="ab" * 5_000)
+        await producer.offer([event])
+    assert await drain(core, clickhouse) == 7
+    assert sent == [3, 3, 1]
+    assert stored_events(clickhouse_url) == (7, 7)
 
 
 async def test_without_a_column_store_events_wait(settings: Settings) -> None:

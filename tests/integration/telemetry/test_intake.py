@@ -9,10 +9,22 @@ from uuid import uuid4
 
 import pytest
 
+from chimera.call import NOBODY
 from chimera.settings import Settings
+from chimera.telemetry.events import freeze
+from chimera.telemetry.frozen import pack
+from chimera.telemetry.rows import read_rows, read_sound
+from chimera.telemetry.sender import Sender
 from chimera.v1.campaigns_pb2 import CampaignPlan
 from chimera.v1.options_pb2 import Permission
-from chimera.v1.telemetry_pb2 import EventBatch, EventColumns, TelemetryEvent, TextColumn
+from chimera.v1.telemetry_pb2 import (
+    DimensionColumn,
+    EventBatch,
+    EventColumns,
+    MetricColumn,
+    TelemetryEvent,
+    TextColumn,
+)
 from tests.integration.telemetry.buffer import ask, run_sql
 from tests.integration.telemetry.conftest import Hands
 from tests.integration.telemetry.sending import (
@@ -106,12 +118,34 @@ def bad_events() -> dict[str, TelemetryEvent]:
         "campaign_id": TelemetryEvent(event_type="x", campaign_id="no id"),
         "user_id": TelemetryEvent(event_type="x", user_id="nobody"),
         "workload_id": TelemetryEvent(event_type="x", workload_id="w" * 201),
+        "session_id": TelemetryEvent(event_type="x", session_id="s" * 201),
         "metrics": nan,
         "dimensions": TelemetryEvent(event_type="x", dimensions={"": "a"}),
         "latency_ms": TelemetryEvent(event_type="x", latency_ms=-1),
         "cost_usd": TelemetryEvent(event_type="x", cost_usd="1e3"),
         "payload": TelemetryEvent(event_type="x", payload="p" * 32_001),
     }
+
+
+def test_a_sound_batch_is_frozen_as_its_events_one_by_one() -> None:
+    """Byte for byte; and whatever one by one would be refused is left to them."""
+    user_id = str(uuid4())
+    for is_relay in (False, True):
+        sender = Sender(user_id, is_relay, "test", str(uuid4()))
+        named = some_events(40, user_id=user_id.upper(), campaign_id=str(uuid4()).upper())
+        plain = [TelemetryEvent(event_type="x", metrics={"a": 1.5, "b": 2})] * 3
+        for events in (some_events(200), named, plain, [TelemetryEvent(event_type="x")], named[:1]):
+            sound = read_sound(events, sender)
+            good, bad = read_rows(events, sender)
+            assert sound is not None and not bad
+            assert pack(sound.columns) == freeze(list(good.values()))
+            assert sound.campaign_ids == {event.campaign_id for event in good.values()} - {NOBODY}
+        for field, event in bad_events().items():
+            assert read_rows([event], sender)[1], field
+            assert read_sound([plain[0], event], sender) is None, field
+        twice = TelemetryEvent(event_type="x", event_id=user_id)
+        assert read_sound([twice, twice], sender) is None
+        assert read_sound([twice, plain[0]], sender) is None, "one id is made and one given"
 
 
 async def test_each_bad_event_is_named_and_the_good_ones_are_taken(
@@ -141,31 +175,43 @@ async def test_each_bad_event_is_named_and_the_good_ones_are_taken(
     )
 
 
+NOW_MS = int(datetime.now(UTC).timestamp() * 1000)
+# Sixty texts of a thousand characters, a hundred thousand times: 60 kB here and 6 GB written out.
+LONG = [
+    DimensionColumn(name=f"d{number}", values=TextColumn(dictionary=["x" * 1000]))
+    for number in range(60)
+]
 UNFIT_COLUMNS: list[tuple[dict[str, Any], str]] = [
-    ({"event_types": TextColumn()}, "event_types"),
-    ({"event_types": TextColumn(dictionary=["a", "b"], codes=[0, 2])}, "event_types.codes"),
+    ({"event_types": TextColumn()}, "event_types[0]"),
+    ({"event_types": TextColumn(dictionary=["a", ""], codes=[0, 1])}, "event_types[1]"),
+    ({"event_types": TextColumn(dictionary=["a", "b"], codes=[0, 2])}, "event_types.codes[1]"),
     ({"workload_ids": TextColumn(dictionary=["a"], codes=[0])}, "workload_ids.codes"),
     ({"timestamps_ms": [1]}, "timestamps_ms"),
-    ({"timestamps_ms": [1, 2]}, "timestamps_ms"),
+    ({"timestamps_ms": [1, 2]}, "timestamps_ms[0]"),
+    ({"timestamps_ms": [NOW_MS, NOW_MS + 10**6]}, "timestamps_ms[1]"),
     ({"event_ids": bytes(16)}, "event_ids"),
-    ({"event_ids": bytes(32)}, "event_ids"),
+    ({"event_ids": bytes(32)}, "event_ids[1]"),
     ({"user_ids": TextColumn(dictionary=["me"])}, "user_ids"),
     ({"campaign_ids": TextColumn(dictionary=["it"])}, "campaign_ids"),
-    ({"costs_picousd": [1, -1]}, "costs_picousd"),
-    ({"payloads": ["a", "b" * 32_001]}, "payloads"),
+    ({"costs_picousd": [1, -1]}, "costs_picousd[1]"),
+    ({"payloads": ["a", "b" * 32_001]}, "payloads[1]"),
+    ({"metrics": [MetricColumn(name="m", values=[1, float("inf")])]}, "metrics[m].values[1]"),
+    ({"dimensions": LONG, "count": 100_000}, "columns"),
 ]
 
 
 async def test_columns_are_taken_whole_or_refused(world: World) -> None:
-    """What is wrong is named, and nothing of any of them is accepted."""
+    """What is wrong is named, with the first event at fault, and nothing of any of them is accepted."""
     acme = await world.organisation("acme")
-    for columns, field in UNFIT_COLUMNS:
+    for columns, path in UNFIT_COLUMNS:
         given = {"count": 2, "event_types": TextColumn(dictionary=["x"]), **columns}
         batch = EventBatch(producer="p", batch_id=str(uuid4()), columns=EventColumns(**given))
         with pytest.raises(Refused) as refused:
             await record(acme.admin, batch)
         assert (refused.value.code, refused.value.reason) == ("INVALID_ARGUMENT", "EVENT_INVALID")
-        assert refused.value.message.startswith(f"{field}:"), columns
+        bad = [detail for detail in refused.value.details if type(detail).__name__ == "BadRequest"]
+        assert [one.field for one in bad[0].field_violations] == [path]
+        assert refused.value.message.startswith(f"{path.rstrip('[01]')}:"), columns
     assert (await acme.admin.telemetry.GetIngestStatus()).accepted == 0
 
 
@@ -185,8 +231,8 @@ async def test_nobody_speaks_for_others_or_about_hidden_campaigns(
     ]
     receipt = await record(olivia, in_rows(events))
     assert [(error.index, error.field) for error in receipt.errors] == [
-        (2, "user_id"),
         (1, "campaign_id"),
+        (2, "user_id"),
     ]
     assert receipt.accepted == 2
     hidden = EventColumns(

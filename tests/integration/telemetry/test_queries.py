@@ -110,10 +110,12 @@ def check(numbers: EventNumbers, events: Sequence[TelemetryEvent], metric: str =
 async def test_series_equal_a_recount_at_every_step_and_grouping(
     world: World, hands: Hands, metric: str, is_exact: bool
 ) -> None:
-    """Every roll-up, all single groupings and some of several, after repeated and grouped batches."""
+    """Every roll-up, all single groupings, pairs and some of several, after repeated and grouped
+    batches."""
     acme = await world.organisation("acme")
     events = await sent(acme.admin, hands)
-    groupings = [[], *([number] for number in KEYS), list(KEYS)[:3], list(KEYS)[4:7]]
+    pairs = [[D.TELEMETRY_DIMENSION_TECHNIQUE, D.TELEMETRY_DIMENSION_MODEL], list(KEYS)[2:4]]
+    groupings = [[], *([number] for number in KEYS), list(KEYS)[:3], list(KEYS)[4:7], *pairs]
     for step, width_s in WIDTHS.items():
         for group_by in groupings[:: 1 if step == TelemetryStep.TELEMETRY_STEP_HOUR else 5]:
             answer = await acme.admin.telemetry.QuerySeries(
@@ -162,11 +164,12 @@ async def test_filters_are_those_of_a_recount(world: World, hands: Hands, is_exa
         "providers": ["assistant"],
         "event_categories": ["test"],
         "user_ids": [acme.admin.user_id],
-        "techniques": [""],
+        "techniques": ["plain", ""],
     }
-    by = [D.TELEMETRY_DIMENSION_EVENT_TYPE, D.TELEMETRY_DIMENSION_WORKLOAD]
-    for names in ([name] for name in filters), [list(filters)]:
-        for chosen in names:
+    workload, model = D.TELEMETRY_DIMENSION_WORKLOAD, D.TELEMETRY_DIMENSION_MODEL
+    for second in (workload, model):
+        by = [D.TELEMETRY_DIMENSION_EVENT_TYPE, second]
+        for chosen in (*([name] for name in filters), list(filters)):
             condition = EventFilter(**{name: filters[name] for name in chosen})
             answer = await acme.admin.telemetry.QuerySeries(
                 **within(), group_by=by, filter=condition, is_exact=is_exact,

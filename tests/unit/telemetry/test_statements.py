@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chimera.telemetry.statements import DIMENSIONS, IN_SLICES, STEPS, Question, series
+from chimera.telemetry.statements import ALONE, DIMENSIONS, IN_SLICES, STEPS, Question, series
 from chimera.v1.telemetry_pb2 import EventFilter, TelemetryDimension, TelemetryStep
 
 D = TelemetryDimension
@@ -42,16 +42,32 @@ def test_one_dimension_beside_the_type_is_answered_from_slices(metric: str) -> N
             assert f" FROM {table} WHERE" in series(asked)
 
 
-def test_two_dimensions_are_answered_from_all_combinations() -> None:
-    """One as the group and another in the filter are two."""
-    for one, two in combinations([n for n in DIMENSIONS if n != IN_SLICES], 2):
-        field = DIMENSIONS[two][0]
+def test_two_dimensions_are_answered_from_pairs() -> None:
+    """As groups, in the filter, or one of each; in the order that the slices have them in."""
+    numbers = [n for n in DIMENSIONS if n not in (IN_SLICES, ALONE)]
+    for one, two in combinations(numbers, 2):
+        (first, column), (second, other) = DIMENSIONS[one], DIMENSIONS[two]
         for asked in (
-            question([one, two]),
-            question([one], filter=EventFilter(**{field: ["x"]})),
+            question([two, one]),
+            question([one, IN_SLICES], filter=EventFilter(**{second: ["x"]})),
+            question([two], filter=EventFilter(**{first: ["x"]}, event_types=["a"])),
+            question(filter=EventFilter(**{first: ["x"], second: ["x"]})),
         ):
-            assert not asked.slice
-            assert " FROM events_hourly WHERE" in series(asked)
+            assert asked.slice == f"{column},{other}"
+            assert (asked.column(one), asked.column(two)) == ("slice", "other")
+            assert " FROM event_slices_hourly WHERE" in series(asked)
+
+
+def test_what_no_slice_has_is_answered_from_all_combinations() -> None:
+    """Three dimensions, and the workload with another."""
+    numbers = [n for n in DIMENSIONS if n != IN_SLICES]
+    for three in combinations(numbers, 3):
+        assert not question(three).slice
+        assert not question(three[:2], filter=EventFilter(**{DIMENSIONS[three[2]][0]: ["x"]})).slice
+    for number in set(numbers) - {ALONE}:
+        asked = question([number], filter=EventFilter(workload_ids=["w"]))
+        assert not asked.slice
+        assert " FROM events_hourly WHERE" in series(asked)
 
 
 def test_slices_answer_only_who_may_see_everything() -> None:

@@ -18,11 +18,12 @@ from chimera.v1.analytics_pb2 import (
 
 class AnalyticsService(analytics_pb2_grpc.AnalyticsServiceServicer):
     def __init__(self, core: Core) -> None:
-        self.db, self.pages = core.db, core.pages
+        # What is computed of a run is read where it was written; stored figures follow anyway.
+        self.db, self.replica, self.pages = core.db, core.replica, core.pages
 
     async def ListWindows(self, request: ListWindowsRequest, call: Call) -> ListWindowsResponse:
         size, position = self.pages.page(request)
-        async with self.db.look(call) as tx:
+        async with self.replica.look(call) as tx:
             rows = await windows.list_windows(
                 tx, request, before=position[0] if position else None, limit=size + 1
             )
@@ -30,7 +31,7 @@ class AnalyticsService(analytics_pb2_grpc.AnalyticsServiceServicer):
         return ListWindowsResponse(windows=rows[:size], next_page_token=token)
 
     async def SliceRates(self, request: SliceRatesRequest, call: Call) -> SliceRatesResponse:
-        async with self.db.look(call) as tx:
+        async with self.replica.look(call) as tx:
             return await windows.slice_rates(tx, request)
 
     async def AnalyseRun(self, request: AnalyseRunRequest, call: Call) -> AnalyseRunResponse:
