@@ -18,6 +18,7 @@ from chimera.audit.verify import verify_bundle
 from chimera.core import open_core
 from chimera.ids import new_id
 from tests.support.audit import Log, call_of
+from tests.support.statements import plain
 from tests.support.world import Organisation, Refused, World
 
 
@@ -136,7 +137,7 @@ async def test_a_watch_misses_and_repeats_nothing(acme: Organisation, log: Log) 
     expected: list[str] = []
     async with log.app.begin(call_of(acme.id)) as slow:
         record(slow, "thing.slow", "thing", "slow")
-        await slow.connection.execute("SELECT pg_current_xact_id()")
+        await slow.run(plain("SELECT pg_current_xact_id()"))
         expected += await log.record(2, org_id=acme.id)
         await log.seal()
     await log.record(2, org_id=new_id())
