@@ -816,6 +816,19 @@ END $$;
 
 ALTER FUNCTION identity.set_superuser(target uuid, value boolean) OWNER TO chimera_owner;
 
+CREATE FUNCTION identity.sign_in_provider(provider_id uuid) RETURNS TABLE(id uuid, org_id uuid, name text, kind text, issuer text, client_id text, sealed jsonb, row_version integer, redirect_uris text[], new_user_role text, email_domains text[], second_factor_amr text[], second_factor_acr text[])
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT p.id, p.org_id, p.name, p.kind, p.issuer, p.client_id, p.sealed, p.row_version, p.redirect_uris,
+           p.new_user_role, p.email_domains, p.second_factor_amr, p.second_factor_acr
+      FROM identity.sign_in_providers p
+      JOIN identity.organisations o ON o.id = p.org_id AND o.deleted_at IS NULL
+     WHERE p.id = sign_in_provider.provider_id AND p.is_enabled AND p.deleted_at IS NULL
+$$;
+
+ALTER FUNCTION identity.sign_in_provider(provider_id uuid) OWNER TO chimera_lookup;
+
 CREATE FUNCTION identity.sole_admin_of() RETURNS text[]
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -912,7 +925,7 @@ ALTER FUNCTION ops.touch() OWNER TO chimera_owner;
 CREATE FUNCTION ops.uuid_floor(at timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE
     AS $$
-    SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+    SELECT (lpad(to_hex(GREATEST(floor(extract(epoch FROM at) * 1000), 0)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 
 ALTER FUNCTION ops.uuid_floor(at timestamp with time zone) OWNER TO chimera_owner;
@@ -1203,7 +1216,8 @@ CREATE TABLE identity.sessions (
     auth_time timestamp with time zone DEFAULT now() NOT NULL,
     second_factor_at timestamp with time zone,
     device_id uuid,
-    ended_at timestamp with time zone
+    ended_at timestamp with time zone,
+    is_vouched boolean DEFAULT false NOT NULL
 );
 
 ALTER TABLE ONLY identity.sessions FORCE ROW LEVEL SECURITY;
@@ -2817,6 +2831,8 @@ CREATE TABLE identity.sign_in_providers (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     deleted_at timestamp with time zone,
+    second_factor_amr text[] DEFAULT '{}'::text[] NOT NULL,
+    second_factor_acr text[] DEFAULT '{}'::text[] NOT NULL,
     CONSTRAINT sign_in_providers_kind_check CHECK ((kind = ANY (ARRAY['google'::text, 'github'::text, 'oidc'::text]))),
     CONSTRAINT sign_in_providers_name_check CHECK (((length(name) >= 1) AND (length(name) <= 100))),
     CONSTRAINT sign_in_providers_new_user_role_check CHECK ((new_user_role = ANY (ARRAY['user'::text, 'viewer'::text]))),
@@ -5848,6 +5864,9 @@ GRANT ALL ON FUNCTION identity.session_state(session_id uuid) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.set_superuser(target uuid, value boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.set_superuser(target uuid, value boolean) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.sign_in_provider(provider_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.sign_in_provider(provider_id uuid) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.sole_admin_of() FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.sole_admin_of() TO chimera_app;

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -55,14 +55,27 @@ def settle_memory() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
+class _Connections(ConnectionPool):
+    """redis-py looks whether a connection can be read before it hands it out, by a read that it gives
+    up at once: as much work as a command. The stream knows as well whether the other side has hung up,
+    or has sent what nobody asked for: an answer that belongs to somebody else."""
+
+    async def ensure_connection(self, connection: Any) -> None:
+        reader = connection._reader
+        if connection.is_connected and (reader.at_eof() or reader._buffer):
+            await connection.disconnect()
+        await connection.connect()
+
+
 def open_redis(settings: Settings) -> Redis:
     """A client that fails fast: nothing that must last depends on Redis."""
-    client: Redis = Redis.from_url(
+    pool: Any = _Connections.from_url(
         settings.redis_url.get_secret_value(),
         socket_timeout=2,
         socket_connect_timeout=1,
         retry=Retry(NoBackoff(), 1),
     )
+    client: Redis = Redis.from_pool(pool)
     return client
 
 

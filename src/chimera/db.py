@@ -1,7 +1,9 @@
 """PostgreSQL: statements, and the transactions that run them on behalf of a caller.
 
 Transactions come from pools.py. What they tell the database about the caller (organisation, user,
-remaining time) is what row-level security and timeouts hold to.
+remaining time) is what row-level security and timeouts hold to. BEGIN and the caller travel with the
+first statement, the kept answer and the audit events with COMMIT: each message spared is a wait less
+for the caller and for the event loop.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from psycopg.adapt import PyFormat
 from psycopg.types.json import set_json_dumps, set_json_loads
 
 from chimera.call import Call
-from chimera.roundtrip import Asked, round_trip
+from chimera.roundtrip import Asked, Found, round_trip
 from chimera.rows import row_maker
 
 set_json_loads(orjson.loads)
@@ -27,7 +29,6 @@ Row = TypeVar("Row")
 Message = TypeVar("Message")
 _PARAMETER = re.compile(r"(?<!%)%\((\w+)\)([sb])")
 _FORMATS = {"s": PyFormat.AUTO, "b": PyFormat.BINARY}
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 
 class Nothing:
@@ -59,11 +60,14 @@ class Statement(Generic[Row]):
         self.make = row_maker(row)
         self.where = where
 
-    def check(self, params: dict[str, Any]) -> None:
+    def asked(self, params: dict[str, Any]) -> Asked:
+        """With its values. TypeError when these are not those it names."""
         if self.names != params.keys():
             raise TypeError(
                 f"{self.where}: given {sorted(params)}, statement names {sorted(self.names)}"
             )
+        values = [params[name] for name in self.order]
+        return Asked(self.native, values, self.formats, self.prepare)
 
 
 STATEMENTS: list[Statement[Any]] = []
@@ -80,55 +84,69 @@ def sql(row: type[Row], text: LiteralString, *, prepare: bool = True) -> Stateme
 
 
 class Tx:
-    """One open transaction on behalf of a caller."""
+    """One open transaction on behalf of a caller. It begins with its first statement: what is sent to
+    the connection past it before that is in no transaction."""
+
+    only_reads = False
 
     def __init__(self, connection: AsyncConnection[Any], call: Call) -> None:
         self.connection = connection
         self.call = call
         self.audit_events: list[Any] = []
         self.doorbells = False
+        self.is_open = False
         self.is_committed = False
         self.kept_answer: Any = None
+        self._with_commit: list[Asked] = []
         # Unlocks on the way out: ran after COMMIT only.
         self.after_commit: list[Callable[[], None]] = []
         self.reach = call.caller.reach
         self.run_ids: list[str] = []
+        self._policies_know = False
 
     async def name_run(self, run_id: str) -> None:
         """Names a run whose rows the following statements read, once or with others. Its policies
         are then asked once a statement instead of row by row; what they allow is the same."""
         if run_id not in self.run_ids:
             self.run_ids.append(run_id)
-            await self._tell_policies()
+            self._policies_know = False
 
     async def see_all_campaigns(self) -> None:
         """For the rest of it, the whole organisation's campaigns are in view, whoever may see them:
         to count its books and to find a person's own. What is in them is not told to anybody."""
         if self.reach != "all":
             self.reach = "all"
-            await self._tell_policies()
+            self._policies_know = False
 
-    async def _tell_policies(self) -> None:
-        await self.run(TELL_POLICIES, reach=self.reach, run_ids=_array(self.run_ids))
+    def _opening(self) -> list[Asked]:
+        """What has to be said before the next statement."""
+        begin = [] if self.is_open else [BEGIN]
+        return begin if self._policies_know else [*begin, _telling(self, SET_CALLER)]
 
-    async def _execute(
-        self, statement: Statement[Row], params: dict[str, Any], make: Any = None
-    ) -> Any:
-        statement.check(params)
-        cursor = self.connection.cursor(row_factory=make or statement.make)
-        # None lets psycopg prepare after a few uses.
-        await cursor.execute(statement.text, params, prepare=None if statement.prepare else False)
-        return cursor
+    async def _send(self, statements: list[Asked], make: Any = None) -> Found:
+        whole = [*self._opening(), *statements]
+        found = await round_trip(self.connection, whole, make, is_repeatable=self.only_reads)
+        self.is_open = self._policies_know = True
+        return found
+
+    def at_commit(self, statement: Statement[Any], **params: Any) -> None:
+        """Runs a command in the message of COMMIT. Nobody looks at what it answers: it must fail
+        when it cannot do what it is there for."""
+        self._with_commit.append(statement.asked(params))
+
+    async def commit(self) -> None:
+        """Nothing to do for one that never began."""
+        if self.is_open or self._with_commit:
+            await self._send([*self._with_commit, COMMIT])
 
     async def one(self, statement: Statement[Row], **params: Any) -> Row | None:
         """The first row, or None."""
-        cursor = await self._execute(statement, params)
-        row: Row | None = await cursor.fetchone()
+        rows = (await self._send([statement.asked(params)], statement.make)).rows
+        row: Row | None = rows[0] if rows else None
         return row
 
     async def all(self, statement: Statement[Row], **params: Any) -> list[Row]:
-        cursor = await self._execute(statement, params)
-        rows: list[Row] = await cursor.fetchall()
+        rows: list[Row] = (await self._send([statement.asked(params)], statement.make)).rows
         return rows
 
     async def fill(self, field: Any, statement: Statement[Row], **params: Any) -> None:
@@ -139,14 +157,11 @@ class Tx:
             maker: Any = statement.make(cursor)
             return partial(maker, new=field.add)
 
-        cursor = await self._execute(statement, params, make)
-        await cursor.fetchall()
+        await self._send([statement.asked(params)], make)
 
     async def run(self, statement: Statement[Any], **params: Any) -> int:
         """Runs a command; how many rows it touched."""
-        cursor = await self._execute(statement, params)
-        count: int = cursor.rowcount
-        return count
+        return (await self._send([statement.asked(params)])).count
 
     def answer(self, message: Message, *, keep: Any = None) -> Message:
         """Names the answer that a repetition of this request gets; `keep` replaces it there
@@ -158,64 +173,35 @@ class Tx:
 class Look(Tx):
     """What `Database.look` hands out: each statement is a transaction of its own."""
 
-    async def _tell_policies(self) -> None:
-        """Each statement tells them anew."""
+    only_reads = True
 
-    async def _execute(
-        self, statement: Statement[Row], params: dict[str, Any], make: Any = None
-    ) -> Any:
-        statement.check(params)
-        asked = Asked(
-            statement.native,
-            [params[name] for name in statement.order],
-            statement.formats,
-            statement.prepare,
-        )
-        setting = Asked(SET_CALLER, _caller_settings(self), SET_CALLER_FORMATS)
-        return await round_trip(self.connection, [setting, asked], make or statement.make)
+    def _opening(self) -> list[Asked]:
+        return [_telling(self, SET_READER)]
 
 
-TELL_POLICIES = sql(
-    Nothing,
-    """
-    SELECT set_config('app.reach', %(reach)s, true), set_config('app.run_ids', %(run_ids)s, true)
-    """,
-)
+BEGIN, COMMIT = Asked(b"BEGIN", (), ()), Asked(b"COMMIT", (), ())
 SET_CALLER = (
     b"SELECT set_config('app.org_id', $1, true), set_config('app.user_id', $2, true),"
     b" set_config('app.role', $3, true), set_config('app.reach', $4, true),"
-    b" set_config('app.run_ids', $5, true), set_config('statement_timeout', $6, true),"
-    b" set_config('transaction_read_only', 'on', true)"
+    b" set_config('app.run_ids', $5, true), set_config('statement_timeout', $6, true)"
 )
-SET_CALLER_FORMATS = [PyFormat.TEXT] * 6
+SET_READER = SET_CALLER + b", set_config('transaction_read_only', 'on', true)"
+SET_FORMATS = [PyFormat.TEXT] * 6
 
 
-def _caller_settings(tx: Tx) -> tuple[str, str, str, str, str, str]:
+def _telling(tx: Tx, text: bytes) -> Asked:
+    """Who the caller is, for row policies, and how long statements may take."""
     caller = tx.call.caller
     role = "operator" if caller.is_operator else caller.role
     left_ms = str(max(1, int(tx.call.seconds_left * 1000)))
-    return caller.org_id, caller.user_id, role, tx.reach, _array(tx.run_ids), left_ms
+    run_ids = _array(tx.run_ids)
+    values = (caller.org_id, caller.user_id, role, tx.reach, run_ids, left_ms)
+    return Asked(text, values, SET_FORMATS)
 
 
 def _array(ids: list[str]) -> str:
     """For a setting that is cast to uuid[]; nothing for none."""
     return "{" + ",".join(ids) + "}" if ids else ""
-
-
-def opening(call: Call) -> bytes:
-    """BEGIN and the caller in one round trip; ids are checked, for they are not parameters here."""
-    caller = call.caller
-    left_ms = max(1, int(call.seconds_left * 1000))
-    for value in (caller.org_id, caller.user_id):
-        if value and not _UUID.match(value):
-            raise ValueError("not an id")
-    return (
-        f"BEGIN; SELECT set_config('app.org_id','{caller.org_id}',true),"
-        f"set_config('app.user_id','{caller.user_id}',true),"
-        f"set_config('app.role','{'operator' if caller.is_operator else caller.role}',true),"
-        f"set_config('app.reach','{caller.reach}',true),"
-        f"set_config('statement_timeout','{left_ms}',true)"
-    ).encode()
 
 
 def violated(error: BaseException) -> str:

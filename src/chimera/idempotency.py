@@ -77,11 +77,11 @@ async def claim_request(tx: Tx) -> None:
     raise Replay(call.answer_type.FromString(found["answer"]))
 
 
-async def keep_answer(tx: Tx) -> None:
+def keep_answer(tx: Tx) -> None:
     if tx.kept_answer is None:
         raise AssertionError(f"{tx.call.method} takes a request_id and kept no answer")
     answer = tx.kept_answer.SerializeToString()
-    await tx.run(KEEP_ANSWER, **_request_key(tx.call), answer=answer)
+    tx.at_commit(KEEP_ANSWER, **_request_key(tx.call), answer=answer)
 
 
 def _request_key(call: Call) -> dict[str, str]:

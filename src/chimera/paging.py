@@ -10,17 +10,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import orjson
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chimera.faults import Invalid
 
 PAGE_DEFAULT = 50
 PAGE_MAX = 1000
+# Of a page whose rows may be large: clients refuse messages above 4 MB unless told otherwise.
+ANSWER_BYTES = 2_000_000
+_FIRST_ROWS = PAGE_DEFAULT + 1
 _TAG_BYTES = 16
+Row = TypeVar("Row", bound=Message)
 
 
 class Pages:
@@ -81,6 +86,35 @@ class Pages:
     def next_token_at(self, request: Any, position: Sequence[Any], *, scope: str = "") -> str:
         """Token that continues after this position, for rows that are no messages."""
         return self.seal(_question(request, scope), position)
+
+
+async def rows_that_fit(
+    fetch: Callable[[Any, int], Awaitable[list[Row]]],
+    after: Any,
+    size: int,
+    position: Callable[[Row], Any],
+) -> tuple[list[Row], bool]:
+    """Up to `size` messages that go into one answer together, one at least, and whether there are more.
+
+    fetch: gives at most so many after a position. Large ones are fetched few at a time, so that a page
+    of them is never in memory as a whole.
+    """
+    rows: list[Row] = []
+    used = 0
+    while True:
+        limit = size + 1 - len(rows)
+        mean = max(1, used // len(rows)) if rows else ANSWER_BYTES // _FIRST_ROWS
+        limit = min(limit, max(1, (ANSWER_BYTES - used) // mean))
+        found = await fetch(after, limit)
+        for row in found:
+            row_bytes = row.ByteSize()
+            if rows and (len(rows) == size or used + row_bytes > ANSWER_BYTES):
+                return rows, True
+            rows.append(row)
+            used += row_bytes
+        if len(found) < limit:
+            return rows, False
+        after = position(rows[-1])
 
 
 def _position(row: Any, name: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -22,14 +22,14 @@ from psycopg.types.string import TextLoader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from chimera.call import Call
-from chimera.db import Look, Tx, opening
+from chimera.db import Look, Tx
 from chimera.faults import Conflict, Exhausted, Fault, Invalid, TimedOut, Unavailable
 from chimera.idempotency import claim_request, keep_answer
 from chimera.ids import new_id
 
 Done = TypeVar("Done")
 
-FlushAudit = Callable[[Tx], Awaitable[None]]
+FlushAudit = Callable[[Tx], None]
 
 
 async def settled(work: Coroutine[Any, Any, Done]) -> Done:
@@ -104,7 +104,7 @@ class Database:
             max_lifetime=1800,
             open=False,
             configure=self._configure,
-            kwargs={"autocommit": True, "prepare_threshold": 3},
+            kwargs={"autocommit": True, "prepare_threshold": None},
         )
         self.flush_audit = flush_audit
         self.in_use = 0
@@ -139,7 +139,6 @@ class Database:
         try:
             tx = Tx(connection, call)
             try:
-                await connection.execute(opening(call), prepare=False)
                 if call.request_id:
                     await claim_request(tx)
                 yield tx
@@ -215,17 +214,18 @@ class Database:
         if declared and not any(event.action == declared for event in tx.audit_events):
             raise AssertionError(f"{call.method} changed something and recorded no {declared}")
         if call.request_id:
-            await keep_answer(tx)
+            keep_answer(tx)
         if tx.audit_events and self.flush_audit is not None:
-            await self.flush_audit(tx)
+            self.flush_audit(tx)
         await settled(self._commit(tx))
 
     async def _commit(self, tx: Tx) -> None:
         """COMMIT and what follows from it, whole even when the caller is cancelled meanwhile."""
-        if tx.connection.info.transaction_status is TransactionStatus.INERROR:
+        wrong = TransactionStatus.IDLE if tx.is_open else TransactionStatus.INTRANS
+        if tx.connection.info.transaction_status in (wrong, TransactionStatus.INERROR):
             # PostgreSQL answers COMMIT of a failed transaction with a silent ROLLBACK.
             raise AssertionError(f"{tx.call.method} went on after a statement had failed")
-        await tx.connection.commit()
+        await tx.commit()
         tx.is_committed = tx.call.is_committed = True
         for action in tx.after_commit:
             action()

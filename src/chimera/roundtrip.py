@@ -1,9 +1,9 @@
-"""One round trip: a statement and what has to be said before it, in one message to PostgreSQL.
+"""One round trip: statements that need not wait for each other's results, in one message to PostgreSQL.
 
-Up to its Sync a pipeline is one implicit transaction. psycopg's own pipeline is made for programs that
-mix sending and reading; for two statements it waits for the socket five times, and each wait asks the
-event loop to watch the socket anew. Here both are sent and their results read with one wait, which is
-a third of the CPU of a small read.
+Up to its Sync a pipeline is one implicit transaction, unless it begins or ends an explicit one.
+psycopg's own pipeline is made for programs that mix sending and reading; for two statements it waits
+for the socket five times, and each wait asks the event loop to watch the socket anew. Here all are
+sent and their results read with one wait, which is a third of the CPU of a small read.
 """
 
 from __future__ import annotations
@@ -58,55 +58,56 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The rows of a statement, in the manner of a cursor."""
+    """The rows of a statement, and how many it found or changed."""
 
     rows: list[Any]
+    count: int
 
-    @property
-    def rowcount(self) -> int:
-        return len(self.rows)
 
-    async def fetchone(self) -> Any:
-        return self.rows[0] if self.rows else None
-
-    async def fetchall(self) -> list[Any]:
-        return self.rows
+MakeRows = Callable[[Any], Callable[[Sequence[Any]], Any]]
 
 
 async def round_trip(
     connection: AsyncConnection[Any],
     statements: Sequence[Asked],
-    make: Callable[[Any], Callable[[Sequence[Any]], Any]],
+    make: MakeRows | None = None,
+    *,
+    is_repeatable: bool = False,
 ) -> Found:
-    """Runs the statements in one implicit transaction; the rows of the last, each made by what `make`
-    answers for its columns. Raises psycopg's errors. The connection is in autocommit. For reads: what
-    was prepared may be gone (psycopg discards everything after a rollback, a table may have changed
-    under its plan), and then all of it is asked once more."""
-    known: dict[tuple[bytes, tuple[int, ...]], bytes] = connection.prepared_here  # type: ignore[attr-defined]  # our own attribute
+    """Runs the statements and answers for the last: its rows, each made by what `make` answers for the
+    columns. Raises psycopg's errors; after the first that fails none is run. The connection is in
+    autocommit. is_repeatable, for reads: when the table under a kept plan has changed, all is asked
+    once more; otherwise whoever comes next finds it planned anew."""
+    known: Known = connection.prepared_here  # type: ignore[attr-defined]  # our own attribute
     had = len(known)
     try:
         return await _ask(connection, known, statements, make)
     except (errors.InvalidSqlStatementName, errors.FeatureNotSupported):
         known.clear()
-        if not had:
+        if not had or not is_repeatable:
             raise
         return await _ask(connection, known, statements, make)
 
 
+# Statements with the types of their values, under the names they were prepared by.
+Known = dict[tuple[bytes, tuple[int, ...]], bytes]
+# Something to send, and what is known once that was done.
+Step = tuple[Callable[[PGconn], None], Known]
+
+
 async def _ask(
     connection: AsyncConnection[Any],
-    known: dict[tuple[bytes, tuple[int, ...]], bytes],
+    known: Known,
     statements: Sequence[Asked],
-    make: Callable[[Any], Callable[[Sequence[Any]], Any]],
+    make: MakeRows | None,
 ) -> Found:
     adapter = Transformer(connection)
-    new: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
-    calls: list[Callable[[PGconn], None]] = []
+    steps: list[Step] = []
     for asked in statements:
         values: Sequence[Buffer | None] = adapter.dump_sequence(asked.values, asked.formats)
         types, formats = adapter.types or (), adapter.formats
         if not asked.prepare:
-            calls.append(_plain(asked.text, values, types, formats))
+            steps.append((_plain(asked.text, values, types, formats), {}))
             continue
         key = (asked.text, types)
         name = known.pop(key, None)
@@ -114,19 +115,23 @@ async def _ask(
             known[key] = name  # the youngest now
         else:
             if len(known) >= PREPARED_MAX:
-                calls.append(_plain(b"DEALLOCATE " + known.pop(next(iter(known))), [], (), None))
-            name = new[key] = b"here_%d" % next(_NUMBERS)
-            calls.append(_prepare(name, asked.text, types))
-        calls.append(_prepared(name, values, formats))
+                steps.append(
+                    (_plain(b"DEALLOCATE " + known.pop(next(iter(known))), [], (), None), {})
+                )
+            name = b"here_%d" % next(_NUMBERS)
+            steps.append((_prepare(name, asked.text, types), {key: name}))
+        steps.append((_prepared(name, values, formats), {}))
     async with connection.lock:
-        results = await connection.wait(_exchange(connection.pgconn, calls))
-    for result in results:
+        results = await connection.wait(_exchange(connection.pgconn, [send for send, _ in steps]))
+    for (_, prepared), result in zip(steps, results, strict=True):
         if result.status == ExecStatus.FATAL_ERROR:
             raise errors.error_from_result(result, encoding=adapter.encoding)
-    known.update(new)
+        known.update(prepared)
     last = results[-1]
+    if make is None or last.status != ExecStatus.TUPLES_OK:
+        return Found([], last.command_tuples or 0)
     adapter.set_pgresult(last)
-    return Found(adapter.load_rows(0, last.ntuples, make(Heading(last))))
+    return Found(adapter.load_rows(0, last.ntuples, make(Heading(last))), last.ntuples)
 
 
 def _plain(text: bytes, values: Any, types: Any, formats: Any) -> Callable[[PGconn], None]:
@@ -149,7 +154,8 @@ def _exchange(pgconn: PGconn, calls: Sequence[Callable[[PGconn], None]]) -> PQGe
         call(pgconn)
     pgconn.pipeline_sync()
     while pgconn.flush():
-        ready = yield Wait.RW
+        while not (ready := (yield Wait.RW)):
+            continue
         if ready & Ready.R:
             pgconn.consume_input()
     results: list[PGresult] = []

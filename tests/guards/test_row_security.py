@@ -65,6 +65,7 @@ DEFINERS = {
     "identity.set_superuser": "chimera_owner",
     "identity.find_account": "chimera_lookup",
     "identity.session_state": "chimera_lookup",
+    "identity.sign_in_provider": "chimera_lookup",
     "identity.find_one_time_token": "chimera_lookup",
     "identity.find_registration": "chimera_lookup",
     "identity.find_invitation": "chimera_lookup",

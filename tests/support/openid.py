@@ -82,6 +82,15 @@ def mock_provider(log: Path) -> Iterator[str]:
         child.wait(20)
 
 
+async def says(issuer: str, subject: str, **claims: object) -> None:
+    """What oidc-provider-mock puts into this person's ID tokens from now on."""
+    async with (
+        aiohttp.ClientSession() as client,
+        client.put(f"{issuer}/users/{subject}", json=claims) as answer,
+    ):
+        assert answer.status == 204
+
+
 @cache
 def rsa_key(kid: str, number: int = 0) -> RSAKey:
     """The same one each time: they take long to make."""

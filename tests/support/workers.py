@@ -104,8 +104,9 @@ class Worker:
         environment = environment_of(
             settings, **{"lease_s": LEASE_S, "heartbeat_s": HEARTBEAT_S, "drain_s": 10} | more
         )
-        environment |= {key: str(value) for key, value in more.items() if key.isupper()}
-        self.process = Process("workers.main", environment, log)
+        variables = {key: str(value) for key, value in more.items() if key.isupper()}
+        # Variables are for the interpreter, which reads them when it starts.
+        self.process = Process("workers.main", environment | variables, log, warm=not variables)
 
     @property
     def pid(self) -> int:

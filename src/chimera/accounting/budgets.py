@@ -25,6 +25,7 @@ from chimera.faults import Denied, Invalid, NotFound, Violation
 from chimera.ids import new_id
 from chimera.paging import Pages
 from chimera.rows import enum_text
+from chimera.updates import check_etag
 from chimera.v1.budgets_pb2 import (
     Budget,
     BudgetLimits,
@@ -128,7 +129,8 @@ SELECT_BUDGET = """
                 'cost_usd_max', trim_scale(cost_max)::text)) AS limits,
            jsonb_strip_nulls(jsonb_build_object('requests_max', own_requests_max,
                 'cost_usd_max', trim_scale(own_cost_max)::text)) AS own_limits,
-           COALESCE(owner_id::text, '') AS owner_id, set_by, created_at, updated_at
+           COALESCE(owner_id::text, '') AS owner_id, set_by, created_at, updated_at,
+           md5((requests_max, cost_max, own_requests_max, own_cost_max)::text) AS etag
       FROM accounting.budgets
      WHERE org_id = %(org_id)s::uuid
 """
@@ -161,7 +163,8 @@ UPSERT_BUDGET = sql(
 
 
 async def set_budget(tx: Tx, request: SetBudgetRequest) -> Budget:
-    """Raises NotFound(SCOPE_NOT_FOUND), Denied(BUDGET_NOT_YOURS), Invalid(BUDGET_ABOVE_CEILING)."""
+    """Raises NotFound(SCOPE_NOT_FOUND), Denied(BUDGET_NOT_YOURS), Invalid(BUDGET_ABOVE_CEILING),
+    Conflict(ETAG_MISMATCH)."""
     scope = await get_scope(tx, request.scope)
     manages = check_may_limit(tx, scope.owner_id, scope.kind)
     period = enum_text(request, "period", request.period) or ""
@@ -169,6 +172,7 @@ async def set_budget(tx: Tx, request: SetBudgetRequest) -> Budget:
     await _lock(tx, scope.kind, scope.id)
     caller, key = tx.call.caller, {"kind": scope.kind, "id": scope.id, "period": period}
     old = await tx.one(FIND_BUDGET, org_id=caller.org_id, **key)
+    check_etag(request.etag, old.etag if old is not None else "")
     limits = request.limits
     if not manages and old is not None:
         _check_ceiling(limits, old.limits)

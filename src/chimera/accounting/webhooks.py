@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from chimera.accounting.deliveries import fail_waiting, go_on
+from chimera.accounting.deliveries import LOCK_WEBHOOK, fail_waiting, go_on
 from chimera.accounting.signing import new_secret, secret_text
 from chimera.audit.leaf import Kind
 from chimera.audit.recording import record
@@ -25,7 +25,7 @@ from chimera.providers.operations import checked_base_url
 from chimera.providers.sealed_places import webhook_context
 from chimera.providers.vault import MasterKeys, VaultError, seal
 from chimera.settings import Settings
-from chimera.updates import checked_paths
+from chimera.updates import check_etag, checked_paths
 from chimera.v1.budgets_pb2 import (
     CreateWebhookRequest,
     ListWebhooksRequest,
@@ -76,7 +76,8 @@ def check_url(url: str, field: str, *, settings: Settings) -> str:
 SELECT_WEBHOOK = """
     SELECT id, url, description, event_types, is_active, disabled_reason, failures, failing_since,
            CASE WHEN previous_expires_at > now() THEN previous_expires_at END AS previous_secret_until,
-           created_by, created_at, updated_at
+           created_by, created_at, updated_at,
+           md5((url, description, event_types, is_active)::text) AS etag
       FROM accounting.webhooks
      WHERE org_id = %(org_id)s::uuid AND deleted_at IS NULL
 """
@@ -169,18 +170,21 @@ UPDATE_WEBHOOK = sql(
 
 
 async def update_webhook(tx: Tx, request: UpdateWebhookRequest, *, settings: Settings) -> Webhook:
-    """Raises NotFound(WEBHOOK_NOT_FOUND), Invalid(WEBHOOK_URL_REFUSED, UPDATE_MASK_INVALID)."""
+    """Raises NotFound(WEBHOOK_NOT_FOUND), Invalid(WEBHOOK_URL_REFUSED, UPDATE_MASK_INVALID),
+    Conflict(ETAG_MISMATCH)."""
     wanted = request.webhook
     paths = checked_paths(request.update_mask.paths, UPDATABLE)
     if "url" in paths:
         check_url(wanted.url, "webhook.url", settings=settings)
+    await tx.run(LOCK_WEBHOOK, webhook_id=wanted.id)
     old = await get_webhook(tx, wanted.id)
+    check_etag(request.etag, old.etag)
     await tx.run(
         UPDATE_WEBHOOK,
         webhook_id=old.id,
         paths=paths,
         url=wanted.url,
-        description=wanted.description[:500],
+        description=wanted.description,
         event_types=list(wanted.event_types),
         is_active=wanted.is_active,
     )

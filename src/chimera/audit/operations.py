@@ -17,7 +17,7 @@ from chimera.audit.merkle import Node, NodeAt
 from chimera.audit.recording import record
 from chimera.db import Tx, sql
 from chimera.faults import Invalid, NotFound, NotReady
-from chimera.paging import Pages
+from chimera.paging import ANSWER_BYTES, Pages, rows_that_fit
 from chimera.v1.audit_pb2 import (
     AuditEvent,
     Checkpoint,
@@ -31,8 +31,6 @@ from chimera.v1.audit_pb2 import (
     ListCheckpointsRequest,
 )
 
-# Of events in one message: clients refuse more than 4 MB unless told otherwise.
-ANSWER_BYTES = 2_000_000
 # A Struct holds numbers as doubles, exact up to here.
 _EXACT_MAX = 2**53
 
@@ -78,17 +76,22 @@ async def list_audit_events(
             if value
         }
         record(tx, "audit.read", "audit_log", tx.call.caller.org_id, new=asked, kind=Kind.ACCESS)
-    rows = await tx.all(
-        LIST_AUDIT_EVENTS,
-        after=after[0] if after else None,
-        since=request.since.ToDatetime(UTC) if request.HasField("since") else None,
-        until=request.until.ToDatetime(UTC) if request.HasField("until") else None,
-        limit=size + 1,
-        **{name: value or None for name, value in filters.items()},
+
+    async def fetch(event_id: str | None, limit: int) -> list[AuditEvent]:
+        rows = await tx.all(
+            LIST_AUDIT_EVENTS,
+            after=event_id,
+            since=request.since.ToDatetime(UTC) if request.HasField("since") else None,
+            until=request.until.ToDatetime(UTC) if request.HasField("until") else None,
+            limit=limit,
+            **{name: value or None for name, value in filters.items()},
+        )
+        return [event_message(row) for row in rows]
+
+    events, has_more = await rows_that_fit(
+        fetch, after[0] if after else None, size, lambda event: event.id
     )
-    events = [event_message(row) for row in rows]
-    size = fitting(events[:size])
-    return events[:size], pages.next_token(request, events, size, "id")
+    return events, pages.next_token_at(request, [events[-1].id]) if has_more else ""
 
 
 def fitting(events: Sequence[AuditEvent]) -> int:

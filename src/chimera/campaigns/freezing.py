@@ -19,7 +19,7 @@ from chimera.campaigns.conversations.freezing import strategy_facts
 from chimera.campaigns.dataset_rows import bring_prompts
 from chimera.campaigns.plan import BorrowedRows, RunPlan, freeze
 from chimera.campaigns.scorers import fingerprint as scorer_fingerprint
-from chimera.campaigns.scorers import judges_of
+from chimera.campaigns.scorers import judges_of, versions_of
 from chimera.campaigns.suites.expanding import Expanded, expand_suites
 from chimera.campaigns.techniques import TECHNIQUES, TechniqueError
 from chimera.db import Tx
@@ -220,6 +220,7 @@ def _frozen(
         "repetitions": plan.repetitions or 1,
         "scorer": spec,
         "scorer_fingerprint": scorer_fingerprint(spec),
+        "scorer_versions": versions_of(spec),
         "generation": {
             "output_tokens_max": _output_tokens_max(plan),
             "temperature": _optional(plan.generation, "temperature"),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from chimera.campaigns.borrowed import BorrowedRows
 from chimera.campaigns.conversations.judgement import Judgement
 from chimera.campaigns.conversations.strategies import Strategy, read_strategy
 from chimera.campaigns.conversations.talk import MASK, Talk
@@ -144,27 +145,6 @@ class Seat:
     target: Target
     path: str
     cost_max: Decimal | None
-
-
-class BorrowedRows(Sequence[dict[str, Any]]):
-    """The rows of a dataset, which the plan names and does not hold. Only those that were brought in
-    can be read; see dataset_rows.py."""
-
-    def __init__(self, facts: Mapping[str, Any], kinds: dict[str, str]) -> None:
-        self.dataset_id: str = facts["dataset_id"]
-        self.version_number: int = facts["version_number"]
-        self.row_count: int = facts["row_count"]
-        self.kinds = kinds  # of the template's variables, by name
-        self.kept: dict[int, dict[str, Any]] = {}  # by row number, from 0
-
-    def __len__(self) -> int:
-        return self.row_count
-
-    def __getitem__(self, row_no: Any) -> Any:
-        return self.kept[row_no]
-
-    def keep(self, row_nos: Set[int]) -> None:
-        self.kept = {row_no: self.kept[row_no] for row_no in row_nos & self.kept.keys()}
 
 
 def row_count(source: Mapping[str, Any]) -> int:
@@ -336,6 +316,16 @@ class RunPlan:
             for value in reversed(values):
                 text = text.replace(value, MASK)
         return text
+
+    def unmasked(self, prompt_no: int, text: str) -> str:
+        """A masked text as it was, for scorers; with several secret values nobody knows which one a mask
+        stands for, and it stays."""
+        secrets = self.templates[self.place(prompt_no)[0]].secrets
+        if not secrets or MASK not in text:
+            return text
+        variables = self.prompt(prompt_no).variables
+        values = set(filter(None, (variables[name] for name in secrets)))
+        return text.replace(MASK, values.pop()) if len(values) == 1 else text
 
     def _shown_prompt(self, prompt_no: int) -> Prompt:
         """The prompt as it may be kept, and shown to others than its target: made again with masks

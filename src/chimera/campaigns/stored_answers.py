@@ -32,12 +32,14 @@ READ_STORED = sql(
 
 
 def response_of(plan: RunPlan, row: dict[str, Any]) -> Response:
-    """A stored answer as scorers see it. row: of campaigns.executions."""
+    """A stored answer as scorers see it, with the value of a secret variable where its mask stands.
+    row: of campaigns.executions."""
+    prompt_no = plan.cell(row["cell_no"]).prompt_no
     return Response(
-        text=row["response"],
-        prompt=row["transformed_prompt"],
-        original_prompt=row["original_prompt"],
-        variables=plan.prompt(plan.cell(row["cell_no"]).prompt_no).variables,
+        text=plan.unmasked(prompt_no, row["response"]),
+        prompt=plan.unmasked(prompt_no, row["transformed_prompt"]),
+        original_prompt=plan.unmasked(prompt_no, row["original_prompt"]),
+        variables=plan.prompt(prompt_no).variables,
         finish_reason=row["finish_reason"] or "",
     )
 

@@ -62,6 +62,17 @@ class Proven:
     provider: Provider
     identity: Identity
 
+    @property
+    def second_factor(self) -> str:
+        """By which claim the provider says that it has asked for a second factor; "" when it does not,
+        or the organisation does not believe it."""
+        provider, identity = self.provider, self.identity
+        for method in identity.methods:
+            if method in provider.second_factor_amr:
+                return f"amr {method}"
+        is_believed = identity.context in provider.second_factor_acr
+        return f"acr {identity.context}" if is_believed else ""
+
 
 INSERT_SIGN_IN = sql(
     datetime,
@@ -259,4 +270,6 @@ def _authorization_url(
     }
     if provider.kind != "github":
         query["nonce"] = pending.nonce
+    if provider.second_factor_acr:
+        query["acr_values"] = " ".join(provider.second_factor_acr)
     return f"{endpoints.authorization}?{urlencode(query)}"

@@ -40,7 +40,9 @@ _REGISTRY = JWSRegistry(algorithms=list(ALGORITHMS))
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who signed in. `email` is empty unless the provider says it is verified."""
+    """Who signed in. `email` is empty unless the provider says it is verified. How they did: `methods`
+    and `context` are the claims amr and acr; `authenticated_at` is when, in Unix seconds, 0 when the
+    provider does not tell."""
 
     issuer: str
     subject: str
@@ -48,6 +50,9 @@ class Identity:
     display_name: str = ""
     username: str = ""
     picture_url: str = ""
+    methods: tuple[str, ...] = ()
+    context: str = ""
+    authenticated_at: float = 0.0
 
 
 def header_of(token: str) -> dict[str, Any]:
@@ -143,6 +148,7 @@ def identity_of(claims: Mapping[str, Any], issuer: str) -> Identity:
     if not isinstance(subject, str) or not 0 < len(subject) <= 255:
         raise failed("the provider does not say who it is")
     is_verified = claims.get("email_verified") is True
+    methods, authenticated_at = claims.get("amr"), _seconds(claims, "auth_time")
     return Identity(
         issuer=issuer,
         subject=subject,
@@ -150,6 +156,11 @@ def identity_of(claims: Mapping[str, Any], issuer: str) -> Identity:
         display_name=_text(claims, "name", 200),
         username=_text(claims, "preferred_username", 64),
         picture_url=_text(claims, "picture", 2000),
+        methods=tuple(m for m in methods if isinstance(m, str))
+        if isinstance(methods, list)
+        else (),
+        context=_text(claims, "acr", 200),
+        authenticated_at=authenticated_at if 0 < authenticated_at <= time.time() + SKEW_S else 0.0,
     )
 
 

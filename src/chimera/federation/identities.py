@@ -158,8 +158,14 @@ def _not_linked() -> Unauthenticated:
 
 
 async def _opened(tx: Tx, core: Core, proven: Proven, *, is_new_user: bool) -> SignedIn:
-    opened = await open_session(tx, core.settings)
-    new = {"provider": proven.provider.name, "issuer": proven.identity.issuer}
+    provider, identity = proven.provider, proven.identity
+    opened = await open_session(
+        tx,
+        core.settings,
+        provider_org_id=provider.org_id,
+        vouched_at=identity.authenticated_at if proven.second_factor else None,
+    )
+    new = {"provider": provider.name, "issuer": identity.issuer}
     user_id = tx.call.caller.user_id
     if isinstance(opened, LoginChallenge):
         record(
@@ -172,6 +178,8 @@ async def _opened(tx: Tx, core: Core, proven: Proven, *, is_new_user: bool) -> S
             kind=Kind.SECURITY,
         )
         return SignedIn(User(), is_new_user, challenge=opened)
+    if opened.is_vouched:
+        new["second_factor"] = proven.second_factor
     record(tx, "session.sign_in", "session", opened.session_id, new=new, kind=Kind.SECURITY)
     return SignedIn(opened.user, is_new_user, opened)
 

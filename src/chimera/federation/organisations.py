@@ -15,7 +15,7 @@ from chimera.audit.recording import record
 from chimera.call import Call
 from chimera.core import Core
 from chimera.db import Nothing, Tx, sql, violated
-from chimera.faults import AlreadyExists, Conflict, Denied
+from chimera.faults import AlreadyExists, Conflict, Denied, Invalid, Violation
 from chimera.federation.provider import (
     check_redirect_uris,
     checked_issuer,
@@ -44,11 +44,17 @@ UPDATABLE = (
     "new_user_role",
     "email_domains",
     "is_enabled",
+    "second_factor_amr",
+    "second_factor_acr",
 )
+# Of RFC 8176: something known, a place, a risk, somebody being there, a sign-in to a desktop. And "0" of
+# acr is less than any assurance (OpenID Connect Core 1.0, section 2).
+NO_SECOND_FACTOR_AMR = frozenset({"pwd", "pin", "kba", "geo", "rba", "user", "wia"})
+NO_SECOND_FACTOR_ACR = frozenset({"0"})
 
 SELECT_PROVIDER = """
     SELECT id, name, kind, issuer, client_id, redirect_uris, new_user_role, email_domains,
-           is_enabled, created_at, updated_at,
+           is_enabled, second_factor_amr, second_factor_acr, created_at, updated_at,
            to_char(updated_at AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS') AS etag
       FROM identity.sign_in_providers
      WHERE deleted_at IS NULL
@@ -116,9 +122,10 @@ INSERT_PROVIDER = sql(
     """
     INSERT INTO identity.sign_in_providers
            (id, org_id, name, kind, issuer, client_id, sealed, redirect_uris, new_user_role,
-            email_domains, created_by)
+            email_domains, second_factor_amr, second_factor_acr, created_by)
     VALUES (%(id)s, %(org_id)s, %(name)s, %(kind)s, %(issuer)s, %(client_id)s, %(sealed)s::jsonb,
-            %(redirect_uris)s, %(new_user_role)s, %(email_domains)s, %(created_by)s)
+            %(redirect_uris)s, %(new_user_role)s, %(email_domains)s, %(second_factor_amr)s,
+            %(second_factor_acr)s, %(created_by)s)
     """,
 )
 
@@ -131,6 +138,7 @@ async def create_provider(
     check_redirect_uris(list(request.redirect_uris))
     kind = str(enum_text(request, "kind", request.kind))
     role = _checked_role(tx, request)
+    _check_second_factor(request, kind)
     try:
         await tx.run(
             INSERT_PROVIDER,
@@ -144,6 +152,8 @@ async def create_provider(
             redirect_uris=list(request.redirect_uris),
             new_user_role=role,
             email_domains=sorted(domain.lower() for domain in request.email_domains),
+            second_factor_amr=sorted(request.second_factor_amr),
+            second_factor_acr=sorted(request.second_factor_acr),
             created_by=tx.call.caller.user_id,
         )
     except UniqueViolation as error:
@@ -173,6 +183,22 @@ def _checked_role(
     return role
 
 
+def _check_second_factor(
+    request: CreateSignInProviderRequest | UpdateSignInProviderRequest, kind: str
+) -> None:
+    """What is believed must at least say that there was a second factor. Raises Invalid(FIELD_INVALID)."""
+    given = (
+        ("second_factor_amr", request.second_factor_amr, NO_SECOND_FACTOR_AMR),
+        ("second_factor_acr", request.second_factor_acr, NO_SECOND_FACTOR_ACR),
+    )
+    for field_name, values, refused in given:
+        for value in values:
+            if kind == "github" or value in refused:
+                said = f"{value} does not say that a second factor was asked for"
+                violations = [Violation(field_name, said, "FIELD_INVALID")]
+                raise Invalid("FIELD_INVALID", f"{field_name}: {said}", violations=violations)
+
+
 def _taken(error: UniqueViolation) -> Exception:
     if violated(error) == "sign_in_providers_name":
         return AlreadyExists(
@@ -197,7 +223,11 @@ UPDATE_PROVIDER = sql(
                              THEN %(new_user_role)s ELSE new_user_role END,
         email_domains = CASE WHEN 'email_domains' = ANY (%(paths)s)
                              THEN %(email_domains)s::text[] ELSE email_domains END,
-        is_enabled = CASE WHEN 'is_enabled' = ANY (%(paths)s) THEN %(is_enabled)s ELSE is_enabled END
+        is_enabled = CASE WHEN 'is_enabled' = ANY (%(paths)s) THEN %(is_enabled)s ELSE is_enabled END,
+        second_factor_amr = CASE WHEN 'second_factor_amr' = ANY (%(paths)s)
+                                 THEN %(second_factor_amr)s::text[] ELSE second_factor_amr END,
+        second_factor_acr = CASE WHEN 'second_factor_acr' = ANY (%(paths)s)
+                                 THEN %(second_factor_acr)s::text[] ELSE second_factor_acr END
      WHERE id = %(provider_id)s
        AND ('client_secret' <> ALL (%(paths)s) OR row_version = %(row_version)s - 1)
     """,
@@ -218,6 +248,7 @@ async def update_provider(
     if old is None:
         raise no_provider()
     check_etag(request.etag, old.etag)
+    _check_second_factor(request, enum_text(old, "kind", old.kind) or "")
     try:
         changed = await tx.run(
             UPDATE_PROVIDER,
@@ -231,6 +262,8 @@ async def update_provider(
             new_user_role=_checked_role(tx, request),
             email_domains=sorted(domain.lower() for domain in request.email_domains),
             is_enabled=request.is_enabled,
+            second_factor_amr=sorted(request.second_factor_amr),
+            second_factor_acr=sorted(request.second_factor_acr),
         )
     except UniqueViolation as error:
         raise _taken(error) from None
@@ -282,4 +315,6 @@ def _facts(provider: SignInProvider) -> dict[str, Any]:
         "new_user_role": enum_text(provider, "new_user_role", provider.new_user_role),
         "email_domains": list(provider.email_domains),
         "is_enabled": provider.is_enabled,
+        "second_factor_amr": list(provider.second_factor_amr),
+        "second_factor_acr": list(provider.second_factor_acr),
     }

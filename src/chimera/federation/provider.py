@@ -36,6 +36,8 @@ class Provider:
     client_secret: str = field(repr=False)
     new_user_role: str = ""
     email_domains: tuple[str, ...] = ()
+    second_factor_amr: tuple[str, ...] = ()
+    second_factor_acr: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,12 @@ class StoredProvider:
     redirect_uris: list[str]
     new_user_role: str | None
     email_domains: list[str]
+    second_factor_amr: list[str]
+    second_factor_acr: list[str]
     sealed: dict[str, Any] = field(repr=False)
 
 
-FIND_PROVIDER = sql(StoredProvider, "SELECT * FROM identity.find_sign_in_provider(%(provider_id)s)")
+FIND_PROVIDER = sql(StoredProvider, "SELECT * FROM identity.sign_in_provider(%(provider_id)s)")
 
 
 def secret_context(org_id: str, provider_id: str, row_version: int) -> SealContext:
@@ -111,6 +115,8 @@ async def get_provider(core: Core, provider_id: str) -> Provider:
         redirect_uris=tuple(row.redirect_uris),
         new_user_role=row.new_user_role or "",
         email_domains=tuple(row.email_domains),
+        second_factor_amr=tuple(row.second_factor_amr),
+        second_factor_acr=tuple(row.second_factor_acr),
     )
 
 

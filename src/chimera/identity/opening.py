@@ -32,29 +32,48 @@ class Standing:
 
     authz_epoch: int
     has_second_factor: bool
+    home_org_id: str | None
 
 
 FIND_STANDING = sql(
     Standing,
     """
-    SELECT authz_epoch, totp_confirmed_at IS NOT NULL AS has_second_factor
+    SELECT authz_epoch, totp_confirmed_at IS NOT NULL AS has_second_factor, home_org_id
       FROM identity.users WHERE id = %(user_id)s
     """,
 )
 
 
-async def open_session(tx: Tx, settings: Settings) -> NewSession | LoginChallenge:
+async def open_session(
+    tx: Tx, settings: Settings, *, provider_org_id: str, vouched_at: float | None
+) -> NewSession | LoginChallenge:
     """A session for the caller, which tx.call is a part of from then on; for those who have a second
-    factor the challenge for one. Raises Unauthenticated(ACCOUNT_DISABLED)."""
+    factor the challenge for one. Raises Unauthenticated(ACCOUNT_DISABLED).
+
+    provider_org_id: whose provider vouches for the person; empty for one of the installation's. What an
+    organisation vouches for counts inside it. For the account as such it counts only where that is the
+    organisation's: others have proved nothing here (auth_time 0) until they step up.
+    vouched_at: when the provider asked for a second factor, in Unix seconds, if it is believed to have.
+    """
     standing = await tx.one(FIND_STANDING, user_id=tx.call.caller.user_id)
     if standing is None:
         raise _disabled()
-    if standing.has_second_factor:
+    is_guest = bool(provider_org_id) and standing.home_org_id != provider_org_id
+    is_vouched = vouched_at is not None and not is_guest
+    if standing.has_second_factor and not is_vouched:
         return await insert_challenge(tx, standing.authz_epoch, Device())
     session_id = new_id()
     tx.call.caller = session_caller(tx.call.caller, session_id)
     session = await sessions.open_session(
-        tx, settings, session_id=session_id, authz_epoch=standing.authz_epoch, device=Device()
+        tx,
+        settings,
+        session_id=session_id,
+        authz_epoch=standing.authz_epoch,
+        device=Device(),
+        has_second_factor=is_vouched,
+        second_factor_at=vouched_at,
+        is_vouched=is_vouched,
+        auth_time=0.0 if is_guest else None,
     )
     if session is None:
         raise _disabled()

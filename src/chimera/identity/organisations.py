@@ -12,7 +12,7 @@ from chimera.audit.recording import record
 from chimera.call import Call
 from chimera.core import Core
 from chimera.db import Nothing, Tx, sql, violated
-from chimera.faults import AlreadyExists, Denied, NotFound
+from chimera.faults import AlreadyExists, Denied, NotFound, NotReady
 from chimera.identity.calls import as_caller
 from chimera.identity.second_factor import not_enrolled
 from chimera.identity.sessions import Device, NewSession, end_sessions, open_session, session_caller
@@ -44,6 +44,8 @@ class Present:
     second_factor_at: datetime | None
     device_id: str | None
     device_info: dict[str, str]
+    # Nothing that another organisation would have to believe.
+    is_unproven: bool
 
 
 INSERT_ORGANISATION = sql(
@@ -61,7 +63,10 @@ LIST_OWN = sql(
 GET_PRESENT = sql(
     Present,
     """
-    SELECT u.authz_epoch, s.second_factor_at, s.device_id, s.device_info
+    SELECT u.authz_epoch, s.device_id, s.device_info,
+           CASE WHEN NOT s.is_vouched THEN s.second_factor_at END AS second_factor_at,
+           s.auth_time = to_timestamp(0) OR (s.is_vouched AND u.totp_confirmed_at IS NOT NULL)
+               AS is_unproven
       FROM identity.sessions s JOIN identity.users u ON u.id = s.user_id
      WHERE s.id = %(session_id)s
     """,
@@ -150,15 +155,22 @@ async def list_own(tx: Tx) -> list[OrganisationMembership]:
 
 async def switch_organisation(core: Core, db: Database, call: Call, org_id: str) -> NewSession:
     """A session in another of the caller's organisations; when and how they proved who they are is
-    carried over. Raises NotFound(ORGANISATION_NOT_FOUND)."""
+    carried over, what the organisation's sign-in provider vouched for is not. Raises
+    NotFound(ORGANISATION_NOT_FOUND), NotReady(STEP_UP_REQUIRED)."""
     async with db.look(call) as tx:
         joined = {membership.organisation_id: membership for membership in await list_own(tx)}
         present = await tx.one(GET_PRESENT, session_id=call.caller.session_id)
     if org_id not in joined or present is None:
         raise NotFound("ORGANISATION_NOT_FOUND", f"You do not belong to an organisation {org_id}.")
+    if present.is_unproven:
+        raise NotReady(
+            "STEP_UP_REQUIRED",
+            "You came by a sign-in provider that counts in one organisation: AccountService.StepUp first.",
+        )
     role = enum_text(OrganisationMembership, "role", joined[org_id].role) or ""
     caller = replace(call.caller, org_id=org_id, role=role)
     own = as_caller(call, session_caller(caller, new_id()))
+    factor_at = present.second_factor_at
     async with db.begin(own) as tx:
         session = await open_session(
             tx,
@@ -166,7 +178,8 @@ async def switch_organisation(core: Core, db: Database, call: Call, org_id: str)
             session_id=own.caller.session_id,
             authz_epoch=present.authz_epoch,
             device=Device(known_id=present.device_id or "", **present.device_info),
-            has_second_factor=present.second_factor_at is not None,
+            has_second_factor=factor_at is not None,
+            second_factor_at=factor_at.timestamp() if factor_at else None,
             auth_time=call.caller.auth_time,
         )
         if session is None:

@@ -19,9 +19,10 @@ from threading import Lock
 from typing import TypeVar
 
 import argon2
-from argon2.low_level import Type, hash_secret, verify_secret
+from argon2.low_level import Type, hash_secret
 
 from chimera.faults import Exhausted, Invalid, Violation
+from chimera.identity.hashing import is_password
 from chimera.settings import Settings
 
 Result = TypeVar("Result")
@@ -178,7 +179,7 @@ class Hasher:
         hashes outside the limits, both False. Raises Exhausted(SERVER_BUSY)."""
         sound = stored is not None and is_within_limits(stored)
         against = stored if sound and stored is not None else self._dummy
-        return await self._in_thread(lambda: _verify(against, password)) and sound
+        return await self._in_thread(lambda: is_password(against, password)) and sound
 
     def needs_rehash(self, stored: str) -> bool:
         """Whether it was made with other parameters than the present ones."""
@@ -219,13 +220,6 @@ class Hasher:
     def _leave(self, _future: Future[Result]) -> None:
         with self._counting:
             self._taken -= 1
-
-
-def _verify(stored: str, password: str) -> bool:
-    try:
-        return verify_secret(stored.encode(), password.encode(), Type.ID)
-    except argon2.exceptions.VerificationError:
-        return False
 
 
 def is_within_limits(stored: str) -> bool:

@@ -14,6 +14,7 @@ from chimera.core import Core
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Denied, Invalid, NotFound, Violation
 from chimera.identity.calls import as_caller
+from chimera.identity.endings import CHANGES
 from chimera.identity.one_time import find_token, spend_others, spend_token, token_invalid
 from chimera.identity.password_rules import hash_new_password, rules_of, set_password
 from chimera.identity.passwords import Hasher
@@ -165,8 +166,11 @@ async def change_password(
         await set_password(tx, caller.user_id, password_hash)
         ended = await end_sessions(tx, caller.user_id, "password_changed", but=caller.session_id)
         await forget_devices(tx, but_of_session=caller.session_id)
-        # Also lifts the restriction of a session whose password was too old.
-        await renew_auth_time(tx, has_second_factor=False)
+        # The password alone is no step-up for who has a second factor.
+        if not rules.has_second_factor:
+            await renew_auth_time(tx, has_second_factor=False)
+        # Lifts the restriction of a session whose password was too old.
+        tx.after_commit.append(CHANGES.note)
         await mail.ask(tx, "security_notice", user_id=caller.user_id, what="password_changed")
         _note(tx, "password.change", caller.user_id)
     return ended

@@ -58,6 +58,7 @@ class NewSession:
     authz_epoch: int
     refresh_token: str
     refresh_expires_at: datetime
+    is_vouched: bool = False
 
 
 # One statement: a login that is no longer allowed (the account was changed meanwhile) opens nothing.
@@ -85,12 +86,14 @@ OPEN_SESSION = sql(
           FROM person WHERE %(device_hash)s::bytea IS NOT NULL
     ), session AS (
         INSERT INTO identity.sessions (id, org_id, user_id, device_info, ip_address, user_agent, device_id,
-                                       absolute_expires_at, auth_time, second_factor_at)
+                                       absolute_expires_at, auth_time, second_factor_at, is_vouched)
         SELECT %(id)s::uuid, %(org_id)s::uuid, person.id, %(device_info)s::jsonb, %(ip_address)s::inet,
                %(user_agent)s, COALESCE(%(known_id)s::uuid, %(device_id)s::uuid),
                clock_timestamp() + make_interval(secs => %(absolute_s)s),
                COALESCE(to_timestamp(%(auth_time)s::float8), clock_timestamp()),
-               CASE WHEN %(has_second_factor)s THEN clock_timestamp() END
+               CASE WHEN %(has_second_factor)s
+                    THEN COALESCE(to_timestamp(%(second_factor_at)s::float8), clock_timestamp()) END,
+               %(is_vouched)s
           FROM person
         RETURNING id
     ), token AS (
@@ -152,7 +155,8 @@ RENEW_AUTH_TIME = sql(
     """
     UPDATE identity.sessions
        SET auth_time = clock_timestamp(),
-           second_factor_at = CASE WHEN %(has_second_factor)s THEN clock_timestamp() ELSE second_factor_at END
+           second_factor_at = CASE WHEN %(has_second_factor)s THEN clock_timestamp() ELSE second_factor_at END,
+           is_vouched = is_vouched AND NOT %(has_second_factor)s
      WHERE id = %(session_id)s AND is_active
     RETURNING auth_time
     """,
@@ -163,7 +167,8 @@ LIST_SESSIONS = sql(
     """
     SELECT s.id, s.org_id AS organisation_id, s.device_info, host(s.ip_address) AS ip_address,
            s.user_agent, s.is_active AND s.absolute_expires_at > now() AS is_active, s.ended_reason,
-           s.created_at, s.last_used_at, s.absolute_expires_at AS expires_at, s.auth_time,
+           s.created_at, s.last_used_at, s.absolute_expires_at AS expires_at,
+           NULLIF(s.auth_time, to_timestamp(0)) AS auth_time,
            s.second_factor_at IS NOT NULL AS has_second_factor,
            s.id = %(current)s::uuid AS is_current
       FROM identity.sessions s
@@ -185,12 +190,14 @@ async def open_session(
     authz_epoch: int,
     device: Device,
     has_second_factor: bool = False,
+    second_factor_at: float | None = None,
+    is_vouched: bool = False,
     auth_time: float | None = None,
     password_changed_at: datetime | None = None,
 ) -> NewSession | None:
     """A session of tx.call.caller, whose state, epoch and (when given) password are checked once
-    more; None when they are not what they were. `auth_time` in Unix seconds: of an earlier proof
-    that is carried over."""
+    more; None when they are not what they were. `auth_time`, `second_factor_at` in Unix seconds: of
+    an earlier proof that is carried over. is_vouched: the second factor is a provider's word."""
     call, token = tx.call, new_refresh_token()
     lasts_s = min(settings.refresh_idle_s, settings.refresh_absolute_s)
     expires_at = datetime.now(UTC) + timedelta(seconds=lasts_s)
@@ -213,11 +220,14 @@ async def open_session(
         expires_at=expires_at,
         auth_time=auth_time,
         has_second_factor=has_second_factor,
+        second_factor_at=second_factor_at,
+        is_vouched=is_vouched,
         token_hash=hash_of(token),
     )
     if user is None:
         return None
-    return NewSession(session_id, call.caller.org_id, user, authz_epoch, token, expires_at)
+    org_id = call.caller.org_id
+    return NewSession(session_id, org_id, user, authz_epoch, token, expires_at, is_vouched)
 
 
 def session_tokens(

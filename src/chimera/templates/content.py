@@ -30,6 +30,9 @@ from chimera.rows import enum_text, struct_dict
 from chimera.templates import rendering, values
 from chimera.v1.templates_pb2 import Partial, PromptMessage, TemplateVersion, Variable
 
+# Their choices, defaults and schemas: a version has to fit into a message.
+VARIABLES_BYTES_MAX = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Content:
@@ -59,6 +62,10 @@ def checked_content(
     if size_chars > rendering.OUTPUT_CHARS_MAX:
         said = f"{size_chars} characters together; the most is {rendering.OUTPUT_CHARS_MAX}"
         raise _invalid([Violation("messages", said, "OUTPUT_TOO_LARGE")])
+    size_bytes = sum(variable.ByteSize() for variable in variables)
+    if size_bytes > VARIABLES_BYTES_MAX:
+        said = f"{size_bytes} bytes together; the most is {VARIABLES_BYTES_MAX}"
+        raise _invalid([Violation("variables", said, "OUTPUT_TOO_LARGE")])
     if unstorable := _unstorable(variables):
         raise _invalid(unstorable)
     problems = content_problems(messages, variables, inherited or {})

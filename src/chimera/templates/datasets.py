@@ -14,7 +14,7 @@ from chimera.audit.recording import record
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import AlreadyExists, NotFound
 from chimera.ids import new_id
-from chimera.paging import Pages
+from chimera.paging import Pages, rows_that_fit
 from chimera.rows import enum_text
 from chimera.templates.dataset_files import BATCH_ROWS, Sheet
 from chimera.updates import check_etag, checked_paths, must_be_given
@@ -289,17 +289,21 @@ async def list_dataset_rows(
     # The token keeps its version, whatever is imported meanwhile.
     number = after[1] if after else request.version_number
     version = await get_dataset_version(tx, request.dataset_id, number)
-    rows = await tx.all(
-        LIST_ROWS,
-        dataset_id=version.dataset_id,
-        version_number=version.version_number,
-        after=after[0] if after else 0,
-        limit=size + 1,
+    rows, has_more = await rows_that_fit(
+        lambda row_no, limit: tx.all(
+            LIST_ROWS,
+            dataset_id=version.dataset_id,
+            version_number=version.version_number,
+            after=row_no,
+            limit=limit,
+        ),
+        after[0] if after else 0,
+        size,
+        lambda row: row.row_no,
     )
-    if len(rows) <= size:
+    if not has_more:
         return rows, ""
-    position = [rows[size - 1].row_no, version.version_number]
-    return rows[:size], pages.next_token_at(request, position)
+    return rows, pages.next_token_at(request, [rows[-1].row_no, version.version_number])
 
 
 READ_LINES = sql(

@@ -253,9 +253,11 @@ async def _store(
 async def _content_of(tx: Tx, version: TemplateVersion) -> Content:
     found = await partials.resolve(tx, version.partials)
     inherited = {name: one.variables for name, one in found.items()}
-    content = checked_content(version.messages, version.variables, version.partials, inherited)
+    content = await asyncio.to_thread(
+        checked_content, version.messages, version.variables, version.partials, inherited
+    )
     if found:
-        partials.check_expanded(version, found)
+        await asyncio.to_thread(partials.check_expanded, version, found)
     if version.content_hash and version.content_hash != content.content_hash:
         raise Invalid(
             "IMPORT_UNREADABLE",

@@ -15,7 +15,7 @@ from chimera.audit.recording import record
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Denied, Fault, Invalid, NotFound, Violation
 from chimera.ids import new_id
-from chimera.paging import Pages
+from chimera.paging import Pages, rows_that_fit
 from chimera.rows import enum_text
 from chimera.templates.classifications import known_type
 from chimera.templates.review import check_transition
@@ -131,15 +131,20 @@ async def list_templates(
 ) -> tuple[list[Template], str]:
     """A page, newest first, and the token of the next."""
     size, after = pages.page(request)
-    rows = await tx.all(
-        LIST_TEMPLATES,
-        state=enum_text(Template, "state", request.state),
-        tag=request.tag,
-        show_deleted=request.show_deleted,
-        after=after[0] if after else None,
-        limit=size + 1,
+    rows, has_more = await rows_that_fit(
+        lambda template_id, limit: tx.all(
+            LIST_TEMPLATES,
+            state=enum_text(Template, "state", request.state),
+            tag=request.tag,
+            show_deleted=request.show_deleted,
+            after=template_id,
+            limit=limit,
+        ),
+        after[0] if after else None,
+        size,
+        lambda row: row.id,
     )
-    return rows[:size], pages.next_token(request, rows, size, "id")
+    return rows, pages.next_token_at(request, [rows[-1].id]) if has_more else ""
 
 
 INSERT_TEMPLATE = sql(

@@ -46,9 +46,9 @@ def plain_yaml(text: str) -> Any:
 @cache
 def _loader() -> Any:
     import yaml
+    from yaml._yaml import CParser
     from yaml.composer import Composer, ComposerError
     from yaml.constructor import ConstructorError, SafeConstructor
-    from yaml.cyaml import CParser
     from yaml.resolver import Resolver
 
     class Loader(Composer, CParser, SafeConstructor, Resolver):
@@ -56,19 +56,22 @@ def _loader() -> Any:
 
         def __init__(self, stream: str) -> None:
             CParser.__init__(self, stream)
-            Composer.__init__(self)  # type: ignore[no-untyped-call]  # as its stubs have it
+            Composer.__init__(self)
             SafeConstructor.__init__(self)
-            Resolver.__init__(self)  # type: ignore[no-untyped-call]
+            Resolver.__init__(self)
 
         def compose_node(self, parent: Any, index: Any) -> Any:
-            event = self.peek_event()
+            event: Any = self.peek_event()
             if isinstance(event, yaml.AliasEvent):
-                raise ComposerError(
-                    None, None, "anchors and aliases are not read", event.start_mark
-                )
-            if getattr(event, "tag", None) is not None:
-                raise ComposerError(None, None, "tags are not read", event.start_mark)
-            return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+                refused = "anchors and aliases are not read"
+            elif getattr(event, "tag", None) is not None:
+                refused = "tags are not read"
+            else:
+                refused = ""
+            if refused:
+                mark: Any = event.start_mark
+                raise ComposerError(None, None, refused, mark)
+            return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             names = [key.value for key, _ in node.value if isinstance(key.value, str)]
@@ -89,7 +92,8 @@ def _loader() -> Any:
 
     Loader.yaml_implicit_resolvers = {}
     _add_core(Loader)
-    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_number)
+    constructed: Any = Loader
+    constructed.add_constructor("tag:yaml.org,2002:int", constructed.construct_number)
     return Loader
 
 

@@ -124,6 +124,8 @@ def read_promptfoo(text: str, title: str = "") -> PromptfooPlan:
     if not isinstance(default, dict):
         plan.leave("defaultTest", str(default), "lies in another file; paste it into this one")
         default = {}
+    for name in default.keys() - _OF_TEST:
+        plan.leave(f"defaultTest.{name}", name, "has no counterpart")
     plan.default_scorers = _assertions(plan, "defaultTest", default)
     _read_tests(plan, config.get("tests"), default)
     _read_scenarios(plan, config.get("scenarios"), default)
@@ -277,9 +279,16 @@ def _read_test(
     # The scorer that holds when these assertions do not; None when none could be carried over.
     mapped = [*plan.default_scorers, *_assertions(plan, where, test)]
     scorer = _negated(_together("all", mapped)) if mapped else None
-    # A list stands for one test for each of its items.
+    # A list of texts stands for one test for each of them; any other list is a value.
     choices = [
-        [(item, len(str(item))) for item in (value if isinstance(value, list) else [value])]
+        [
+            (item, len(str(item)))
+            for item in (
+                value
+                if isinstance(value, list) and value and isinstance(value[0], str)
+                else [value]
+            )
+        ]
         for value in values.values()
     ]
     for combination in itertools.product(*choices):

@@ -11,7 +11,7 @@ from chimera.audit.recording import record
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Invalid, NotFound, Violation
 from chimera.ids import new_id
-from chimera.paging import Pages
+from chimera.paging import Pages, rows_that_fit
 from chimera.templates.operations import get_template
 from chimera.templates.usages import is_used_by
 from chimera.templates.versions import get_version
@@ -139,11 +139,16 @@ async def list_ratings(
     """A page, newest first, and the token of the next. Raises NotFound(TEMPLATE_NOT_FOUND)."""
     size, after = pages.page(request)
     await get_template(tx, request.template_id)
-    rows = await tx.all(
-        LIST_RATINGS,
-        template_id=request.template_id,
-        version_number=request.version_number,
-        after=after[0] if after else None,
-        limit=size + 1,
+    rows, has_more = await rows_that_fit(
+        lambda rating_id, limit: tx.all(
+            LIST_RATINGS,
+            template_id=request.template_id,
+            version_number=request.version_number,
+            after=rating_id,
+            limit=limit,
+        ),
+        after[0] if after else None,
+        size,
+        lambda row: row.id,
     )
-    return rows[:size], pages.next_token(request, rows, size, "id")
+    return rows, pages.next_token_at(request, [rows[-1].id]) if has_more else ""

@@ -389,8 +389,9 @@ async def _content(
     """Checks what a new version says, its partials as the caller sees them."""
     found = await partials.resolve(tx, included, template_id)
     inherited = {name: one.variables for name, one in found.items()}
-    content = checked_content(messages, variables, included, inherited)
+    # In threads: JSON Schemas take a while to check, and must not hold up other callers.
+    content = await asyncio.to_thread(checked_content, messages, variables, included, inherited)
     if found:
         version = TemplateVersion(messages=messages, variables=variables, partials=included)
-        partials.check_expanded(version, found)
+        await asyncio.to_thread(partials.check_expanded, version, found)
     return content

@@ -15,7 +15,7 @@ import orjson
 
 from chimera.db import Nothing, Tx, sql
 from chimera.ids import new_id
-from chimera.paging import Pages
+from chimera.paging import Pages, rows_that_fit
 from chimera.templates.operations import get_template
 from chimera.v1.templates_pb2 import (
     ListTemplateUsagesRequest,
@@ -179,10 +179,12 @@ async def list_usages(
     """A page, newest first, of those campaigns of one's organisation that one sees. Raises NotFound(TEMPLATE_NOT_FOUND)."""
     size, after = pages.page(request)
     await get_template(tx, request.template_id)
-    rows = await tx.all(
-        LIST_USAGES,
-        template_id=request.template_id,
-        after=after[0] if after else None,
-        limit=size + 1,
+    rows, has_more = await rows_that_fit(
+        lambda usage_id, limit: tx.all(
+            LIST_USAGES, template_id=request.template_id, after=usage_id, limit=limit
+        ),
+        after[0] if after else None,
+        size,
+        lambda row: row.id,
     )
-    return rows[:size], pages.next_token(request, rows, size, "id")
+    return rows, pages.next_token_at(request, [rows[-1].id]) if has_more else ""

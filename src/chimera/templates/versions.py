@@ -11,7 +11,7 @@ from chimera.audit.recording import record
 from chimera.db import Tx, sql
 from chimera.faults import Invalid, NotFound, Violation
 from chimera.ids import new_id
-from chimera.paging import Pages
+from chimera.paging import Pages, rows_that_fit
 from chimera.rows import struct_dict
 from chimera.templates.content import Content, compiled, refusal, stored_content
 from chimera.templates.operations import get_template, no_template, not_writable
@@ -128,13 +128,15 @@ async def list_versions(
     """A page, newest first, and the token of the next. Raises NotFound(TEMPLATE_NOT_FOUND)."""
     size, after = pages.page(request)
     await get_template(tx, request.template_id)
-    rows = await tx.all(
-        LIST_VERSIONS,
-        template_id=request.template_id,
-        after=after[0] if after else None,
-        limit=size + 1,
+    rows, has_more = await rows_that_fit(
+        lambda number, limit: tx.all(
+            LIST_VERSIONS, template_id=request.template_id, after=number, limit=limit
+        ),
+        after[0] if after else None,
+        size,
+        lambda row: row.version_number,
     )
-    return rows[:size], pages.next_token(request, rows, size, "version_number")
+    return rows, pages.next_token_at(request, [rows[-1].version_number]) if has_more else ""
 
 
 INSERT_VERSION = sql(

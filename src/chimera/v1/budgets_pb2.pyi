@@ -102,7 +102,7 @@ class BudgetLimits(_message.Message):
     def __init__(self, requests_max: _Optional[int] = ..., cost_usd_max: _Optional[str] = ...) -> None: ...
 
 class Budget(_message.Message):
-    __slots__ = ("id", "scope", "period", "limits", "own_limits", "owner_id", "set_by", "created_at", "updated_at")
+    __slots__ = ("id", "scope", "period", "limits", "own_limits", "owner_id", "set_by", "created_at", "updated_at", "etag")
     ID_FIELD_NUMBER: _ClassVar[int]
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     PERIOD_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class Budget(_message.Message):
     SET_BY_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
     id: str
     scope: BudgetScope
     period: BudgetPeriod
@@ -121,7 +122,8 @@ class Budget(_message.Message):
     set_by: str
     created_at: _timestamp_pb2.Timestamp
     updated_at: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., scope: _Optional[_Union[BudgetScope, _Mapping]] = ..., period: _Optional[_Union[BudgetPeriod, str]] = ..., limits: _Optional[_Union[BudgetLimits, _Mapping]] = ..., own_limits: _Optional[_Union[BudgetLimits, _Mapping]] = ..., owner_id: _Optional[str] = ..., set_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    etag: str
+    def __init__(self, id: _Optional[str] = ..., scope: _Optional[_Union[BudgetScope, _Mapping]] = ..., period: _Optional[_Union[BudgetPeriod, str]] = ..., limits: _Optional[_Union[BudgetLimits, _Mapping]] = ..., own_limits: _Optional[_Union[BudgetLimits, _Mapping]] = ..., owner_id: _Optional[str] = ..., set_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
 
 class Remaining(_message.Message):
     __slots__ = ("scope", "period", "window_start", "window_end", "limits", "requests_settled", "requests_held", "cost_settled_usd", "cost_held_usd", "requests_left", "cost_left_usd")
@@ -186,7 +188,7 @@ class CostAlert(_message.Message):
     def __init__(self, id: _Optional[str] = ..., budget_id: _Optional[str] = ..., scope: _Optional[_Union[BudgetScope, _Mapping]] = ..., alert_type: _Optional[_Union[AlertType, str]] = ..., threshold_percentage: _Optional[int] = ..., user_id: _Optional[str] = ..., window_start: _Optional[str] = ..., requests_settled: _Optional[int] = ..., requests_max: _Optional[int] = ..., cost_settled_usd: _Optional[str] = ..., cost_max_usd: _Optional[str] = ..., triggered_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., acknowledged: _Optional[bool] = ..., acknowledged_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., acknowledged_by: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
 
 class Webhook(_message.Message):
-    __slots__ = ("id", "url", "description", "event_types", "is_active", "disabled_reason", "failures", "failing_since", "previous_secret_until", "created_by", "created_at", "updated_at")
+    __slots__ = ("id", "url", "description", "event_types", "is_active", "disabled_reason", "failures", "failing_since", "previous_secret_until", "created_by", "created_at", "updated_at", "etag")
     ID_FIELD_NUMBER: _ClassVar[int]
     URL_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -199,6 +201,7 @@ class Webhook(_message.Message):
     CREATED_BY_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
     id: str
     url: str
     description: str
@@ -211,7 +214,8 @@ class Webhook(_message.Message):
     created_by: str
     created_at: _timestamp_pb2.Timestamp
     updated_at: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., url: _Optional[str] = ..., description: _Optional[str] = ..., event_types: _Optional[_Iterable[str]] = ..., is_active: _Optional[bool] = ..., disabled_reason: _Optional[str] = ..., failures: _Optional[int] = ..., failing_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., previous_secret_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    etag: str
+    def __init__(self, id: _Optional[str] = ..., url: _Optional[str] = ..., description: _Optional[str] = ..., event_types: _Optional[_Iterable[str]] = ..., is_active: _Optional[bool] = ..., disabled_reason: _Optional[str] = ..., failures: _Optional[int] = ..., failing_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., previous_secret_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
 
 class DeliveryTry(_message.Message):
     __slots__ = ("try_no", "response_class", "http_status", "latency_ms", "tried_at")
@@ -248,16 +252,18 @@ class Delivery(_message.Message):
     def __init__(self, id: _Optional[str] = ..., webhook_id: _Optional[str] = ..., event_id: _Optional[str] = ..., event_type: _Optional[str] = ..., state: _Optional[_Union[DeliveryState, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tries: _Optional[_Iterable[_Union[DeliveryTry, _Mapping]]] = ...) -> None: ...
 
 class SetBudgetRequest(_message.Message):
-    __slots__ = ("scope", "period", "limits", "request_id")
+    __slots__ = ("scope", "period", "limits", "etag", "request_id")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     PERIOD_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     scope: BudgetScope
     period: BudgetPeriod
     limits: BudgetLimits
+    etag: str
     request_id: str
-    def __init__(self, scope: _Optional[_Union[BudgetScope, _Mapping]] = ..., period: _Optional[_Union[BudgetPeriod, str]] = ..., limits: _Optional[_Union[BudgetLimits, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, scope: _Optional[_Union[BudgetScope, _Mapping]] = ..., period: _Optional[_Union[BudgetPeriod, str]] = ..., limits: _Optional[_Union[BudgetLimits, _Mapping]] = ..., etag: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class SetBudgetResponse(_message.Message):
     __slots__ = ("budget",)
@@ -392,14 +398,16 @@ class ListWebhooksResponse(_message.Message):
     def __init__(self, webhooks: _Optional[_Iterable[_Union[Webhook, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class UpdateWebhookRequest(_message.Message):
-    __slots__ = ("webhook", "update_mask", "request_id")
+    __slots__ = ("webhook", "update_mask", "etag", "request_id")
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     webhook: Webhook
     update_mask: _field_mask_pb2.FieldMask
+    etag: str
     request_id: str
-    def __init__(self, webhook: _Optional[_Union[Webhook, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, webhook: _Optional[_Union[Webhook, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., etag: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class UpdateWebhookResponse(_message.Message):
     __slots__ = ("webhook",)

@@ -73,7 +73,7 @@ class BudgetServiceServicer:
         """Sets the limits of a scope and period; those not given are taken away. What was already spent in
         the current window counts. Lowering a limit below that stops new calls at once.
         With BUDGET_MANAGE for any scope; others set tighter limits of their own for themselves, their
-        keys and their campaigns. SCOPE_NOT_FOUND, BUDGET_ABOVE_CEILING, BUDGET_NOT_YOURS.
+        keys and their campaigns. SCOPE_NOT_FOUND, BUDGET_ABOVE_CEILING, BUDGET_NOT_YOURS, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -475,7 +475,7 @@ class WebhookServiceServicer:
 
     def UpdateWebhook(self, request, context):
         """Fields: url, description, event_types, is_active. Switching on forgets past failures.
-        WEBHOOK_NOT_FOUND, WEBHOOK_URL_REFUSED, UPDATE_MASK_INVALID.
+        What waits is sent then. WEBHOOK_NOT_FOUND, WEBHOOK_URL_REFUSED, UPDATE_MASK_INVALID, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

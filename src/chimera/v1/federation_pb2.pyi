@@ -37,7 +37,7 @@ class SignInOption(_message.Message):
     def __init__(self, provider_id: _Optional[str] = ..., name: _Optional[str] = ..., kind: _Optional[_Union[SignInProviderKind, str]] = ...) -> None: ...
 
 class SignInProvider(_message.Message):
-    __slots__ = ("id", "name", "kind", "issuer", "client_id", "redirect_uris", "new_user_role", "email_domains", "is_enabled", "created_at", "updated_at", "etag")
+    __slots__ = ("id", "name", "kind", "issuer", "client_id", "redirect_uris", "new_user_role", "email_domains", "is_enabled", "created_at", "updated_at", "etag", "second_factor_amr", "second_factor_acr")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,8 @@ class SignInProvider(_message.Message):
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    SECOND_FACTOR_AMR_FIELD_NUMBER: _ClassVar[int]
+    SECOND_FACTOR_ACR_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     kind: SignInProviderKind
@@ -62,7 +64,9 @@ class SignInProvider(_message.Message):
     created_at: _timestamp_pb2.Timestamp
     updated_at: _timestamp_pb2.Timestamp
     etag: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., kind: _Optional[_Union[SignInProviderKind, str]] = ..., issuer: _Optional[str] = ..., client_id: _Optional[str] = ..., redirect_uris: _Optional[_Iterable[str]] = ..., new_user_role: _Optional[_Union[_identity_pb2.Role, str]] = ..., email_domains: _Optional[_Iterable[str]] = ..., is_enabled: _Optional[bool] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ...) -> None: ...
+    second_factor_amr: _containers.RepeatedScalarFieldContainer[str]
+    second_factor_acr: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., kind: _Optional[_Union[SignInProviderKind, str]] = ..., issuer: _Optional[str] = ..., client_id: _Optional[str] = ..., redirect_uris: _Optional[_Iterable[str]] = ..., new_user_role: _Optional[_Union[_identity_pb2.Role, str]] = ..., email_domains: _Optional[_Iterable[str]] = ..., is_enabled: _Optional[bool] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., second_factor_amr: _Optional[_Iterable[str]] = ..., second_factor_acr: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LinkedIdentity(_message.Message):
     __slots__ = ("id", "provider_name", "issuer", "subject", "email", "display_name", "created_at", "last_used_at")
@@ -197,7 +201,7 @@ class UnlinkIdentityResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class CreateSignInProviderRequest(_message.Message):
-    __slots__ = ("name", "kind", "issuer", "client_id", "client_secret", "redirect_uris", "new_user_role", "email_domains", "request_id")
+    __slots__ = ("name", "kind", "issuer", "client_id", "client_secret", "redirect_uris", "new_user_role", "email_domains", "second_factor_amr", "second_factor_acr", "request_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ISSUER_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +210,8 @@ class CreateSignInProviderRequest(_message.Message):
     REDIRECT_URIS_FIELD_NUMBER: _ClassVar[int]
     NEW_USER_ROLE_FIELD_NUMBER: _ClassVar[int]
     EMAIL_DOMAINS_FIELD_NUMBER: _ClassVar[int]
+    SECOND_FACTOR_AMR_FIELD_NUMBER: _ClassVar[int]
+    SECOND_FACTOR_ACR_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: SignInProviderKind
@@ -215,8 +221,10 @@ class CreateSignInProviderRequest(_message.Message):
     redirect_uris: _containers.RepeatedScalarFieldContainer[str]
     new_user_role: _identity_pb2.Role
     email_domains: _containers.RepeatedScalarFieldContainer[str]
+    second_factor_amr: _containers.RepeatedScalarFieldContainer[str]
+    second_factor_acr: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[SignInProviderKind, str]] = ..., issuer: _Optional[str] = ..., client_id: _Optional[str] = ..., client_secret: _Optional[str] = ..., redirect_uris: _Optional[_Iterable[str]] = ..., new_user_role: _Optional[_Union[_identity_pb2.Role, str]] = ..., email_domains: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[SignInProviderKind, str]] = ..., issuer: _Optional[str] = ..., client_id: _Optional[str] = ..., client_secret: _Optional[str] = ..., redirect_uris: _Optional[_Iterable[str]] = ..., new_user_role: _Optional[_Union[_identity_pb2.Role, str]] = ..., email_domains: _Optional[_Iterable[str]] = ..., second_factor_amr: _Optional[_Iterable[str]] = ..., second_factor_acr: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class CreateSignInProviderResponse(_message.Message):
     __slots__ = ("sign_in_provider",)
@@ -235,7 +243,7 @@ class ListSignInProvidersResponse(_message.Message):
     def __init__(self, sign_in_providers: _Optional[_Iterable[_Union[SignInProvider, _Mapping]]] = ...) -> None: ...
 
 class UpdateSignInProviderRequest(_message.Message):
-    __slots__ = ("sign_in_provider_id", "update_mask", "name", "client_id", "client_secret", "redirect_uris", "new_user_role", "email_domains", "is_enabled", "etag", "request_id")
+    __slots__ = ("sign_in_provider_id", "update_mask", "name", "client_id", "client_secret", "redirect_uris", "new_user_role", "email_domains", "is_enabled", "etag", "second_factor_amr", "second_factor_acr", "request_id")
     SIGN_IN_PROVIDER_ID_FIELD_NUMBER: _ClassVar[int]
     UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -246,6 +254,8 @@ class UpdateSignInProviderRequest(_message.Message):
     EMAIL_DOMAINS_FIELD_NUMBER: _ClassVar[int]
     IS_ENABLED_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    SECOND_FACTOR_AMR_FIELD_NUMBER: _ClassVar[int]
+    SECOND_FACTOR_ACR_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     sign_in_provider_id: str
     update_mask: _field_mask_pb2.FieldMask
@@ -257,8 +267,10 @@ class UpdateSignInProviderRequest(_message.Message):
     email_domains: _containers.RepeatedScalarFieldContainer[str]
     is_enabled: bool
     etag: str
+    second_factor_amr: _containers.RepeatedScalarFieldContainer[str]
+    second_factor_acr: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
-    def __init__(self, sign_in_provider_id: _Optional[str] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., name: _Optional[str] = ..., client_id: _Optional[str] = ..., client_secret: _Optional[str] = ..., redirect_uris: _Optional[_Iterable[str]] = ..., new_user_role: _Optional[_Union[_identity_pb2.Role, str]] = ..., email_domains: _Optional[_Iterable[str]] = ..., is_enabled: _Optional[bool] = ..., etag: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, sign_in_provider_id: _Optional[str] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ..., name: _Optional[str] = ..., client_id: _Optional[str] = ..., client_secret: _Optional[str] = ..., redirect_uris: _Optional[_Iterable[str]] = ..., new_user_role: _Optional[_Union[_identity_pb2.Role, str]] = ..., email_domains: _Optional[_Iterable[str]] = ..., is_enabled: _Optional[bool] = ..., etag: _Optional[str] = ..., second_factor_amr: _Optional[_Iterable[str]] = ..., second_factor_acr: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class UpdateSignInProviderResponse(_message.Message):
     __slots__ = ("sign_in_provider",)

@@ -126,7 +126,8 @@ class SignInServiceServicer:
         """Once for each StartSignIn. SIGN_IN_STATE_INVALID for a handle or state that is unknown, used,
         too old or of another sign-in; SIGN_IN_FAILED for whatever is wrong with the provider's answer;
         IDENTITY_NOT_LINKED when nobody here is known by it; ACCOUNT_DISABLED. Who has set up a second
-        factor gets a challenge, as at Login.
+        factor gets a challenge, as at Login, unless the provider says it has asked for one and the
+        organisation lets that count (SignInProvider.second_factor_amr).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

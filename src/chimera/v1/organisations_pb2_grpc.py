@@ -119,7 +119,8 @@ class OrganisationServiceServicer:
 
     def SwitchOrganisation(self, request, context):
         """A session of the same person in another of their organisations; the present one goes on.
-        ORGANISATION_NOT_FOUND.
+        ORGANISATION_NOT_FOUND; STEP_UP_REQUIRED for who was let in by the word of the present organisation's
+        sign-in provider, which counts there only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

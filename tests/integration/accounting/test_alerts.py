@@ -361,6 +361,19 @@ async def test_endpoints_inside_are_refused(world: World) -> None:
         assert caught.value.reason == "WEBHOOK_URL_REFUSED", url
     globex = await world.organisation("globex")
     made = await acme.admin.webhooks.CreateWebhook(url="https://example.com/hook")
+    for fields, etag, reason in (
+        ({"description": "ours"}, "of another time", "ETAG_MISMATCH"),
+        ({"event_types": ["budget.alarm"]}, "", "FIELD_INVALID"),
+        ({"description": "x" * 501}, "", "FIELD_INVALID"),
+        ({"url": "https://10.0.0.7/x"}, made.webhook.etag, "WEBHOOK_URL_REFUSED"),
+    ):
+        with pytest.raises(Refused) as caught:
+            await acme.admin.webhooks.UpdateWebhook(
+                webhook={"id": made.webhook.id, **fields},
+                update_mask={"paths": list(fields)},
+                etag=etag,
+            )
+        assert caught.value.reason == reason, fields
     for call in (
         globex.admin.webhooks.DeleteWebhook(webhook_id=made.webhook.id),
         globex.admin.webhooks.RotateWebhookSecret(webhook_id=made.webhook.id),

@@ -46,6 +46,13 @@ async def test_people_set_tighter_budgets_for_themselves(world: World) -> None:
     assert caught.value.reason == "BUDGET_NOT_FOUND"
     assert not (await victor.budgets.ListBudgets()).budgets
 
+    # Who read it before that sets nothing by it.
+    stale = {"scope": USER, "period": DAILY, "limits": own.own_limits, "etag": given.etag}
+    with pytest.raises(Refused) as caught:
+        await ursula.budgets.SetBudget(**stale)
+    assert caught.value.reason == "ETAG_MISMATCH"
+    await ursula.budgets.SetBudget(**{**stale, "etag": own.etag})
+
     await ursula.budgets.DeleteBudget(budget_id=own.id)
     (left,) = await remaining(ursula)
     assert left.cost_left_usd == "5"

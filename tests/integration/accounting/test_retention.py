@@ -11,6 +11,7 @@ from chimera.call import Call
 from chimera.core import open_core
 from chimera.v1.health_pb2 import CircuitForce
 from tests.support.campaigns import assistant_models
+from tests.support.statements import plain
 from tests.support.workers import Stage
 from workers.tasks.upkeep import purge_expired
 
@@ -102,8 +103,8 @@ async def test_what_is_old_goes(stage: Stage) -> None:
         # Whatever a statement says, upkeep drops nothing that is not old.
         async with core.db.begin(Call.by_worker("mistake")) as tx:
             for mistake in (
-                b"DELETE FROM accounting.windows",
-                b"DELETE FROM accounting.deliveries",
-                b"DELETE FROM providers.circuits",
+                "DELETE FROM accounting.windows",
+                "DELETE FROM accounting.deliveries",
+                "DELETE FROM providers.circuits",
             ):
-                assert (await tx.connection.execute(mistake)).rowcount == 0, mistake
+                assert await tx.run(plain(mistake)) == 0, mistake

@@ -202,6 +202,9 @@ async def test_sensitive_calls_ask_again_who_is_there(
     table.a_while_later(olivia.user_id)
     grow_old()
     assert await reason(olivia.account.StepUp(password=PASSWORD)) == "FIELD_INVALID"
+    # Nor does the password do by another name.
+    await olivia.account.ChangePassword(current_password=PASSWORD, new_password=OTHER_PASSWORD)
+    assert await reason(olivia.identity.CreateApiKey(name="sly")) == "STEP_UP_REQUIRED"
     code = totp.now()
     assert await reason(olivia.account.StepUp(code=code)) == "OK"
     assert await reason(olivia.account.StepUp(code=code)) == "CODE_INVALID"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from chimera.db import Statement, Tx
+from chimera.db import Tx
+from chimera.roundtrip import Asked
 from chimera.server import Server
 from chimera.settings import Settings
 from chimera.v1.identity_pb2 import Role
@@ -42,14 +43,14 @@ async def test_known_and_unknown_addresses_get_the_same_answer_and_work(
     await registered(world, post, "olivia")
     await post.deliver()
     done: list[str] = []
-    execute = Tx._execute
+    send = Tx._send
 
-    async def noted(tx: Tx, statement: Statement[Any], *more: Any) -> Any:
+    async def noted(tx: Tx, statements: list[Asked], *more: Any) -> Any:
         if tx.call.method.startswith("/chimera"):
-            done.append(statement.text)
-        return await execute(tx, statement, *more)
+            done.extend(statement.text.decode() for statement in statements)
+        return await send(tx, statements, *more)
 
-    monkeypatch.setattr(Tx, "_execute", noted)
+    monkeypatch.setattr(Tx, "_send", noted)
     works, answers = [], []
     for email in ("olivia@example.com", "nobody@example.com"):
         done.clear()

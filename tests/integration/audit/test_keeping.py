@@ -31,6 +31,7 @@ from chimera.db import Statement
 from chimera.server import Server
 from chimera.settings import Settings
 from tests.support.audit import Log, call_of
+from tests.support.statements import plain
 from tests.support.world import Organisation, Refused, World
 from workers.tasks.upkeep import keep_partitions
 
@@ -256,10 +257,10 @@ async def test_holds_before_organisations_before_the_installation(
         db = open_database(log.settings, role)
         await db.open()
         try:
-            for statement in (f"DROP TABLE {name}", f"SELECT audit.drop_partition('{name}', 1)"):
+            for change in (f"DROP TABLE {name}", f"SELECT audit.drop_partition('{name}', 1)"):
                 with pytest.raises((psycopg.errors.InsufficientPrivilege, Refused)):
                     async with db.begin(call_of("")) as tx:
-                        await tx.connection.execute(statement.encode())
+                        await tx.run(plain(change))
         finally:
             await db.close()
 
@@ -409,7 +410,7 @@ async def test_only_what_was_asked_for_is_erased(
     await log.seal()
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="nobody asked"):
         async with worker.db.begin(call_of("")) as tx:
-            await tx.connection.execute("SELECT audit.erase_events(gen_random_uuid(), 10)")
+            await tx.run(plain("SELECT audit.erase_events(gen_random_uuid(), 10)"))
     with psycopg.connect(log.settings.database_url.get_secret_value(), autocommit=True) as owner:
         owner.execute("SET ROLE chimera_owner")
         owner.execute("GRANT UPDATE ON audit.events TO chimera_owner")

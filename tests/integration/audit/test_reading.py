@@ -18,6 +18,7 @@ from chimera.audit.verify import verify_bundle
 from chimera.core import open_core
 from chimera.ids import new_id
 from tests.support.audit import Log, call_of
+from tests.support.statements import plain
 from tests.support.world import Organisation, Refused, World
 
 
@@ -58,8 +59,18 @@ async def test_every_filter_finds_its_events(acme: Organisation, log: Log) -> No
         {"severity": "error"}, {"outcome": "denied"}, {"ip_address": "2001:db8::7"},
         {"session_id": odd.caller.session_id}, {"entity_id": "odd"},
         {"severity": "error", "outcome": "denied", "since": before, "until": after},
+        {"entity_id": "odd", "since": datetime.min.replace(tzinfo=UTC),
+         "until": datetime.max.replace(tzinfo=UTC)},
     ):  # fmt: skip
         assert await found(acme.admin, **filters) == ["odd"], filters
+    [event] = (await acme.admin.audit.ListAuditEvents(entity_id="odd")).events
+    moment = event.occurred_at.ToDatetime(UTC)
+    just = {"since": moment, "until": moment + timedelta(microseconds=1)}
+    assert await found(acme.admin, **just, entity_id="odd") == ["odd"]
+    [(is_down,)] = log.ask(
+        "SELECT ops.uuid_floor('2026-11-21 00:00:00.0009Z') = ops.uuid_floor('2026-11-21 00:00:00Z')"
+    )
+    assert is_down
     assert await found(acme.admin, **mine, until=before) == []
     assert await found(acme.admin, **mine, since=after) == []
 
@@ -123,7 +134,7 @@ async def test_a_watch_misses_and_repeats_nothing(acme: Organisation, log: Log) 
     expected: list[str] = []
     async with log.app.begin(call_of(acme.id)) as slow:
         record(slow, "thing.slow", "thing", "slow")
-        await slow.connection.execute("SELECT pg_current_xact_id()")
+        await slow.run(plain("SELECT pg_current_xact_id()"))
         expected += await log.record(2, org_id=acme.id)
         await log.seal()
     await log.record(2, org_id=new_id())

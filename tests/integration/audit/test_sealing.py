@@ -11,6 +11,7 @@ from chimera.core import open_core
 from chimera.faults import Fault
 from chimera.ids import new_id
 from tests.support.audit import call_of
+from tests.support.statements import plain
 
 
 async def test_what_was_recorded_is_sealed_signed_and_verified(log):
@@ -54,7 +55,7 @@ async def test_a_writers_events_keep_their_order(log):
 async def test_an_open_transaction_holds_back_what_came_after_it(log):
     """Its events may still come and belong before; nothing is skipped for ever."""
     async with log.app.begin(call_of(new_id())) as tx:
-        await tx.connection.execute("SELECT pg_current_xact_id()")
+        await tx.run(plain("SELECT pg_current_xact_id()"))
         await log.record(3)
         assert await log.seal() == 0
     assert await log.seal() == 3
@@ -147,10 +148,10 @@ async def test_the_sealed_cannot_be_changed_by_the_roles_of_the_product(log):
     await log.record(1)
     await log.seal()
     for pool in (log.app, log.core.db):
-        for statement in (
+        for change in (
             "UPDATE audit.events SET action = 'x'", "DELETE FROM audit.events",
             "DELETE FROM audit.leaves", "TRUNCATE audit.nodes", "DELETE FROM audit.checkpoints",
         ):  # fmt: skip
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 async with pool.begin(call_of("")) as tx:
-                    await tx.connection.execute(statement)
+                    await tx.run(plain(change))

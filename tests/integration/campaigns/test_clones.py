@@ -15,6 +15,7 @@ from chimera.v1.campaigns_pb2 import (
 from chimera.v1.suites_pb2 import Suite
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage, Variable, VariableKind
 from tests.support.datasets import fill, filled_dataset
+from tests.support.sealed import stored_plan
 from tests.support.workers import Stage
 from tests.support.world import Refused
 
@@ -103,10 +104,7 @@ async def test_a_clone_is_its_makers_with_what_they_change(stage: Stage) -> None
     assert copied.plan.repetitions == 9 and len(copied.plan.techniques) == 1
     assert copied.plan.seed == plan.seed and copied.plan.targets[0].provider_key_id == ""
     assert {row["secret"] for row in copied.plan.prompts[0].rows} == {"[secret]"}
-    stored = await stage.books.value(
-        "SELECT plan FROM campaigns.campaigns WHERE id = %(id)s", id=copied.id
-    )
-    kept = CampaignPlan.FromString(bytes(stored)).prompts[0].rows
+    kept = (await stored_plan(stage, copied.id)).prompts[0].rows
     assert [row["secret"] for row in kept] == ["MARIGOLD0000", "MARIGOLD0001"]
     await olivia.campaigns.UpdateCampaign(
         campaign=Campaign(id=made.id, visibility=1), update_mask=FieldMask(paths=["visibility"])

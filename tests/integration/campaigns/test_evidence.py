@@ -105,6 +105,10 @@ async def test_an_outsider_verifies_a_run(
     assert (report.run_id, report.results, report.scored) == (run_id, 240, 240)
     run = (await olivia.campaigns.GetRun(run_id=run_id)).run
     assert report.successes == run.counts.successes
+    with zipfile.ZipFile(archive) as opened_archive:
+        plan = orjson.loads(opened_archive.read("plan.json"))
+    known = {s.name: s.version for s in (await olivia.campaigns.ListScorers()).scorers}
+    assert plan["scorer_versions"] == {"canary_leak": known["canary_leak"]}
     told = subprocess.run(
         [sys.executable, "-m", "chimera.campaigns.evidence.verify", str(archive), "--key", key],
         capture_output=True,

@@ -6,9 +6,7 @@ import orjson
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from chimera.core import open_core
 from chimera.row_seals import MARK
-from chimera.rows import struct_dict
 from chimera.settings import Settings
 from chimera.v1.campaigns_pb2 import Campaign, CampaignPlan
 from chimera.v1.templates_pb2 import (
@@ -20,7 +18,8 @@ from chimera.v1.templates_pb2 import (
     VariableKind,
 )
 from tests.support.campaigns import finished, worker
-from tests.support.workers import Stage
+from tests.support.sealed import stored_plan
+from tests.support.workers import Stage, until
 from tests.support.world import Person, Refused
 
 MASK = "[secret]"
@@ -57,24 +56,6 @@ def values(plan: CampaignPlan, name: str) -> list[str]:
     return [row[name] for row in plan.prompts[0].rows]
 
 
-async def stored(stage: Stage, campaign_id: str) -> CampaignPlan:
-    """As it is stored, with what is sealed in it opened."""
-    row = (
-        await stage.books.rows(
-            "SELECT plan, org_id FROM campaigns.campaigns WHERE id = %(id)s", id=campaign_id
-        )
-    )[0]
-    assert not any(name in bytes(row["plan"]) for name in (b"MARIGOLD", b"THISTLE", b"ROSE"))
-    plan = CampaignPlan.FromString(bytes(row["plan"]))
-    async with open_core(stage.settings, "worker") as core:
-        seals = core.row_seals.of(str(row["org_id"]))
-        for source in plan.prompts:
-            clear = seals.opened(source.template_id, [struct_dict(r) for r in source.rows])
-            for place, values in enumerate(clear):
-                source.rows[place].update(values)
-    return plan
-
-
 async def test_every_answer_masks_them_and_what_is_not_secret_stays(stage: Stage) -> None:
     """Also for who made the campaign, and when a newer version says that it is no secret any more."""
     olivia, plan = stage.olivia, await guarded_plan(stage)
@@ -83,7 +64,9 @@ async def test_every_answer_masks_them_and_what_is_not_secret_stays(stage: Stage
     assert values(made.plan, "secret") == [MASK, MASK]
     assert values(made.plan, "ask") == values(plan, "ask")
     got = (await campaigns.GetCampaign(campaign_id=made.id)).campaign
-    assert got == made and values(await stored(stage, made.id), "secret") == values(plan, "secret")
+    assert got == made and values(await stored_plan(stage, made.id), "secret") == values(
+        plan, "secret"
+    )
     await olivia.templates.CreateTemplateVersion(
         template_id=plan.prompts[0].template_id,
         messages=[PromptMessage(role=MessageRole.MESSAGE_ROLE_USER, text="{{ secret }}{{ ask }}")],
@@ -134,7 +117,7 @@ async def test_an_update_keeps_what_comes_back_masked_and_refuses_what_it_cannot
     edited.prompts[0].rows.add().update({"secret": "ROSE", "ask": "A third"})
     changed = await update(olivia, made.id, edited)
     assert values(changed.plan, "secret") == [MASK, MASK, MASK]
-    kept = await stored(stage, made.id)
+    kept = await stored_plan(stage, made.id)
     assert values(kept, "secret") == ["MARIGOLD0000", "THISTLE", "ROSE"] and kept.repetitions == 5
 
     async def refused(change: CampaignPlan) -> None:
@@ -158,7 +141,11 @@ async def test_an_update_keeps_what_comes_back_masked_and_refuses_what_it_cannot
     with pytest.raises(Refused) as caught:
         await olivia.campaigns.CreateCampaign(name="copied", plan=changed.plan)
     assert caught.value.reason == "SECRET_MASKED"
-    assert values(await stored(stage, made.id), "secret") == ["MARIGOLD0000", "THISTLE", "ROSE"]
+    assert values(await stored_plan(stage, made.id), "secret") == [
+        "MARIGOLD0000",
+        "THISTLE",
+        "ROSE",
+    ]
 
 
 async def test_they_are_sealed_in_what_a_run_keeps_and_open_nowhere_else(
@@ -192,6 +179,15 @@ async def test_they_are_sealed_in_what_a_run_keeps_and_open_nowhere_else(
         clone = await olivia.campaigns.CloneCampaign(run_id=runs[-1].id, name="clone")
         again = await olivia.campaigns.LaunchCampaign(campaign_id=clone.campaign.id)
         runs.append(await finished(olivia, again.run.id))
+        # What was stored masked is judged as it was said.
+        evaluation = olivia.evaluation
+        rescored = await evaluation.RescoreRun(run_id=again.run.id, scorer=plan.scorer)
+
+        async def judged() -> bool:
+            scoring = (await evaluation.GetScoring(scoring_id=rescored.scoring.id)).scoring
+            return bool((scoring.scored, scoring.successes, scoring.flipped) == (2, 2, 0))
+
+        await until(judged, "the leaks are found again")
     assert [run.counts.successes for run in runs] == [2, 2, 2], "the target heard the values"
     assert runs[1].plan_hash == runs[2].plan_hash
     told = await olivia.campaigns.GetExecution(run_id=runs[2].id, cell_no=0)

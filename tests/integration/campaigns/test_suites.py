@@ -74,6 +74,16 @@ async def test_a_suite_has_versions_that_never_change(world: World) -> None:
     assert set(actions) == {"suite.create", "suite.delete", "suite.undelete", "suite.update"}
 
 
+async def test_the_catalogue_names_its_sources(world: World) -> None:
+    """Transformations and scorers, each with what it does and where it comes from."""
+    olivia = await (await world.organisation("acme")).person("olivia")
+    techniques = (await olivia.campaigns.ListTechniques()).techniques
+    scorers = (await olivia.campaigns.ListScorers()).scorers
+    assert len(techniques) >= 40 and len(scorers) >= 20
+    for one in (*techniques, *scorers):
+        assert one.title and one.description and one.source, one.name
+
+
 async def test_what_suites_refuse(world: World) -> None:
     """Names that are taken, chains that cannot be used, stale etags, viewers, strangers."""
     acme = await world.organisation("acme")

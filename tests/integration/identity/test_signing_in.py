@@ -8,9 +8,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from chimera.db import Statement, Tx
+from chimera.db import Tx
 from chimera.identity import passwords
 from chimera.identity.bootstrap import bootstrap
+from chimera.roundtrip import Asked
 from chimera.server import Server
 from chimera.settings import Settings
 from tests.support.world import PASSWORD, Person, Refused, World
@@ -93,19 +94,19 @@ async def test_every_failure_does_the_same_work(
             "UPDATE identity.users SET state = 'disabled' WHERE id = %s", [disabled.user_id]
         )
     done: list[str] = []
-    execute, verify = Tx._execute, passwords._verify
+    send, verify = Tx._send, passwords.is_password
 
-    async def noted(tx: Tx, statement: Statement[Any], *more: Any) -> Any:
-        if statement.where != "chimera.db":  # the readiness probe
-            done.append(statement.text)
-        return await execute(tx, statement, *more)
+    async def noted(tx: Tx, statements: list[Asked], *more: Any) -> Any:
+        if tx.call.method.startswith("/chimera"):  # not the readiness probe
+            done.extend(statement.text.decode() for statement in statements)
+        return await send(tx, statements, *more)
 
     def hashed(stored: str, password: str) -> bool:
         done.append("argon2 " + stored[: stored.index("p=1")])
         return verify(stored, password)
 
-    monkeypatch.setattr(Tx, "_execute", noted)
-    monkeypatch.setattr(passwords, "_verify", hashed)
+    monkeypatch.setattr(Tx, "_send", noted)
+    monkeypatch.setattr(passwords, "is_password", hashed)
     works = []
     for login, password in [
         ("nobody", PASSWORD),
@@ -116,7 +117,8 @@ async def test_every_failure_does_the_same_work(
         with pytest.raises(Refused):
             await world.nobody().identity.Login(login=login, password=password)
         works.append(list(done))
-    assert len(works[0]) == 4  # look up, hash, the count, and the audit event
+    # Look up, hash, the count, and the audit event with COMMIT.
+    assert len(works[0]) == 5 and works[0][-1] == "COMMIT"
     assert works[0] == works[1] == works[2]
 
 

@@ -14,7 +14,8 @@ from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 
 from chimera.core import open_core
-from chimera.identity.tokens import Tokens
+from chimera.identity.signing_keys import SigningKeys, public_part
+from chimera.identity.tokens import public_key
 from tests.support.world import Refused, World
 
 
@@ -56,7 +57,9 @@ async def test_tokens_we_did_not_sign_are_refused(world: World) -> None:
     person = (await world.organisation("acme")).admin
     header, claims, signature = _parts(person.credential)
     async with open_core(world.settings, "app") as core:
-        ours = (await Tokens.opened(core)).newest
+        raw = (await (await SigningKeys.opened(core)).read()).raw
+    fields = public_key(public_part(raw)).as_dict()
+    ours = OKPKey.import_key({**fields, "d": base64.urlsafe_b64encode(raw).decode().rstrip("=")})
     foreign = OKPKey.generate_key("Ed25519")
     public = OctKey.import_key(base64.urlsafe_b64decode(ours.dict_value["x"] + "=="))
 

@@ -17,6 +17,7 @@ from chimera.core import open_database
 from chimera.db import Tx
 from chimera.faults import Fault
 from chimera.providers.targets import get_target
+from tests.support.statements import plain
 from tests.support.world import Organisation, Person, Refused, World
 
 PRICE = {"input_per_million_usd": "2.50", "output_per_million_usd": "10"}
@@ -270,7 +271,7 @@ async def test_the_database_itself_refuses_to_change_a_price(world: World) -> No
     ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             async with transaction(world, acme) as tx:
-                await tx.connection.execute(change)
+                await tx.run(plain(change))
 
 
 async def test_models_are_listed_by_provider_and_name(world: World) -> None:

@@ -186,7 +186,7 @@ async def test_looks_outlive_a_change_of_the_table(
 
 
 async def test_looks_outlive_a_rollback(world: World, db: Database) -> None:
-    """psycopg discards every prepared statement of a connection after one: looks prepare theirs anew."""
+    """What is prepared on a connection stays so, or is prepared anew."""
     call = call_of((await world.organisation("acme")).id)
     async with db.look(call) as tx:
         assert await tx.one(WHO) == call.caller.org_id
@@ -195,7 +195,7 @@ async def test_looks_outlive_a_rollback(world: World, db: Database) -> None:
             for _ in range(9):  # often enough to be prepared: else there is nothing to discard
                 await tx.one(WHO)
             raise ZeroDivisionError
-    async with db.begin(call) as tx:  # it is what is sent next that discards them
+    async with db.begin(call) as tx:
         await tx.one(WHO)
     async with db.look(call) as tx:
         assert await tx.one(WHO) == call.caller.org_id

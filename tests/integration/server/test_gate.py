@@ -303,7 +303,7 @@ async def test_a_caller_who_leaves_during_commit_changes_nothing(serve: Serve) -
         call = rpc(probed.olivia, "Write")(request)
 
         async def leaves(tx: Tx) -> None:
-            commit, me = tx.connection.commit, asyncio.current_task()
+            commit, me = tx.commit, asyncio.current_task()
             assert me is not None
 
             async def slow_commit() -> None:
@@ -311,12 +311,7 @@ async def test_a_caller_who_leaves_during_commit_changes_nothing(serve: Serve) -
                 await eventually(me.cancelling)
                 await commit()
 
-            tx.connection.commit = slow_commit  # type: ignore[method-assign]  # of this connection
-
-            def restore() -> None:
-                tx.connection.commit = commit  # type: ignore[method-assign]  # for the next one
-
-            tx.after_commit.append(restore)
+            tx.commit = slow_commit  # type: ignore[method-assign]  # of this transaction
 
         probed.probe.before_commit = leaves
         with pytest.raises(asyncio.CancelledError):

@@ -34,6 +34,7 @@ from tests.integration.telemetry.sending import (
     within,
 )
 from tests.support.campaigns import secret_template
+from tests.support.statements import plain
 from tests.support.world import Person, Refused, World
 
 
@@ -300,11 +301,11 @@ async def test_a_watch_waits_for_what_began_before_and_commits_later(
         async with hands.core.db.begin(early.call()) as tx:
             events = execution_events(early.run, some_executions(0, 3))
             # Without its counters, whose row may be that of the sender's connection as well.
-            await tx.connection.execute(
+            insert = plain(
                 "INSERT INTO telemetry.batches (batch_id, org_id, producer, body, events)"
-                " VALUES (%s, %s, 'engine', %s, 3)",
-                (new_id(), acme.id, freeze(events)),
+                " VALUES (%(batch_id)s, %(org_id)s, 'engine', %(body)s, 3)"
             )
+            await tx.run(insert, batch_id=new_id(), org_id=acme.id, body=freeze(events))
             later = some_events(4)
             await record(acme.admin, in_rows(later))
         told = await watching.next(7)

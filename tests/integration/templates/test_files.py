@@ -310,7 +310,7 @@ def test_plain_words_mean_what_they_mean_to_promptfoo() -> None:
     plan = read_promptfoo(
         """
         prompts: ["{{ q }}"]
-        defaultTest: [elsewhere]
+        defaultTest: {options: {provider: x}, vars: {history: [{user: hi}]}}
         scenarios: elsewhere
         tests:
           - {vars: {q: no, at: 12:30, zip: 012, n: 1e3, 7: x, deep: {1: a}}, assert: {type: equals}}
@@ -318,11 +318,12 @@ def test_plain_words_mean_what_they_mean_to_promptfoo() -> None:
         """
     )
     row = {"q": "no", "at": "12:30", "zip": 12, "n": 1000.0, "deep": {"1": "a"}}
-    assert plan.rows == [row, {"q": "on"}]
+    kept = {"history": [{"user": "hi"}]}
+    assert plan.rows == [kept | row, kept | {"q": "on"}]
     assert list(plan.scorers) == [2]
     places = {place for place, _what, _why in plan.unmapped}
     assert places == {
-        "defaultTest",
+        "defaultTest.options",
         "scenarios",
         "tests[0].vars",
         "tests[0].assert",
@@ -336,9 +337,9 @@ def test_plain_words_mean_what_they_mean_to_promptfoo() -> None:
         "tests:\n" + "- {a: 1}\n" * 5_000,
         "defaultTest: {assert: [%s]}\ntests:\n" % ("{type: is-refusal}," * 2_000)
         + "- {}\n" * 11_000,
-        "tests: [{{vars: {{a: {}, b: [{}]}}}}]".format("x" * 200_000, "1," * 20_000),
+        "tests: [{{vars: {{a: {}, b: [{}]}}}}]".format("x" * 200_000, "a," * 20_000),
         "tests: [{{vars: {{a: [{}]}}, assert: [{{type: equals, value: {}}}]}}]".format(
-            "1," * 9_000, "x" * 100_000
+            "a," * 9_000, "x" * 100_000
         ),
     ],
     ids=["unmapped", "assertions", "rows", "scorers"],

@@ -287,6 +287,31 @@ async def test_messages_too_large_together_are_refused(world: World) -> None:
     assert (await told(attempt)).reason == "OUTPUT_TOO_LARGE"
 
 
+async def test_a_page_of_large_versions_fits_into_an_answer(world: World) -> None:
+    """As many as every client receives; the token goes on with the next."""
+    olivia = await (await world.organisation("acme")).person("olivia")
+    template_id = await new_template(olivia, messages=user_says("x" * 190_000), variables=[])
+    for _ in range(14):
+        await olivia.templates.CreateTemplateVersion(
+            template_id=template_id, messages=user_says("y" * 190_000)
+        )
+    numbers: list[int] = []
+    token = "first"
+    while token:
+        page = await olivia.templates.ListTemplateVersions(
+            template_id=template_id, page_token="" if token == "first" else token
+        )
+        assert page.versions and page.ByteSize() < 4_000_000
+        numbers += [version.version_number for version in page.versions]
+        token = page.next_page_token
+    assert numbers == list(range(15, 0, -1))
+    large = [{"name": "x", "kind": "VARIABLE_KIND_ENUM", "choices": ["c" * 1_100_000]}]
+    refused = olivia.templates.CreateTemplate(
+        title="t", messages=user_says("{{ x }}"), variables=large
+    )
+    assert (await told(refused)).reason == "OUTPUT_TOO_LARGE"
+
+
 async def test_what_a_database_cannot_store_is_refused_and_not_a_crash(world: World) -> None:
     olivia = await (await world.organisation("acme")).person("olivia")
     refused = await told(olivia.templates.CreateTemplate(title="t", messages=user_says("a\x00b")))

@@ -38,7 +38,14 @@ def test_a_packed_bundle_has_the_same_exit_codes(
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--quorum", "many"], ["--nonsense"], ["--bundle", "/"], ["what"]]
+    "wrong",
+    [
+        ["--quorum", "many"],
+        ["--quorum", "-1", "--bundle", "x", "--key", "x"],
+        ["--nonsense"],
+        ["--bundle", "/"],
+        ["what"],
+    ],
 )
 def test_wrong_usage_is_no_verdict_about_the_log(wrong: list[str]) -> None:
     """2 is what a shell expects of wrong usage, and would say here that leaves are missing."""

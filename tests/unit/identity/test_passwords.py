@@ -7,9 +7,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from argon2.low_level import Type, hash_secret
 
 from chimera.faults import Exhausted, Invalid
-from chimera.identity import passwords
+from chimera.identity import hashing, passwords
+from chimera.identity.hashing import is_password
 from chimera.identity.passwords import Hasher, check_password, is_within_limits
 from chimera.settings import Settings
 
@@ -25,13 +27,13 @@ def hasher() -> Hasher:
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Verifications hang until it is set."""
     opened = threading.Event()
-    verify = passwords._verify
+    verify = passwords.is_password
 
     def held(stored: str, password: str) -> bool:
         opened.wait(30)
         return verify(stored, password)
 
-    monkeypatch.setattr(passwords, "_verify", held)
+    monkeypatch.setattr(passwords, "is_password", held)
     yield opened
     opened.set()
 
@@ -80,15 +82,31 @@ async def test_a_hash_knows_its_password_and_nothing_else(hasher: Hasher) -> Non
     assert Hasher(Settings(argon2_passes=3)).needs_rehash(stored)
 
 
+def test_memory_is_kept_and_left_empty() -> None:
+    """Hashes of all kinds after each other in one thread: each is that of another implementation's
+    making, and nothing of a password stays behind."""
+    for memory_kib, passes, lanes, size in (
+        (64, 3, 2, 32), (1024, 1, 1, 64), (64, 1, 1, 16), (1024, 1, 1, 32), (4096, 2, 4, 32),
+    ):  # fmt: skip
+        stored = hash_secret(
+            GOOD.encode(), b"salt of 17 bytes.", passes, memory_kib, lanes, size, Type.ID
+        ).decode()
+        assert is_password(stored, GOOD)
+        assert not is_password(stored, GOOD[:-1])
+        assert hashing._memory.size == memory_kib * 1024
+        assert not any(bytes(hashing.ffi.buffer(hashing._memory.mapped)))
+    assert not is_password(stored[:-1] + "!", GOOD)
+
+
 async def test_nobodys_password_is_verified_as_well(
     hasher: Hasher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One Argon2 with the present parameters, for nobody and for a hash that costs too much."""
     seen = []
-    verify = passwords._verify
+    verify = passwords.is_password
     monkeypatch.setattr(
         passwords,
-        "_verify",
+        "is_password",
         lambda stored, password: seen.append(stored) or verify(stored, password),
     )
     costly = (await hasher.hash(GOOD)).replace("m=19456", "m=4194304")

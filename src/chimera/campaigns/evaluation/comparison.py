@@ -23,12 +23,12 @@ from chimera.v1.evaluation_pb2 import (
     Pairing,
 )
 
-COUNT_PAIRS = sql(
-    dict,
-    """
+# The scored cells of both runs with what they are paired by.
+KEYED = """
     WITH scored AS MATERIALIZED (
         SELECT e.run_id, e.cell_no, md5(e.original_prompt) AS prompt, e.iteration_number,
                p.technique_names[e.technique_no + 1] AS technique,
+               p.target_names[e.target_no + 1] AS target_name,
                CASE WHEN %(across_targets)s THEN '' ELSE p.target_names[e.target_no + 1] END AS target,
                COALESCE(o.is_successful, e.is_successful) AS success
           FROM campaigns.executions e
@@ -40,7 +40,12 @@ COUNT_PAIRS = sql(
         SELECT *, row_number() OVER (PARTITION BY run_id, prompt, iteration_number, technique, target
                                      ORDER BY cell_no) AS occurrence
           FROM scored WHERE success IS NOT NULL
-    )
+    )"""
+
+COUNT_PAIRS = sql(
+    dict,
+    KEYED  # noqa: S608 - both parts stand in this module
+    + """
     SELECT COALESCE(a.technique, b.technique) AS technique,
            count(*) FILTER (WHERE a.success AND b.success) AS both,
            count(*) FILTER (WHERE a.success AND NOT b.success) AS only_first,
@@ -57,23 +62,8 @@ COUNT_PAIRS = sql(
 
 LIST_FLIPS = sql(
     Flip,
-    """
-    WITH scored AS MATERIALIZED (
-        SELECT e.run_id, e.cell_no, md5(e.original_prompt) AS prompt, e.iteration_number,
-               p.technique_names[e.technique_no + 1] AS technique,
-               p.target_names[e.target_no + 1] AS target_name,
-               CASE WHEN %(across_targets)s THEN '' ELSE p.target_names[e.target_no + 1] END AS target,
-               COALESCE(o.is_successful, e.is_successful) AS success
-          FROM campaigns.executions e
-          JOIN campaigns.run_plans p ON p.run_id = e.run_id
-          LEFT JOIN campaigns.overrides o ON o.run_id = e.run_id AND o.cell_no = e.cell_no
-                                         AND o.withdrawn_at IS NULL AND %(reviewed)s
-         WHERE e.run_id IN (%(first)s, %(second)s)
-    ), keyed AS (
-        SELECT *, row_number() OVER (PARTITION BY run_id, prompt, iteration_number, technique, target
-                                     ORDER BY cell_no) AS occurrence
-          FROM scored WHERE success IS NOT NULL
-    ), flips AS (
+    KEYED  # noqa: S608 - both parts stand in this module
+    + """, flips AS (
         SELECT a.cell_no AS first_cell_no, b.cell_no AS second_cell_no, a.technique,
                a.target_name AS first_target, b.target_name AS second_target,
                a.success AS first_is_successful

@@ -19,12 +19,13 @@ import orjson
 from chimera import outbox
 from chimera.accounting.remaining import admit_launch
 from chimera.accounting.windows import Purse
+from chimera.audit import recording
 from chimera.campaigns.engine.completion import LOCK_CAMPAIGN
 from chimera.campaigns.freezing import judge_seats
 from chimera.campaigns.launching import INSERT_PLAN, INSERT_SEATS, NOW, RINGS_MAX, check_sending
 from chimera.campaigns.operations import lock_campaign
 from chimera.campaigns.plan import RunPlan, freeze
-from chimera.campaigns.scorers import fingerprint
+from chimera.campaigns.scorers import fingerprint, versions_of
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotReady
 from chimera.ids import new_id
@@ -159,6 +160,15 @@ async def start_judging(
     )
     for _ in range(min(RINGS_MAX, made["shards"])):
         await outbox.enqueue(tx, "drive_runs", run_id=run_id)
+    facts = {"run_id": run_id, "plan_hash": plan_hash, "cells": made["answers"]}
+    # What the evidence of the run begins with.
+    recording.record(
+        tx,
+        "run.judge",
+        "run",
+        run_id,
+        new={**facts, "scoring_id": scoring_id, "judged_run_id": run.id},
+    )
     return {"judging_run_id": run_id, "plan_hash": plan_hash, "answers": made["answers"]}
 
 
@@ -170,6 +180,7 @@ def _frozen(
     facts |= {
         "scorer": spec,
         "scorer_fingerprint": fingerprint(spec),
+        "scorer_versions": versions_of(spec),
         "seats": seats,
         "judged": origin,
     }

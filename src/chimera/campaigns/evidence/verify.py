@@ -36,7 +36,7 @@ FORMATS = {
     "chimera-evidence/2": MEMBERS,
     "chimera-evidence/3": (*MEMBERS, "turns.jsonl"),
 }
-LAUNCHES = ("campaign.launch", "run.rerun_failed")
+LAUNCHES = ("campaign.launch", "run.rerun_failed", "run.judge")
 OVER = ("run.complete", "run.fail")
 
 

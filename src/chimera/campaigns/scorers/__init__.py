@@ -49,6 +49,7 @@ __all__ = [
     "fingerprint",
     "judges_of",
     "variables_of",
+    "versions_of",
 ]
 
 DEPTH_MAX = 6
@@ -362,6 +363,11 @@ def variables_of(spec: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(
         name for node in tree(spec).walk() for filling in node.fillings() for name in filling.names
     )
+
+
+def versions_of(spec: Mapping[str, Any]) -> dict[str, int]:
+    """The version of each scorer in the specification, by kind. Raises ScorerError."""
+    return {node.scorer.kind: node.scorer.version for node in tree(spec).walk()}
 
 
 def fingerprint(spec: Mapping[str, Any]) -> str:
