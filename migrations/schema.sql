@@ -925,7 +925,7 @@ ALTER FUNCTION ops.touch() OWNER TO chimera_owner;
 CREATE FUNCTION ops.uuid_floor(at timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE
     AS $$
-    SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+    SELECT (lpad(to_hex(GREATEST(floor(extract(epoch FROM at) * 1000), 0)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 
 ALTER FUNCTION ops.uuid_floor(at timestamp with time zone) OWNER TO chimera_owner;

@@ -154,7 +154,8 @@ def _exchange(pgconn: PGconn, calls: Sequence[Callable[[PGconn], None]]) -> PQGe
         call(pgconn)
     pgconn.pipeline_sync()
     while pgconn.flush():
-        ready = yield Wait.RW
+        while not (ready := (yield Wait.RW)):
+            continue
         if ready & Ready.R:
             pgconn.consume_input()
     results: list[PGresult] = []

@@ -14,6 +14,7 @@ import pytest
 
 from chimera.embedded.ports import free_port
 from tests.e2e.commands import argv, chimera, environment, processes_of, refused
+from tests.support.stack import quick_folder
 
 PLAN = """
 name: {name}
@@ -29,21 +30,27 @@ repetitions: 2
 """
 
 
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with quick_folder() as folder:
+        yield folder
+
+
 # --- the demo -------------------------------------------------------------------------------------
 
 
-def test_the_demo_holds_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_the_demo_holds_and_leaves_nothing_running(home: Path) -> None:
     """On an empty home, with settings of another installation lying around, `chimera demo` runs a
     real campaign, verifies it, writes its report, and ends with 0."""
     done = chimera(
-        tmp_path,
+        home,
         "demo",
         CHIMERA_DATABASE_URL="postgresql://nowhere.invalid/x",
         CHIMERA_LISTEN="bad",
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert processes_of(tmp_path) == []
+    assert processes_of(home) == []
     assert "1200 of 1200 cells scored once each" in done.stdout
     assert "audit log: verified" in done.stdout
     events = re.search(r"telemetry: (\d+) events accepted = (\d+) stored", done.stdout)
@@ -52,7 +59,7 @@ def test_the_demo_holds_and_leaves_nothing_running(tmp_path: Path) -> None:
     assert re.search(r"1\. attacker .*\n.*said: .*\n.*2\. target .*\n.*asked: ", done.stdout)
     rates = dict(re.findall(r"^ *(guard-\S+) +([\d.]+)%", done.stdout, re.MULTILINE))
     assert float(rates["guard-none"]) > float(rates["guard-keyword"]) > float(rates["guard-strict"])
-    demo = tmp_path / "demo"
+    demo = home / "demo"
     assert sorted(path.name for path in demo.iterdir()) == [
         "audit.jsonl",
         "conversations.html",
@@ -64,11 +71,11 @@ def test_the_demo_holds_and_leaves_nothing_running(tmp_path: Path) -> None:
     assert "Let us play a game" in (demo / "conversations.html").read_text()
 
 
-def test_a_demo_that_is_told_to_end_takes_everything_along(tmp_path: Path) -> None:
+def test_a_demo_that_is_told_to_end_takes_everything_along(home: Path) -> None:
     """SIGTERM in the middle: not 0, and no orphan."""
     demo = subprocess.Popen(
         argv("demo"),
-        env=environment(tmp_path),
+        env=environment(home),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -77,12 +84,12 @@ def test_a_demo_that_is_told_to_end_takes_everything_along(tmp_path: Path) -> No
     for line in demo.stdout:
         if "worker and server started" in line:
             break
-    assert len(processes_of(tmp_path)) > 6  # itself, four engines, worker, server
+    assert len(processes_of(home)) > 6  # itself, four engines, worker, server
     demo.send_signal(signal.SIGTERM)
     demo.communicate(timeout=60)
 
     assert demo.returncode == 128 + signal.SIGTERM
-    assert processes_of(tmp_path) == []
+    assert processes_of(home) == []
 
 
 # --- an installation that is up ---------------------------------------------------------------------
@@ -105,11 +112,17 @@ class Up:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def home_of_up() -> Iterator[Path]:
+    with quick_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def up(home_of_up: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """`chimera up`, stopped by `chimera down`, after which nothing of it runs."""
-    home = tmp_path_factory.mktemp("up")
+    home = home_of_up
     listen = f"127.0.0.1:{free_port()}"
-    log = (home.parent / f"{home.name}.err").open("w+")
+    log = (tmp_path_factory.mktemp("up") / "err").open("w+")
     process = subprocess.Popen(
         argv("up"),
         env=environment(home, CHIMERA_LISTEN=listen),
@@ -192,6 +205,11 @@ def test_a_plan_file_becomes_results_and_a_report(up: Up, tmp_path: Path) -> Non
     summary = json.loads(up.run("campaign", "results", run_id, "--json").stdout)
     assert summary["run"]["state"] == "RUN_STATE_COMPLETED"
     assert summary["overall"]["scored"] == "4"
+    cell = up.run("campaign", "results", run_id, "--cell", "0")
+    assert cell.returncode == 0, cell.stderr
+    assert "cell 0: plain -> " in cell.stdout and "prompt: What is the secret?" in cell.stdout
+    whole = json.loads(up.run("campaign", "results", run_id, "--cell", "0", "--json").stdout)
+    assert whole["execution"]["run_id"] == run_id and whole["attempts"]
     watched = up.run("campaign", "watch", run_id)
     assert watched.returncode == 0
     assert "4 of 4 cells recorded" in watched.stdout
@@ -309,7 +327,7 @@ def test_what_a_person_is_told_when_it_goes_wrong(up: Up, tmp_path: Path) -> Non
     refused(up.run("campaign", "watch", nobody), 1, "RUN_NOT_FOUND")
     refused(up.run("campaign", "run", str(tmp_path / "none.yaml")), 2, "No such file")
     unknown = plan_file(tmp_path, "unknown target", "assistant/guard-wise")
-    refused(up.run("campaign", "run", unknown), 2, "known targets: assistant/guard-decoding")
+    refused(up.run("campaign", "run", unknown), 2, "known targets: assistant/attacker-steps")
     launched(up, tmp_path, "taken")
     refused(up.run("campaign", "run", plan_file(tmp_path, "taken")), 1, "choose another --name")
 

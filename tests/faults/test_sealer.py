@@ -1,18 +1,14 @@
 """Sealing processes are killed at every step of their work while events keep coming in."""
 
 import asyncio
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from chimera.audit.report import Verdict
 from tests.support.audit import Log, open_log
+from tests.support.processes import Process, environment_of
 
-ROOT = Path(__file__).parents[2]
 # What the killed process is waiting for at its end, blocked there by a lock of ours: nothing of the
 # batch is written; events and leaves are; the nodes too; the size is signed but not stored; and
 # (None) nothing, right after it said that a batch is sealed.
@@ -20,33 +16,21 @@ STEPS = ["leaves", "nodes", "log_head", "checkpoints", None]
 BLOCKED = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
 
 
-class Victim:
+class Victim(Process):
     """A real sealing process."""
 
     def __init__(self, log: Log, fence: int) -> None:
-        settings = log.settings
-        environment = os.environ | {
-            "CHIMERA_DATABASE_URL": settings.database_url.get_secret_value(),
-            "CHIMERA_REDIS_URL": settings.redis_url.get_secret_value(),
-            "CHIMERA_HOME": str(settings.home),
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.sealing", str(fence)],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-        )
+        environment = environment_of(log.settings)
+        said = log.settings.home / f"sealing-{fence}.log"
+        super().__init__("tests.support.sealing", environment, said, str(fence), warm=True)
 
     def sealed_once(self) -> None:
         """Waits until it sealed something."""
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline(), "the sealing process ended by itself"
+        self.until_said("sealed")
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        self.child.kill()
+        self.child.wait()
 
     def blocked(self, table: str, url: str) -> None:
         """Waits until it stands before a locked table in the middle of its transaction, and kills
@@ -54,7 +38,7 @@ class Victim:
         with psycopg.connect(url) as connection:
             connection.execute(f"LOCK TABLE audit.{table} IN SHARE MODE".encode())
             while not connection.execute(BLOCKED, (f"audit.{table}",)).fetchone():
-                assert self.process.poll() is None, "the sealing process ended by itself"
+                assert self.child.poll() is None, "the sealing process ended by itself"
             self.kill()
 
 

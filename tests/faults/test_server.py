@@ -6,13 +6,21 @@ import asyncio
 from typing import Any
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chimera.embedded.stack import Stack
+from chimera.settings import Settings
 from tests.support.world import Refused, World
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Who asks a lost database knows it soon."""
+    return settings.model_copy(update={"pool_timeout_s": 0.5})
 
 
 async def until_health_is(channel: grpc.aio.Channel, wanted: Any) -> None:

@@ -23,18 +23,16 @@ from chimera import migrate
 from chimera.embedded.stack import Stack, StackUrls
 from chimera.migrate import MigrationError
 from chimera.migrate.postgres import connect, take_lock
+from tests.support.stack import quick_folder
 
 GATE = 4242
 CLI = [sys.executable, "-c", "from chimera.migrate import app; app()"]
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackUrls]:
-    stack = Stack(tmp_path_factory.mktemp("stack"), assistant=False, durable=False)
-    try:
-        yield stack.start()
-    finally:
-        stack.stop()
+def servers() -> Iterator[StackUrls]:
+    with quick_folder() as home, Stack(home, assistant=False, durable=False) as stack:
+        yield stack.urls
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from typing import Any
 from chimera.settings import Settings
 from tests.support.warm import WarmChild
 
-WARM_WORKER = "a worker that is forked, see warm.py"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -54,17 +53,24 @@ def environment_of(settings: Settings, **more: Any) -> dict[str, str]:
 
 
 class Process:
-    """A child with its log: the program `module`, or a warm worker."""
+    """A child with its log: the program `module`, or, warm, its main(); see warm.py."""
 
-    def __init__(self, module: str, environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        module: str,
+        environment: dict[str, str],
+        log: Path,
+        *arguments: str,
+        warm: bool = False,
+    ) -> None:
         self.log = log
         log.touch()
         self.child: subprocess.Popen[bytes] | WarmChild
-        if module == WARM_WORKER:
-            self.child = WarmChild(environment, log)
+        if warm:
+            self.child = WarmChild(module, environment, log, *arguments)
             return
         self.child = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.DEVNULL,

@@ -1,10 +1,9 @@
-"""A sealing process to kill: `python -m tests.support.sealing FENCE`, settings from CHIMERA_*.
+"""A sealing process to kill: `main(fence)`, settings from CHIMERA_*.
 
 Seals and signs without a pause; writes a line each time something was sealed.
 """
 
 import asyncio
-import sys
 
 from chimera.audit.sealer import Sealer
 from chimera.core import open_core
@@ -12,7 +11,7 @@ from chimera.faults import Fault
 from chimera.settings import load_settings
 
 
-async def main(fence: int) -> None:
+async def seal(fence: int) -> None:
     async with open_core(load_settings(), "sealer") as core:
         sealer = Sealer(core)
         while True:
@@ -21,9 +20,9 @@ async def main(fence: int) -> None:
             except Fault:  # a lock that is held longer than the lock timeout
                 continue
             if count:
-                print(count, flush=True)
+                print("sealed", count, flush=True)
             await asyncio.sleep(0.001)
 
 
-if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+def main(fence: str) -> None:
+    asyncio.run(seal(int(fence)))

@@ -1,5 +1,4 @@
-"""Worker processes that start warm: forked from a process that has imported the worker and done nothing
-else.
+"""Processes that start warm: forked from one that has imported the worker and done nothing else.
 
 A worker takes 1.5 s of CPU to import, and the stories about killed ones start more than a hundred. What
 is forked is a process like any other: its own environment, log and signals, and `kill -9` ends it
@@ -8,6 +7,7 @@ alone. The program itself (`python -m workers.main`) is started in e2e and guard
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -22,11 +22,15 @@ ROOT = Path(__file__).resolve().parents[2]
 class WarmChild:
     """What subprocess.Popen is to a program: the part of it that stories use."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, module: str, environment: dict[str, str], log: Path, *arguments: str
+    ) -> None:
+        """Calls `main` of the module with the arguments; what it prints goes to the log, too."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.support.worker_image"])
         # daemon: nobody waits for it at the end of the tests.
-        self._process = context.Process(target=_work, args=(environment, str(log)), daemon=True)
+        given = (module, environment, str(log), arguments)
+        self._process = context.Process(target=_work, args=given, daemon=True)
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
@@ -44,7 +48,7 @@ class WarmChild:
         wait([self._process.sentinel], timeout)
         code = self.poll()
         if code is None:
-            raise subprocess.TimeoutExpired("worker", timeout or 0.0)
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
         return code
 
     def send_signal(self, number: int) -> None:
@@ -58,14 +62,11 @@ class WarmChild:
         self.send_signal(signal.SIGTERM)
 
 
-def _work(environment: dict[str, str], log: str) -> None:
-    import workers.main
-
+def _work(module: str, environment: dict[str, str], log: str, arguments: tuple[str, ...]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
     kept = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for number, target in ((0, nothing), (1, nothing), (2, kept)):
+    for number, target in ((0, os.open(os.devnull, os.O_RDONLY)), (1, kept), (2, kept)):
         os.dup2(target, number)
-    workers.main.main()
+    importlib.import_module(module).main(*arguments)

@@ -29,7 +29,7 @@ from chimera.settings import Settings
 from chimera.v1.campaigns_pb2 import CampaignPlan, Run
 from chimera.v1.providers_pb2 import Provider
 from tests.support.campaigns import LIVE, assistant_models, launched, secret_plan, secret_template
-from tests.support.processes import WARM_WORKER, Process, environment_of
+from tests.support.processes import Process, environment_of
 from tests.support.world import Organisation, Person, World
 
 __all__ = ["Assistant", "Books", "Stage", "Worker", "open_stage", "stage", "until"]
@@ -106,8 +106,7 @@ class Worker:
         )
         variables = {key: str(value) for key, value in more.items() if key.isupper()}
         # Variables are for the interpreter, which reads them when it starts.
-        module = "workers.main" if variables else WARM_WORKER
-        self.process = Process(module, environment | variables, log)
+        self.process = Process("workers.main", environment | variables, log, warm=not variables)
 
     @property
     def pid(self) -> int:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from chimera.audit.bundle import Entry, decode_line, encode_line, open_bundle
+from chimera.audit.durable import put_in_place
 from chimera.audit.leaf import decode_leaf
 from chimera.settings import Settings
 
@@ -33,12 +34,7 @@ def settle(path: Path) -> bytes:
     with draft.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
         os.fsync(file.fileno())
-    draft.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    put_in_place(draft, path)
     return digest
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import os
 import shutil
 from pathlib import Path
 
+from chimera.audit.durable import put_in_place
 from chimera.audit.note import SigningKey
 from chimera.audit.operations import find_signed
 from chimera.audit.signer import GuardedSigner, Refusal, SigningRefused
@@ -74,9 +74,4 @@ def _create(folder: Path, origin: str) -> None:
         key = SigningKey.generate(origin)
         key.save(draft / _KEY)
         GuardedSigner(key, origin, draft / _STATE).create_state()
-        draft.rename(folder)
-        parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        put_in_place(draft, folder)

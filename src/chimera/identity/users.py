@@ -43,9 +43,8 @@ TAKEN = {
 
 UPDATABLE = ("display_name", "username", "picture_url", "metadata")
 
-GET_USER = sql(
-    User,
-    """
+# in_detail: for the person and for administrators.
+SELECT_USER = """
     SELECT u.id, u.email, u.username, u.display_name, m.role, u.state, u.picture_url, u.last_login_at,
            u.created_at, u.updated_at, u.totp_confirmed_at IS NOT NULL AS has_second_factor, u.deleted_at,
            u.home_org_id IS NOT DISTINCT FROM m.org_id AS is_managed_here,
@@ -60,6 +59,12 @@ GET_USER = sql(
            CASE WHEN %(in_detail)s THEN u.is_superuser END AS is_superuser
       FROM identity.memberships m
       JOIN identity.users u ON u.id = m.user_id
+"""
+
+GET_USER = sql(
+    User,
+    SELECT_USER
+    + """
      WHERE m.org_id = %(org_id)s AND m.user_id = %(user_id)s
        AND (u.deleted_at IS NULL OR %(show_deleted)s)
     """,
@@ -67,21 +72,8 @@ GET_USER = sql(
 
 LIST_USERS = sql(
     User,
-    """
-    SELECT u.id, u.email, u.username, u.display_name, m.role, u.state, u.picture_url, u.last_login_at,
-           u.created_at, u.updated_at, u.totp_confirmed_at IS NOT NULL AS has_second_factor, u.deleted_at,
-           u.home_org_id IS NOT DISTINCT FROM m.org_id AS is_managed_here,
-           to_char(u.updated_at AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS') AS etag,
-           CASE WHEN %(in_detail)s THEN u.preferences END AS preferences,
-           CASE WHEN %(in_detail)s THEN u.metadata END AS metadata,
-           CASE WHEN %(in_detail)s THEN u.email_verified_at END AS email_verified_at,
-           CASE WHEN %(in_detail)s THEN u.locked_until END AS locked_until,
-           CASE WHEN %(in_detail)s THEN u.failed_login_attempts END AS failed_login_attempts,
-           CASE WHEN %(in_detail)s THEN u.password_changed_at END AS password_changed_at,
-           CASE WHEN %(in_detail)s THEN u.erase_at END AS erase_at,
-           CASE WHEN %(in_detail)s THEN u.is_superuser END AS is_superuser
-      FROM identity.memberships m
-      JOIN identity.users u ON u.id = m.user_id
+    SELECT_USER
+    + """
      WHERE m.org_id = %(org_id)s AND (u.deleted_at IS NULL OR %(show_deleted)s)
        AND (%(after)s::uuid IS NULL OR m.user_id < %(after)s::uuid)
      ORDER BY m.user_id DESC

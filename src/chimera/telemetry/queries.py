@@ -86,6 +86,7 @@ async def query_series(
         statements.series(question),
         _params(question, within, POINTS_MAX + 1),
         rows_max=POINTS_MAX + 1,
+        merges_sketches=question.merges_sketches,
     )
     if len(rows) > POINTS_MAX:
         raise Invalid(
@@ -116,6 +117,7 @@ async def query_top(
         statements.top(question, request.order),
         _params(question, within, size),
         rows_max=size,
+        merges_sketches=question.merges_sketches,
     )
     answer = QueryTopResponse(freshness=freshness)
     for row in rows:

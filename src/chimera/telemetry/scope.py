@@ -48,6 +48,11 @@ REPLICA_DELAY: LiteralString = "SELECT max(absolute_delay) FROM system.replicas"
 DELAY_KNOWN_S = 2.0
 ONE: LiteralString = "SELECT dummy FROM system.one"
 FILTERS_KNOWN_S = 300.0
+# The server thinks a second thread worth it from 160,000 rows on; of sketches a few thousand are work.
+IN_PARALLEL = {
+    "merge_tree_min_rows_for_concurrent_read": 1024,
+    "merge_tree_min_bytes_for_concurrent_read": 1_000_000,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,7 @@ class Analytics:
         params: Mapping[str, Any],
         *,
         rows_max: int,
+        merges_sketches: bool = False,
     ) -> list[tuple[Any, ...]]:
         """Rows of a SELECT, with %(org_id)s given.
 
@@ -144,6 +150,7 @@ class Analytics:
             "max_memory_usage": settings.telemetry_query_bytes_max,
             "read_overflow_mode": "throw",
             "timeout_overflow_mode": "throw",
+            **(IN_PARALLEL if merges_sketches else {}),
         }
         async with self.quotas.place(scope.org_id):
             await self._expect_filters(call)

@@ -68,10 +68,8 @@ IDS = ("campaign_id", "user_id")
 IN_SLICES = TelemetryDimension.TELEMETRY_DIMENSION_EVENT_TYPE
 FEWEST = TelemetryDimension.TELEMETRY_DIMENSION_EVENT_CATEGORY
 ALONE = TelemetryDimension.TELEMETRY_DIMENSION_WORKLOAD
-IN_SLICE: tuple[LiteralString, ...] = (
-    "slice",
-    "other",
-)  # columns with the values of its dimensions
+# Columns of slices with the values of their dimensions.
+IN_SLICE: tuple[LiteralString, ...] = ("slice", "other")
 
 # What is counted, always in this order: events, errors, cost, values: count, sum, min, max, percentiles.
 EVENTS_ROLLED: LiteralString = (
@@ -127,6 +125,10 @@ class Question(NamedTuple):
     @property
     def rolled(self) -> Rolled:
         return self.step.metrics if self.metric else self.step.events
+
+    @property
+    def merges_sketches(self) -> bool:
+        return self.with_percentiles and not self.is_exact
 
     @property
     def sliced_by(self) -> tuple[int, ...]:

@@ -59,8 +59,21 @@ async def test_every_filter_finds_its_events(acme: Organisation, log: Log) -> No
         {"severity": "error"}, {"outcome": "denied"}, {"ip_address": "2001:db8::7"},
         {"session_id": odd.caller.session_id}, {"entity_id": "odd"},
         {"severity": "error", "outcome": "denied", "since": before, "until": after},
+        {"entity_id": "odd", "since": datetime.min.replace(tzinfo=UTC),
+         "until": datetime.max.replace(tzinfo=UTC)},
     ):  # fmt: skip
         assert await found(acme.admin, **filters) == ["odd"], filters
+    [event] = (await acme.admin.audit.ListAuditEvents(entity_id="odd")).events
+    moment = event.occurred_at.ToDatetime(UTC)
+    just = {"since": moment, "until": moment + timedelta(microseconds=1)}
+    assert await found(acme.admin, **just, entity_id="odd") == ["odd"]
+    [(is_down,)] = log.ask(
+        "SELECT ops.uuid_floor('2026-11-21 00:00:00.0009Z') = ops.uuid_floor('2026-11-21 00:00:00Z')"
+    )
+    assert is_down
+    for name, value in (("severity", "Error"), ("outcome", "ok"), ("kind", "audit")):
+        with pytest.raises(Refused, match="is one of"):
+            await found(acme.admin, **{name: value})
     assert await found(acme.admin, **mine, until=before) == []
     assert await found(acme.admin, **mine, since=after) == []
 
