@@ -57,13 +57,10 @@ def settle_memory() -> None:
 
 class _Connections(ConnectionPool):
     """redis-py looks whether a connection can be read before it hands it out, by a read that it gives
-    up at once: as much work as a command. The stream knows as well whether the other side has hung up,
-    or has sent what nobody asked for: an answer that belongs to somebody else."""
+    up at once: as much work as a command. Whose other side has hung up is found out by the command
+    itself, which is then tried again; what was broken off in the middle redis-py has closed."""
 
     async def ensure_connection(self, connection: Any) -> None:
-        reader = connection._reader
-        if connection.is_connected and (reader.at_eof() or reader._buffer):
-            await connection.disconnect()
         await connection.connect()
 
 
