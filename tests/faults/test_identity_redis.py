@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from chimera.core import open_redis
 from chimera.embedded.stack import Stack
 from tests.support.world import PASSWORD, Refused, World
 
@@ -42,14 +41,3 @@ async def test_guessing_is_still_slowed_without_redis(without_redis: World) -> N
     with pytest.raises(Refused) as refused:
         await world.nobody().identity.Login(login="admin-acme", password=PASSWORD)
     assert refused.value.reason == "RATE_LIMITED"
-
-
-async def test_redis_that_came_back_counts_at_once(world: World, running_stack: Stack) -> None:
-    """The connections that were open before are found to be closed when they are next wanted."""
-    await world.organisation("acme")
-    running_stack.kill("redis")
-    running_stack.restart("redis")
-    await world.log_in("admin-acme")
-    redis = open_redis(world.settings)
-    assert await redis.keys("chimera:limit:login:*")
-    await redis.aclose()
