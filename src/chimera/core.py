@@ -57,10 +57,12 @@ def settle_memory() -> None:
 
 class _Connections(ConnectionPool):
     """redis-py looks whether a connection can be read before it hands it out, by a read that it gives
-    up at once: as much work as a command. Whose other side has hung up is found out by the command
-    itself, which is then tried again; what was broken off in the middle redis-py has closed."""
+    up at once: as much work as a command. The stream knows as well that the other side has hung up, and
+    what was broken off in the middle redis-py has closed."""
 
     async def ensure_connection(self, connection: Any) -> None:
+        if connection.is_connected and connection._reader.at_eof():
+            await connection.disconnect()
         await connection.connect()
 
 
