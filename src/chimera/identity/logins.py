@@ -264,10 +264,12 @@ class Logins:
                 platform=facts["device_platform"],
             )
             async with self.db.begin(own) as tx:
+                # The token first, whatever the code is: two who hold it would wait for each other.
+                if proof is not None:
+                    await spend_token(tx, token, "login")
                 if proof is None or not await spend_proof(tx, proof):
                     await attempt.failed()
                     raise Unauthenticated("CODE_INVALID", "This code is wrong, or was used before.")
-                await spend_token(tx, token, "login")
                 session = await open_session(
                     tx,
                     self.settings,
