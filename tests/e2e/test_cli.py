@@ -322,7 +322,7 @@ def test_what_a_person_is_told_when_it_goes_wrong(up: Up, tmp_path: Path) -> Non
     refused(up.run("campaign", "watch", nobody), 1, "RUN_NOT_FOUND")
     refused(up.run("campaign", "run", str(tmp_path / "none.yaml")), 2, "No such file")
     unknown = plan_file(tmp_path, "unknown target", "assistant/guard-wise")
-    refused(up.run("campaign", "run", unknown), 2, "known targets: assistant/guard-decoding")
+    refused(up.run("campaign", "run", unknown), 2, "known targets: assistant/attacker-steps")
     launched(up, tmp_path, "taken")
     refused(up.run("campaign", "run", plan_file(tmp_path, "taken")), 1, "choose another --name")
 
