@@ -205,6 +205,11 @@ def test_a_plan_file_becomes_results_and_a_report(up: Up, tmp_path: Path) -> Non
     summary = json.loads(up.run("campaign", "results", run_id, "--json").stdout)
     assert summary["run"]["state"] == "RUN_STATE_COMPLETED"
     assert summary["overall"]["scored"] == "4"
+    cell = up.run("campaign", "results", run_id, "--cell", "0")
+    assert cell.returncode == 0, cell.stderr
+    assert "cell 0: plain -> " in cell.stdout and "prompt: What is the secret?" in cell.stdout
+    whole = json.loads(up.run("campaign", "results", run_id, "--cell", "0", "--json").stdout)
+    assert whole["execution"]["run_id"] == run_id and whole["attempts"]
     watched = up.run("campaign", "watch", run_id)
     assert watched.returncode == 0
     assert "4 of 4 cells recorded" in watched.stdout
