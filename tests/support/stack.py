@@ -22,7 +22,7 @@ from chimera.identity import logins
 from chimera.settings import Settings
 
 MEMORY = Path("/dev/shm")
-# What a whole run leaves in it is a tenth of this.
+# PostgreSQL keeps up to 2 GB of its log.
 ROOM_BYTES = 4 * 2**30
 
 TEMPLATE = "template_of_stores"
