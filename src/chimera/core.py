@@ -21,6 +21,7 @@ from chimera.keyring import follow_versions, keep_following, load_keys, open_mas
 from chimera.paging import Pages
 from chimera.pools import Database
 from chimera.providers.vault import MasterKeys
+from chimera.replica import Replica
 from chimera.row_seals import RowSeals
 from chimera.settings import Settings
 
@@ -35,7 +36,7 @@ class Core:
 
     settings: Settings
     db: Database
-    replica: Database
+    replica: Replica
     redis: Redis
     pages: Pages
     master: MasterKeys
@@ -98,32 +99,37 @@ def _pool(settings: Settings, url: str) -> Database:
 async def open_core(settings: Settings, role: str) -> AsyncIterator[Core]:
     """Everything open; closed in reverse order."""
     db = open_database(settings, role)
-    replica_url = settings.replica_url() if role == "app" else ""
-    replica = _pool(settings, replica_url) if replica_url else db
+    standby_url = settings.replica_url() if role == "app" else ""
+    standby = _pool(settings, standby_url) if standby_url else None
+    replica = Replica(db, standby, settings.replica_behind_s_max)
     redis = open_redis(settings)
     write_url = settings.clickhouse_url.get_secret_value()
     clickhouse = ClickHouse(write_url)
     analytics = ClickHouse(settings.clickhouse_read_url.get_secret_value() or write_url)
     await db.open()
     try:
-        if replica is not db:
-            await replica.open(wait=False)
+        if standby is not None:
+            await standby.open(wait=False)
         master = await asyncio.to_thread(open_master_keys, settings)
         await follow_versions(db, master)
         keys = await load_keys(db, master, "page-token")
         row_seals = RowSeals(await load_keys(db, master, "row-secrets"))
-        following = asyncio.create_task(keep_following(db, master))
+        following = [
+            asyncio.create_task(keep_following(db, master)),
+            asyncio.create_task(replica.follow()),
+        ]
         try:
             pages = Pages(keys[-1])
             yield Core(
                 settings, db, replica, redis, pages, master, row_seals, clickhouse, analytics
             )
         finally:
-            await cancelled(following)
+            for task in following:
+                await cancelled(task)
     finally:
         await analytics.close()
         await clickhouse.close()
         await redis.aclose()
-        await replica.close()
-        if replica is not db:
-            await db.close()
+        if standby is not None:
+            await standby.close()
+        await db.close()

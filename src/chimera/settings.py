@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     upkeep_database_url: SecretStr = SecretStr("")
     # A hot standby that analytics read; its login may take the role chimera_app. Empty: the database.
     replica_database_url: SecretStr = SecretStr("")
+    replica_behind_s_max: float = Field(30.0, gt=0)  # further behind it is not read
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     clickhouse_url: SecretStr = SecretStr("")
 

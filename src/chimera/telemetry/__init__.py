@@ -8,7 +8,8 @@ On:  drain.py (frozen groups, one token each), dead_letters.py, reconcile.py (co
      sent anew), rollups.py (made anew from the events).
 Out: scope.py (whose events a caller may read, enforced below any statement; limits), quotas.py (what an
      organisation may take), statements.py (which roll-up answers what), queries.py (series, rankings),
-     listing.py, activity.py, summaries.py, freshness.py, tail.py (live).
+     listing.py, activity.py, summaries.py (in PostgreSQL, read from a standby where there is one),
+     freshness.py, tail.py (live).
 
 What must stay true:
 * accepted = stored + dead-lettered + waiting, at every moment, per organisation.

@@ -9,6 +9,7 @@ from chimera.call import NOBODY, Call
 from chimera.db import sql
 from chimera.paging import Pages
 from chimera.pools import Database
+from chimera.replica import Replica
 from chimera.telemetry import statements
 from chimera.telemetry.freshness import read_freshness
 from chimera.telemetry.scope import Analytics, scope_of
@@ -162,7 +163,7 @@ async def list_user_activity(
 
 
 async def list_user_summaries(
-    db: Database, pages: Pages, call: Call, request: ListUserSummariesRequest
+    replica: Replica, pages: Pages, call: Call, request: ListUserSummariesRequest
 ) -> ListUserSummariesResponse:
     """By user id; of the caller alone without TELEMETRY_READ."""
     size, position = pages.page(request)
@@ -172,7 +173,7 @@ async def list_user_summaries(
         if asked and asked != own:
             return ListUserSummariesResponse()
         asked = own
-    async with db.look(call) as tx:
+    async with replica.look(call) as tx:
         rows = await tx.all(
             LIST_USER_SUMMARIES,
             user_id=asked or None,

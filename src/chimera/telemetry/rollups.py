@@ -37,71 +37,61 @@ TIMES: dict[LiteralString, LiteralString] = {
     "user_activity": "day",
 }
 
-# What must be the same on a day in each group, as (table, how many and their fingerprint, of which rows).
-# The values of a metric have none, nor has an activity.
-EVENTS: LiteralString = "sum(events) AS n, sum(fingerprint) AS f"
-POINTS: LiteralString = "sum(points) AS n, 0 AS f"
+# What the events of a day say, by what is compared, as (how many, their fingerprint; the values of a
+# metric have none, nor has an activity). In one pass, for there are many.
+TRUTH: LiteralString = """
+    SELECT d, one.1 AS kind, one.2 AS n, one.3 AS f
+      FROM (SELECT toDate(timestamp) AS d, count() AS events, sum(cityHash64(event_id)) AS prints,
+                   sum(length(metrics.name)) AS points,
+                   countIf(event_type = 'execution.recorded') AS executions,
+                   sumIf(cityHash64(event_id), event_type = 'execution.recorded') AS execution_prints
+              FROM workload_events
+             WHERE org_id = %(org_id)s AND toDate(timestamp) >= toDate(now('UTC')) - 80
+             GROUP BY d)
+     ARRAY JOIN [('events', events, prints), ('points', points, 0),
+                 ('executions', executions, execution_prints), ('activity', events, 0)] AS one
+"""
+# The same of each roll-up, as (table, those numbers, which rows).
+EVENTS: LiteralString = "'events' AS kind, sum(events) AS n, sum(fingerprint) AS f"
+POINTS: LiteralString = "'points' AS kind, sum(points) AS n, 0 AS f"
+EXECUTIONS: LiteralString = "'executions' AS kind, sum(executions) AS n, sum(fingerprint) AS f"
+ACTIVITY: LiteralString = "'activity' AS kind, sum(events) AS n, 0 AS f"
 SINGLE: LiteralString = "dimension = 'event_category'"
 PAIR: LiteralString = "dimension = 'event_category,provider'"
-SAME: tuple[tuple[tuple[LiteralString, LiteralString, LiteralString], ...], ...] = (
-    (
-        ("workload_events", "count() AS n, sum(cityHash64(event_id)) AS f", "1"),
-        ("events_minute", EVENTS, "1"),
-        ("events_hourly", EVENTS, "1"),
-        ("events_daily", EVENTS, "1"),
-        ("event_slices_hourly", EVENTS, SINGLE),
-        ("event_slices_daily", EVENTS, SINGLE),
-        ("event_slices_hourly", EVENTS, PAIR),
-        ("event_slices_daily", EVENTS, PAIR),
-    ),
-    (
-        ("workload_events", "sum(length(metrics.name)) AS n, 0 AS f", "1"),
-        ("metrics_minute", POINTS, "1"),
-        ("metrics_hourly", POINTS, "1"),
-        ("metrics_daily", POINTS, "1"),
-        ("metric_slices_hourly", POINTS, SINGLE),
-        ("metric_slices_daily", POINTS, SINGLE),
-        ("metric_slices_hourly", POINTS, PAIR),
-        ("metric_slices_daily", POINTS, PAIR),
-    ),
-    (
-        (
-            "workload_events",
-            "count() AS n, sum(cityHash64(event_id)) AS f",
-            "event_type = 'execution.recorded'",
-        ),
-        ("executions_hourly", "sum(executions) AS n, sum(fingerprint) AS f", "1"),
-    ),
-    (
-        ("workload_events", "count() AS n, 0 AS f", "1"),
-        ("user_activity", "sum(events) AS n, 0 AS f", "1"),
-    ),
+COMPARED: tuple[tuple[LiteralString, LiteralString, LiteralString], ...] = (
+    ("events_minute", EVENTS, "1"),
+    ("events_hourly", EVENTS, "1"),
+    ("events_daily", EVENTS, "1"),
+    ("event_slices_hourly", EVENTS, SINGLE),
+    ("event_slices_daily", EVENTS, SINGLE),
+    ("event_slices_hourly", EVENTS, PAIR),
+    ("event_slices_daily", EVENTS, PAIR),
+    ("metrics_minute", POINTS, "1"),
+    ("metrics_hourly", POINTS, "1"),
+    ("metrics_daily", POINTS, "1"),
+    ("metric_slices_hourly", POINTS, SINGLE),
+    ("metric_slices_daily", POINTS, SINGLE),
+    ("metric_slices_hourly", POINTS, PAIR),
+    ("metric_slices_daily", POINTS, PAIR),
+    ("executions_hourly", EXECUTIONS, "1"),
+    ("user_activity", ACTIVITY, "1"),
 )
 
 
-def _time_of(table: LiteralString) -> LiteralString:
-    return TIMES.get(table, "timestamp")
-
-
-def _differing(
-    same: tuple[tuple[LiteralString, LiteralString, LiteralString], ...],
-) -> LiteralString:
-    """SELECT of the days on which one of them differs, or has no row where another has."""
-    days: list[LiteralString] = [
-        f"SELECT toDate({_time_of(table)}) AS d, {numbers} FROM {table}"  # noqa: S608 - names from above
-        f" WHERE org_id = %(org_id)s AND {rows}"
-        f" AND toDate({_time_of(table)}) >= toDate(now('UTC')) - 80 GROUP BY d"
-        for table, numbers, rows in same
-    ]
-    together = " UNION ALL ".join(days)
+def _rolled(table: LiteralString, numbers: LiteralString, rows: LiteralString) -> LiteralString:
     return (
-        f"SELECT d FROM ({together}) WHERE n > 0 GROUP BY d"  # noqa: S608 - names from above
-        f" HAVING uniqExact((n, f)) > 1 OR count() < {len(same)}"
+        f"SELECT toDate({TIMES[table]}) AS d, {numbers} FROM {table}"  # noqa: S608 - names from above
+        f" WHERE org_id = %(org_id)s AND {rows}"
+        f" AND toDate({TIMES[table]}) >= toDate(now('UTC')) - 80 GROUP BY d"
     )
 
 
+# Days on which one of them differs, or one has no row: sources of each kind are its roll-ups and the truth.
 DIFFERING_DAYS: LiteralString = (
-    "SELECT DISTINCT d FROM (" + " UNION ALL ".join(map(_differing, SAME)) + ") ORDER BY d"  # noqa: S608 - names from above
+    "SELECT DISTINCT d FROM (SELECT d, kind FROM ("  # noqa: S608 - names from above
+    + " UNION ALL ".join([TRUTH, *(_rolled(*one) for one in COMPARED)])
+    + ") WHERE n > 0 GROUP BY d, kind HAVING uniqExact((n, f)) > 1"
+    + " OR count() < multiIf(kind IN ('events', 'points'), 8, 2)) ORDER BY d"
 )
 
 VIEW: LiteralString = """
