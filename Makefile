@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP) ## Make the environment in .venv
 
-demo: $(STAMP) ## Run a real campaign on the embedded stack, verify it, and stop everything
+demo: $(STAMP) ## Run real campaigns on the embedded stack, verify them, and stop everything
 	$(BIN)/chimera demo
 
 test: $(STAMP) ## Run the whole test suite on the embedded stack

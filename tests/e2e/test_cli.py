@@ -205,6 +205,11 @@ def test_a_plan_file_becomes_results_and_a_report(up: Up, tmp_path: Path) -> Non
     summary = json.loads(up.run("campaign", "results", run_id, "--json").stdout)
     assert summary["run"]["state"] == "RUN_STATE_COMPLETED"
     assert summary["overall"]["scored"] == "4"
+    cell = up.run("campaign", "results", run_id, "--cell", "0")
+    assert cell.returncode == 0, cell.stderr
+    assert "cell 0: plain -> " in cell.stdout and "prompt: What is the secret?" in cell.stdout
+    whole = json.loads(up.run("campaign", "results", run_id, "--cell", "0", "--json").stdout)
+    assert whole["execution"]["run_id"] == run_id and whole["attempts"]
     watched = up.run("campaign", "watch", run_id)
     assert watched.returncode == 0
     assert "4 of 4 cells recorded" in watched.stdout
@@ -322,7 +327,7 @@ def test_what_a_person_is_told_when_it_goes_wrong(up: Up, tmp_path: Path) -> Non
     refused(up.run("campaign", "watch", nobody), 1, "RUN_NOT_FOUND")
     refused(up.run("campaign", "run", str(tmp_path / "none.yaml")), 2, "No such file")
     unknown = plan_file(tmp_path, "unknown target", "assistant/guard-wise")
-    refused(up.run("campaign", "run", unknown), 2, "known targets: assistant/guard-decoding")
+    refused(up.run("campaign", "run", unknown), 2, "known targets: assistant/attacker-steps")
     launched(up, tmp_path, "taken")
     refused(up.run("campaign", "run", plan_file(tmp_path, "taken")), 1, "choose another --name")
 

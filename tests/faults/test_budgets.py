@@ -77,7 +77,9 @@ async def test_many_workers_share_one_small_budget(stage: Stage) -> None:
         await waiting(stage, run.id)
     assert await watchman.content() > 10
     arrived = [(await stage.assistant.arrived(run.id)).total() for run in runs]
-    assert sum(arrived) == 150
+    # What a worker lost its lease over is booked, whether or not it had gone out.
+    unknown = [len(await stage.books.attempts(run.id, "unknown")) for run in runs]
+    assert 150 - sum(unknown) <= sum(arrived) <= 150
     rows = await stage.books.rows("SELECT * FROM accounting.windows WHERE period = 'daily'")
     assert [(row["requests_settled"], row["requests_held"]) for row in rows] == [(150, 0)]
     for run in runs:

@@ -7,16 +7,16 @@ checkpoints name nobody and are read by all.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
 from typing import Any
 
 from chimera.audit import merkle
-from chimera.audit.leaf import Kind
+from chimera.audit.leaf import Kind, Outcome, Severity
 from chimera.audit.merkle import Node, NodeAt
 from chimera.audit.recording import record
 from chimera.db import Tx, sql
-from chimera.faults import Invalid, NotFound, NotReady
+from chimera.faults import Invalid, NotFound, NotReady, Violation
 from chimera.paging import ANSWER_BYTES, Pages, rows_that_fit
 from chimera.v1.audit_pb2 import (
     AuditEvent,
@@ -61,13 +61,26 @@ _FILTERS = (
 )  # fmt: skip
 
 
+# Filters with a closed set of values: a misspelled one would find nothing, and look like an answer.
+CLOSED = {"kind": Kind, "severity": Severity, "outcome": Outcome}
+
+
+def check_closed(filters: Mapping[str, str]) -> None:
+    """Raises Invalid(FIELD_INVALID)."""
+    for name, value in filters.items():
+        if value and name in CLOSED and value not in tuple(CLOSED[name]):
+            violation = Violation(name, f"is one of {', '.join(CLOSED[name])}", "FIELD_INVALID")
+            raise Invalid("FIELD_INVALID", f"{name}: {violation.message}", violations=[violation])
+
+
 async def list_audit_events(
     tx: Tx, pages: Pages, request: ListAuditEventsRequest
 ) -> tuple[list[AuditEvent], str]:
     """A page of sealed events, newest first, and the token of the next one. That somebody reads is
-    an event as well, once a search."""
+    an event as well, once a search. Raises Invalid(FIELD_INVALID)."""
     size, after = pages.page(request)
     filters = {name: getattr(request, name) for name in _FILTERS}
+    check_closed(filters)
     if after is None:
         # Words and addresses may be of a person who is erased one day: only that they were given.
         asked = {

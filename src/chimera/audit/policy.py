@@ -75,6 +75,8 @@ class Policy:
         for number, key in enumerate(keys):
             if key.kind is KeyKind.COSIGNATURE:
                 policy.witnesses[str(number)] = WitnessEntry(str(number), key)
+        if needed < 0:
+            raise PolicyError("a quorum is no less than 0")
         if needed > len(policy.witnesses):
             raise PolicyError(f"{needed} witnesses are asked for and {len(policy.witnesses)} given")
         if needed:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from chimera.audit.leaf import Kind
-from chimera.audit.operations import LOG_SIZE, event_message, fitting
+from chimera.audit.operations import LOG_SIZE, check_closed, event_message, fitting
 from chimera.audit.recording import record
 from chimera.call import Call
 from chimera.db import Tx, sql
@@ -48,7 +48,8 @@ async def watch_audit_events(
     db: Database, pages: Pages, request: WatchAuditEventsRequest, call: Call
 ) -> AsyncIterator[WatchAuditEventsResponse]:
     """The organisation's events from the cursor on, until the caller leaves; an answer at once and
-    then whenever there is something new. Raises Invalid(CURSOR_INVALID)."""
+    then whenever there is something new. Raises Invalid(CURSOR_INVALID, FIELD_INVALID)."""
+    check_closed({"severity": request.severity})
     async with db.begin(call) as tx:
         record(tx, "audit.watch", "audit_log", call.caller.org_id, kind=Kind.ACCESS)
         at = await _position(tx, pages, request)

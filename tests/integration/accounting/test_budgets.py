@@ -212,7 +212,8 @@ async def test_the_day_turns(stage: Stage) -> None:
 
 
 async def test_a_hold_of_yesterday_settles_there(stage: Stage) -> None:
-    """Calls are in the air when the day turns: what they held is given back to yesterday."""
+    """Calls are in the air when the day turns: what they held is given back to yesterday. A budget that
+    is set only then knows of both days, and tells nobody of yesterday."""
     plan = await stage.plan(rows=8, concurrency=4, techniques=["plain"])
     await limit(stage.olivia, ORGANISATION, DAILY, requests=100)
     await stage.assistant.fault({"kind": "latency", "ms": 1500})
@@ -236,7 +237,16 @@ async def test_a_hold_of_yesterday_settles_there(stage: Stage) -> None:
     assert sum(row["requests_settled"] for row in rows) == 8
     assert rows[0]["requests_settled"] >= 4
     assert [row["requests_held"] for row in rows] == [0] * len(rows)
+    await limit(stage.olivia, USER, DAILY, requests=1)
     await recount(stage)
+    mine = await stage.books.rows(
+        "SELECT window_start::text, requests_settled FROM accounting.windows"
+        " WHERE scope_kind = 'user' ORDER BY window_start"
+    )
+    assert mine[0]["requests_settled"] == rows[0]["requests_settled"]
+    assert len(mine) == 2
+    told = (await stage.olivia.alerts.ListAlerts()).alerts
+    assert mine[0]["window_start"] not in {alert.window_start for alert in told}
 
 
 async def test_a_spent_key_does_not_stop_the_others(stage: Stage) -> None:

@@ -71,6 +71,9 @@ async def test_every_filter_finds_its_events(acme: Organisation, log: Log) -> No
         "SELECT ops.uuid_floor('2026-11-21 00:00:00.0009Z') = ops.uuid_floor('2026-11-21 00:00:00Z')"
     )
     assert is_down
+    for name, value in (("severity", "Error"), ("outcome", "ok"), ("kind", "audit")):
+        with pytest.raises(Refused, match="is one of"):
+            await found(acme.admin, **{name: value})
     assert await found(acme.admin, **mine, until=before) == []
     assert await found(acme.admin, **mine, since=after) == []
 

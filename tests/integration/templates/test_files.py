@@ -19,6 +19,7 @@ from chimera.templates.importing import parsed
 from chimera.templates.promptfoo import read_promptfoo
 from chimera.v1.campaigns_pb2 import CampaignPlan
 from chimera.v1.templates_pb2 import ImportFormat, ImportOutcome
+from tests.support.datasets import fill_file
 from tests.support.library import HELLO, ask, new_template, told, user_says
 from tests.support.world import Person, World
 
@@ -271,6 +272,21 @@ async def test_a_promptfoo_configuration_becomes_templates_rows_and_scorers(worl
         plan = CampaignPlan()
         fill(plan.scorer, scorer)
         await olivia.campaigns.CreateCampaign(name=str(id(scorer)), plan=plan)
+    # Exported again, by another organisation's importer read back, it is what it was.
+    gus = await (await world.organisation("globex")).person("gus")
+    for format in (YAML, JSONL):
+        documents = await exported(olivia, format)
+        answers = await imported(gus, documents, format)
+        assert {a.title for a in answers} == {t.title for t in made.templates}
+        assert without_ids(await exported(gus, format), format) == without_ids(documents, format)
+    for format in ("DATASET_FORMAT_YAML", "DATASET_FORMAT_JSONL", "DATASET_FORMAT_CSV"):
+        pieces = olivia.datasets.ExportDataset(dataset_id=made.dataset_id, format=format)
+        content = b"".join([piece.content async for piece in pieces])
+        theirs = await gus.datasets.CreateDataset(name=format)
+        await fill_file(gus, theirs.dataset.id, content, format)
+        again = await gus.datasets.ListDatasetRows(dataset_id=theirs.dataset.id)
+        assert [dict(row.values) for row in again.rows] == [dict(row.values) for row in rows]
+
     left = {(u.place, u.what) for u in made.unmapped}
     assert ("providers", "providers") in left
     assert ("prompts[2]", "file://prompts/long.txt") in left

@@ -41,7 +41,6 @@ def test_a_packed_bundle_has_the_same_exit_codes(
     "wrong",
     [
         ["--quorum", "many"],
-        ["--quorum", "-1", "--bundle", "x", "--key", "x"],
         ["--nonsense"],
         ["--bundle", "/"],
         ["what"],

@@ -53,8 +53,9 @@ def test_n_of_the_given_keys() -> None:
     policy = Policy.n_of([LOG, *W[:3]], 2)
     assert policy.is_met(W[1:3]) and not policy.is_met([LOG, W[0]])
     assert Policy.n_of([LOG], 0).is_met([])
-    with pytest.raises(PolicyError):
-        Policy.n_of([LOG, W[0]], 2)
+    for needed in (2, -1):
+        with pytest.raises(PolicyError):
+            Policy.n_of([LOG, W[0]], needed)
 
 
 NO_POLICIES = [
