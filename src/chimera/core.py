@@ -57,12 +57,11 @@ def settle_memory() -> None:
 
 class _Connections(ConnectionPool):
     """redis-py looks whether a connection can be read before it hands it out, by a read that it gives
-    up at once: as much work as a command. The stream knows as well whether the other side has hung up,
-    or has sent what nobody asked for: an answer that belongs to somebody else."""
+    up at once: as much work as a command. The stream knows as well that the other side has hung up, and
+    what was broken off in the middle redis-py has closed."""
 
     async def ensure_connection(self, connection: Any) -> None:
-        reader = connection._reader
-        if connection.is_connected and (reader.at_eof() or reader._buffer):
+        if connection.is_connected and connection._reader.at_eof():
             await connection.disconnect()
         await connection.connect()
 

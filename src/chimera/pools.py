@@ -160,7 +160,7 @@ class Database:
         """For reading only: each statement is a read-only transaction of its own, as the caller.
 
         Setting the caller and the statement travel together (a pipeline up to its Sync is one
-        implicit transaction), so a statement costs one round trip where `begin` needs three.
+        implicit transaction), so a statement costs one round trip where `begin` needs two.
         """
         connection = await self._connection()
         try:

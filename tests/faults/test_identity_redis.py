@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
+from chimera.core import open_redis
 from chimera.embedded.stack import Stack
+from chimera.settings import Settings
 from tests.support.world import PASSWORD, Refused, World
 
 
@@ -41,3 +44,15 @@ async def test_guessing_is_still_slowed_without_redis(without_redis: World) -> N
     with pytest.raises(Refused) as refused:
         await world.nobody().identity.Login(login="admin-acme", password=PASSWORD)
     assert refused.value.reason == "RATE_LIMITED"
+
+
+async def test_redis_that_came_back_is_asked_at_once(
+    settings: Settings, running_stack: Stack
+) -> None:
+    """Connections from before are found to be closed when they are next wanted."""
+    redis = open_redis(settings)
+    await asyncio.gather(*(redis.get("nothing") for _ in range(3)))
+    await asyncio.to_thread(running_stack.kill, "redis")
+    await asyncio.to_thread(running_stack.restart, "redis")
+    assert [await redis.get("nothing") for _ in range(4)] == [None] * 4
+    await redis.aclose()

@@ -94,7 +94,7 @@ async def test_every_failure_does_the_same_work(
             "UPDATE identity.users SET state = 'disabled' WHERE id = %s", [disabled.user_id]
         )
     done: list[str] = []
-    send, verify = Tx._send, passwords.is_password
+    send, verify = Tx._send, passwords._verify
 
     async def noted(tx: Tx, statements: list[Asked], *more: Any) -> Any:
         if tx.call.method.startswith("/chimera"):  # not the readiness probe
@@ -106,7 +106,7 @@ async def test_every_failure_does_the_same_work(
         return verify(stored, password)
 
     monkeypatch.setattr(Tx, "_send", noted)
-    monkeypatch.setattr(passwords, "is_password", hashed)
+    monkeypatch.setattr(passwords, "_verify", hashed)
     works = []
     for login, password in [
         ("nobody", PASSWORD),
