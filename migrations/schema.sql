@@ -197,6 +197,16 @@ END $$;
 
 ALTER FUNCTION audit.find_events(words text, after_id uuid, of_action text, of_entity text, of_entity_id text, of_actor uuid, of_kind text, of_severity text, of_outcome text, of_ip text, of_session text, since timestamp with time zone, until timestamp with time zone, size integer) OWNER TO chimera_lookup;
 
+CREATE FUNCTION audit.first_words(fields jsonb) RETURNS tsvector
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $_$
+    SELECT to_tsvector('simple'::regconfig,
+                       COALESCE(left(string_agg(left(v #>> '{}', 100000), ' '), 100000), ''))
+      FROM jsonb_path_query(fields, '$[*].value') AS v
+$_$;
+
+ALTER FUNCTION audit.first_words(fields jsonb) OWNER TO chimera_owner;
+
 CREATE FUNCTION audit.is_erased(before jsonb, after jsonb) RETURNS boolean
     LANGUAGE sql IMMUTABLE
     AS $$
@@ -257,13 +267,8 @@ ALTER FUNCTION audit.refuse() OWNER TO chimera_owner;
 CREATE FUNCTION audit.words(fields jsonb) RETURNS tsvector
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $_$
-    SELECT CASE
-        WHEN octet_length(fields::text) <= 250000
-        THEN jsonb_to_tsvector('simple'::regconfig, jsonb_path_query_array(fields, '$[*].value'), '["string"]')
-        ELSE to_tsvector('simple'::regconfig,
-                         (SELECT COALESCE(left(string_agg(left(v #>> '{}', 100000), ' '), 100000), '')
-                            FROM jsonb_path_query(fields, '$[*].value') AS v))
-    END
+    SELECT CASE WHEN octet_length(fields::text) > 250000 THEN audit.first_words(fields)
+           ELSE jsonb_to_tsvector('simple'::regconfig, jsonb_path_query_array(fields, '$[*].value'), '["string"]') END
 $_$;
 
 ALTER FUNCTION audit.words(fields jsonb) OWNER TO chimera_owner;

@@ -16,8 +16,9 @@ Contexts, each a package with the same few files (service.py, operations, one mo
 
 Shared machinery: settings, server, gate (around every RPC) with watching (open streams) and status
 (faults on the wire), call (who is calling), db (statements, transactions), pools (where transactions
-come from), replica (where analytics read), idempotency (requests sent again), roundtrip (reads in one message), rows (rows are
-messages), validation, paging, outbox and doorbell (work after commit), keyring, limits, faults.
+come from), replica (where analytics read), idempotency (requests sent again), roundtrip (reads in one
+message), rows (rows are messages), validation, paging, outbox and doorbell (work after commit),
+keyring, limits, faults.
 
 Arrows: service -> operations -> db; workers.tasks -> operations; a context calls another's operations,
 never its service or its tables. Start reading at gate.py, then campaigns/launching.py, then

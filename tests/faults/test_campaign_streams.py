@@ -14,7 +14,12 @@ import orjson
 import pytest
 from aiohttp import web
 
+from chimera.v1.budgets_pb2 import BudgetPeriod, BudgetScope, BudgetScopeKind
+from tests.support.accounting import limit, recount
 from tests.support.workers import Stage, until
+
+ORGANISATION = BudgetScope(kind=BudgetScopeKind.BUDGET_SCOPE_KIND_ORGANISATION)
+DAILY = BudgetPeriod.BUDGET_PERIOD_DAILY
 
 STATED = Decimal("0.000013")  # 5 tokens in at 0.5 $, 7 out at 1.5 $, per million
 
@@ -33,12 +38,14 @@ class Provider:
 
     def __init__(self) -> None:
         self.calls: Counter[int] = Counter()
+        self.keys: Counter[str] = Counter()
         self.port = 0
         self.hangs_for_ever = False
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         assert body["stream"]
+        self.keys[request.headers.get("Authorization", "")] += 1
         found = re.search(r"Variant (\d)", body["messages"][-1]["content"])
         number = int(found[1]) if found else 0
         self.calls[number] += 1
@@ -80,7 +87,7 @@ async def streamed(stage: Stage, provider: Provider, timeout_s: int) -> Any:
         provider={
             "url": f"http://127.0.0.1:{provider.port}",
             "timeout_s": timeout_s,
-            "default_config": {"stream": True},
+            "default_config": {"stream": True, "keyless": True},
         },
     )
 
@@ -89,13 +96,18 @@ async def test_broken_streams_are_charged_by_what_was_stated(
     stage: Stage, provider: Provider
 ) -> None:
     """Cut or timed out after the usage was stated: by that usage. Before: at the worst. All are tried
-    again, and the books agree to the last decimal."""
+    again, and the books agree to the last decimal. The server asks for no key, and gets none."""
     plan = await streamed(stage, provider, timeout_s=1)
+    (key,) = (await stage.olivia.providers.ListProviderKeys()).provider_keys
+    await stage.olivia.providers.DeleteProviderKey(provider_key_id=key.id)
+    await limit(stage.olivia, ORGANISATION, DAILY, requests=100, cost="1")
     stage.worker()
     run = await stage.launched(plan)
     over = await stage.over(run.id)
     assert over.counts.scored == 5
     await stage.books.check(run.id, cells=5)
+    assert provider.keys == {"": 9}
+    await recount(stage)
     attempts = await stage.books.attempts(run.id)
     first, second = (
         {a["cell_no"]: a for a in attempts if a["attempt_no"] == number} for number in (1, 2)

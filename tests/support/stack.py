@@ -18,10 +18,11 @@ from psycopg import sql
 
 from chimera import migrate
 from chimera.embedded.stack import Stack, StackUrls
+from chimera.identity import logins
 from chimera.settings import Settings
 
 MEMORY = Path("/dev/shm")
-# What a whole run leaves in it is a tenth of this.
+# PostgreSQL keeps up to 2 GB of its log.
 ROOM_BYTES = 4 * 2**30
 
 TEMPLATE = "template_of_stores"
@@ -139,8 +140,10 @@ def clickhouse_url(stack: StackUrls, store_statements: list[str]) -> Iterator[st
 
 
 @pytest.fixture
-def hashing() -> dict[str, int]:
-    """What Argon2 costs: next to nothing. Tests that are about it leave it as it is shipped."""
+def hashing(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """What Argon2 costs: next to nothing, and logins wait no longer than they take. Tests that are
+    about it leave it as it is shipped."""
+    monkeypatch.setattr(logins, "STEP_S", 0.001)
     return dict(QUICK_HASHING)
 
 

@@ -53,7 +53,9 @@ QUERY_USAGE = sql(
                     THEN COALESCE((SELECT rp.technique_names[n.technique_no + 1]
                                      FROM campaigns.run_plans rp WHERE rp.run_id = n.run_id), '')
                     ELSE '' END AS technique,
-               CASE WHEN 'provider_key' = ANY(%(by)s) THEN n.provider_key_id::text ELSE '' END AS provider_key_id,
+               CASE WHEN 'provider_key' = ANY(%(by)s)
+                    THEN COALESCE(NULLIF(n.provider_key_id::text, '00000000-0000-0000-0000-000000000000'), '')
+                    ELSE '' END AS provider_key_id,
                CASE WHEN 'api_key' = ANY(%(by)s) THEN COALESCE(n.api_key_id::text, '') ELSE '' END AS api_key_id,
                sum(requests)::bigint AS requests, sum(input_tokens)::bigint AS input_tokens,
                sum(output_tokens)::bigint AS output_tokens, sum(cost) AS cost_usd,

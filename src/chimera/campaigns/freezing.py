@@ -28,6 +28,7 @@ from chimera.providers.keys import check_host
 from chimera.providers.owned_keys import find_default_key, get_key
 from chimera.providers.pricing import prices_json
 from chimera.providers.routes import fallback_causes, get_route
+from chimera.providers.targets import Target as ModelTarget
 from chimera.providers.targets import get_target
 from chimera.row_seals import RowSeals, Seals, is_sealed
 from chimera.rows import enum_text, struct_dict
@@ -39,6 +40,7 @@ from chimera.templates.values import RenderError
 from chimera.templates.versions import get_version
 from chimera.v1.campaigns_pb2 import CampaignPlan, PromptSource, Target
 from chimera.v1.datasets_pb2 import DatasetVersion
+from chimera.v1.providers_pb2 import ProviderKey
 from chimera.v1.templates_pb2 import TemplateVersion
 
 OUTPUT_TOKENS_DEFAULT = 256
@@ -319,20 +321,14 @@ async def _target_facts(tx: Tx, model_id: str, key_id: str, tokens: int) -> dict
             ],
         )
     key = await get_key(tx, key_id) if key_id else await find_default_key(tx, target.provider_id)
-    if key is None:
+    if key is None and not target.default_config.get("keyless"):
         raise NotReady(
             "PROVIDER_KEY_MISSING",
             f"You have no key for the provider {target.provider}; add one with CreateProviderKey.",
             facts={"provider_id": target.provider_id},
         )
-    if key.provider_id != target.provider_id or not key.is_active:
-        # A key must never travel to another provider's address.
-        raise Invalid(
-            "PROVIDER_KEY_NOT_FOUND",
-            f"The key {key.name!r} is not an active key for the provider {target.provider}.",
-            facts={"provider_key_id": key.id, "provider_id": target.provider_id},
-        )
-    await check_host(tx, key.id, target.base_url)
+    if key is not None:
+        await _check_key(tx, key, target)
     return {
         "model_id": target.model_id,
         "model": target.model,
@@ -340,7 +336,7 @@ async def _target_facts(tx: Tx, model_id: str, key_id: str, tokens: int) -> dict
         "provider": target.provider,
         "provider_type": target.provider_type,
         "base_url": target.base_url,
-        "provider_key_id": key.id,
+        "provider_key_id": "" if key is None else key.id,
         "price_version_id": target.price_version_id,
         "prices": prices_json(target.prices),
         "provider_config": target.default_config,
@@ -348,6 +344,17 @@ async def _target_facts(tx: Tx, model_id: str, key_id: str, tokens: int) -> dict
         "requests_per_minute": target.requests_per_minute,
         "tokens_per_minute": target.tokens_per_minute,
     }
+
+
+async def _check_key(tx: Tx, key: ProviderKey, target: ModelTarget) -> None:
+    """A key must never travel to another provider's address, nor to one it was not stored for."""
+    if key.provider_id != target.provider_id or not key.is_active:
+        raise Invalid(
+            "PROVIDER_KEY_NOT_FOUND",
+            f"The key {key.name!r} is not an active key for the provider {target.provider}.",
+            facts={"provider_key_id": key.id, "provider_id": target.provider_id},
+        )
+    await check_host(tx, key.id, target.base_url)
 
 
 async def _route_facts(tx: Tx, target: Target, tokens: int) -> dict[str, Any]:

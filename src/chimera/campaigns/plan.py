@@ -108,7 +108,7 @@ class Model:
     provider: str
     provider_type: str
     base_url: str
-    provider_key_id: str
+    provider_key_id: str  # empty: without one
     price_version_id: str
     prices: Prices
     timeout_s: float

@@ -222,7 +222,8 @@ async def rerun_failed(tx: Tx, request: RerunFailedRequest) -> tuple[Campaign, R
 async def _admit(tx: Tx, campaign: Campaign, plan: RunPlan) -> bool:
     """What a launch asks anew: the plan's keys must be the caller's, its models allowed, and budgets
     must have something left. Whether budgets concern the run."""
-    for key_id, base_url in sorted({(m.provider_key_id, m.base_url) for m in plan.models}):
+    keys = {(m.provider_key_id, m.base_url) for m in plan.models if m.provider_key_id}
+    for key_id, base_url in sorted(keys):
         key = await get_key(tx, key_id)
         if not key.is_active:
             raise NotReady("PROVIDER_KEY_REVOKED", f"The key {key.name!r} is not active any more.")

@@ -209,7 +209,7 @@ async def list_stands(
     tx: Tx,
     models: Sequence[str],
     providers: Sequence[str],
-    keys: Sequence[str],
+    keys: Sequence[str | None],
     *,
     since: datetime | None = None,
 ) -> list[Stand]:

@@ -136,7 +136,8 @@ class TelemetryServiceServicer:
     def RecordEvents(self, request, context):
         """Takes one batch. It is durable when this answers; the same batch_id with the same content again
         is answered as before, with other content it is BATCH_ID_REUSED. Of rows, good ones are taken and
-        bad ones are named; columns are taken whole or refused (EVENT_INVALID). BATCH_TOO_LARGE.
+        bad ones are named; columns are taken whole or refused (EVENT_INVALID, with the column and the
+        first event at fault as `timestamps_ms[17]`). BATCH_TOO_LARGE.
         TELEMETRY_BACKLOG_FULL with RetryInfo when the store is too far behind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -426,6 +426,7 @@ async def test_defaults_and_headers_of_a_provider_travel_along(
         ("openai", {"headers": {"Host": "evil.example"}}, "headers.Host"),
         ("openai", {"headers": {"X-A": "x\r\nHost: evil"}}, "headers.X-A"),
         ("openai", {"api": "tgi"}, "api"),
+        ("openai", {"keyless": True}, "keyless"),
         ("openai", {"stream": "yes"}, "stream"),
         ("custom", {"stream": True, "mapping": {k: v for k, v in MAPPING.items() if k != "stream"}},
          "stream"),

@@ -132,18 +132,13 @@ async def settle_abandoned(core: Core, org_id: str, run_id: str) -> int:
 async def _adapter(
     core: Core, session: aiohttp.ClientSession, lease: Lease, model: Model
 ) -> ChatAdapter | None:
-    try:
-        async with core.db.begin(Call.by_worker("open_key", lease.org_id, seconds=30)) as tx:
-            stored = await take_key(
-                tx,
-                model.provider_key_id,
-                purpose=f"run {lease.run_id}",
-                base_url=model.base_url,
-            )
-        key = await unsealed(core.master, stored)
-    except (NotReady, VaultError) as error:  # any other fault passes, and the run waits
-        log.error("drive.key_unusable", run_id=lease.run_id, error=type(error).__name__)
-        return None
+    key = ""
+    if model.provider_key_id:
+        try:
+            key = await _opened_key(core, lease, model)
+        except (NotReady, VaultError) as error:  # any other fault passes, and the run waits
+            log.error("drive.key_unusable", run_id=lease.run_id, error=type(error).__name__)
+            return None
     return open_adapter(
         model.provider_type,
         session=session,
@@ -152,6 +147,14 @@ async def _adapter(
         response_bytes_max=4 * core.settings.response_bytes_max,
         config=model.provider_config,
     )
+
+
+async def _opened_key(core: Core, lease: Lease, model: Model) -> str:
+    async with core.db.begin(Call.by_worker("open_key", lease.org_id, seconds=30)) as tx:
+        stored = await take_key(
+            tx, model.provider_key_id, purpose=f"run {lease.run_id}", base_url=model.base_url
+        )
+    return await unsealed(core.master, stored)
 
 
 async def pause_for_money(core: Core, run_id: str, campaign_id: str, org_id: str) -> None:

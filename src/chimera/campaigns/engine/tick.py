@@ -426,7 +426,7 @@ async def _exchange(tx: Tx, context: TickContext, report: Report) -> list[Stand]
         tx,
         [model.model_id for model in models],
         [model.provider_id for model in models],
-        [model.provider_key_id for model in models],
+        [model.provider_key_id or None for model in models],
         since=context.launched_at,
     )
 

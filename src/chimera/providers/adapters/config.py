@@ -5,6 +5,7 @@
   "headers": {"OpenAI-Project": "proj_1"},    sent along; nothing secret, and none of ours
   "api": "tgi",                               huggingface: text generation instead of chat
   "embeddings": "openai",                     huggingface: instead of feature extraction
+  "keyless": true,                            local, custom: who has no key may send without one
   "mapping": {...}                            custom: see `mapped`
 }
 """
@@ -61,6 +62,7 @@ _SCHEMA: dict[str, Any] = {
             "additionalProperties": {"type": "string", "minLength": 1, "maxLength": 500},
         },
         "stream": {"type": "boolean"},
+        "keyless": {"type": "boolean"},
         "api": {"enum": ["chat", "tgi"]},
         "embeddings": {"enum": ["feature_extraction", "openai"]},
         "mapping": {
@@ -170,6 +172,8 @@ def read_config(provider_type: str, document: Mapping[str, Any]) -> AdapterConfi
     for name in ("api", "embeddings"):
         if name in document and provider_type != "huggingface":
             raise ConfigError(name, "is for providers of the type huggingface")
+    if "keyless" in document and provider_type not in ("local", "custom"):
+        raise ConfigError("keyless", "is for providers of the types local and custom")
     if "mapping" in document and provider_type != "custom":
         raise ConfigError("mapping", "is for providers of the type custom")
     for name in document.get("parameters", ()):
