@@ -98,7 +98,7 @@ async def is_read(standby: Standby, person: Person) -> bool:
     found = run_sql(
         standby.url,
         "SELECT count(*) FROM pg_stat_activity"
-        " WHERE query LIKE '%%list_user_summaries%%' AND pid <> pg_backend_pid()",
+        " WHERE query LIKE '%%user_summaries%%' AND pid <> pg_backend_pid()",
     )
     return bool(found[0][0])
 
