@@ -385,6 +385,9 @@ async def _ask(running: Installation, rounds: int) -> None:
             filter=EventFilter(event_types=["llm.call"], models=["guard-1"]),
         ),
         "tokens, 7 days by hour": lambda: t.QuerySeries(**within(week), metric="tokens"),
+        "tokens, 30 days by hour, percentiles": lambda: t.QuerySeries(
+            **within(month), metric="tokens", with_percentiles=True
+        ),
         "top workloads by cost, 60 days": lambda: t.QueryTop(
             **within(month * 2), group_by=workload, order=TelemetryOrder.TELEMETRY_ORDER_COST
         ),

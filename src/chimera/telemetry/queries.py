@@ -172,5 +172,7 @@ def _numbers(start_s: int, group: list[str], numbers: tuple[Any, ...]) -> dict[s
             "max": most,
         }
         if percentiles and not isnan(percentiles[0]):  # none of the events is in a sketch
-            values |= zip(("p50", "p90", "p95", "p99"), percentiles, strict=True)
+            # A sketch is off by a share of the value, the extremes are not.
+            for name, value in zip(("p50", "p90", "p95", "p99"), percentiles, strict=True):
+                values[name] = min(max(value, least), most)
     return found

@@ -90,9 +90,9 @@ METRIC_EXACT: LiteralString = (
 )
 # The last of them, by (of a metric, exact).
 PERCENTILES: dict[tuple[bool, bool], LiteralString] = {
-    (False, False): "quantilesTDigestMerge(0.5, 0.9, 0.95, 0.99)(latency_ms_q)",
+    (False, False): "quantilesDDMerge(0.02, 0.5, 0.9, 0.95, 0.99)(latency_ms_sketch)",
     (False, True): "quantilesExactIf(0.5, 0.9, 0.95, 0.99)(latency_ms, latency_ms > 0)",
-    (True, False): "quantilesTDigestMerge(0.5, 0.9, 0.95, 0.99)(value_q)",
+    (True, False): "quantilesDDMerge(0.02, 0.5, 0.9, 0.95, 0.99)(value_sketch)",
     (True, True): "quantilesExact(0.5, 0.9, 0.95, 0.99)(value)",
 }
 NO_PERCENTILES: LiteralString = "emptyArrayFloat64()"
