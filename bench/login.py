@@ -5,7 +5,8 @@
 Counted: the serving process, and apart from it PostgreSQL and Redis. A hundred people sign in from known
 devices, one after the other and eight at a time. The floor is argon2-cffi verifying in a process of its
 own, one after the other, before and after each slice of logins, while nothing else runs; hashes side by
-side take more CPU each, for they share caches and memory. Then: ten logins a second, and how
+side take more CPU each, for they share caches and memory. The same verification takes more as well when
+it comes only every 50 ms, as it does in logins one at a time: caches forget; told as "spaced". Then: ten logins a second, and how
 long they take; 100 people at once, whether all get in, the memory they take, and how long somebody
 else (in a process of its own) waits for GetMe beside them.
 """
@@ -33,9 +34,11 @@ PARALLEL = (1, 8)
 SLICES, SLICE = 10, 16
 # The first ones after a pause find caches cold; they are not the floor.
 RAW_WARM = 4
+# Logins one at a time come so far apart: the next of the steps they take (identity/logins.py).
+PACE_S = 0.05
 SECONDS_QUIET, SECONDS_STEADY, PER_SECOND = 3, 20, 10
 spawn = multiprocessing.get_context("spawn")
-Raw = Callable[[int], float]
+Raw = Callable[[int, float], float]
 
 
 def main(options: list[str]) -> None:
@@ -118,14 +121,17 @@ async def _round(
     """Medians of slices; before and after each slice the floor, for the machine is not equally fast
     from one second to the next."""
     figures: dict[str, list[float]] = {}
-    before = await asyncio.to_thread(raw, SLICE // 2)
+    before = await asyncio.to_thread(raw, SLICE // 2, 0.0)
     for _ in range(SLICES):
         spent = await _cost(running, people, SLICE, parallel)
-        after = await asyncio.to_thread(raw, SLICE // 2)
+        after = await asyncio.to_thread(raw, SLICE // 2, 0.0)
         floor, before = (before + after) / 2, after
         slice_ = {"raw Argon2": floor * 1e3, **{part: spent[part] * 1e3 for part in spent}}
         slice_["server / raw"] = spent["server"] / floor
         slice_["all / raw"] = sum(spent.values()) / floor
+        if parallel == 1:
+            spaced = await asyncio.to_thread(raw, SLICE // 2, PACE_S)
+            slice_ |= {"raw spaced": spaced * 1e3, "server / raw spaced": spent["server"] / spaced}
         for name, value in slice_.items():
             figures.setdefault(name, []).append(value)
     return {name: statistics.median(values) for name, values in figures.items()}
@@ -133,18 +139,19 @@ async def _round(
 
 @contextmanager
 def _floor() -> Iterator[Raw]:
-    """Answers the CPU-seconds of a verification, the mean of so many; in a process of its own."""
+    """Answers the CPU-seconds of a verification, the mean of so many, each so long after the one before
+    began; in a process of its own."""
     here, there = spawn.Pipe()
     child = spawn.Process(target=_verify, args=(there,))
     child.start()
 
-    def raw(calls: int) -> float:
-        here.send(calls)
+    def raw(calls: int, pace_s: float) -> float:
+        here.send((calls, pace_s))
         cost: float = here.recv()
         return cost
 
     yield raw
-    here.send(0)
+    here.send((0, 0.0))
     child.join()
 
 
@@ -160,11 +167,14 @@ def _verify(asked: Connection) -> None:
         hash_len=32,
         type=Type.ID,
     )
-    while calls := asked.recv():
+    while (order := asked.recv())[0]:
+        calls, pace_s = order
         for number in range(calls + RAW_WARM):
+            began = time.monotonic()
             if number == RAW_WARM:
                 started = time.process_time()
             verify_secret(stored, PASSWORD.encode(), Type.ID)
+            time.sleep(max(0.0, began + pace_s - time.monotonic()))
         asked.send((time.process_time() - started) / calls)
 
 

@@ -74,7 +74,6 @@ class _Answers(asyncio.Protocol):
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.is_lost = False
         self._transport: Any = connection._writer.transport
         self._before: Any = self._transport.get_protocol()
         self._reader = hiredis.Reader(replyError=ResponseError, notEnoughData=_NOT_YET)
