@@ -7,6 +7,9 @@ ClickHouse; a backlog that grows says that the rate is too much. burst: in colum
 time, more than the machine may be able to take for long. outage: the column store is away for two
 minutes under load, Redis is flushed, PostgreSQL restarts; then accepted = stored + dead-lettered.
 queries: against roll-ups of so many events, made inside ClickHouse. Senders are counted apart.
+
+The floor of an acknowledgement is a write that reaches the disk: a process beside the senders writes one
+page over and over, ten times a second, with fdatasync.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
+import os
 import random
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -39,6 +44,7 @@ from chimera.v1.telemetry_pb2 import (
 from tests.support.world import Person
 
 FORMS = {"columns": (30_000, 2_000), "rows": (8_000, 500)}  # events a second, events a batch
+FLOOR_BYTES, FLOOR_EVERY_S = 4096, 0.1
 BURSTS = ((60_000, 4_000), (100_000, 10_000))
 D = TelemetryDimension
 DAY = TelemetryStep.TELEMETRY_STEP_DAY
@@ -168,6 +174,38 @@ class _Sender:
         return found
 
 
+def _write(folder: Path, pipe: Any) -> None:
+    """In a process of its own: milliseconds of each write, until it is told to end."""
+    took_ms = []
+    with (folder / "floor").open("wb", buffering=0) as file:
+        file.write(bytes(FLOOR_BYTES))
+        os.fsync(file.fileno())
+        pipe.send("ready")
+        while not pipe.poll(FLOOR_EVERY_S):
+            began = time.monotonic()
+            os.pwrite(file.fileno(), os.urandom(FLOOR_BYTES), 0)
+            os.fdatasync(file.fileno())
+            took_ms.append((time.monotonic() - began) * 1000)
+    pipe.send(took_ms)
+
+
+class _Disk:
+    def __init__(self, running: Installation) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, child = context.Pipe()
+        self.process = context.Process(target=_write, args=(running.settings.home, child))
+
+    async def start(self) -> None:
+        self.process.start()
+        await asyncio.to_thread(self.pipe.recv)
+
+    async def done(self) -> list[float]:
+        self.pipe.send("enough")
+        found: list[float] = await asyncio.to_thread(self.pipe.recv)
+        self.process.join()
+        return found
+
+
 async def _waiting(person: Person) -> int:
     status = await person.telemetry.GetIngestStatus()
     waiting: int = status.waiting
@@ -194,7 +232,8 @@ async def _measure(
     await warm.start()
     await warm.done()
     await until(lambda: _drained(running))
-    sender = _Sender(running, form, rate, size, seconds)
+    sender, disk = _Sender(running, form, rate, size, seconds), _Disk(running)
+    await disk.start()
     await sender.start()
     before, began = running.usages(), time.monotonic()
     backlog: list[int] = []
@@ -203,13 +242,14 @@ async def _measure(
         await asyncio.wait({done}, timeout=1.0)
         backlog.append(await _waiting(running.admin))
     events, acknowledged, refused = await done
+    written = await disk.done()
     latencies = [took_ms for _, took_ms in acknowledged]
     slowest = sorted(acknowledged, key=lambda one: -one[1])[:5]
     took_s = time.monotonic() - began
     drained_s = await until(lambda: _drained(running))
     after = running.usages()
     spent = {name: after[name].cpu_s - before[name].cpu_s for name in before if name != "target"}
-    cuts = statistics.quantiles(latencies, n=100)
+    cuts, floor = statistics.quantiles(latencies, n=100), statistics.quantiles(written, n=100)
     third = max(1, len(backlog) // 3)
     print(
         f"\n{form}, {size} a batch, {rate:,.0f} events/s asked, {events / took_s:,.0f} taken"
@@ -217,6 +257,8 @@ async def _measure(
         f"  acknowledged in p50 {cuts[49]:.1f} p95 {cuts[94]:.1f} p99 {cuts[98]:.1f} max"
         f" {max(latencies):.1f} ms; the slowest"
         f" {', '.join(f'{ms:.0f} ms at {at_s:.1f} s' for at_s, ms in sorted(slowest))}\n"
+        f"  a bare write beside it p50 {floor[49]:.1f} p95 {floor[94]:.1f} p99 {floor[98]:.1f} max"
+        f" {max(written):.1f} ms\n"
         f"  waiting events, mean of first third {statistics.mean(backlog[:third]):,.0f}, of last"
         f" {statistics.mean(backlog[-third:]):,.0f}, most {max(backlog):,}; empty {drained_s:.1f} s"
         " after the end\n"
@@ -385,6 +427,9 @@ async def _ask(running: Installation, rounds: int) -> None:
             filter=EventFilter(event_types=["llm.call"], models=["guard-1"]),
         ),
         "tokens, 7 days by hour": lambda: t.QuerySeries(**within(week), metric="tokens"),
+        "tokens, 30 days by hour, percentiles": lambda: t.QuerySeries(
+            **within(month), metric="tokens", with_percentiles=True
+        ),
         "top workloads by cost, 60 days": lambda: t.QueryTop(
             **within(month * 2), group_by=workload, order=TelemetryOrder.TELEMETRY_ORDER_COST
         ),

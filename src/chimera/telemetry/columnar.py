@@ -54,11 +54,7 @@ def read_columns(batch: EventColumns, sender: Sender) -> Read:
     users = _users(batch, count, sender)
     sessions = _texts("session_ids", batch.session_ids, count, ID_MAX, room)
     correlations = _texts("correlation_ids", batch.correlation_ids, count, ID_MAX, room)
-    payloads = list(batch.payloads) or [""] * count
-    _check_size("payloads", payloads, count)
-    if max(map(len, payloads)) > PAYLOAD_MAX:
-        index = _first(payloads, lambda payload: len(payload) > PAYLOAD_MAX)
-        raise Unfit("payloads", f"has more than {PAYLOAD_MAX} characters", index)
+    payloads = _payloads(batch, count)
     latencies = _numbers("latencies_ms", batch.latencies_ms, count)
     costs = _numbers("costs_picousd", batch.costs_picousd, count)
     if min(costs) < 0:
@@ -75,7 +71,7 @@ def read_columns(batch: EventColumns, sender: Sender) -> Read:
         frozen.coded_strings(*correlations),
         *_metrics(batch, count),
         _dimensions(batch, count, room),
-        frozen.strings(payloads),
+        payloads,
         frozen.naturals(latencies),
         frozen.picodollars(costs),
     ]
@@ -97,6 +93,17 @@ class _Room:
         self.left -= sum(map(sizes.__getitem__, texts.codes))
         if self.left < 0:
             raise BatchBroken(f"a batch must not be larger than {frozen.BYTES_MAX} bytes")
+
+
+def _payloads(batch: EventColumns, count: int) -> bytes:
+    if not batch.payloads:
+        return frozen.coded_strings([""], bytes(count))
+    payloads = list(batch.payloads)
+    _check_size("payloads", payloads, count)
+    if max(map(len, payloads)) > PAYLOAD_MAX:
+        index = _first(payloads, lambda payload: len(payload) > PAYLOAD_MAX)
+        raise Unfit("payloads", f"has more than {PAYLOAD_MAX} characters", index)
+    return frozen.strings(payloads)
 
 
 def _check_size(field: str, values: Sequence[object], count: int) -> None:
@@ -245,7 +252,7 @@ def _dimensions(batch: EventColumns, count: int, room: _Room) -> bytes:
     for dimension in batch.dimensions:
         field = f"dimensions[{dimension.name}]"
         texts, codes = _texts(field, dimension.values, count, TEXT_MAX, room)
-        columns.append(map(list(map(frozen.string, texts)).__getitem__, codes))
+        columns.append(map(frozen.led_strings(texts).__getitem__, codes))
     codes = bytes(range(len(names))) * count
     values = b"".join(chain.from_iterable(zip(*columns, strict=True)))
     return frozen.coded_word_arrays(_even(count, len(names)), names, codes) + values

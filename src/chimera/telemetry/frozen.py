@@ -18,6 +18,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain
+from operator import add
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -146,6 +147,17 @@ def string(text: str) -> bytes:
     return (_SHORT[size] if size < 128 else varint(size)) + data
 
 
+_LED = [chr(size) for size in range(128)]
+
+
+def led_strings(texts: Sequence[str]) -> list[bytes]:
+    """Each as `string` encodes it. Short texts of ASCII, as most are, take no step of Python each."""
+    sizes = list(map(len, texts))
+    if max(sizes, default=0) < 128 and "".join(texts).isascii():
+        return list(map(str.encode, map(add, map(_LED.__getitem__, sizes), texts)))
+    return list(map(string, texts))
+
+
 class _Strings(dict[str, bytes]):
     """Texts as they are encoded; most come again."""
 
@@ -158,9 +170,15 @@ def strings(values: Iterable[str]) -> bytes:
     return b"".join(map(_Strings().__getitem__, values))
 
 
-def coded_strings(dictionary: Iterable[str], codes: Iterable[int]) -> bytes:
+def coded_strings(dictionary: Sequence[str], codes: Sequence[int]) -> bytes:
     """Texts by their place in the dictionary."""
-    return b"".join(map(list(map(string, dictionary)).__getitem__, codes))
+    return _by_place(led_strings(dictionary), codes)
+
+
+def _by_place(values: list[bytes], codes: Sequence[int]) -> bytes:
+    if len(values) == 1:
+        return values[0] * len(codes)
+    return b"".join(map(values.__getitem__, codes))
 
 
 def _uuid(text: str) -> bytes:
@@ -182,8 +200,8 @@ def uuids(values: Iterable[str]) -> bytes:
     return b"".join(map(_Uuids().__getitem__, values))
 
 
-def coded_uuids(dictionary: Iterable[str], codes: Iterable[int]) -> bytes:
-    return b"".join(map(list(map(_uuid, dictionary)).__getitem__, codes))
+def coded_uuids(dictionary: Sequence[str], codes: Sequence[int]) -> bytes:
+    return _by_place(list(map(_uuid, dictionary)), codes)
 
 
 def different_uuids(texts: Sequence[str]) -> bytes:
@@ -224,7 +242,7 @@ def _coded_words(dictionary: Sequence[str], codes: Sequence[int]) -> bytes:
     if not codes:
         return b""
     kind = next(kind for kind, (_, most) in enumerate(_WIDTHS) if len(dictionary) <= most)
-    keys = b"".join(map(string, dictionary))
+    keys = b"".join(led_strings(dictionary))
     return b"".join(
         (
             struct.pack("<QQ", _KEYS_FOLLOW | kind, len(dictionary)),
@@ -264,8 +282,10 @@ def naturals(values: Iterable[int]) -> bytes:
 def picodollars(values: Sequence[int]) -> bytes:
     """Amounts in 1e-12 US dollars, not negative, as Decimal(20, 12): 128 bits each."""
     wide = array("Q", bytes(16 * len(values)))
-    wide[::2] = array("Q", numbers("Q", [value & _LOW for value in values]))
-    if max(values) > _LOW:
+    if max(values, default=0) <= _LOW:
+        wide[::2] = array("Q", numbers("Q", values))
+    else:
+        wide[::2] = array("Q", numbers("Q", [value & _LOW for value in values]))
         wide[1::2] = array("Q", numbers("Q", [value >> 64 for value in values]))
     return wide.tobytes()
 

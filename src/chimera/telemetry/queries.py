@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from math import isnan
 from typing import Any, NamedTuple
 
 from chimera.call import NOBODY, Call
 from chimera.faults import Invalid
 from chimera.pools import Database
-from chimera.rows import decimal_text
 from chimera.telemetry import statements
 from chimera.telemetry.freshness import read_freshness
 from chimera.telemetry.scope import Analytics, Scope, scope_of
@@ -151,26 +149,32 @@ def _params(question: Question, within: Range, rows: int) -> dict[str, Any]:
     }
 
 
-def _numbers(start_s: int, group: list[str], numbers: tuple[Any, ...]) -> dict[str, Any]:
-    """Fields of EventNumbers. Made in place: built apart and copied, ten thousand take twice as long."""
-    events, errors, cost, count, total, least, most, percentiles = numbers
+def _numbers(
+    start_s: int,
+    group: list[str],
+    events: int,
+    errors: int,
+    cost_usd: str,
+    count: int,
+    total: float,
+    least: float,
+    most: float,
+    percentiles: list[float],
+) -> dict[str, Any]:
+    """Fields of EventNumbers, of a row. Not a message that is then copied: thousands take twice as long."""
     found: dict[str, Any] = {
         "group": ["" if text == NOBODY else text for text in group],
         "events": events,
         "errors": errors,
         "error_rate": errors / events if events else 0.0,
-        "cost_usd": decimal_text(cost),
+        "cost_usd": cost_usd,
     }
     if start_s:
         found["start"] = {"seconds": start_s}
     if count:
-        found["values"] = values = {
-            "count": count,
-            "sum": total,
-            "average": total / count,
-            "min": least,
-            "max": most,
-        }
-        if percentiles and not isnan(percentiles[0]):  # none of the events is in a sketch
-            values |= zip(("p50", "p90", "p95", "p99"), percentiles, strict=True)
+        average = total / count
+        values = {"count": count, "sum": total, "average": average, "min": least, "max": most}
+        if percentiles:
+            values["p50"], values["p90"], values["p95"], values["p99"] = percentiles
+        found["values"] = values
     return found

@@ -37,6 +37,7 @@ log = structlog.get_logger("chimera.telemetry.reconcile")
 
 BATCHES_A_LOOK = 2_000
 LOOKS_MAX = 50  # of one organisation in one pass
+REBUILT_MAX = 3  # days of one organisation in one pass, for nothing is drained meanwhile
 DAYS_KEPT = 7  # as long as batches are
 
 
@@ -125,10 +126,13 @@ MOVE_VERIFIED = sql(
     """,
 )
 
+# What is not through with its days is due again in the next pass.
 MARK_ROLLUPS = sql(
     Nothing,
     """
-    UPDATE telemetry.verified SET rollups_checked_at = clock_timestamp() WHERE org_id = %(org_id)s
+    UPDATE telemetry.verified
+       SET rollups_checked_at = CASE WHEN %(is_through)s THEN clock_timestamp() ELSE '-infinity' END
+     WHERE org_id = %(org_id)s
     """,
 )
 
@@ -308,11 +312,12 @@ async def _reconcile_org(
         if len(good) < BATCHES_A_LOOK:
             break
     if ledger.is_asked or ledger.is_due or was_resent:
-        for day in await rollups.differing_days(clickhouse, org_id):
+        days = await rollups.differing_days(clickhouse, org_id)
+        for day in days[:REBUILT_MAX]:
             await rollups.rebuild_day(clickhouse, org_id, day)
             report.rebuilt.append((org_id, day))
         async with db.begin(_call()) as tx:
-            await tx.run(MARK_ROLLUPS, org_id=org_id)
+            await tx.run(MARK_ROLLUPS, org_id=org_id, is_through=len(days) <= REBUILT_MAX)
 
 
 Tallies = dict[tuple[date, str], Tally]

@@ -86,12 +86,23 @@ def _rolled(table: LiteralString, numbers: LiteralString, rows: LiteralString) -
     )
 
 
+# Days with sketches of the kind before (migration 0005): one is enough, and the smallest roll-ups show it.
+OLD_SKETCHES: LiteralString = """
+    SELECT toDate(bucket) AS d FROM event_slices_daily
+     WHERE org_id = %(org_id)s AND dimension = 'event_category' AND toDate(bucket) >= toDate(now('UTC')) - 80
+       AND NOT isNaN(finalizeAggregation(latency_ms_q)[1])
+     UNION ALL
+    SELECT toDate(bucket) AS d FROM metric_slices_daily
+     WHERE org_id = %(org_id)s AND dimension = 'event_category' AND toDate(bucket) >= toDate(now('UTC')) - 80
+       AND NOT isNaN(finalizeAggregation(value_q)[1])
+"""
 # Days on which one of them differs, or one has no row: sources of each kind are its roll-ups and the truth.
 DIFFERING_DAYS: LiteralString = (
-    "SELECT DISTINCT d FROM (SELECT d, kind FROM ("  # noqa: S608 - names from above
+    "SELECT DISTINCT d FROM (SELECT d FROM ("  # noqa: S608 - names from above
     + " UNION ALL ".join([TRUTH, *(_rolled(*one) for one in COMPARED)])
     + ") WHERE n > 0 GROUP BY d, kind HAVING uniqExact((n, f)) > 1"
-    + " OR count() < multiIf(kind IN ('events', 'points'), 8, 2)) ORDER BY d"
+    + " OR count() < multiIf(kind IN ('events', 'points'), 8, 2)"
+    + f" UNION ALL {OLD_SKETCHES}) ORDER BY d DESC"
 )
 
 VIEW: LiteralString = """
@@ -101,7 +112,7 @@ VIEW: LiteralString = """
 
 
 async def differing_days(clickhouse: ClickHouse, org_id: str) -> list[date]:
-    """Days on which a roll-up does not hold what the events say."""
+    """Days on which a roll-up does not hold what the events say, the newest first."""
     rows = await clickhouse.query(
         DIFFERING_DAYS, {"org_id": str(UUID(org_id))}, deadline=_deadline(), rows_max=10_000
     )

@@ -71,40 +71,49 @@ ALONE = TelemetryDimension.TELEMETRY_DIMENSION_WORKLOAD
 # Columns of slices with the values of their dimensions.
 IN_SLICE: tuple[LiteralString, ...] = ("slice", "other")
 
-# What is counted, always in this order: events, errors, cost, values: count, sum, min, max, percentiles.
+# What is counted, under names that are no column's. Those of all values of a latency or metric are left
+# alone by groups that have none.
 EVENTS_ROLLED: LiteralString = (
-    "sum(events), sum(errors), sum(cost), sum(timed), toFloat64(sum(latency_ms_sum)),"
-    " toFloat64(min(latency_ms_min)), toFloat64(max(latency_ms_max))"
+    "sum(events) AS n_events, sum(errors) AS n_errors, sum(cost) AS n_cost, sum(timed) AS n_values,"
+    " toFloat64(sum(latency_ms_sum)) AS v_sum, toFloat64(min(latency_ms_min)) AS v_min,"
+    " toFloat64(max(latency_ms_max)) AS v_max"
 )
 EVENTS_EXACT: LiteralString = (
-    "count(), countIf(error_kind != ''), sum(toDecimal128(cost, 12)),"
-    " countIf(latency_ms > 0), toFloat64(sum(latency_ms)),"
-    " toFloat64(minIf(latency_ms, latency_ms > 0)), toFloat64(max(latency_ms))"
+    "count() AS n_events, countIf(error_kind != '') AS n_errors,"
+    " sum(toDecimal128(cost, 12)) AS n_cost, countIf(latency_ms > 0) AS n_values,"
+    " toFloat64(sum(latency_ms)) AS v_sum, toFloat64(minIf(latency_ms, latency_ms > 0)) AS v_min,"
+    " toFloat64(max(latency_ms)) AS v_max"
 )
 METRIC_ROLLED: LiteralString = (
-    "sum(points), toUInt64(0), toDecimal128(0, 12), sum(points), sum(value_sum), min(value_min),"
-    " max(value_max)"
+    "sum(points) AS n_events, 0 AS n_errors, 0 AS n_cost, n_events AS n_values,"
+    " sum(value_sum) AS v_sum, min(value_min) AS v_min, max(value_max) AS v_max"
 )
 METRIC_EXACT: LiteralString = (
-    "count(), toUInt64(0), toDecimal128(0, 12), count(), sum(value), min(value), max(value)"
+    "count() AS n_events, 0 AS n_errors, 0 AS n_cost, n_events AS n_values, sum(value) AS v_sum,"
+    " min(value) AS v_min, max(value) AS v_max"
 )
-# The last of them, by (of a metric, exact).
+# By (of a metric, exact).
 PERCENTILES: dict[tuple[bool, bool], LiteralString] = {
-    (False, False): "quantilesTDigestMerge(0.5, 0.9, 0.95, 0.99)(latency_ms_q)",
+    (False, False): "quantilesDDMerge(0.02, 0.5, 0.9, 0.95, 0.99)(latency_ms_sketch)",
     (False, True): "quantilesExactIf(0.5, 0.9, 0.95, 0.99)(latency_ms, latency_ms > 0)",
-    (True, False): "quantilesTDigestMerge(0.5, 0.9, 0.95, 0.99)(value_q)",
+    (True, False): "quantilesDDMerge(0.02, 0.5, 0.9, 0.95, 0.99)(value_sketch)",
     (True, True): "quantilesExact(0.5, 0.9, 0.95, 0.99)(value)",
 }
 NO_PERCENTILES: LiteralString = "emptyArrayFloat64()"
-# By places in those lists.
+# What is answered of it: costs as texts, which the driver reads many times faster than decimals, and
+# percentiles within the extremes, for a sketch is off by a share of the value; none of no value.
+ANSWERED: LiteralString = (
+    "n_events, n_errors, toString(n_cost), n_values, v_sum, v_min, v_max,"
+    " if(isNaN(p[1]), [], arrayMap(one -> least(greatest(one, v_min), v_max), p))"
+)
 Order = TelemetryOrder
 ORDERS: dict[int, LiteralString] = {
-    Order.TELEMETRY_ORDER_EVENTS: "n.1",
-    Order.TELEMETRY_ORDER_ERRORS: "n.2",
-    Order.TELEMETRY_ORDER_ERROR_RATE: "n.2 / n.1",
-    Order.TELEMETRY_ORDER_COST: "n.3",
-    Order.TELEMETRY_ORDER_AVERAGE: "if(n.4 = 0, 0, n.5 / n.4)",
-    Order.TELEMETRY_ORDER_P95: "if(n.4 = 0, 0, n.8[3])",
+    Order.TELEMETRY_ORDER_EVENTS: "n_events",
+    Order.TELEMETRY_ORDER_ERRORS: "n_errors",
+    Order.TELEMETRY_ORDER_ERROR_RATE: "n_errors / n_events",
+    Order.TELEMETRY_ORDER_COST: "n_cost",
+    Order.TELEMETRY_ORDER_AVERAGE: "if(n_values = 0, 0, v_sum / n_values)",
+    Order.TELEMETRY_ORDER_P95: "if(n_values = 0, 0, p[3])",
 }
 
 
@@ -158,22 +167,24 @@ class Question(NamedTuple):
 
 
 def series(question: Question) -> LiteralString:
-    """Rows (start in seconds, group, numbers) by time and group."""
+    """Rows (start in seconds, group, what is answered) by time and group."""
     cut = question.step.cut if question.is_exact else "bucket"
     return (
-        f"SELECT toUnixTimestamp({cut}) AS at, {_groups(question)} AS g, tuple({_numbers(question)})"  # noqa: S608 - closed sets
-        f" FROM {_source(question)} WHERE {_conditions(question)}"
-        f" GROUP BY at, {_keys(question)} ORDER BY at, g LIMIT %(rows)s"
+        f"SELECT at, g, {ANSWERED} FROM ("  # noqa: S608 - closed sets
+        f"SELECT toUnixTimestamp({cut}) AS at, {_groups(question)} AS g, {_numbers(question)}"
+        f" FROM {_source(question)} WHERE {_conditions(question)} GROUP BY at, {_keys(question)}"
+        ") ORDER BY at, g LIMIT %(rows)s"
     )
 
 
 def top(question: Question, order: int) -> LiteralString:
-    """Rows (0, group, numbers), the greatest first."""
+    """Rows (0, group, what is answered), the greatest first."""
     by = ORDERS[order or TelemetryOrder.TELEMETRY_ORDER_EVENTS]
     return (
-        f"SELECT 0, {_groups(question)} AS g, tuple({_numbers(question)}) AS n"  # noqa: S608 - closed sets
-        f" FROM {_source(question)} WHERE {_conditions(question)}"
-        f" GROUP BY {_keys(question)} ORDER BY {by} DESC, g LIMIT %(rows)s"
+        f"SELECT 0, g, {ANSWERED} FROM ("  # noqa: S608 - closed sets
+        f"SELECT {_groups(question)} AS g, {_numbers(question)}"
+        f" FROM {_source(question)} WHERE {_conditions(question)} GROUP BY {_keys(question)}"
+        f") ORDER BY {by} DESC, g LIMIT %(rows)s"
     )
 
 
@@ -215,7 +226,7 @@ def _numbers(question: Question) -> LiteralString:
     percentiles = NO_PERCENTILES
     if question.with_percentiles:
         percentiles = PERCENTILES[bool(question.metric), question.is_exact]
-    return f"{numbers}, {percentiles}"
+    return f"{numbers}, {percentiles} AS p"
 
 
 def _source(question: Question) -> LiteralString:

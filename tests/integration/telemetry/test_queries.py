@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -19,13 +19,13 @@ from chimera.v1.campaigns_pb2 import CampaignPlan
 from chimera.v1.telemetry_pb2 import (
     EventFilter,
     EventNumbers,
-    TelemetryDimension,
     TelemetryEvent,
     TelemetryOrder,
     TelemetryStep,
 )
 from tests.integration.telemetry.buffer import ask, run_sql
 from tests.integration.telemetry.conftest import Hands
+from tests.integration.telemetry.recount import KEYS, WIDTHS, D, check, recount
 from tests.integration.telemetry.sending import (
     in_columns,
     in_rows,
@@ -35,23 +35,6 @@ from tests.integration.telemetry.sending import (
     within,
 )
 from tests.support.world import Person, Refused, World
-
-D = TelemetryDimension
-KEYS: dict[int, Callable[[TelemetryEvent], str]] = {
-    D.TELEMETRY_DIMENSION_EVENT_TYPE: lambda e: e.event_type,
-    D.TELEMETRY_DIMENSION_EVENT_CATEGORY: lambda e: e.event_category,
-    D.TELEMETRY_DIMENSION_CAMPAIGN: lambda e: e.campaign_id,
-    D.TELEMETRY_DIMENSION_USER: lambda e: e.user_id,
-    D.TELEMETRY_DIMENSION_WORKLOAD: lambda e: e.workload_id,
-    D.TELEMETRY_DIMENSION_PROVIDER: lambda e: dict(e.dimensions).get("provider", ""),
-    D.TELEMETRY_DIMENSION_MODEL: lambda e: dict(e.dimensions).get("model", ""),
-    D.TELEMETRY_DIMENSION_TECHNIQUE: lambda e: dict(e.dimensions).get("technique", ""),
-}
-WIDTHS = {
-    TelemetryStep.TELEMETRY_STEP_MINUTE: 60,
-    TelemetryStep.TELEMETRY_STEP_HOUR: 3600,
-    TelemetryStep.TELEMETRY_STEP_DAY: 86_400,
-}
 
 
 @pytest.fixture
@@ -68,41 +51,6 @@ async def sent(person: Person, hands: Hands, count: int = 600) -> list[Telemetry
             await record(person, batch)
         await hands.drain()
     return events
-
-
-def recount(
-    events: Sequence[TelemetryEvent], width_s: int, group_by: Sequence[int], metric: str = ""
-) -> dict[tuple[Any, ...], list[TelemetryEvent]]:
-    found = defaultdict(list)
-    for event in events:
-        if metric and metric not in event.metrics:
-            continue
-        start = event.timestamp.seconds // width_s * width_s if width_s else 0
-        found[start, *(KEYS[number](event) for number in group_by)].append(event)
-    return found
-
-
-def check(numbers: EventNumbers, events: Sequence[TelemetryEvent], metric: str = "") -> None:
-    """Sums, counts, extremes and averages are exact; percentiles within the sketch's error."""
-    values = sorted(e.metrics[metric] if metric else e.latency_ms for e in events)
-    if not metric:
-        values = [value for value in values if value]
-        assert numbers.errors == sum("error_kind" in event.dimensions for event in events)
-        assert numbers.error_rate == pytest.approx(numbers.errors / len(events))
-        assert Decimal(numbers.cost_usd) == sum(Decimal(event.cost_usd) for event in events)
-    assert numbers.events == len(events)
-    assert numbers.values.count == len(values)
-    if not values:
-        return
-    assert numbers.values.sum == pytest.approx(sum(values))
-    assert numbers.values.average == pytest.approx(sum(values) / len(values))
-    assert (numbers.values.min, numbers.values.max) == (values[0], values[-1])
-    for share, found in ((0.5, numbers.values.p50), (0.95, numbers.values.p95)):
-        # Interpolated between neighbours, and off by about one percent of the rank at most.
-        slack = 1 + len(values) // 50
-        place = share * (len(values) - 1)
-        low, high = int(place) - slack, int(place) + 1 + slack
-        assert values[max(0, low)] <= found <= values[min(len(values) - 1, high)]
 
 
 @pytest.mark.parametrize("is_exact", [False, True])

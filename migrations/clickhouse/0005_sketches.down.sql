@@ -1,0 +1,139 @@
+-- Days since have sketches of the new kind only, and go without percentiles.
+
+ALTER TABLE events_hourly_mv MODIFY QUERY
+SELECT org_id, event_type, toStartOfHour(toDateTime(timestamp, 'UTC')) AS bucket, campaign_id,
+       workload_id, user_id, provider, model, technique, event_category,
+       count() AS events,
+       countIf(error_kind != '') AS errors,
+       countIf(latency_ms > 0) AS timed,
+       sum(toUInt64(latency_ms)) AS latency_ms_sum,
+       min(if(latency_ms > 0, latency_ms, 4294967295)) AS latency_ms_min,
+       max(latency_ms) AS latency_ms_max,
+       quantilesTDigestStateIf(0.5, 0.9, 0.95, 0.99)(latency_ms, latency_ms > 0) AS latency_ms_q,
+       sum(toDecimal128(cost, 12)) AS cost,
+       max(timestamp) AS last_seen,
+       sum(cityHash64(event_id)) AS fingerprint
+FROM workload_events
+GROUP BY org_id, event_type, bucket, campaign_id, workload_id, user_id, provider, model, technique, event_category;
+
+ALTER TABLE metrics_hourly_mv MODIFY QUERY
+SELECT org_id, metric, toStartOfHour(toDateTime(timestamp, 'UTC')) AS bucket, event_type,
+       campaign_id, workload_id, user_id, provider, model, technique, event_category,
+       count() AS points, sum(value) AS value_sum, min(value) AS value_min, max(value) AS value_max,
+       quantilesTDigestState(0.5, 0.9, 0.95, 0.99)(value) AS value_q
+FROM workload_events ARRAY JOIN metrics.name AS metric, metrics.value AS value
+GROUP BY org_id, metric, bucket, event_type, campaign_id, workload_id, user_id, provider, model, technique, event_category;
+
+ALTER TABLE events_daily_mv MODIFY QUERY
+SELECT org_id, event_type, toStartOfDay(e.bucket) AS bucket, campaign_id, workload_id, user_id,
+       provider, model, technique, event_category, sum(e.events) AS events, sum(e.errors) AS errors,
+       sum(e.timed) AS timed, sum(e.latency_ms_sum) AS latency_ms_sum,
+       min(e.latency_ms_min) AS latency_ms_min, max(e.latency_ms_max) AS latency_ms_max,
+       quantilesTDigestMergeState(0.5, 0.9, 0.95, 0.99)(e.latency_ms_q) AS latency_ms_q,
+       sum(e.cost) AS cost, max(e.last_seen) AS last_seen, sum(e.fingerprint) AS fingerprint
+FROM events_hourly AS e
+GROUP BY org_id, event_type, toStartOfDay(e.bucket), campaign_id, workload_id, user_id, provider, model, technique, event_category;
+
+ALTER TABLE metrics_daily_mv MODIFY QUERY
+SELECT org_id, metric, toStartOfDay(m.bucket) AS bucket, event_type, campaign_id, workload_id,
+       user_id, provider, model, technique, event_category, sum(m.points) AS points,
+       sum(m.value_sum) AS value_sum, min(m.value_min) AS value_min, max(m.value_max) AS value_max,
+       quantilesTDigestMergeState(0.5, 0.9, 0.95, 0.99)(m.value_q) AS value_q
+FROM metrics_hourly AS m
+GROUP BY org_id, metric, toStartOfDay(m.bucket), event_type, campaign_id, workload_id, user_id, provider, model, technique, event_category;
+
+ALTER TABLE event_slices_hourly_mv MODIFY QUERY
+SELECT org_id, part.1 AS dimension, bucket, event_type, part.2 AS slice, part.3 AS other,
+       sum(e.events) AS events, sum(e.errors) AS errors,
+       sum(e.timed) AS timed, sum(e.latency_ms_sum) AS latency_ms_sum,
+       min(e.latency_ms_min) AS latency_ms_min, max(e.latency_ms_max) AS latency_ms_max,
+       quantilesTDigestMergeState(0.5, 0.9, 0.95, 0.99)(e.latency_ms_q) AS latency_ms_q,
+       sum(e.cost) AS cost, sum(e.fingerprint) AS fingerprint
+FROM events_hourly AS e
+ARRAY JOIN [('event_category', toString(event_category), ''),
+            ('campaign_id', toString(campaign_id), ''),
+            ('user_id', toString(user_id), ''),
+            ('workload_id', workload_id, ''),
+            ('provider', toString(provider), ''),
+            ('model', toString(model), ''),
+            ('technique', toString(technique), ''),
+            ('event_category,campaign_id', toString(event_category), toString(campaign_id)),
+            ('event_category,user_id', toString(event_category), toString(user_id)),
+            ('event_category,provider', toString(event_category), toString(provider)),
+            ('event_category,model', toString(event_category), toString(model)),
+            ('event_category,technique', toString(event_category), toString(technique)),
+            ('campaign_id,user_id', toString(campaign_id), toString(user_id)),
+            ('campaign_id,provider', toString(campaign_id), toString(provider)),
+            ('campaign_id,model', toString(campaign_id), toString(model)),
+            ('campaign_id,technique', toString(campaign_id), toString(technique)),
+            ('user_id,provider', toString(user_id), toString(provider)),
+            ('user_id,model', toString(user_id), toString(model)),
+            ('user_id,technique', toString(user_id), toString(technique)),
+            ('provider,model', toString(provider), toString(model)),
+            ('provider,technique', toString(provider), toString(technique)),
+            ('model,technique', toString(model), toString(technique))] AS part
+GROUP BY org_id, dimension, bucket, event_type, slice, other;
+
+ALTER TABLE metric_slices_hourly_mv MODIFY QUERY
+SELECT org_id, part.1 AS dimension, metric, bucket, event_type, part.2 AS slice, part.3 AS other,
+       sum(m.points) AS points, sum(m.value_sum) AS value_sum, min(m.value_min) AS value_min,
+       max(m.value_max) AS value_max,
+       quantilesTDigestMergeState(0.5, 0.9, 0.95, 0.99)(m.value_q) AS value_q
+FROM metrics_hourly AS m
+ARRAY JOIN [('event_category', toString(event_category), ''),
+            ('campaign_id', toString(campaign_id), ''),
+            ('user_id', toString(user_id), ''),
+            ('workload_id', workload_id, ''),
+            ('provider', toString(provider), ''),
+            ('model', toString(model), ''),
+            ('technique', toString(technique), ''),
+            ('event_category,campaign_id', toString(event_category), toString(campaign_id)),
+            ('event_category,user_id', toString(event_category), toString(user_id)),
+            ('event_category,provider', toString(event_category), toString(provider)),
+            ('event_category,model', toString(event_category), toString(model)),
+            ('event_category,technique', toString(event_category), toString(technique)),
+            ('campaign_id,user_id', toString(campaign_id), toString(user_id)),
+            ('campaign_id,provider', toString(campaign_id), toString(provider)),
+            ('campaign_id,model', toString(campaign_id), toString(model)),
+            ('campaign_id,technique', toString(campaign_id), toString(technique)),
+            ('user_id,provider', toString(user_id), toString(provider)),
+            ('user_id,model', toString(user_id), toString(model)),
+            ('user_id,technique', toString(user_id), toString(technique)),
+            ('provider,model', toString(provider), toString(model)),
+            ('provider,technique', toString(provider), toString(technique)),
+            ('model,technique', toString(model), toString(technique))] AS part
+GROUP BY org_id, dimension, metric, bucket, event_type, slice, other;
+
+ALTER TABLE event_slices_daily_mv MODIFY QUERY
+SELECT org_id, dimension, toStartOfDay(e.bucket) AS bucket, event_type, slice, other,
+       sum(e.events) AS events, sum(e.errors) AS errors,
+       sum(e.timed) AS timed, sum(e.latency_ms_sum) AS latency_ms_sum,
+       min(e.latency_ms_min) AS latency_ms_min, max(e.latency_ms_max) AS latency_ms_max,
+       quantilesTDigestMergeState(0.5, 0.9, 0.95, 0.99)(e.latency_ms_q) AS latency_ms_q,
+       sum(e.cost) AS cost, sum(e.fingerprint) AS fingerprint
+FROM event_slices_hourly AS e
+GROUP BY org_id, dimension, toStartOfDay(e.bucket), event_type, slice, other;
+
+ALTER TABLE metric_slices_daily_mv MODIFY QUERY
+SELECT org_id, dimension, metric, toStartOfDay(m.bucket) AS bucket, event_type, slice, other,
+       sum(m.points) AS points, sum(m.value_sum) AS value_sum, min(m.value_min) AS value_min,
+       max(m.value_max) AS value_max,
+       quantilesTDigestMergeState(0.5, 0.9, 0.95, 0.99)(m.value_q) AS value_q
+FROM metric_slices_hourly AS m
+GROUP BY org_id, dimension, metric, toStartOfDay(m.bucket), event_type, slice, other;
+
+ALTER TABLE metric_slices_daily DROP COLUMN IF EXISTS value_sketch;
+
+ALTER TABLE metric_slices_hourly DROP COLUMN IF EXISTS value_sketch;
+
+ALTER TABLE metrics_daily DROP COLUMN IF EXISTS value_sketch;
+
+ALTER TABLE metrics_hourly DROP COLUMN IF EXISTS value_sketch;
+
+ALTER TABLE event_slices_daily DROP COLUMN IF EXISTS latency_ms_sketch;
+
+ALTER TABLE event_slices_hourly DROP COLUMN IF EXISTS latency_ms_sketch;
+
+ALTER TABLE events_daily DROP COLUMN IF EXISTS latency_ms_sketch;
+
+ALTER TABLE events_hourly DROP COLUMN IF EXISTS latency_ms_sketch;
