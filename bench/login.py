@@ -1,11 +1,12 @@
 """CPU of a login against one raw Argon2 verification with the same parameters, and 100 at once.
 
-    python -m bench login [--calls 200] [--rounds 5]
+    python -m bench login [--rounds 5]
 
 Counted: the serving process, and apart from it PostgreSQL and Redis. A hundred people sign in from known
 devices, one after the other and eight at a time. The floor is argon2-cffi verifying in a process of its
-own, one after the other, before and after in the same round, while nothing else runs; hashes side by
-side take more CPU each, for they share caches and memory. Then: ten logins a second, and how
+own, one after the other, before and after each slice of logins, while nothing else runs; hashes side by
+side take more CPU each, for they share caches and memory. The same verification takes more as well when
+it comes only every 50 ms, as it does in logins one at a time: caches forget; told as "spaced". Then: ten logins a second, and how
 long they take; 100 people at once, whether all get in, the memory they take, and how long somebody
 else (in a process of its own) waits for GetMe beside them.
 """
@@ -18,7 +19,9 @@ import multiprocessing
 import statistics
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -28,13 +31,18 @@ from tests.support.world import PASSWORD
 
 PEOPLE, CROWD = 100, 100
 PARALLEL = (1, 8)
+SLICES, SLICE = 10, 16
+# The first ones after a pause find caches cold; they are not the floor.
+RAW_WARM = 4
+# Logins one at a time come so far apart: the next of the steps they take (identity/logins.py).
+PACE_S = 0.05
 SECONDS_QUIET, SECONDS_STEADY, PER_SECOND = 3, 20, 10
 spawn = multiprocessing.get_context("spawn")
+Raw = Callable[[int, float], float]
 
 
 def main(options: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="bench login")
-    parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     asyncio.run(_run(parser.parse_args(options)))
 
@@ -45,20 +53,17 @@ async def _run(chosen: argparse.Namespace) -> None:
         running.children["worker"].wait()
         people = await _people(running)
         await _cost(running, people, 40, 8)  # warm
-        figures: dict[str, list[float]] = {}
-        for parallel in PARALLEL:
-            figures = {}
-            for _ in range(chosen.rounds):
-                before = await asyncio.to_thread(_raw_cost, chosen.calls // 2)
-                spent = await _cost(running, people, chosen.calls, parallel)
-                floor = (before + await asyncio.to_thread(_raw_cost, chosen.calls // 2)) / 2
-                figures.setdefault("raw Argon2", []).append(floor * 1e3)
-                for name, value in spent.items():
-                    figures.setdefault(name, []).append(value * 1e3)
-                figures.setdefault("server / raw", []).append(spent["server"] / floor)
-                figures.setdefault("all / raw", []).append(sum(spent.values()) / floor)
-            print(f"\nCPU per login in ms, {parallel} at a time; {chosen.calls} x {chosen.rounds}")
-            _print(figures)
+        with _floor() as raw:
+            for parallel in PARALLEL:
+                figures: dict[str, list[float]] = {}
+                for _ in range(chosen.rounds):
+                    for name, value in (await _round(running, people, raw, parallel)).items():
+                        figures.setdefault(name, []).append(value)
+                each = f"{SLICES} x {SLICE} logins"
+                print(
+                    f"\nCPU per login in ms, {parallel} at a time; {chosen.rounds} rounds of {each}"
+                )
+                _print(figures)
         times = sorted(await _steady(running, people))
         middle, late = times[len(times) // 2], times[int(len(times) * 0.95)]
         print(f"{PER_SECOND} logins a second: p50 {middle * 1e3:.0f} ms, p95 {late * 1e3:.0f} ms")
@@ -110,13 +115,47 @@ async def _cost(
     return {name: (usage(pid).cpu_s - before[name]) / done for name, pid in pids.items()}
 
 
-def _raw_cost(calls: int) -> float:
-    """CPU-seconds per verification, in a process of its own."""
-    with spawn.Pool(1) as pool:
-        return pool.apply(_raw, (calls,))
+async def _round(
+    running: Installation, people: list[dict[str, str]], raw: Raw, parallel: int
+) -> dict[str, float]:
+    """Medians of slices; before and after each slice the floor, for the machine is not equally fast
+    from one second to the next."""
+    figures: dict[str, list[float]] = {}
+    before = await asyncio.to_thread(raw, SLICE // 2, 0.0)
+    for _ in range(SLICES):
+        spent = await _cost(running, people, SLICE, parallel)
+        after = await asyncio.to_thread(raw, SLICE // 2, 0.0)
+        floor, before = (before + after) / 2, after
+        slice_ = {"raw Argon2": floor * 1e3, **{part: spent[part] * 1e3 for part in spent}}
+        slice_["server / raw"] = spent["server"] / floor
+        slice_["all / raw"] = sum(spent.values()) / floor
+        if parallel == 1:
+            spaced = await asyncio.to_thread(raw, SLICE // 2, PACE_S)
+            slice_ |= {"raw spaced": spaced * 1e3, "server / raw spaced": spent["server"] / spaced}
+        for name, value in slice_.items():
+            figures.setdefault(name, []).append(value)
+    return {name: statistics.median(values) for name, values in figures.items()}
 
 
-def _raw(calls: int) -> float:
+@contextmanager
+def _floor() -> Iterator[Raw]:
+    """Answers the CPU-seconds of a verification, the mean of so many, each so long after the one before
+    began; in a process of its own."""
+    here, there = spawn.Pipe()
+    child = spawn.Process(target=_verify, args=(there,))
+    child.start()
+
+    def raw(calls: int, pace_s: float) -> float:
+        here.send((calls, pace_s))
+        cost: float = here.recv()
+        return cost
+
+    yield raw
+    here.send((0, 0.0))
+    child.join()
+
+
+def _verify(asked: Connection) -> None:
     from argon2.low_level import Type, hash_secret, verify_secret
 
     stored = hash_secret(
@@ -128,12 +167,15 @@ def _raw(calls: int) -> float:
         hash_len=32,
         type=Type.ID,
     )
-    for _ in range(10):
-        verify_secret(stored, PASSWORD.encode(), Type.ID)
-    started = time.process_time()
-    for _ in range(calls):
-        verify_secret(stored, PASSWORD.encode(), Type.ID)
-    return (time.process_time() - started) / calls
+    while (order := asked.recv())[0]:
+        calls, pace_s = order
+        for number in range(calls + RAW_WARM):
+            began = time.monotonic()
+            if number == RAW_WARM:
+                started = time.process_time()
+            verify_secret(stored, PASSWORD.encode(), Type.ID)
+            time.sleep(max(0.0, began + pace_s - time.monotonic()))
+        asked.send((time.process_time() - started) / calls)
 
 
 async def _steady(running: Installation, people: list[dict[str, str]]) -> list[float]:

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from chimera import metrics
 from chimera.call import Call, Caller
 from chimera.faults import Exhausted
+from chimera.scripts import Script
 from chimera.settings import Settings
 from chimera.v1.options_pb2 import RateClass
 
@@ -63,7 +64,7 @@ class CallLimits:
 
     def __init__(self, settings: Settings, redis: Redis | None) -> None:
         self.redis = redis
-        self.take = redis.register_script(TAKE) if redis is not None else None
+        self.take = Script(redis, TAKE) if redis is not None else None
         self.peers = Buckets(settings.calls_per_peer_second, 2.0 * settings.calls_per_peer_second)
         self.by_class = {
             RateClass.RATE_CLASS_READ: _per_minute(settings.reads_per_minute),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from urllib.parse import unquote
 
 
@@ -41,6 +42,7 @@ def _peer_address(peer: str) -> str:
     return _plain(unquote(rest).rpartition(":")[0].strip("[]"))
 
 
+@lru_cache(maxsize=1024)
 def _plain(text: str) -> str:
     """The address without its zone, an IPv4 address in IPv6 clothes as what it is; "" for others."""
     try:

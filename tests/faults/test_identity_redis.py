@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from redis.exceptions import RedisError, ResponseError
 
 from chimera.core import open_redis
 from chimera.embedded.stack import Stack
+from chimera.scripts import Script
 from chimera.settings import Settings
 from tests.support.world import PASSWORD, Refused, World
 
@@ -49,10 +51,33 @@ async def test_guessing_is_still_slowed_without_redis(without_redis: World) -> N
 async def test_redis_that_came_back_is_asked_at_once(
     settings: Settings, running_stack: Stack
 ) -> None:
-    """Connections from before are found to be closed when they are next wanted."""
+    """Connections from before are found to be closed when they are next wanted. The new Redis knows
+    no script, and is told; who gave up waiting leaves the answers to the others in their order."""
     redis = open_redis(settings)
+    echo = Script(redis, "return {KEYS[1], ARGV[1]}")
+    fails = Script(redis, "return redis.call('GET')")
+
+    async def echoed(number: int) -> bool:
+        return await echo(keys=[f"key-{number}"], args=[number]) == [
+            f"key-{number}".encode(),
+            str(number).encode(),
+        ]
+
+    assert all(await asyncio.gather(*map(echoed, range(50))))
+    asked = [asyncio.create_task(echoed(number)) for number in range(50)]
+    await asyncio.sleep(0)
+    asked[7].cancel()
+    with pytest.raises(ResponseError, match="Wrong number of arg"):
+        await fails(keys=[], args=[])
+    assert all(await asyncio.gather(*asked[:7], *asked[8:]))
     await asyncio.gather(*(redis.get("nothing") for _ in range(3)))
     await asyncio.to_thread(running_stack.kill, "redis")
     await asyncio.to_thread(running_stack.restart, "redis")
     assert [await redis.get("nothing") for _ in range(4)] == [None] * 4
+    assert await echoed(1)
+    await asyncio.to_thread(running_stack.kill, "redis")
+    with pytest.raises((RedisError, OSError)):
+        await echoed(2)
+    await asyncio.to_thread(running_stack.restart, "redis")
+    assert all(await asyncio.gather(*map(echoed, range(5))))
     await redis.aclose()

@@ -21,7 +21,7 @@ import re
 import secrets
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
@@ -183,12 +183,12 @@ def commit(name: str, salt: bytes, value: bytes) -> bytes:
     """SHA-256(0x02 || u16 length || name || 32-byte salt || value). Raises LeafError."""
     if len(salt) != SALT_BYTES:
         raise LeafError(f"the salt of {name!r} is not {SALT_BYTES} bytes")
-    return sha256(_commitment_head(name) + salt + value).digest()
+    return sha256(b"\x02" + _commitment_name(name) + salt + value).digest()
 
 
 @lru_cache(maxsize=4096)
-def _commitment_head(name: str) -> bytes:
-    return b"\x02" + _text(name, "commitment name")
+def _commitment_name(name: str) -> bytes:
+    return _text(name, "commitment name")
 
 
 def open_commitment(leaf: Leaf, name: str, salt: bytes, value: bytes) -> None:
@@ -212,13 +212,16 @@ def encode_leaf(event: AuditEvent, salts: Mapping[str, bytes]) -> bytes:
     commitments = tuple(
         Commitment(name, commit(name, salts[name], value)) for name, value in values.items()
     )
-    facts = {part.name: getattr(event, part.name) for part in fields(Facts)}
-    return encode(Leaf(**facts, commitments=commitments))
+    return _encode(event, commitments)
 
 
 def encode(leaf: Leaf) -> bytes:
     """The bytes of a leaf; the inverse of `decode_leaf`. Raises LeafError."""
-    names = [commitment.name for commitment in leaf.commitments]
+    return _encode(leaf, leaf.commitments)
+
+
+def _encode(leaf: Facts, commitments: tuple[Commitment, ...]) -> bytes:
+    names = [commitment.name for commitment in commitments]
     if names != sorted(set(names)) or len(names) > 0xFFFF:
         raise LeafError("commitments are not sorted by distinct names")
     if not _ACTION.fullmatch(leaf.action):
@@ -236,10 +239,10 @@ def encode(leaf: Leaf) -> bytes:
         _optional_text(leaf.request_id, "request_id"),
         _U16.pack(len(names)),
     ]
-    for commitment in leaf.commitments:
+    for commitment in commitments:
         if len(commitment.digest) != merkle.HASH_BYTES:
             raise LeafError("a commitment is not 32 bytes")
-        parts += (_text(commitment.name, "commitment name"), commitment.digest)
+        parts += (_commitment_name(commitment.name), commitment.digest)
     return b"".join(parts)
 
 
@@ -295,7 +298,7 @@ def chain_leaf(prev_leaf_hash: bytes, leaf_bytes: bytes) -> bytes:
 # --- parts of the encoding ------------------------------------------------------------------------
 
 
-def _fixed(leaf: Leaf) -> bytes:
+def _fixed(leaf: Facts) -> bytes:
     if leaf.occurred_at.utcoffset() is None:
         raise LeafError("occurred_at has no time zone")
     if type(leaf.writer_seq) is not int or not 1 <= leaf.writer_seq <= WRITER_SEQ_MAX:

@@ -81,9 +81,8 @@ INSERT_EVENTS = sql(
         RETURNING true
     )
     INSERT INTO audit.pending (id, org_id, occurred_at, facts, fields, leaf)
-    SELECT e.id, %(org_id)s::uuid, %(occurred_at)s, e.facts::jsonb, e.fields::jsonb, e.leaf
-      FROM writer, unnest(%(ids)s::uuid[], %(facts)b::text[], %(fields)b::text[], %(leaves)b::bytea[])
-           AS e (id, facts, fields, leaf)
+    SELECT e.id, %(org_id)s::uuid, %(occurred_at)s, e.facts, e.fields, decode(e.leaf, 'hex')
+      FROM writer, jsonb_to_recordset(%(events)s::jsonb) AS e (id uuid, facts jsonb, fields jsonb, leaf text)
     """,
 )
 
@@ -154,20 +153,24 @@ def flush(tx: Tx) -> None:
     before: int = connection.writer_seq  # type: ignore[attr-defined]  # set by Database
     writer_id: str = connection.writer_id  # type: ignore[attr-defined]  # set by Database
     now = datetime.now(UTC)
-    ids, facts, fields, leaves = [], [], [], []
+    events = []
     for position, noted in enumerate(tx.audit_events, start=1):
         event = _event(noted, call, now, writer_id, before + position)
         salts = new_salts(event)
         values = committed_values(event)
-        ids.append(str(event.event_id))
-        leaves.append(encode_leaf(event, salts))
-        facts.append(orjson.dumps(_facts(event)).decode())
         opened = [
             {"name": name, "value": values[name].decode(), "salt": salts[name].hex()}
             for name in values
         ]
-        fields.append(orjson.dumps(opened).decode())
-    after = before + len(ids)
+        events.append(
+            {
+                "id": event.event_id,
+                "facts": _facts(event),
+                "fields": opened,
+                "leaf": encode_leaf(event, salts).hex(),
+            }
+        )
+    after = before + len(events)
     tx.at_commit(
         INSERT_EVENTS,
         writer_id=writer_id,
@@ -175,10 +178,7 @@ def flush(tx: Tx) -> None:
         seq_after=after,
         org_id=call.caller.org_id or None,
         occurred_at=now,
-        ids=ids,
-        facts=facts,
-        fields=fields,
-        leaves=leaves,
+        events=orjson.dumps(events).decode(),
     )
     connection.writer_seq = after  # type: ignore[attr-defined]  # taken back by Database on rollback
 

@@ -2,7 +2,7 @@
 
 What must stay true:
 - Whatever is wrong with a login (nobody, a wrong password, a disabled or locked account), it runs
-  the same statements, one Argon2 and one COMMIT, and takes a multiple of 45 ms.
+  the same statements, one Argon2 and one COMMIT, and takes a multiple of 45 ms (`in_steps`).
 - It is counted before the password is looked at (see throttle).
 - Whoever has a second factor gets no session without it.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -119,6 +119,17 @@ REPLACE_HASH = sql(
 )
 
 
+@asynccontextmanager
+async def in_steps() -> AsyncIterator[None]:
+    """What is inside takes a multiple of STEP_S, whatever comes of it."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        taken_s = time.monotonic() - started
+        await asyncio.sleep(STEP_S - taken_s % STEP_S)
+
+
 class Logins:
     """Signs people in, for one server process."""
 
@@ -132,16 +143,9 @@ class Logins:
         """A session for the right password, or a challenge when a second factor is due.
 
         Raises Unauthenticated(CREDENTIALS_INVALID) whatever is wrong, and Exhausted: RATE_LIMITED
-        after failures, SERVER_BUSY.
+        after failures, SERVER_BUSY. To be called in_steps, together with what is done for those who
+        got in.
         """
-        started = time.monotonic()
-        try:
-            return await self._open(request, call)
-        finally:
-            taken_s = time.monotonic() - started
-            await asyncio.sleep(STEP_S - taken_s % STEP_S)
-
-    async def _open(self, request: LoginRequest, call: Call) -> Opened:
         login = normal_login(request.login)
         source = stranger(login, call.ip_address)
         device_hash = hash_of(request.device_token) if request.device_token else None

@@ -18,6 +18,7 @@ from chimera.identity.api_keys import (
 )
 from chimera.identity.desk import desk_of
 from chimera.identity.endings import CHANGES
+from chimera.identity.logins import in_steps
 from chimera.identity.password_rules import check_joining
 from chimera.identity.refresh import Refreshing
 from chimera.identity.sessions import list_user_sessions, log_out, session_tokens
@@ -105,9 +106,11 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
         self.environment = key_environment(core.settings)
 
     async def Login(self, request: LoginRequest, call: Call) -> LoginResponse:
-        opened = await self.desk.logins.open(request, call)
+        async with in_steps():
+            opened = await self.desk.logins.open(request, call)
+            tokens = await self.desk.tokens_of(opened.session)
         return LoginResponse(
-            tokens=await self.desk.tokens_of(opened.session),
+            tokens=tokens,
             user=opened.user if opened.session else None,
             challenge=opened.challenge,
             device_token=opened.device_token,

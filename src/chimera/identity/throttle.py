@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 import structlog
 from redis.asyncio import Redis
@@ -27,6 +28,7 @@ from redis.exceptions import RedisError
 
 from chimera.faults import Exhausted
 from chimera.ids import new_id
+from chimera.scripts import Script
 
 log = structlog.get_logger("chimera.identity")
 
@@ -114,7 +116,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Subject:
     """Whose attempts are counted together: an identifier (already normalised) and where they come
     from. `is_stranger` heeds the lock on the identifier from everywhere."""
@@ -123,11 +125,11 @@ class Subject:
     source: str
     is_stranger: bool = True
 
-    @property
+    @cached_property
     def key(self) -> str:
         return _digest(f"{self.identifier}\0{self.source}")
 
-    @property
+    @cached_property
     def identifier_key(self) -> str:
         return _digest(self.identifier)
 
@@ -179,9 +181,9 @@ class Throttle:
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
-        self._admit = redis.register_script(ADMIT)
-        self._count = redis.register_script(FAILED)
-        self._forget = redis.register_script(SUCCEEDED)
+        self._admit = Script(redis, ADMIT)
+        self._count = Script(redis, FAILED)
+        self._forget = Script(redis, SUCCEEDED)
         self._queues: dict[str, tuple[asyncio.Semaphore, int]] = {}
         self._local = _Local()
 

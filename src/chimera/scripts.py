@@ -1,0 +1,119 @@
+"""Lua scripts in Redis, sent one behind the other on one connection of the process.
+
+redis-py takes a connection for every call, looks whether it is sound, encodes word by word and waits
+under two timers: with three calls that was a tenth of what a login costs besides its hash. Here a call
+is a write, and its answer the next that comes; the connection is made and greeted by redis-py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import hiredis
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import ResponseError
+
+TIMEOUT_S = 2.0
+_NOT_YET = object()
+Word = str | bytes | int | float
+
+
+class Script:
+    """Called with keys and args, it answers what the script returns. Raises RedisError, OSError."""
+
+    def __init__(self, redis: Redis, text: str) -> None:
+        self._line = _LINES.get(redis) or _LINES.setdefault(redis, _Line(redis))
+        self._text = text
+        self._digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, *, keys: Sequence[str], args: Sequence[Word]) -> Any:
+        given = (len(keys), *keys, *args)
+        try:
+            return await self._line.ask(("EVALSHA", self._digest, *given))
+        except ResponseError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+        return await self._line.ask(("EVAL", self._text, *given))
+
+
+class _Line:
+    """The connection for the scripts of one client, which closes it."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._pool = redis.connection_pool
+        self._answers: _Answers | None = None
+        self._connecting = asyncio.Lock()
+
+    async def ask(self, words: tuple[Word, ...]) -> Any:
+        """Once more on a new connection where the one before was lost meanwhile."""
+        try:
+            return await (await self._connected()).ask(words)
+        except ConnectionLost:
+            return await (await self._connected()).ask(words)
+
+    async def _connected(self) -> _Answers:
+        if self._answers is not None and not self._answers.is_lost:
+            return self._answers
+        async with self._connecting:
+            if self._answers is not None and self._answers.is_lost:
+                await self._pool.release(self._answers.connection)
+                self._answers = None
+            if self._answers is None:
+                self._answers = _Answers(await self._pool.get_connection())
+            return self._answers
+
+
+class _Answers(asyncio.Protocol):
+    """What comes on a connection that redis-py has opened, each for whoever has waited longest."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self._transport: Any = connection._writer.transport
+        self._before: Any = self._transport.get_protocol()
+        self._reader = hiredis.Reader(replyError=ResponseError, notEnoughData=_NOT_YET)
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._transport.set_protocol(self)
+        # Closed meanwhile, it is told to nobody any more.
+        self.is_lost = self._transport.is_closing()
+
+    async def ask(self, words: tuple[Word, ...]) -> Any:
+        """Raises ConnectionLost, and ResponseError for what the script raised."""
+        if self.is_lost:
+            raise ConnectionLost("Redis is away")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append(answer)
+        self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]  # its types know one word only
+        timer = loop.call_later(TIMEOUT_S, self._transport.abort)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while (answer := self._reader.gets()) is not _NOT_YET:
+            waiting = self._waiting.popleft()
+            if waiting.done():  # whoever asked was cancelled
+                continue
+            if isinstance(answer, ResponseError):
+                waiting.set_exception(answer)
+            else:
+                waiting.set_result(answer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_lost = True
+        self._before.connection_lost(error)
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_exception(ConnectionLost("Redis has hung up, or did not answer"))
+
+
+_LINES: WeakKeyDictionary[Redis, _Line] = WeakKeyDictionary()
