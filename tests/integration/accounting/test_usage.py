@@ -66,7 +66,7 @@ async def test_usage_is_the_ledger_however_often_it_is_summed(stage: Stage, core
     # A key's count is of calls, not of workers that opened it.
     (key,) = (await stage.olivia.providers.ListProviderKeys()).provider_keys
     assert key.usage_count == expected[0]
-    assert key.last_used_at.seconds > key.created_at.seconds
+    assert key.last_used_at.ToNanoseconds() > key.created_at.ToNanoseconds()
 
     for dimension in DIMENSIONS:
         rows, token, pages = [], "", 0
