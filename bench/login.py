@@ -6,9 +6,10 @@ Counted: the serving process, and apart from it PostgreSQL and Redis. A hundred 
 devices, one after the other and eight at a time. The floor is argon2-cffi verifying in a process of its
 own, one after the other, before and after each slice of logins, while nothing else runs; hashes side by
 side take more CPU each, for they share caches and memory. The same verification takes more as well when
-it comes only every 50 ms, as it does in logins one at a time: caches forget; told as "spaced". Then: ten logins a second, and how
-long they take; 100 people at once, whether all get in, the memory they take, and how long somebody
-else (in a process of its own) waits for GetMe beside them.
+it comes only every 50 ms, as it does in logins one at a time: caches forget; told as "spaced". Figures
+are medians of slices, so what happens now and then (GC) is mostly left out. Then: ten logins a second,
+and how long they take; 100 people at once, whether all get in, the memory they take, and how long
+somebody else (in a process of its own) waits for GetMe beside them.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def _floor() -> Iterator[Raw]:
     """Answers the CPU-seconds of a verification, the mean of so many, each so long after the one before
     began; in a process of its own."""
     here, there = spawn.Pipe()
-    child = spawn.Process(target=_verify, args=(there,))
+    child = spawn.Process(target=_verify, args=(there,), daemon=True)
     child.start()
 
     def raw(calls: int, pace_s: float) -> float:
@@ -221,7 +222,7 @@ async def _beside(running: Installation, work: Callable[[], Awaitable[Any]]) -> 
     """The 99th percentile of a reader's waits in seconds, while the work goes on; and its answer."""
     begun, over, told = spawn.Event(), spawn.Event(), spawn.Queue()
     given = (str(running.settings.listen), running.admin.credential, begun, over, told)
-    reader = spawn.Process(target=_read, args=given)
+    reader = spawn.Process(target=_read, args=given, daemon=True)
     reader.start()
     await asyncio.to_thread(begun.wait)
     answer = await work()

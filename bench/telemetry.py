@@ -162,7 +162,7 @@ class _Sender:
         self.pipe, child = context.Pipe()
         address = running.settings.listen
         values = (address, running.admin.metadata(), form, rate, size, seconds, child)
-        self.process = context.Process(target=_send, args=values)
+        self.process = context.Process(target=_send, args=values, daemon=True)
 
     async def start(self) -> None:
         self.process.start()
@@ -193,7 +193,9 @@ class _Disk:
     def __init__(self, running: Installation) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, child = context.Pipe()
-        self.process = context.Process(target=_write, args=(running.settings.home, child))
+        self.process = context.Process(
+            target=_write, args=(running.settings.home, child), daemon=True
+        )
 
     async def start(self) -> None:
         self.process.start()

@@ -57,12 +57,12 @@ def settle_memory() -> None:
 
 class _Connections(ConnectionPool):
     """redis-py looks whether a connection can be read before it hands it out, by a read that it gives
-    up at once: as much work as a command. The stream knows as well that the other side has hung up, or
-    has sent what nobody waits for: somebody else's answer."""
+    up at once: as much work as a command. The stream knows as well that the other side has hung up or
+    reset it, or has sent what nobody waits for: somebody else's answer."""
 
     async def ensure_connection(self, connection: Any) -> None:
         reader = connection._reader
-        if connection.is_connected and (reader.at_eof() or reader._buffer):
+        if connection.is_connected and (reader.at_eof() or reader.exception() or reader._buffer):
             await connection.disconnect()
         await connection.connect()
 

@@ -48,25 +48,32 @@ class _Line:
     def __init__(self, redis: Redis) -> None:
         self._pool = redis.connection_pool
         self._answers: _Answers | None = None
-        self._connecting = asyncio.Lock()
+        self._opening: asyncio.Task[_Answers] | None = None
 
     async def ask(self, words: tuple[Word, ...]) -> Any:
-        """Once more on a new connection where the one before was lost meanwhile."""
-        try:
-            return await (await self._connected()).ask(words)
-        except ConnectionLost:
-            return await (await self._connected()).ask(words)
+        """Sent once: a script whose answer was lost may have run, and most count something."""
+        answers = self._answers
+        if answers is None or answers.is_lost:
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open())
+                self._opening.add_done_callback(self._opened)
+            # One for all who wait, for a Redis that hangs would keep them waiting one after the other.
+            answers = await asyncio.shield(self._opening)
+        return await answers.ask(words)
 
-    async def _connected(self) -> _Answers:
-        if self._answers is not None and not self._answers.is_lost:
-            return self._answers
-        async with self._connecting:
-            if self._answers is not None and self._answers.is_lost:
-                await self._pool.release(self._answers.connection)
-                self._answers = None
-            if self._answers is None:
-                self._answers = _Answers(await self._pool.get_connection())
-            return self._answers
+    async def _open(self) -> _Answers:
+        lost, self._answers = self._answers, None
+        if lost is not None:
+            # What was reset looks sound to redis-py, which would hand it out again.
+            await lost.connection.disconnect(nowait=True)
+            await self._pool.release(lost.connection)
+        self._answers = _Answers(await self._pool.get_connection())
+        return self._answers
+
+    def _opened(self, opening: asyncio.Task[_Answers]) -> None:
+        self._opening = None
+        if not opening.cancelled():
+            opening.exception()  # seen by those who wait, if any still do
 
 
 class _Answers(asyncio.Protocol):
@@ -88,13 +95,20 @@ class _Answers(asyncio.Protocol):
             raise ConnectionLost("Redis is away")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
+        # First, for what cannot be packed must not be waited for.
+        packed = hiredis.pack_command(words)  # type: ignore[arg-type]  # its types know one word only
         self._waiting.append(answer)
-        self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]  # its types know one word only
-        timer = loop.call_later(TIMEOUT_S, self._transport.abort)
+        self._transport.write(packed)
+        timer = loop.call_later(TIMEOUT_S, self._too_late, answer)
         try:
             return await answer
         finally:
             timer.cancel()
+
+    def _too_late(self, answer: asyncio.Future[Any]) -> None:
+        """The next that comes would be somebody else's answer, so the connection ends for all."""
+        if not answer.done():
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)

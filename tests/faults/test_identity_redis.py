@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
 
 import pytest
+from pydantic import SecretStr
 from redis.exceptions import RedisError, ResponseError
 
 from chimera.core import open_redis
@@ -81,3 +86,62 @@ async def test_redis_that_came_back_is_asked_at_once(
     await asyncio.to_thread(running_stack.restart, "redis")
     assert all(await asyncio.gather(*map(echoed, range(5))))
     await redis.aclose()
+
+
+class Relay:
+    """A way to Redis that can be cut so that both ends find their connections reset."""
+
+    def __init__(self) -> None:
+        self.writers: list[asyncio.StreamWriter] = []
+        self.made = 0
+
+    @asynccontextmanager
+    async def to(self, redis_url: str) -> AsyncIterator[str]:
+        there = urlsplit(redis_url)
+
+        async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(OSError):
+                while data := await reader.read(1 << 16):
+                    writer.write(data)
+
+        async def relayed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.made += 1
+            far_reader, far_writer = await asyncio.open_connection(there.hostname, there.port)
+            self.writers += [writer, far_writer]
+            await asyncio.gather(pipe(reader, far_writer), pipe(far_reader, writer))
+
+        server = await asyncio.start_server(relayed, "127.0.0.1", 0)
+        try:
+            yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        finally:
+            self.cut()
+            server.close()
+
+    def cut(self) -> None:
+        for writer in self.writers:
+            at_once = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+            writer.transport.abort()
+        self.writers.clear()
+
+
+async def test_a_reset_connection_is_made_anew(settings: Settings, running_stack: Stack) -> None:
+    """Also when it was reset rather than closed, as a router between does: those who waited hear of it,
+    and what they asked for is not asked twice."""
+    relay = Relay()
+    async with relay.to(settings.redis_url.get_secret_value()) as url:
+        redis = open_redis(settings.model_copy(update={"redis_url": SecretStr(url)}))
+        count = Script(redis, "return redis.call('INCR', KEYS[1])")
+        for round_no in range(1, 4):
+            await asyncio.gather(*(redis.get("nothing") for _ in range(3)))
+            made = relay.made
+            assert await count(keys=["asked"], args=[]) == round_no
+            relay.cut()
+            before = asyncio.create_task(count(keys=[f"lost-{round_no}"], args=[]))
+            with suppress(RedisError, OSError):
+                await before
+            assert await count(keys=[f"next-{round_no}"], args=[]) == 1
+            assert [await redis.get("nothing") for _ in range(4)] == [None] * 4
+            assert await redis.get(f"lost-{round_no}") in (None, b"1")
+            assert relay.made > made
+        await redis.aclose()

@@ -152,9 +152,12 @@ _LED = [chr(size) for size in range(128)]
 
 def led_strings(texts: Sequence[str]) -> list[bytes]:
     """Each as `string` encodes it. Short texts of ASCII, as most are, take no step of Python each."""
-    sizes = list(map(len, texts))
-    if max(sizes, default=0) < 128 and "".join(texts).isascii():
-        return list(map(str.encode, map(add, map(_LED.__getitem__, sizes), texts)))
+    try:
+        sizes = list(map(len, texts))
+        if max(sizes, default=0) < 128 and "".join(texts).isascii():
+            return list(map(str.encode, map(add, map(_LED.__getitem__, sizes), texts)))
+    except TypeError:
+        raise BatchBroken("a text is not Unicode") from None
     return list(map(string, texts))
 
 

@@ -37,7 +37,7 @@ log = structlog.get_logger("chimera.telemetry.reconcile")
 
 BATCHES_A_LOOK = 2_000
 LOOKS_MAX = 50  # of one organisation in one pass
-REBUILT_MAX = 3  # days of one organisation in one pass, for nothing is drained meanwhile
+REBUILT_MAX = 3  # days in one pass, for nothing is drained meanwhile
 DAYS_KEPT = 7  # as long as batches are
 
 
@@ -312,12 +312,15 @@ async def _reconcile_org(
         if len(good) < BATCHES_A_LOOK:
             break
     if ledger.is_asked or ledger.is_due or was_resent:
-        days = await rollups.differing_days(clickhouse, org_id)
-        for day in days[:REBUILT_MAX]:
-            await rollups.rebuild_day(clickhouse, org_id, day)
-            report.rebuilt.append((org_id, day))
+        is_through = False
+        if (room := REBUILT_MAX - len(report.rebuilt)) > 0:
+            days = await rollups.differing_days(clickhouse, org_id)
+            for day in days[:room]:
+                await rollups.rebuild_day(clickhouse, org_id, day)
+                report.rebuilt.append((org_id, day))
+            is_through = len(days) <= room
         async with db.begin(_call()) as tx:
-            await tx.run(MARK_ROLLUPS, org_id=org_id, is_through=len(days) <= REBUILT_MAX)
+            await tx.run(MARK_ROLLUPS, org_id=org_id, is_through=is_through)
 
 
 Tallies = dict[tuple[date, str], Tally]

@@ -86,15 +86,18 @@ def _rolled(table: LiteralString, numbers: LiteralString, rows: LiteralString) -
     )
 
 
-# Days with sketches of the kind before (migration 0005): one is enough, and the smallest roll-ups show it.
+# Days with values in sketches of the kind before (migration 0005), or in none: the smallest roll-ups
+# show it.
 OLD_SKETCHES: LiteralString = """
     SELECT toDate(bucket) AS d FROM event_slices_daily
      WHERE org_id = %(org_id)s AND dimension = 'event_category' AND toDate(bucket) >= toDate(now('UTC')) - 80
-       AND NOT isNaN(finalizeAggregation(latency_ms_q)[1])
+       AND (NOT isNaN(finalizeAggregation(latency_ms_q)[1])
+            OR timed > 0 AND isNaN(finalizeAggregation(latency_ms_sketch)[1]))
      UNION ALL
     SELECT toDate(bucket) AS d FROM metric_slices_daily
      WHERE org_id = %(org_id)s AND dimension = 'event_category' AND toDate(bucket) >= toDate(now('UTC')) - 80
-       AND NOT isNaN(finalizeAggregation(value_q)[1])
+       AND (NOT isNaN(finalizeAggregation(value_q)[1])
+            OR isNaN(finalizeAggregation(value_sketch)[1]))
 """
 # Days on which one of them differs, or one has no row: sources of each kind are its roll-ups and the truth.
 DIFFERING_DAYS: LiteralString = (

@@ -96,16 +96,19 @@ METRIC_EXACT: LiteralString = (
 PERCENTILES: dict[tuple[bool, bool], LiteralString] = {
     (False, False): "quantilesDDMerge(0.02, 0.5, 0.9, 0.95, 0.99)(latency_ms_sketch)",
     (False, True): "quantilesExactIf(0.5, 0.9, 0.95, 0.99)(latency_ms, latency_ms > 0)",
-    (True, False): "quantilesDDMerge(0.02, 0.5, 0.9, 0.95, 0.99)(value_sketch)",
+    # As it is in the sketch, see migration 0005.
+    (True, False): (
+        "arrayMap(one -> one / 1e10, quantilesDDMerge(0.02, 0.5, 0.9, 0.95, 0.99)(value_sketch))"
+    ),
     (True, True): "quantilesExact(0.5, 0.9, 0.95, 0.99)(value)",
 }
 NO_PERCENTILES: LiteralString = "emptyArrayFloat64()"
-# What is answered of it: costs as texts, which the driver reads many times faster than decimals, and
-# percentiles within the extremes, for a sketch is off by a share of the value; none of no value.
-ANSWERED: LiteralString = (
-    "n_events, n_errors, toString(n_cost), n_values, v_sum, v_min, v_max,"
-    " if(isNaN(p[1]), [], arrayMap(one -> least(greatest(one, v_min), v_max), p))"
+# Within the extremes, for a sketch is off by a share of the value; none of no value.
+WITHIN: LiteralString = (
+    "if(isNaN(raw[1]), [], arrayMap(one -> least(greatest(one, v_min), v_max), raw)) AS p"
 )
+# Costs as texts, which the driver reads many times faster than decimals.
+ANSWERED: LiteralString = "n_events, n_errors, toString(n_cost), n_values, v_sum, v_min, v_max, p"
 Order = TelemetryOrder
 ORDERS: dict[int, LiteralString] = {
     Order.TELEMETRY_ORDER_EVENTS: "n_events",
@@ -226,7 +229,7 @@ def _numbers(question: Question) -> LiteralString:
     percentiles = NO_PERCENTILES
     if question.with_percentiles:
         percentiles = PERCENTILES[bool(question.metric), question.is_exact]
-    return f"{numbers}, {percentiles} AS p"
+    return f"{numbers}, {percentiles} AS raw, {WITHIN}"
 
 
 def _source(question: Question) -> LiteralString:

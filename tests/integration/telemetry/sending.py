@@ -64,7 +64,7 @@ def some_events(
             event.dimensions["model"] = model
             event.dimensions["provider"] = "assistant"
             event.dimensions["technique"] = ("plain", "base64")[number % 2]
-            event.metrics["tokens"] = float(chance.randrange(1000))
+            event.metrics["tokens"] = chance.randrange(1000) / (1, 1000)[number % 2]
             event.metric_units["tokens"] = "tokens"
         if chance.random() < 0.1:
             event.dimensions["error_kind"] = "timeout"
