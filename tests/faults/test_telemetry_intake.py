@@ -47,6 +47,8 @@ async def workers(settings: Settings, tmp_path: Path) -> AsyncIterator[Workers]:
     finally:
         if found.now is not None:
             await found.now.kill()
+        for log in sorted(tmp_path.glob("worker-*.log")):
+            print(f"--- {log.name}\n{log.read_text()[-4000:]}")  # shown when the test fails
 
 
 class Load:
