@@ -38,6 +38,9 @@ class Workers:
         self.now = Worker(self.settings, log, {"telemetry_flush_s": 0.1} | more)
         return self.now
 
+    def has_begun(self) -> bool:
+        return "worker.started" in (self.folder / f"worker-{self.started}.log").read_text()
+
 
 @pytest.fixture
 async def workers(settings: Settings, tmp_path: Path) -> AsyncIterator[Workers]:
@@ -154,6 +157,8 @@ async def test_acknowledged_events_outlive_everything_that_dies(
             await worker.kill()
             await load.more(3)
         workers.start()
+        # One that finds no PostgreSQL while it starts ends, and is somebody else's to start again.
+        await eventually(workers.has_begun, seconds=60)
         await asyncio.to_thread(running_stack.kill, "clickhouse")
         redis.Redis.from_url(running_stack.urls.redis_url).flushall()
         await load.more(20)
