@@ -7,10 +7,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import psycopg
+
+from chimera.campaigns.analytics.collecting import collect
+from chimera.core import Core
 from chimera.settings import Settings
 from chimera.v1.campaigns_pb2 import CampaignPlan, Run, RunState
 from chimera.v1.providers_pb2 import Price, ProviderType
 from chimera.v1.templates_pb2 import MessageRole, PromptMessage, Variable, VariableKind
+from tests.support.processes import eventually
 from tests.support.world import Person
 
 LIVE = (RunState.RUN_STATE_RUNNING, RunState.RUN_STATE_PAUSED)
@@ -115,6 +120,21 @@ async def results_of(person: Person, run_id: str) -> list[Any]:
         token = page.next_page_token
         if not token:
             return found
+
+
+async def collected(core: Core) -> None:
+    """Every flush is in its window: by us, or by a worker whose minute came first; a transaction
+    open anywhere in the cluster holds it up."""
+    url = core.settings.database_url.get_secret_value()
+    waiting = """SELECT count(*) FROM campaigns.flushes f LEFT JOIN campaigns.analysed a USING (run_id)
+                  WHERE f.xid > COALESCE(a.xid, '0')"""
+
+    async def all_in() -> bool:
+        await collect(core)
+        async with await psycopg.AsyncConnection.connect(url) as database:
+            return await (await database.execute(waiting)).fetchone() == (0,)
+
+    await eventually(all_in)
 
 
 @asynccontextmanager

@@ -10,7 +10,6 @@ import psycopg
 import pytest
 from psycopg import sql as pgsql
 
-from chimera.campaigns.analytics.collecting import collect
 from chimera.core import open_core
 from chimera.embedded.stack import StackUrls
 from chimera.settings import Settings
@@ -18,6 +17,7 @@ from chimera.v1.campaigns_pb2 import CampaignPlan, Scorer
 from chimera.v1.evaluation_pb2 import Pairing
 from tests.support.campaigns import (
     assistant_models,
+    collected,
     finished,
     secret_plan,
     secret_template,
@@ -135,7 +135,7 @@ async def scene(draft: Scene, settings: Settings) -> Scene:
 
         await until(judged, "the scoring has verdicts")
     async with open_core(settings, "worker") as core:
-        await collect(core)
+        await collected(core)
     draft.run_id, draft.scoring_id = run.id, again.scoring.id
     await olivia.evaluation.OverrideVerdict(
         run_id=run.id, cell_no=0, is_successful=True, reason="it is one"
