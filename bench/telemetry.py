@@ -456,9 +456,15 @@ async def _ask(running: Installation, rounds: int) -> None:
             is_exact=True,
         ),
     }
-    print(f"  {rounds} times each, milliseconds:{'':14}p50      p95      max  CPU of ClickHouse")
+    print(
+        f"  {rounds} times each, milliseconds:   rows    first      p50      p95      max"
+        "  CPU of ClickHouse"
+    )
     for name, ask in questions.items():
-        await ask()
+        began = time.monotonic()
+        answer = await ask()
+        first_ms = (time.monotonic() - began) * 1000
+        rows = max(len(value) for field, value in answer.ListFields() if field.is_repeated)
         before = running.usages()["clickhouse"].cpu_s
         took = []
         for _ in range(rounds):
@@ -467,4 +473,7 @@ async def _ask(running: Installation, rounds: int) -> None:
             took.append((time.monotonic() - began) * 1000)
         cpu_ms = (running.usages()["clickhouse"].cpu_s - before) / rounds * 1000
         cuts = statistics.quantiles(took, n=20)
-        print(f"  {name:36} {cuts[9]:8.1f} {cuts[18]:8.1f} {max(took):8.1f} {cpu_ms:8.1f}")
+        print(
+            f"  {name:36} {rows:5,} {first_ms:8.1f} {cuts[9]:8.1f} {cuts[18]:8.1f}"
+            f" {max(took):8.1f} {cpu_ms:8.1f}"
+        )
