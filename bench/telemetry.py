@@ -21,6 +21,7 @@ import os
 import random
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -154,24 +155,28 @@ def _send(
     pipe.send(asyncio.run(run()))
 
 
-class _Sender:
-    def __init__(
-        self, running: Installation, form: str, rate: float, size: int, seconds: float
-    ) -> None:
+class _Beside:
+    """`work` in a process of its own: it says "ready" on its pipe, its last value, and in the end what
+    it found."""
+
+    def __init__(self, work: Callable[..., None], *given: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, child = context.Pipe()
-        address = running.settings.listen
-        values = (address, running.admin.metadata(), form, rate, size, seconds, child)
-        self.process = context.Process(target=_send, args=values, daemon=True)
+        self.process = context.Process(target=work, args=(*given, child), daemon=True)
 
     async def start(self) -> None:
         self.process.start()
         await asyncio.to_thread(self.pipe.recv)
 
-    async def done(self) -> tuple[int, list[tuple[float, float]], int]:
-        found: tuple[int, list[tuple[float, float]], int] = await asyncio.to_thread(self.pipe.recv)
+    async def done(self) -> Any:
+        found = await asyncio.to_thread(self.pipe.recv)
         self.process.join()
         return found
+
+
+def _sender(running: Installation, form: str, rate: float, size: int, seconds: float) -> _Beside:
+    admin = running.admin.metadata()
+    return _Beside(_send, running.settings.listen, admin, form, rate, size, seconds)
 
 
 def _write(folder: Path, pipe: Any) -> None:
@@ -187,25 +192,6 @@ def _write(folder: Path, pipe: Any) -> None:
             os.fdatasync(file.fileno())
             took_ms.append((time.monotonic() - began) * 1000)
     pipe.send(took_ms)
-
-
-class _Disk:
-    def __init__(self, running: Installation) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, child = context.Pipe()
-        self.process = context.Process(
-            target=_write, args=(running.settings.home, child), daemon=True
-        )
-
-    async def start(self) -> None:
-        self.process.start()
-        await asyncio.to_thread(self.pipe.recv)
-
-    async def done(self) -> list[float]:
-        self.pipe.send("enough")
-        found: list[float] = await asyncio.to_thread(self.pipe.recv)
-        self.process.join()
-        return found
 
 
 async def _waiting(person: Person) -> int:
@@ -230,11 +216,12 @@ async def _burst(chosen: argparse.Namespace) -> None:
 async def _measure(
     running: Installation, form: str, rate: float, size: int, seconds: float
 ) -> None:
-    warm = _Sender(running, form, rate, size, 3)
+    warm = _sender(running, form, rate, size, 3)
     await warm.start()
     await warm.done()
     await until(lambda: _drained(running))
-    sender, disk = _Sender(running, form, rate, size, seconds), _Disk(running)
+    sender = _sender(running, form, rate, size, seconds)
+    disk = _Beside(_write, running.settings.home)
     await disk.start()
     await sender.start()
     before, began = running.usages(), time.monotonic()
@@ -244,6 +231,7 @@ async def _measure(
         await asyncio.wait({done}, timeout=1.0)
         backlog.append(await _waiting(running.admin))
     events, acknowledged, refused = await done
+    disk.pipe.send("enough")
     written = await disk.done()
     latencies = [took_ms for _, took_ms in acknowledged]
     slowest = sorted(acknowledged, key=lambda one: -one[1])[:5]
@@ -280,7 +268,7 @@ async def _outage(chosen: argparse.Namespace) -> None:
     async with installation() as running:
         seconds = chosen.away + 30
         senders = [
-            _Sender(running, form, rate / 4, size, seconds) for form, (rate, size) in FORMS.items()
+            _sender(running, form, rate / 4, size, seconds) for form, (rate, size) in FORMS.items()
         ]
         for sender in senders:
             await sender.start()
