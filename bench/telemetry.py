@@ -239,7 +239,9 @@ async def _measure(
     drained_s = await until(lambda: _drained(running))
     after = running.usages()
     spent = {name: after[name].cpu_s - before[name].cpu_s for name in before if name != "target"}
-    cuts, floor = statistics.quantiles(latencies, n=100), statistics.quantiles(written, n=100)
+    cuts, floor = (
+        statistics.quantiles(values, n=100, method="inclusive") for values in (latencies, written)
+    )
     third = max(1, len(backlog) // 3)
     print(
         f"\n{form}, {size} a batch, {rate:,.0f} events/s asked, {events / took_s:,.0f} taken"
@@ -460,7 +462,7 @@ async def _ask(running: Installation, rounds: int) -> None:
             await ask()
             took.append((time.monotonic() - began) * 1000)
         cpu_ms = (running.usages()["clickhouse"].cpu_s - before) / rounds * 1000
-        cuts = statistics.quantiles(took, n=20)
+        cuts = statistics.quantiles(took, n=20, method="inclusive")
         print(
             f"  {name:36} {rows:5,} {first_ms:8.1f} {cuts[9]:8.1f} {cuts[18]:8.1f}"
             f" {max(took):8.1f} {cpu_ms:8.1f}"
