@@ -364,13 +364,15 @@ async def _queries(chosen: argparse.Namespace) -> None:
                 "events_daily",
                 "event_slices_hourly",
                 "event_slices_daily",
+                "event_totals_daily",
+                "event_slice_totals_daily",
             ):
                 ((rows, size),) = client.execute(
                     "SELECT sum(rows), sum(bytes_on_disk) FROM system.parts"
                     " WHERE active AND database = currentDatabase() AND table = %(table)s",
                     {"table": table},
                 )
-                print(f"  {table:19} {rows:>12,} rows {size / 1e6:>9,.1f} MB")
+                print(f"  {table:24} {rows:>12,} rows {size / 1e6:>9,.1f} MB")
         await _ask(running, chosen.rounds)
 
 

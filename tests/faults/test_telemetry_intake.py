@@ -121,6 +121,8 @@ async def books_balance(load: Load, acme: Organisation, url: str) -> None:
         "event_slices_hourly WHERE dimension = 'user_id'",
         "event_slices_daily WHERE dimension = 'event_category'",
         "event_slices_daily WHERE dimension = 'model,technique'",
+        "event_totals_daily",
+        "event_slice_totals_daily WHERE dimension = 'model,technique'",
     ):
         assert ask(url, rolled + table) == counted
     points = ask(
@@ -132,6 +134,8 @@ async def books_balance(load: Load, acme: Organisation, url: str) -> None:
         "metrics_daily",
         "metric_slices_hourly WHERE dimension = 'model'",
         "metric_slices_daily WHERE dimension = 'event_category,provider'",
+        "metric_totals_daily",
+        "metric_slice_totals_daily WHERE dimension = 'model'",
     ):
         ((number, total),) = ask(url, f"SELECT sum(points), sum(value_sum) FROM {table}")  # noqa: S608
         assert (number, total) == (points[0][0], pytest.approx(points[0][1]))

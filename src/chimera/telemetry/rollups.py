@@ -33,6 +33,10 @@ TIMES: dict[LiteralString, LiteralString] = {
     "event_slices_daily": "bucket",
     "metric_slices_hourly": "bucket",
     "metric_slices_daily": "bucket",
+    "event_totals_daily": "bucket",
+    "event_slice_totals_daily": "bucket",
+    "metric_totals_daily": "bucket",
+    "metric_slice_totals_daily": "bucket",
     "executions_hourly": "hour",
     "user_activity": "day",
 }
@@ -66,6 +70,9 @@ COMPARED: tuple[tuple[LiteralString, LiteralString, LiteralString], ...] = (
     ("event_slices_daily", EVENTS, SINGLE),
     ("event_slices_hourly", EVENTS, PAIR),
     ("event_slices_daily", EVENTS, PAIR),
+    ("event_totals_daily", EVENTS, "1"),
+    ("event_slice_totals_daily", EVENTS, SINGLE),
+    ("event_slice_totals_daily", EVENTS, PAIR),
     ("metrics_minute", POINTS, "1"),
     ("metrics_hourly", POINTS, "1"),
     ("metrics_daily", POINTS, "1"),
@@ -73,6 +80,9 @@ COMPARED: tuple[tuple[LiteralString, LiteralString, LiteralString], ...] = (
     ("metric_slices_daily", POINTS, SINGLE),
     ("metric_slices_hourly", POINTS, PAIR),
     ("metric_slices_daily", POINTS, PAIR),
+    ("metric_totals_daily", POINTS, "1"),
+    ("metric_slice_totals_daily", POINTS, SINGLE),
+    ("metric_slice_totals_daily", POINTS, PAIR),
     ("executions_hourly", EXECUTIONS, "1"),
     ("user_activity", ACTIVITY, "1"),
 )
@@ -104,7 +114,7 @@ DIFFERING_DAYS: LiteralString = (
     "SELECT DISTINCT d FROM (SELECT d FROM ("  # noqa: S608 - names from above
     + " UNION ALL ".join([TRUTH, *(_rolled(*one) for one in COMPARED)])
     + ") WHERE n > 0 GROUP BY d, kind HAVING uniqExact((n, f)) > 1"
-    + " OR count() < multiIf(kind IN ('events', 'points'), 8, 2)"
+    + " OR count() < multiIf(kind IN ('events', 'points'), 11, 2)"
     + f" UNION ALL {OLD_SKETCHES}) ORDER BY d DESC"
 )
 

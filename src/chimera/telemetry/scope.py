@@ -32,17 +32,21 @@ BY_CAMPAIGN = (
     "events_minute",
     "events_hourly",
     "events_daily",
+    "event_totals_daily",
     "metrics_minute",
     "metrics_hourly",
     "metrics_daily",
+    "metric_totals_daily",
 )
 BY_USER = ("user_activity",)
 BY_ORGANISATION = (
     "executions_hourly",
     "event_slices_hourly",
     "event_slices_daily",
+    "event_slice_totals_daily",
     "metric_slices_hourly",
     "metric_slices_daily",
+    "metric_slice_totals_daily",
 )
 REPLICA_DELAY: LiteralString = "SELECT max(absolute_delay) FROM system.replicas"
 DELAY_KNOWN_S = 2.0

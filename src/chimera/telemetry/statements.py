@@ -34,12 +34,15 @@ class Rolled(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A width of time: its roll-ups, and how an event's time is cut to it."""
+    """A width of time: its roll-ups, and how an event's time is cut to it. Totals are the same roll-ups
+    with all types of events together."""
 
     seconds: int
     events: Rolled
     metrics: Rolled
     cut: LiteralString
+    event_totals: Rolled | None = None
+    metric_totals: Rolled | None = None
 
 
 STEPS: dict[int, Step] = {
@@ -60,10 +63,12 @@ STEPS: dict[int, Step] = {
         Rolled("events_daily", "event_slices_daily"),
         Rolled("metrics_daily", "metric_slices_daily"),
         "toStartOfDay(toDateTime(timestamp, 'UTC'))",
+        Rolled("event_totals_daily", "event_slice_totals_daily"),
+        Rolled("metric_totals_daily", "metric_slice_totals_daily"),
     ),
 }
 IDS = ("campaign_id", "user_id")
-# A column of every slice; the dimension whose slices are summed up for all together; and the one that
+# A column of every roll-up but totals, of slices too; the dimension whose slices are summed up for all together; and the one that
 # is in no slice by two.
 IN_SLICES = TelemetryDimension.TELEMETRY_DIMENSION_EVENT_TYPE
 FEWEST = TelemetryDimension.TELEMETRY_DIMENSION_EVENT_CATEGORY
@@ -141,7 +146,11 @@ class Question(NamedTuple):
 
     @property
     def rolled(self) -> Rolled:
-        return self.step.metrics if self.metric else self.step.events
+        step = self.step
+        of_all_types = step.metric_totals if self.metric else step.event_totals
+        if of_all_types and IN_SLICES not in self.group_by and not self.filter.event_types:
+            return of_all_types
+        return step.metrics if self.metric else step.events
 
     @property
     def merges_sketches(self) -> bool:

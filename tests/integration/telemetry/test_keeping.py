@@ -217,6 +217,8 @@ async def test_duplicates_and_wrong_roll_ups_are_found_when_somebody_asks(
         "metrics_daily",
         "user_activity",
         "event_slices_hourly WHERE dimension = 'event_category,provider'",
+        "event_totals_daily",
+        "metric_slice_totals_daily WHERE dimension = 'event_category'",
     ):
         ask(hands.url, f"DELETE FROM {table}{'' if 'WHERE' in table else ' WHERE 1'}")  # noqa: S608
         await acme.admin.telemetry.ReconcileTelemetry()

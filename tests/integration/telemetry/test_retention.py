@@ -21,6 +21,10 @@ KEPT = {
     "event_slices_daily": ("bucket", YEAR),
     "metric_slices_hourly": ("bucket", YEAR),
     "metric_slices_daily": ("bucket", YEAR),
+    "event_totals_daily": ("bucket", YEAR),
+    "event_slice_totals_daily": ("bucket", YEAR),
+    "metric_totals_daily": ("bucket", YEAR),
+    "metric_slice_totals_daily": ("bucket", YEAR),
 }
 
 

@@ -11,7 +11,7 @@ from chimera.telemetry.statements import ALONE, DIMENSIONS, IN_SLICES, STEPS, Qu
 from chimera.v1.telemetry_pb2 import EventFilter, TelemetryDimension, TelemetryStep
 
 D = TelemetryDimension
-HOUR = TelemetryStep.TELEMETRY_STEP_HOUR
+HOUR, DAY = TelemetryStep.TELEMETRY_STEP_HOUR, TelemetryStep.TELEMETRY_STEP_DAY
 
 
 def question(group_by: Any = (), **fields: Any) -> Question:
@@ -40,6 +40,26 @@ def test_one_dimension_beside_the_type_is_answered_from_slices(metric: str) -> N
             asked = question(group_by, filter=chosen, metric=metric)
             assert asked.slice == ("event_category" if number == IN_SLICES else column)
             assert f" FROM {table} WHERE" in series(asked)
+
+
+@pytest.mark.parametrize("metric", ["", "tokens"])
+def test_days_of_all_types_are_answered_from_totals(metric: str) -> None:
+    """Who names the type of events, as a group or in the filter, reads what has it; whole or sliced."""
+    kind, whole = ("metric", "metrics_daily") if metric else ("event", "events_daily")
+    three = [D.TELEMETRY_DIMENSION_MODEL, D.TELEMETRY_DIMENSION_TECHNIQUE, ALONE]
+    for group_by, table, of_types in (
+        ([], f"{kind}_slice_totals_daily", f"{kind}_slices_daily"),
+        (three[:2], f"{kind}_slice_totals_daily", f"{kind}_slices_daily"),
+        (three, f"{kind}_totals_daily", whole),
+    ):
+        asked = question(group_by, metric=metric, step=STEPS[DAY])
+        typed = question(
+            group_by, metric=metric, step=STEPS[DAY], filter=EventFilter(event_types=["a"])
+        )
+        named = question([*group_by[:2], IN_SLICES], metric=metric, step=STEPS[DAY])
+        assert f" FROM {table} WHERE" in series(asked)
+        assert f" FROM {of_types} WHERE" in series(typed)
+        assert f" FROM {kind}_slices_daily WHERE" in series(named)
 
 
 def test_two_dimensions_are_answered_from_pairs() -> None:
