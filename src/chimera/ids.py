@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
+
+EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 def new_id(at: datetime | None = None) -> str:
     """A UUIDv7 as text; `at` (aware) gives its time, default now.
 
-    The 12 bits after the milliseconds are the part of the millisecond (244 ns; RFC 9562, section
-    6.2, method 3), so what one process makes comes in the order it was made, also within one.
+    The 12 bits after the milliseconds are the part of the millisecond (in 244 ns; RFC 9562, section
+    6.2, method 3), so what one process makes comes in the order it was made, also within one, while
+    its clock has nanoseconds and does not step back. Those of one `at` come in no order.
     """
-    nanoseconds = time.time_ns() if at is None else int(at.timestamp() * 1_000_000) * 1000
+    nanoseconds = time.time_ns() if at is None else (at - EPOCH) // MICROSECOND * 1000
     milliseconds, rest = divmod(nanoseconds, 1_000_000)
     fraction = (rest << 12) // 1_000_000
     random = int.from_bytes(os.urandom(8)) >> 2

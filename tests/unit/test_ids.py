@@ -17,7 +17,8 @@ def test_what_one_process_makes_is_in_order() -> None:
 
 def test_they_are_of_version_7_and_tell_their_time() -> None:
     at = datetime(2026, 2, 3, 4, 5, 6, 789_999, UTC)
-    for moment in (at, at - timedelta(microseconds=999), datetime(1970, 1, 1, tzinfo=UTC)):
+    odd = datetime(2039, 1, 1, 0, 0, 0, 2_000, UTC)  # no float has it
+    for moment in (at, at - timedelta(microseconds=999), odd, datetime(1970, 1, 1, tzinfo=UTC)):
         one = UUID(new_id(moment))
         assert (one.version, one.variant) == (7, RFC_4122)
         assert made_at(str(one)) == moment.replace(microsecond=moment.microsecond // 1000 * 1000)

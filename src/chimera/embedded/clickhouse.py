@@ -177,7 +177,7 @@ class Client:
         """
         like = f"SELECT {insert.columns} FROM {insert.source}"  # noqa: S608 - the client's own words
         # Described before the client is asked for data: an error now ends the query.
-        self._wire.write_data(header_block(self._session.columns(like)))
+        self._wire.write_data(header_block(self._session.describe(like)))
         rows = 0
         with tempfile.NamedTemporaryFile(dir=_SPOOL, suffix=".native") as spool:
             while (block := self._next_block()[1]) is not None:

@@ -6,9 +6,9 @@ Importing this does not load the engine; the first Session does.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import re
+import threading
 from typing import Any
 
 from chimera.embedded.native import header_block
@@ -17,7 +17,6 @@ _UNKNOWN_SETTING, _STD_EXCEPTION = 115, 1001
 _ENGINE_ERROR = re.compile(r"Code: (\d+)\. (DB::Exception: .*)", re.DOTALL)
 _SETTING_NAME = re.compile(r"\w+\Z")
 _DESCRIBED_MAX = 128
-_VERSIONS = itertools.count()
 
 
 class QueryError(Exception):
@@ -40,20 +39,23 @@ class QueryError(Exception):
 class Session:
     """One engine session: current database, settings, temporary tables."""
 
-    # Of all tables of the process, and anything else that what a SELECT answers may depend on.
-    version = next(_VERSIONS)
+    # Of what the columns of a SELECT hang on, in the whole process; and statements that may be changing
+    # it at this moment.
+    version = 0
+    changing = 0
+    _counting = threading.Lock()
 
     def __init__(self, engine_path: str, database: str) -> None:
         self._path = engine_path
         self._own_sets: list[str] = []
         self._settings: dict[str, tuple[str, bool]] = {}
-        self._described: dict[Any, list[tuple[str, str]]] = {}
         self._connect(database)
 
     def _connect(self, database: str) -> None:
         from chdb.state.sqlitelike import connect
 
         self._engine: Any = connect(self._path)
+        self._described: dict[Any, list[tuple[str, str]]] = {}
         if database:
             self._engine.query(f"USE {quoted(database, '`')}")
 
@@ -65,28 +67,36 @@ class Session:
         return str(json.loads(str(self._engine.query(query, "JSONCompact")))["data"][0][0])
 
     def columns(self, query: str) -> list[tuple[str, str]]:
-        """Names and types of what a SELECT answers, without running it.
+        """Names and types of what a SELECT answers.
 
-        Kept until something else than a SELECT or an insert is run: to describe a question takes as
-        long as to plan it, which is most of what a small one takes."""
+        Kept until any session runs something else than a SELECT or an insert: to describe a question
+        takes as long as to plan it, which is most of what a small one takes."""
         key = (query, Session.version, tuple(self._settings.items()))
         found = self._described.get(key)
-        if found is None:
-            # Limits meant for the result must not cut off its description.
-            free = "max_result_rows = 0, max_result_bytes = 0, limit = 0, offset = 0"
-            answer = self._engine.query(f"DESCRIBE (\n{query}\n) SETTINGS {free}", "JSONCompact")
-            found = [(row[0], row[1]) for row in json.loads(str(answer))["data"]]
+        if found is None or Session.changing:
+            found = self.describe(query)
             if len(self._described) >= _DESCRIBED_MAX:
-                self._described.clear()
+                del self._described[next(iter(self._described))]
             self._described[key] = found
         return found
 
+    def describe(self, query: str) -> list[tuple[str, str]]:
+        """The same asked of the engine, which does not run it."""
+        # Limits meant for the result must not cut off its description.
+        free = "max_result_rows = 0, max_result_bytes = 0, limit = 0, offset = 0"
+        answer = self._engine.query(f"DESCRIBE (\n{query}\n) SETTINGS {free}", "JSONCompact")
+        return [(row[0], row[1]) for row in json.loads(str(answer))["data"]]
+
     def run(self, query: str) -> bytes:
         """Runs a statement to its end; its result, if it has one, in `Native`."""
+        with Session._counting:
+            Session.changing += 1
         try:
             result = self._engine.query(query, "Native").bytes()
         finally:
-            Session.version = next(_VERSIONS)
+            with Session._counting:
+                Session.changing -= 1
+                Session.version += 1
         if re.match(r"\s*SET\s", query, re.IGNORECASE):
             self._own_sets.append(query)
         return bytes(result)

@@ -200,9 +200,9 @@ def top(question: Question, order: int) -> LiteralString:
     by = ORDERS[order or TelemetryOrder.TELEMETRY_ORDER_EVENTS]
     names = _names(question)
     return (
-        f"SELECT at, {ANSWERED}{names} FROM ("  # noqa: S608 - closed sets
-        f"SELECT 0 AS at, {_numbers(question)}{_texts(question)}"
-        f" FROM {_source(question)} WHERE {_conditions(question)} GROUP BY at{_keys(question)}"
+        f"SELECT 0, {ANSWERED}{names} FROM ("  # noqa: S608 - closed sets
+        f"SELECT emptyArrayString() AS g0, {_numbers(question)}{_texts(question)}"
+        f" FROM {_source(question)} WHERE {_conditions(question)} GROUP BY g0{_keys(question)}"
         f") ORDER BY {by} DESC{names} LIMIT %(rows)s"
     )
 

@@ -115,6 +115,7 @@ def test_a_question_asked_again_is_answered_with_the_types_of_its_time(
     client.execute("SET join_use_nulls = 1")
     assert types() == ["UInt8", "Nullable(UInt64)"]
     client.execute("SET join_use_nulls = 0")
+    client.execute("DROP DATABASE IF EXISTS other")
     client.execute("CREATE DATABASE other")
     client.execute("CREATE TABLE other.t (a UInt16) ENGINE = Memory AS SELECT 1")
     client.execute("USE other")
@@ -123,7 +124,36 @@ def test_a_question_asked_again_is_answered_with_the_types_of_its_time(
         somebody.execute("DROP TABLE other.t")
         somebody.execute("CREATE TABLE other.t (a UInt32) ENGINE = Memory AS SELECT 1")
     assert types() == ["UInt32", "UInt64"]
-    client.execute("DROP DATABASE other")
+    client.execute("CREATE TEMPORARY TABLE t (a UInt64)")
+    client.execute("INSERT INTO t VALUES", [(1,)])
+    assert types() == ["UInt64", "UInt64"]
+    # The session begins anew, without its tables.
+    client.execute("SELECT 1", settings={"readonly": 1})
+    assert types() == ["UInt32", "UInt64"]
+
+
+def test_types_are_those_of_the_rows_while_a_table_changes(
+    client: Client, clickhouse_url: str
+) -> None:
+    """A column has its new type before the statement that changes it has ended. Only the one question
+    that is asked at that very moment may be described before it and answered after."""
+    client.execute("CREATE TABLE t (a UInt32) ENGINE = MergeTree ORDER BY tuple()")
+    client.execute("INSERT INTO t SELECT number FROM numbers(2000000)")
+    url = clickhouse_url.replace("/chimera?", "/story?")
+    seen = []
+    with Client.from_url(url) as other, ThreadPoolExecutor(1) as threads:
+        change = threads.submit(other.execute, "ALTER TABLE t MODIFY COLUMN a String")
+        is_over = False
+        while not is_over:
+            is_over = change.done()
+            [(value,)], [(_, kind)] = client.execute(
+                "SELECT a FROM t LIMIT 1", with_column_types=True
+            )
+            seen.append((type(value), kind))
+        change.result()
+    wrong = [one for one in seen if one not in ((str, "String"), (int, "UInt32"))]
+    assert len(seen) > 5 and len(wrong) <= 1, seen
+    assert seen[-1] == (str, "String")
 
 
 @pytest.mark.parametrize(
