@@ -21,6 +21,7 @@ import os
 import random
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -154,24 +155,28 @@ def _send(
     pipe.send(asyncio.run(run()))
 
 
-class _Sender:
-    def __init__(
-        self, running: Installation, form: str, rate: float, size: int, seconds: float
-    ) -> None:
+class _Beside:
+    """`work` in a process of its own: it says "ready" on its pipe, its last value, and in the end what
+    it found."""
+
+    def __init__(self, work: Callable[..., None], *given: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, child = context.Pipe()
-        address = running.settings.listen
-        values = (address, running.admin.metadata(), form, rate, size, seconds, child)
-        self.process = context.Process(target=_send, args=values, daemon=True)
+        self.process = context.Process(target=work, args=(*given, child), daemon=True)
 
     async def start(self) -> None:
         self.process.start()
         await asyncio.to_thread(self.pipe.recv)
 
-    async def done(self) -> tuple[int, list[tuple[float, float]], int]:
-        found: tuple[int, list[tuple[float, float]], int] = await asyncio.to_thread(self.pipe.recv)
+    async def done(self) -> Any:
+        found = await asyncio.to_thread(self.pipe.recv)
         self.process.join()
         return found
+
+
+def _sender(running: Installation, form: str, rate: float, size: int, seconds: float) -> _Beside:
+    admin = running.admin.metadata()
+    return _Beside(_send, running.settings.listen, admin, form, rate, size, seconds)
 
 
 def _write(folder: Path, pipe: Any) -> None:
@@ -187,25 +192,6 @@ def _write(folder: Path, pipe: Any) -> None:
             os.fdatasync(file.fileno())
             took_ms.append((time.monotonic() - began) * 1000)
     pipe.send(took_ms)
-
-
-class _Disk:
-    def __init__(self, running: Installation) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, child = context.Pipe()
-        self.process = context.Process(
-            target=_write, args=(running.settings.home, child), daemon=True
-        )
-
-    async def start(self) -> None:
-        self.process.start()
-        await asyncio.to_thread(self.pipe.recv)
-
-    async def done(self) -> list[float]:
-        self.pipe.send("enough")
-        found: list[float] = await asyncio.to_thread(self.pipe.recv)
-        self.process.join()
-        return found
 
 
 async def _waiting(person: Person) -> int:
@@ -230,11 +216,12 @@ async def _burst(chosen: argparse.Namespace) -> None:
 async def _measure(
     running: Installation, form: str, rate: float, size: int, seconds: float
 ) -> None:
-    warm = _Sender(running, form, rate, size, 3)
+    warm = _sender(running, form, rate, size, 3)
     await warm.start()
     await warm.done()
     await until(lambda: _drained(running))
-    sender, disk = _Sender(running, form, rate, size, seconds), _Disk(running)
+    sender = _sender(running, form, rate, size, seconds)
+    disk = _Beside(_write, running.settings.home)
     await disk.start()
     await sender.start()
     before, began = running.usages(), time.monotonic()
@@ -244,6 +231,7 @@ async def _measure(
         await asyncio.wait({done}, timeout=1.0)
         backlog.append(await _waiting(running.admin))
     events, acknowledged, refused = await done
+    disk.pipe.send("enough")
     written = await disk.done()
     latencies = [took_ms for _, took_ms in acknowledged]
     slowest = sorted(acknowledged, key=lambda one: -one[1])[:5]
@@ -251,7 +239,9 @@ async def _measure(
     drained_s = await until(lambda: _drained(running))
     after = running.usages()
     spent = {name: after[name].cpu_s - before[name].cpu_s for name in before if name != "target"}
-    cuts, floor = statistics.quantiles(latencies, n=100), statistics.quantiles(written, n=100)
+    cuts, floor = (
+        statistics.quantiles(values, n=100, method="inclusive") for values in (latencies, written)
+    )
     third = max(1, len(backlog) // 3)
     print(
         f"\n{form}, {size} a batch, {rate:,.0f} events/s asked, {events / took_s:,.0f} taken"
@@ -280,7 +270,7 @@ async def _outage(chosen: argparse.Namespace) -> None:
     async with installation() as running:
         seconds = chosen.away + 30
         senders = [
-            _Sender(running, form, rate / 4, size, seconds) for form, (rate, size) in FORMS.items()
+            _sender(running, form, rate / 4, size, seconds) for form, (rate, size) in FORMS.items()
         ]
         for sender in senders:
             await sender.start()
@@ -456,9 +446,15 @@ async def _ask(running: Installation, rounds: int) -> None:
             is_exact=True,
         ),
     }
-    print(f"  {rounds} times each, milliseconds:{'':14}p50      p95      max  CPU of ClickHouse")
+    print(
+        f"  {rounds} times each, milliseconds:   rows    first      p50      p95      max"
+        "  CPU of ClickHouse"
+    )
     for name, ask in questions.items():
-        await ask()
+        began = time.monotonic()
+        answer = await ask()
+        first_ms = (time.monotonic() - began) * 1000
+        rows = max(len(value) for field, value in answer.ListFields() if field.is_repeated)
         before = running.usages()["clickhouse"].cpu_s
         took = []
         for _ in range(rounds):
@@ -466,5 +462,8 @@ async def _ask(running: Installation, rounds: int) -> None:
             await ask()
             took.append((time.monotonic() - began) * 1000)
         cpu_ms = (running.usages()["clickhouse"].cpu_s - before) / rounds * 1000
-        cuts = statistics.quantiles(took, n=20)
-        print(f"  {name:36} {cuts[9]:8.1f} {cuts[18]:8.1f} {max(took):8.1f} {cpu_ms:8.1f}")
+        cuts = statistics.quantiles(took, n=20, method="inclusive")
+        print(
+            f"  {name:36} {rows:5,} {first_ms:8.1f} {cuts[9]:8.1f} {cuts[18]:8.1f}"
+            f" {max(took):8.1f} {cpu_ms:8.1f}"
+        )

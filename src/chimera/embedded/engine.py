@@ -6,6 +6,7 @@ Importing this does not load the engine; the first Session does.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from typing import Any
@@ -15,6 +16,8 @@ from chimera.embedded.native import header_block
 _UNKNOWN_SETTING, _STD_EXCEPTION = 115, 1001
 _ENGINE_ERROR = re.compile(r"Code: (\d+)\. (DB::Exception: .*)", re.DOTALL)
 _SETTING_NAME = re.compile(r"\w+\Z")
+_DESCRIBED_MAX = 128
+_VERSIONS = itertools.count()
 
 
 class QueryError(Exception):
@@ -37,9 +40,14 @@ class QueryError(Exception):
 class Session:
     """One engine session: current database, settings, temporary tables."""
 
+    # Of all tables of the process, and anything else that what a SELECT answers may depend on.
+    version = next(_VERSIONS)
+
     def __init__(self, engine_path: str, database: str) -> None:
         self._path = engine_path
         self._own_sets: list[str] = []
+        self._settings: dict[str, tuple[str, bool]] = {}
+        self._described: dict[Any, list[tuple[str, str]]] = {}
         self._connect(database)
 
     def _connect(self, database: str) -> None:
@@ -57,15 +65,28 @@ class Session:
         return str(json.loads(str(self._engine.query(query, "JSONCompact")))["data"][0][0])
 
     def columns(self, query: str) -> list[tuple[str, str]]:
-        """Names and types of what a SELECT answers, without running it."""
-        # Limits meant for the result must not cut off its description.
-        free = "max_result_rows = 0, max_result_bytes = 0, limit = 0, offset = 0"
-        answer = self._engine.query(f"DESCRIBE (\n{query}\n) SETTINGS {free}", "JSONCompact")
-        return [(row[0], row[1]) for row in json.loads(str(answer))["data"]]
+        """Names and types of what a SELECT answers, without running it.
+
+        Kept until something else than a SELECT or an insert is run: to describe a question takes as
+        long as to plan it, which is most of what a small one takes."""
+        key = (query, Session.version, tuple(self._settings.items()))
+        found = self._described.get(key)
+        if found is None:
+            # Limits meant for the result must not cut off its description.
+            free = "max_result_rows = 0, max_result_bytes = 0, limit = 0, offset = 0"
+            answer = self._engine.query(f"DESCRIBE (\n{query}\n) SETTINGS {free}", "JSONCompact")
+            found = [(row[0], row[1]) for row in json.loads(str(answer))["data"]]
+            if len(self._described) >= _DESCRIBED_MAX:
+                self._described.clear()
+            self._described[key] = found
+        return found
 
     def run(self, query: str) -> bytes:
         """Runs a statement to its end; its result, if it has one, in `Native`."""
-        result = self._engine.query(query, "Native").bytes()
+        try:
+            result = self._engine.query(query, "Native").bytes()
+        finally:
+            Session.version = next(_VERSIONS)
         if re.match(r"\s*SET\s", query, re.IGNORECASE):
             self._own_sets.append(query)
         return bytes(result)
@@ -86,6 +107,7 @@ class Session:
         unless the client marked them as important, as a server does."""
         if not all(map(_SETTING_NAME.match, settings)):
             raise QueryError(_UNKNOWN_SETTING, "DB::Exception: not a name of a setting")
+        self._settings = settings
         # All in one statement, for each takes as long as a small query; one by one if that fails.
         together = ", ".join(f"{name} = {quoted(value)}" for name, (value, _) in settings.items())
         with contextlib.suppress(Exception):

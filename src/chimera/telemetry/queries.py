@@ -12,6 +12,7 @@ from chimera.telemetry.freshness import read_freshness
 from chimera.telemetry.scope import Analytics, Scope, scope_of
 from chimera.telemetry.statements import STEPS, Question
 from chimera.v1.telemetry_pb2 import (
+    EventNumbers,
     QuerySeriesRequest,
     QuerySeriesResponse,
     QueryTopRequest,
@@ -93,7 +94,7 @@ async def query_series(
         )
     answer = QuerySeriesResponse(step=within.step, freshness=freshness)
     for row in rows:
-        answer.points.add(**_numbers(*row))
+        _fill(answer.points.add(), *row)
     getattr(answer, "from").FromMilliseconds(within.from_ms)
     answer.to.FromMilliseconds(within.to_ms)
     return answer
@@ -119,7 +120,7 @@ async def query_top(
     )
     answer = QueryTopResponse(freshness=freshness)
     for row in rows:
-        answer.groups.add(**_numbers(*row))
+        _fill(answer.groups.add(), *row)
     getattr(answer, "from").FromMilliseconds(within.from_ms)
     answer.to.FromMilliseconds(within.to_ms)
     return answer
@@ -149,9 +150,9 @@ def _params(question: Question, within: Range, rows: int) -> dict[str, Any]:
     }
 
 
-def _numbers(
+def _fill(
+    numbers: EventNumbers,
     start_s: int,
-    group: list[str],
     events: int,
     errors: int,
     cost_usd: str,
@@ -159,22 +160,25 @@ def _numbers(
     total: float,
     least: float,
     most: float,
-    percentiles: list[float],
-) -> dict[str, Any]:
-    """Fields of EventNumbers, of a row. Not a message that is then copied: thousands take twice as long."""
-    found: dict[str, Any] = {
-        "group": ["" if text == NOBODY else text for text in group],
-        "events": events,
-        "errors": errors,
-        "error_rate": errors / events if events else 0.0,
-        "cost_usd": cost_usd,
-    }
+    p50: float,
+    p90: float,
+    p95: float,
+    p99: float,
+    *group: str,
+) -> None:
+    """With a row. Field by field where it is: of thousands, keyword arguments take nearly twice as long,
+    and messages that are copied there three times."""
+    if group:
+        numbers.group.extend(["" if text == NOBODY else text for text in group])
+    numbers.events = events
+    if errors:
+        numbers.errors = errors
+        numbers.error_rate = errors / events
+    numbers.cost_usd = cost_usd
     if start_s:
-        found["start"] = {"seconds": start_s}
+        numbers.start.seconds = start_s
     if count:
-        average = total / count
-        values = {"count": count, "sum": total, "average": average, "min": least, "max": most}
-        if percentiles:
-            values["p50"], values["p90"], values["p95"], values["p99"] = percentiles
-        found["values"] = values
-    return found
+        values = numbers.values
+        values.count, values.sum, values.average = count, total, total / count
+        values.min, values.max = least, most
+        values.p50, values.p90, values.p95, values.p99 = p50, p90, p95, p99

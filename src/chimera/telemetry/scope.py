@@ -48,10 +48,12 @@ REPLICA_DELAY: LiteralString = "SELECT max(absolute_delay) FROM system.replicas"
 DELAY_KNOWN_S = 2.0
 ONE: LiteralString = "SELECT dummy FROM system.one"
 FILTERS_KNOWN_S = 300.0
-# The server thinks a second thread worth it from 160,000 rows on; of sketches a few thousand are work.
+# The server thinks a second thread worth it from 160,000 rows on, and gives none fewer than eight
+# granules; of sketches a few thousand are work.
 IN_PARALLEL = {
     "merge_tree_min_rows_for_concurrent_read": 1024,
-    "merge_tree_min_bytes_for_concurrent_read": 1_000_000,
+    "merge_tree_min_bytes_for_concurrent_read": 0,
+    "merge_tree_min_read_task_size": 1,
 }
 
 

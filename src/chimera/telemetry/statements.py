@@ -102,13 +102,18 @@ PERCENTILES: dict[tuple[bool, bool], LiteralString] = {
     ),
     (True, True): "quantilesExact(0.5, 0.9, 0.95, 0.99)(value)",
 }
+# At most three are grouped by.
+GROUPS: tuple[LiteralString, ...] = ("g1", "g2", "g3")
 NO_PERCENTILES: LiteralString = "emptyArrayFloat64()"
 # Within the extremes, for a sketch is off by a share of the value; none of no value.
 WITHIN: LiteralString = (
     "if(isNaN(raw[1]), [], arrayMap(one -> least(greatest(one, v_min), v_max), raw)) AS p"
 )
-# Costs as texts, which the driver reads many times faster than decimals.
-ANSWERED: LiteralString = "n_events, n_errors, toString(n_cost), n_values, v_sum, v_min, v_max, p"
+# Costs as texts and percentiles one by one (0 where there are none), which the driver reads many times
+# faster than decimals and arrays.
+ANSWERED: LiteralString = (
+    "n_events, n_errors, toString(n_cost), n_values, v_sum, v_min, v_max, p[1], p[2], p[3], p[4]"
+)
 Order = TelemetryOrder
 ORDERS: dict[int, LiteralString] = {
     Order.TELEMETRY_ORDER_EVENTS: "n_events",
@@ -170,24 +175,26 @@ class Question(NamedTuple):
 
 
 def series(question: Question) -> LiteralString:
-    """Rows (start in seconds, group, what is answered) by time and group."""
+    """Rows (start in seconds, what is answered, the values grouped by) by time and group."""
     cut = question.step.cut if question.is_exact else "bucket"
+    names = _names(question)
     return (
-        f"SELECT at, g, {ANSWERED} FROM ("  # noqa: S608 - closed sets
-        f"SELECT toUnixTimestamp({cut}) AS at, {_groups(question)} AS g, {_numbers(question)}"
-        f" FROM {_source(question)} WHERE {_conditions(question)} GROUP BY at, {_keys(question)}"
-        ") ORDER BY at, g LIMIT %(rows)s"
+        f"SELECT at, {ANSWERED}{names} FROM ("  # noqa: S608 - closed sets
+        f"SELECT toUnixTimestamp({cut}) AS at, {_numbers(question)}{_texts(question)}"
+        f" FROM {_source(question)} WHERE {_conditions(question)} GROUP BY at{_keys(question)}"
+        f") ORDER BY at{names} LIMIT %(rows)s"
     )
 
 
 def top(question: Question, order: int) -> LiteralString:
-    """Rows (0, group, what is answered), the greatest first."""
+    """Rows (0, what is answered, the values grouped by), the greatest first."""
     by = ORDERS[order or TelemetryOrder.TELEMETRY_ORDER_EVENTS]
+    names = _names(question)
     return (
-        f"SELECT 0, g, {ANSWERED} FROM ("  # noqa: S608 - closed sets
-        f"SELECT {_groups(question)} AS g, {_numbers(question)}"
-        f" FROM {_source(question)} WHERE {_conditions(question)} GROUP BY {_keys(question)}"
-        f") ORDER BY {by} DESC, g LIMIT %(rows)s"
+        f"SELECT at, {ANSWERED}{names} FROM ("  # noqa: S608 - closed sets
+        f"SELECT 0 AS at, {_numbers(question)}{_texts(question)}"
+        f" FROM {_source(question)} WHERE {_conditions(question)} GROUP BY at{_keys(question)}"
+        f") ORDER BY {by} DESC{names} LIMIT %(rows)s"
     )
 
 
@@ -209,16 +216,27 @@ def values(filter: EventFilter) -> dict[str, Any]:
     }
 
 
-def _groups(question: Question) -> LiteralString:
-    texts: list[LiteralString] = [
-        f"toString({question.column(number)})" for number in question.group_by
-    ]
-    return "[" + ", ".join(texts) + "]" if texts else "emptyArrayString()"
+def _texts(question: Question) -> LiteralString:
+    """What is grouped by, each led by a comma, as texts under its name in _names."""
+    texts: LiteralString = ""
+    for number, name in zip(question.group_by, GROUPS, strict=False):
+        texts += f", toString({question.column(number)}) AS {name}"
+    return texts
+
+
+def _names(question: Question) -> LiteralString:
+    names: LiteralString = ""
+    for _, name in zip(question.group_by, GROUPS, strict=False):
+        names += f", {name}"
+    return names
 
 
 def _keys(question: Question) -> LiteralString:
-    """By the columns themselves: the texts are made once a group, not once a row."""
-    return ", ".join([question.column(number) for number in question.group_by]) or "g"
+    """The columns themselves: the texts are made once a group, not once a row."""
+    keys: LiteralString = ""
+    for number in question.group_by:
+        keys += f", {question.column(number)}"
+    return keys
 
 
 def _numbers(question: Question) -> LiteralString:

@@ -96,6 +96,36 @@ def test_columns_keep_their_names_and_types_even_without_rows(client: Client) ->
     assert (rows, columns) == ([("t",)], [("name", "String")])
 
 
+def test_a_question_asked_again_is_answered_with_the_types_of_its_time(
+    client: Client, clickhouse_url: str
+) -> None:
+    """Types are kept between questions: not over a change of the table (by whomever), of the current
+    database, nor of a setting they hang on."""
+
+    def types(**settings: int) -> list[str]:
+        question = "SELECT a, number FROM t LEFT JOIN numbers(1) AS n ON n.number = t.a + 5"
+        rows, columns = client.execute(question, with_column_types=True, settings=settings)
+        assert rows in ([(1, 0)], [(1, None)])
+        return [kind for _, kind in columns]
+
+    client.execute("CREATE TABLE t (a UInt8) ENGINE = MergeTree ORDER BY a")
+    client.execute("INSERT INTO t VALUES", [(1,)])
+    assert types() == types() == ["UInt8", "UInt64"]
+    assert types(join_use_nulls=1) == ["UInt8", "Nullable(UInt64)"]
+    client.execute("SET join_use_nulls = 1")
+    assert types() == ["UInt8", "Nullable(UInt64)"]
+    client.execute("SET join_use_nulls = 0")
+    client.execute("CREATE DATABASE other")
+    client.execute("CREATE TABLE other.t (a UInt16) ENGINE = Memory AS SELECT 1")
+    client.execute("USE other")
+    assert types() == ["UInt16", "UInt64"]
+    with Client.from_url(clickhouse_url) as somebody:
+        somebody.execute("DROP TABLE other.t")
+        somebody.execute("CREATE TABLE other.t (a UInt32) ENGINE = Memory AS SELECT 1")
+    assert types() == ["UInt32", "UInt64"]
+    client.execute("DROP DATABASE other")
+
+
 @pytest.mark.parametrize(
     ("query", "answer"),
     [
