@@ -136,7 +136,7 @@ async def _ask(
     return found
 
 
-def _found(adapter: Transformer, make: MakeRows | None, result: PGresult) -> Found:
+def _found(adapter: Any, make: MakeRows | None, result: PGresult) -> Found:
     if make is None or result.status != ExecStatus.TUPLES_OK:
         return Found([], result.command_tuples or 0)
     adapter.set_pgresult(result)
