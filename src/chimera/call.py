@@ -15,6 +15,8 @@ ALL_PERMISSIONS: frozenset[int] = frozenset(Permission.values()) - {
     0,
     Permission.PERMISSION_OPERATE,
 }
+# Asked at each statement; an enum of protobuf looks its names up anew every time.
+_CAMPAIGN_MANAGE = Permission.PERMISSION_CAMPAIGN_MANAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Caller:
     @property
     def reach(self) -> str:
         """For row policies: "all" for who manages every campaign of the organisation."""
-        return "all" if Permission.PERMISSION_CAMPAIGN_MANAGE in self.permissions else ""
+        return "all" if _CAMPAIGN_MANAGE in self.permissions else ""
 
 
 ANONYMOUS = Caller("anonymous")

@@ -2,14 +2,14 @@
 
 Transactions come from pools.py. What they tell the database about the caller (organisation, user,
 remaining time) is what row-level security and timeouts hold to. BEGIN and the caller travel with the
-first statement, the kept answer and the audit events with COMMIT: each message spared is a wait less
-for the caller and for the event loop.
+first statement, the kept answer and the audit events with COMMIT, and so does a last statement that is
+called so: each message spared is a wait less for the caller and for the event loop.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Generic, LiteralString, TypeVar
 
@@ -19,7 +19,7 @@ from psycopg.adapt import PyFormat
 from psycopg.types.json import set_json_dumps, set_json_loads
 
 from chimera.call import Call
-from chimera.roundtrip import Asked, Found, round_trip
+from chimera.roundtrip import Asked, Found, MakeRows, round_trip
 from chimera.rows import row_maker
 
 set_json_loads(orjson.loads)
@@ -60,14 +60,14 @@ class Statement(Generic[Row]):
         self.make = row_maker(row)
         self.where = where
 
-    def asked(self, params: dict[str, Any]) -> Asked:
+    def asked(self, params: dict[str, Any], make: MakeRows | None = None) -> Asked:
         """With its values. TypeError when these are not those it names."""
         if self.names != params.keys():
             raise TypeError(
                 f"{self.where}: given {sorted(params)}, statement names {sorted(self.names)}"
             )
         values = [params[name] for name in self.order]
-        return Asked(self.native, values, self.formats, self.prepare)
+        return Asked(self.native, values, self.formats, self.prepare, make)
 
 
 STATEMENTS: list[Statement[Any]] = []
@@ -89,15 +89,22 @@ class Tx:
 
     only_reads = False
 
-    def __init__(self, connection: AsyncConnection[Any], call: Call) -> None:
+    def __init__(
+        self,
+        connection: AsyncConnection[Any],
+        call: Call,
+        finish: Callable[[Tx], Awaitable[None]],
+    ) -> None:
         self.connection = connection
         self.call = call
+        self._finish = finish
         self.audit_events: list[Any] = []
         self.doorbells = False
         self.is_open = False
         self.is_committed = False
         self.kept_answer: Any = None
         self._with_commit: list[Asked] = []
+        self._found_with_commit: list[Found] = []
         # Unlocks on the way out: ran after COMMIT only.
         self.after_commit: list[Callable[[], None]] = []
         self.reach = call.caller.reach
@@ -123,30 +130,43 @@ class Tx:
         begin = [] if self.is_open else [BEGIN]
         return begin if self._policies_know else [*begin, _telling(self, SET_CALLER)]
 
-    async def _send(self, statements: list[Asked], make: Any = None) -> Found:
-        whole = [*self._opening(), *statements]
-        found = await round_trip(self.connection, whole, make, is_repeatable=self.only_reads)
+    async def _send(self, statements: list[Asked]) -> list[Found]:
+        if self.is_committed:
+            raise AssertionError(f"{self.call.method} goes on after its last statement")
+        opening = self._opening()
+        whole = [*opening, *statements]
+        found = await round_trip(self.connection, whole, is_repeatable=self.only_reads)
         self.is_open = self._policies_know = True
-        return found
+        return found[len(opening) :]
 
     def at_commit(self, statement: Statement[Any], **params: Any) -> None:
         """Runs a command in the message of COMMIT. Nobody looks at what it answers: it must fail
         when it cannot do what it is there for."""
         self._with_commit.append(statement.asked(params))
 
+    async def last(self, statement: Statement[Row], **params: Any) -> Row | None:
+        """The first row of the last statement, or None. It is committed by then, with what was
+        recorded before: it must fail when it cannot do what it is there for."""
+        place = len(self._with_commit)
+        self._with_commit.append(statement.asked(params, statement.make))
+        await self._finish(self)
+        rows = self._found_with_commit[place].rows
+        row: Row | None = rows[0] if rows else None
+        return row
+
     async def commit(self) -> None:
         """Nothing to do for one that never began."""
         if self.is_open or self._with_commit:
-            await self._send([*self._with_commit, COMMIT])
+            self._found_with_commit = await self._send([*self._with_commit, COMMIT])
 
     async def one(self, statement: Statement[Row], **params: Any) -> Row | None:
         """The first row, or None."""
-        rows = (await self._send([statement.asked(params)], statement.make)).rows
+        rows = (await self._send([statement.asked(params, statement.make)]))[0].rows
         row: Row | None = rows[0] if rows else None
         return row
 
     async def all(self, statement: Statement[Row], **params: Any) -> list[Row]:
-        rows: list[Row] = (await self._send([statement.asked(params)], statement.make)).rows
+        rows: list[Row] = (await self._send([statement.asked(params, statement.make)]))[0].rows
         return rows
 
     async def fill(self, field: Any, statement: Statement[Row], **params: Any) -> None:
@@ -157,11 +177,11 @@ class Tx:
             maker: Any = statement.make(cursor)
             return partial(maker, new=field.add)
 
-        await self._send([statement.asked(params)], make)
+        await self._send([statement.asked(params, make)])
 
     async def run(self, statement: Statement[Any], **params: Any) -> int:
         """Runs a command; how many rows it touched."""
-        return (await self._send([statement.asked(params)])).count
+        return (await self._send([statement.asked(params)]))[0].count
 
     def answer(self, message: Message, *, keep: Any = None) -> Message:
         """Names the answer that a repetition of this request gets; `keep` replaces it there

@@ -259,7 +259,7 @@ class _Visit:
         self.code = "UNKNOWN"
         self.reason = ""
         self.watch: StreamWatch | None = None
-        self.call = Call(ANONYMOUS, method.path, time.monotonic() + 1, method.access)
+        self.call = Call(ANONYMOUS, method.path, time.monotonic() + 1, method.access, "")
         self.entered = ANONYMOUS  # the caller with what is held whatever the request is about
         self.task = asyncio.current_task()
         if self.task is not None:

@@ -137,12 +137,15 @@ class Database:
         connection = await self._connection()
         counted = connection.writer_seq  # type: ignore[attr-defined]  # our own attribute
         try:
-            tx = Tx(connection, call)
+            tx = Tx(connection, call, self._finish)
             try:
                 if call.request_id:
                     await claim_request(tx)
                 yield tx
-                await self._finish(tx)
+                if not tx.is_committed:  # by its last statement
+                    await self._finish(tx)
+                elif tx.audit_events or tx.after_commit:
+                    raise AssertionError(f"{call.method} goes on after its last statement")
             except BaseException as error:
                 if tx.is_committed:  # cancelled while COMMIT was under way: it stands
                     raise
@@ -165,7 +168,7 @@ class Database:
         connection = await self._connection()
         try:
             try:
-                yield Look(connection, call)
+                yield Look(connection, call, self._finish)
             except BaseException as error:
                 await settled(_roll_back(connection))
                 fault = fault_of(error)
@@ -229,6 +232,7 @@ class Database:
         tx.is_committed = tx.call.is_committed = True
         for action in tx.after_commit:
             action()
+        tx.audit_events, tx.after_commit = [], []
         if tx.doorbells:
             self.ring(tx.call.caller.org_id)
 

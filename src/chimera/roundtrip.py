@@ -27,13 +27,18 @@ _NUMBERS = count()
 PREPARED_MAX = 256
 
 
+MakeRows = Callable[[Any], Callable[[Sequence[Any]], Any]]
+
+
 class Asked(NamedTuple):
-    """A statement with its values. text: with $1, $2 ...; formats: a psycopg format a value."""
+    """A statement with its values. text: with $1, $2 ...; formats: a psycopg format a value. Its rows
+    are each made by what `make` answers for the columns; without it nobody reads them."""
 
     text: bytes
     values: Sequence[Any]
     formats: Sequence[PyFormat]
     prepare: bool = True
+    make: MakeRows | None = None
 
 
 class Column(NamedTuple):
@@ -64,50 +69,49 @@ class Found:
     count: int
 
 
-MakeRows = Callable[[Any], Callable[[Sequence[Any]], Any]]
-
-
 async def round_trip(
     connection: AsyncConnection[Any],
     statements: Sequence[Asked],
-    make: MakeRows | None = None,
     *,
     is_repeatable: bool = False,
-) -> Found:
-    """Runs the statements and answers for the last: its rows, each made by what `make` answers for the
-    columns. Raises psycopg's errors; after the first that fails none is run. The connection is in
-    autocommit. is_repeatable, for reads: when the table under a kept plan has changed, all is asked
-    once more; otherwise whoever comes next finds it planned anew."""
+) -> list[Found]:
+    """Runs the statements and answers what each of them found. Raises psycopg's errors; after the
+    first that fails none is run. The connection is in autocommit. is_repeatable, for reads: when the
+    table under a kept plan has changed, all is asked once more; otherwise whoever comes next finds it
+    planned anew."""
     known: Known = connection.prepared_here  # type: ignore[attr-defined]  # our own attribute
     had = len(known)
     try:
-        return await _ask(connection, known, statements, make)
+        return await _ask(connection, known, statements)
     except (errors.InvalidSqlStatementName, errors.FeatureNotSupported):
         known.clear()
         if not had or not is_repeatable:
             raise
-        return await _ask(connection, known, statements, make)
+        return await _ask(connection, known, statements)
 
 
 # Statements with the types of their values, under the names they were prepared by.
 Known = dict[tuple[bytes, tuple[int, ...]], bytes]
-# Something to send, and what is known once that was done.
-Step = tuple[Callable[[PGconn], None], Known]
+
+
+class Step(NamedTuple):
+    """Something to send, what is known once that was done, and what it was if it was asked for."""
+
+    send: Callable[[PGconn], None]
+    known: Known
+    asked: Asked | None = None
 
 
 async def _ask(
-    connection: AsyncConnection[Any],
-    known: Known,
-    statements: Sequence[Asked],
-    make: MakeRows | None,
-) -> Found:
+    connection: AsyncConnection[Any], known: Known, statements: Sequence[Asked]
+) -> list[Found]:
     adapter = Transformer(connection)
     steps: list[Step] = []
     for asked in statements:
         values: Sequence[Buffer | None] = adapter.dump_sequence(asked.values, asked.formats)
         types, formats = adapter.types or (), adapter.formats
         if not asked.prepare:
-            steps.append((_plain(asked.text, values, types, formats), {}))
+            steps.append(Step(_plain(asked.text, values, types, formats), {}, asked))
             continue
         key = (asked.text, types)
         name = known.pop(key, None)
@@ -115,23 +119,28 @@ async def _ask(
             known[key] = name  # the youngest now
         else:
             if len(known) >= PREPARED_MAX:
-                steps.append(
-                    (_plain(b"DEALLOCATE " + known.pop(next(iter(known))), [], (), None), {})
-                )
+                oldest = known.pop(next(iter(known)))
+                steps.append(Step(_plain(b"DEALLOCATE " + oldest, [], (), None), {}))
             name = b"here_%d" % next(_NUMBERS)
-            steps.append((_prepare(name, asked.text, types), {key: name}))
-        steps.append((_prepared(name, values, formats), {}))
+            steps.append(Step(_prepare(name, asked.text, types), {key: name}))
+        steps.append(Step(_prepared(name, values, formats), {}, asked))
     async with connection.lock:
-        results = await connection.wait(_exchange(connection.pgconn, [send for send, _ in steps]))
-    for (_, prepared), result in zip(steps, results, strict=True):
+        results = await connection.wait(_exchange(connection.pgconn, [step.send for step in steps]))
+    found: list[Found] = []
+    for step, result in zip(steps, results, strict=True):
         if result.status == ExecStatus.FATAL_ERROR:
             raise errors.error_from_result(result, encoding=adapter.encoding)
-        known.update(prepared)
-    last = results[-1]
-    if make is None or last.status != ExecStatus.TUPLES_OK:
-        return Found([], last.command_tuples or 0)
-    adapter.set_pgresult(last)
-    return Found(adapter.load_rows(0, last.ntuples, make(Heading(last))), last.ntuples)
+        known.update(step.known)
+        if step.asked is not None:
+            found.append(_found(adapter, step.asked.make, result))
+    return found
+
+
+def _found(adapter: Any, make: MakeRows | None, result: PGresult) -> Found:
+    if make is None or result.status != ExecStatus.TUPLES_OK:
+        return Found([], result.command_tuples or 0)
+    adapter.set_pgresult(result)
+    return Found(adapter.load_rows(0, result.ntuples, make(Heading(result))), result.ntuples)
 
 
 def _plain(text: bytes, values: Any, types: Any, formats: Any) -> Callable[[PGconn], None]:

@@ -12,6 +12,9 @@ from decimal import Decimal
 from uuid import UUID
 
 _DEPTH_MAX = 64
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 
 
 def canonical_json(value: object) -> bytes:
@@ -23,15 +26,8 @@ def canonical_json(value: object) -> bytes:
     aware datetimes become UTC with six digits and `Z`, dates ISO 8601. Anything else is refused.
     Raises ValueError, without the value in its message.
     """
-    text = json.dumps(
-        _plain(value, 0),
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=False,
-        allow_nan=False,
-    )
     try:
-        return text.encode("utf-8")
+        return _ENCODER.encode(_plain(value, 0)).encode("utf-8")
     except UnicodeEncodeError:
         raise ValueError("a string is not valid Unicode") from None
 

@@ -174,9 +174,18 @@ def committed_values(event: AuditEvent) -> dict[str, bytes]:
     return dict(sorted(values.items()))
 
 
+def salts_for(values: Mapping[str, bytes]) -> dict[str, bytes]:
+    """As new_salts, for values that are known."""
+    random = secrets.token_bytes(SALT_BYTES * len(values))
+    return {
+        name: random[place * SALT_BYTES : (place + 1) * SALT_BYTES]
+        for place, name in enumerate(values)
+    }
+
+
 def new_salts(event: AuditEvent) -> dict[str, bytes]:
     """A fresh 32-byte random salt for each commitment of the event."""
-    return {name: secrets.token_bytes(SALT_BYTES) for name in committed_values(event)}
+    return salts_for(committed_values(event))
 
 
 def commit(name: str, salt: bytes, value: bytes) -> bytes:
@@ -206,7 +215,13 @@ def encode_leaf(event: AuditEvent, salts: Mapping[str, bytes]) -> bytes:
 
     Raises LeafError for facts outside their form, and for missing or superfluous salts.
     """
-    values = committed_values(event)
+    return encode_committed(event, committed_values(event), salts)
+
+
+def encode_committed(
+    event: AuditEvent, values: Mapping[str, bytes], salts: Mapping[str, bytes]
+) -> bytes:
+    """As encode_leaf, with the committed values of the event at hand."""
     if salts.keys() != values.keys():
         raise LeafError("salts and committed values do not have the same names")
     commitments = tuple(

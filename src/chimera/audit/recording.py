@@ -28,8 +28,8 @@ from chimera.audit.leaf import (
     Outcome,
     Severity,
     committed_values,
-    encode_leaf,
-    new_salts,
+    encode_committed,
+    salts_for,
 )
 from chimera.call import Call
 from chimera.db import Nothing, Tx, sql
@@ -156,8 +156,8 @@ def flush(tx: Tx) -> None:
     events = []
     for position, noted in enumerate(tx.audit_events, start=1):
         event = _event(noted, call, now, writer_id, before + position)
-        salts = new_salts(event)
         values = committed_values(event)
+        salts = salts_for(values)
         opened = [
             {"name": name, "value": values[name].decode(), "salt": salts[name].hex()}
             for name in values
@@ -167,7 +167,7 @@ def flush(tx: Tx) -> None:
                 "id": event.event_id,
                 "facts": _facts(event),
                 "fields": opened,
-                "leaf": encode_leaf(event, salts).hex(),
+                "leaf": encode_committed(event, values, salts).hex(),
             }
         )
     after = before + len(events)

@@ -213,6 +213,13 @@ class Logins:
         self, tx: Any, account: Account, device: Device, has_second_factor: bool
     ) -> Opened:
         session_id = tx.call.caller.session_id
+        record(
+            tx,
+            "session.login",
+            "session",
+            session_id,
+            new={"device_is_new": bool(device.new_token), "second_factor": has_second_factor},
+        )
         session = await open_session(
             tx,
             self.settings,
@@ -221,16 +228,10 @@ class Logins:
             device=device,
             has_second_factor=has_second_factor,
             password_changed_at=account.password_changed_at,
+            is_last=True,
         )
         if session is None:
             raise _refused()
-        record(
-            tx,
-            "session.login",
-            "session",
-            session_id,
-            new={"device_is_new": bool(device.new_token), "second_factor": has_second_factor},
-        )
         restriction = account.restriction
         return Opened(
             session.user,

@@ -158,7 +158,7 @@ class Refreshing:
         )
         if rotated is None:
             return None
-        await tx.run(
+        tx.at_commit(
             FORGET_SUCCESSOR,
             session_id=session_id,
             generation=rotated.generation - 2,

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
+from psycopg.errors import NotNullViolation
 
 from chimera.call import Caller
 from chimera.db import Nothing, Tx, sql
@@ -61,7 +62,8 @@ class NewSession:
     is_vouched: bool = False
 
 
-# One statement: a login that is no longer allowed (the account was changed meanwhile) opens nothing.
+# One statement: a login that is no longer allowed (the account was changed meanwhile) opens nothing,
+# and fails (NotNullViolation), for the token then has no session: so it may be the last statement.
 # It answers with the person as GET_USER does, who is told at every login.
 OPEN_SESSION = sql(
     User,
@@ -98,8 +100,8 @@ OPEN_SESSION = sql(
         RETURNING id
     ), token AS (
         INSERT INTO identity.refresh_tokens (token_hash, session_id, org_id, user_id, generation, expires_at)
-        SELECT %(token_hash)s, session.id, %(org_id)s::uuid, %(user_id)s::uuid, 1, %(expires_at)s::timestamptz
-          FROM session
+        SELECT %(token_hash)s, (SELECT id FROM session), %(org_id)s::uuid, %(user_id)s::uuid, 1,
+               %(expires_at)s::timestamptz
     )
     SELECT p.id, p.email, p.username, p.display_name, %(role)s::text AS role, p.state, p.preferences,
            p.picture_url, p.last_login_at, p.created_at, p.updated_at, p.metadata, p.email_verified_at,
@@ -194,38 +196,47 @@ async def open_session(
     is_vouched: bool = False,
     auth_time: float | None = None,
     password_changed_at: datetime | None = None,
+    is_last: bool = False,
 ) -> NewSession | None:
     """A session of tx.call.caller, whose state, epoch and (when given) password are checked once
-    more; None when they are not what they were. `auth_time`, `second_factor_at` in Unix seconds: of
-    an earlier proof that is carried over. is_vouched: the second factor is a provider's word."""
+    more; None when they are not what they were: nothing else can be done in tx then. `auth_time`,
+    `second_factor_at` in Unix seconds: of an earlier proof that is carried over. is_vouched: the
+    second factor is a provider's word. is_last: with what was recorded before, and committed."""
     call, token = tx.call, new_refresh_token()
     lasts_s = min(settings.refresh_idle_s, settings.refresh_absolute_s)
     expires_at = datetime.now(UTC) + timedelta(seconds=lasts_s)
-    user = await tx.one(
-        OPEN_SESSION,
-        id=session_id,
-        org_id=call.caller.org_id,
-        user_id=call.caller.user_id,
-        role=call.caller.role,
-        authz_epoch=authz_epoch,
-        password_changed_at=password_changed_at,
-        known_id=device.known_id or None,
-        device_id=new_id() if device.new_token else None,
-        device_hash=hash_of(device.new_token) if device.new_token else None,
-        device_days=settings.device_days,
-        device_info=orjson.dumps(device.info()).decode(),
-        ip_address=call.ip_address or None,
-        user_agent=call.user_agent,
-        absolute_s=settings.refresh_absolute_s,
-        expires_at=expires_at,
-        auth_time=auth_time,
-        has_second_factor=has_second_factor,
-        second_factor_at=second_factor_at,
-        is_vouched=is_vouched,
-        token_hash=hash_of(token),
-    )
-    if user is None:
+    send = tx.last if is_last else tx.one
+    try:
+        user = await send(
+            OPEN_SESSION,
+            id=session_id,
+            org_id=call.caller.org_id,
+            user_id=call.caller.user_id,
+            role=call.caller.role,
+            authz_epoch=authz_epoch,
+            password_changed_at=password_changed_at,
+            known_id=device.known_id or None,
+            device_id=new_id() if device.new_token else None,
+            device_hash=hash_of(device.new_token) if device.new_token else None,
+            device_days=settings.device_days,
+            device_info=orjson.dumps(device.info()).decode(),
+            ip_address=call.ip_address or None,
+            user_agent=call.user_agent,
+            absolute_s=settings.refresh_absolute_s,
+            expires_at=expires_at,
+            auth_time=auth_time,
+            has_second_factor=has_second_factor,
+            second_factor_at=second_factor_at,
+            is_vouched=is_vouched,
+            token_hash=hash_of(token),
+        )
+    except NotNullViolation as error:
+        if (
+            error.diag.table_name != "refresh_tokens"
+        ):  # what was recorded, for one, may fail like that
+            raise
         return None
+    assert user is not None
     org_id = call.caller.org_id
     return NewSession(session_id, org_id, user, authz_epoch, token, expires_at, is_vouched)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections import Counter
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
 
+from chimera.audit.leaf import decode_leaf
 from chimera.db import Tx
 from chimera.identity import passwords
 from chimera.identity.bootstrap import bootstrap
@@ -120,6 +122,62 @@ async def test_every_failure_does_the_same_work(
     # Look up, hash, the count, and the audit event with COMMIT.
     assert len(works[0]) == 5 and works[0][-1] == "COMMIT"
     assert works[0] == works[1] == works[2]
+
+
+async def test_an_account_that_changes_under_a_login_opens_nothing(
+    world: World, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the hash and the session: refused as for a wrong password; no session, token or device
+    is left, no event says that somebody got in, and the audit log has no hole."""
+    acme = await world.organisation("acme")
+    olivia = await acme.person("olivia")
+    verify = passwords._verify
+
+    def counts() -> tuple[Any, ...]:
+        with psycopg.connect(database_url) as connection:
+            row = connection.execute(
+                "SELECT (SELECT count(*) FROM identity.sessions), (SELECT count(*) FROM"
+                " identity.refresh_tokens), (SELECT count(*) FROM identity.devices)"
+            ).fetchone()
+            assert row is not None
+            return row
+
+    def logins() -> Counter[str]:
+        """Outcomes; every writer has counted 1, 2, 3 ..."""
+        with psycopg.connect(database_url) as connection:
+            leaves = connection.execute("SELECT leaf FROM audit.pending").fetchall()
+            counters = dict(
+                connection.execute("SELECT writer_id::text, seq FROM audit.writers").fetchall()
+            )
+        events = [decode_leaf(leaf) for (leaf,) in leaves]
+        for writer_id, seq in counters.items():
+            own = sorted(event.writer_seq for event in events if event.writer_id == writer_id)
+            assert own == list(range(1, seq + 1))
+        return Counter(str(e.outcome) for e in events if e.action == "session.login")
+
+    async def signs_in() -> None:
+        await world.nobody().identity.Login(login=f"olivia-{acme.id[-8:]}", password=PASSWORD)
+
+    for change in (
+        "UPDATE identity.users SET authz_epoch = authz_epoch + 1 WHERE id = %s",
+        "UPDATE identity.users SET password_changed_at = clock_timestamp() WHERE id = %s",
+        "UPDATE identity.users SET state = 'disabled' WHERE id = %s",
+    ):
+
+        def changed(stored: str, password: str, change: LiteralString = change) -> bool:
+            with psycopg.connect(database_url, autocommit=True) as connection:
+                connection.execute(change, [olivia.user_id])
+            return verify(stored, password)
+
+        await asyncio.gather(*(signs_in() for _ in range(3)))  # at once, each gets in
+        had, before = counts(), logins()
+        monkeypatch.setattr(passwords, "_verify", changed)
+        with pytest.raises(Refused) as refused:
+            await signs_in()
+        monkeypatch.setattr(passwords, "_verify", verify)
+        assert refused.value.reason == "CREDENTIALS_INVALID"
+        assert counts() == had
+        assert logins() == before + Counter(denied=1)
 
 
 async def test_failures_are_counted_and_slow_their_source_only(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg.errors import ReadOnlySqlTransaction
+from psycopg.errors import ReadOnlySqlTransaction, UniqueViolation
 from psycopg.types.json import Jsonb
 
 from chimera import roundtrip
+from chimera.audit.leaf import decode_leaf
+from chimera.audit.recording import record
 from chimera.call import ANONYMOUS, Call, Caller
 from chimera.core import open_database
-from chimera.db import Nothing, Statement, sql
+from chimera.db import Nothing, Statement, Tx, sql
 from chimera.faults import Exhausted, TimedOut, Unavailable
 from chimera.ids import new_id
 from chimera.pools import Database
@@ -247,6 +249,75 @@ async def test_a_look_reads_what_a_transaction_reads(world: World, db: Database)
         async with db.look(call) as tx:
             found = await tx.one(KINDS, **{**given, "number": number})
         assert found == {**wanted, "number": number + 1}
+
+
+# Counts what is there when it begins.
+ADD_LAST = Statement(
+    int,
+    """
+    WITH added AS (
+        INSERT INTO ops.outbox (id, org_id, task) VALUES (%(id)s, %(org_id)s, 'nothing')
+    )
+    SELECT count(*) FROM identity.memberships
+    """,
+    prepare=True,
+    where=__name__,
+)
+
+
+async def test_a_last_statement_is_committed_with_what_was_recorded(
+    world: World, db: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one message. Refused, or left at whatever moment, it is there with its event or neither is,
+    and the connection goes on to write the audit log without a hole."""
+    call = call_of((await world.organisation("acme")).id)
+    messages: list[int] = []
+
+    async def counted(connection: Any, statements: Any, **how: Any) -> Any:
+        messages.append(len(statements))
+        return await roundtrip.round_trip(connection, statements, **how)
+
+    monkeypatch.setattr("chimera.db.round_trip", counted)
+
+    async def adds(added_id: str, then: Callable[[Tx], Awaitable[Any]] | None = None) -> int | None:
+        async with db.begin(call) as tx:
+            record(tx, "outbox.add", "task", added_id)
+            found = await tx.last(ADD_LAST, id=added_id, org_id=call.caller.org_id)
+            if then is not None:
+                await then(tx)
+            return found
+
+    first = new_id()
+    assert await adds(first) == 1 and len(messages) == 1
+    with pytest.raises(UniqueViolation):
+        await adds(first)
+
+    async def records(tx: Tx) -> None:
+        record(tx, "outbox.add", "task", new_id())
+
+    for goes_on in (lambda tx: tx.one(COUNT), records):
+        with pytest.raises(AssertionError, match="after its last statement"):
+            await adds(new_id(), goes_on)
+    for ticks in range(25):
+        task = asyncio.create_task(adds(new_id()))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert await adds(new_id()) == 1 and db.in_use == 0
+
+    with psycopg.connect(database_url) as connection:
+        added = connection.execute("SELECT id::text FROM ops.outbox WHERE task = 'nothing'")
+        ids = {row[0] for row in added.fetchall()}
+        events = [
+            decode_leaf(row[0]) for row in connection.execute("SELECT leaf FROM audit.pending")
+        ]
+        counters = connection.execute("SELECT writer_id::text, seq FROM audit.writers").fetchall()
+    mine = [event for event in events if event.action == "outbox.add"]
+    assert {event.entity_id for event in mine} == ids and len(ids) == len(mine) >= 4
+    writer_id = mine[0].writer_id
+    assert sorted(event.writer_seq for event in mine) == list(range(1, len(mine) + 1))
+    assert dict(counters)[writer_id] == len(mine)
 
 
 async def test_looks_prepare_a_bounded_number(
