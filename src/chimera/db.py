@@ -131,17 +131,21 @@ class Tx:
         return begin if self._policies_know else [*begin, _telling(self, SET_CALLER)]
 
     async def _send(self, statements: list[Asked]) -> list[Found]:
-        if self.is_committed:
-            raise AssertionError(f"{self.call.method} goes on after its last statement")
+        self._expect_open()
         opening = self._opening()
         whole = [*opening, *statements]
         found = await round_trip(self.connection, whole, is_repeatable=self.only_reads)
         self.is_open = self._policies_know = True
         return found[len(opening) :]
 
+    def _expect_open(self) -> None:
+        if self.is_committed:
+            raise AssertionError(f"{self.call.method} goes on after its last statement")
+
     def at_commit(self, statement: Statement[Any], **params: Any) -> None:
         """Runs a command in the message of COMMIT. Nobody looks at what it answers: it must fail
         when it cannot do what it is there for."""
+        self._expect_open()
         self._with_commit.append(statement.asked(params))
 
     async def last(self, statement: Statement[Row], **params: Any) -> Row | None:

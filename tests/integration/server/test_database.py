@@ -295,7 +295,10 @@ async def test_a_last_statement_is_committed_with_what_was_recorded(
     async def records(tx: Tx) -> None:
         record(tx, "outbox.add", "task", new_id())
 
-    for goes_on in (lambda tx: tx.one(COUNT), records):
+    async def adds_one_more(tx: Tx) -> None:
+        tx.at_commit(ADD_LAST, id=new_id(), org_id=call.caller.org_id)
+
+    for goes_on in (lambda tx: tx.one(COUNT), records, adds_one_more):
         with pytest.raises(AssertionError, match="after its last statement"):
             await adds(new_id(), goes_on)
     for ticks in range(25):
