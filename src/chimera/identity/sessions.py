@@ -231,9 +231,8 @@ async def open_session(
             token_hash=hash_of(token),
         )
     except NotNullViolation as error:
-        if (
-            error.diag.table_name != "refresh_tokens"
-        ):  # what was recorded, for one, may fail like that
+        # What was recorded, for one, may fail like that.
+        if error.diag.table_name != "refresh_tokens":
             raise
         return None
     assert user is not None

@@ -68,8 +68,8 @@ STEPS: dict[int, Step] = {
     ),
 }
 IDS = ("campaign_id", "user_id")
-# A column of every roll-up but totals, of slices too; the dimension whose slices are summed up for all together; and the one that
-# is in no slice by two.
+# A column of every roll-up but totals, of slices too; the dimension whose slices are summed up for all
+# together; and the one that is in no slice by two.
 IN_SLICES = TelemetryDimension.TELEMETRY_DIMENSION_EVENT_TYPE
 FEWEST = TelemetryDimension.TELEMETRY_DIMENSION_EVENT_CATEGORY
 ALONE = TelemetryDimension.TELEMETRY_DIMENSION_WORKLOAD
