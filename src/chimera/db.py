@@ -185,7 +185,7 @@ class Tx:
 
     async def run(self, statement: Statement[Any], **params: Any) -> int:
         """Runs a command; how many rows it touched."""
-        return (await self._send([statement.asked(params)]))[0].count
+        return (await self._send([statement.asked(params)]))[0].affected
 
     def answer(self, message: Message, *, keep: Any = None) -> Message:
         """Names the answer that a repetition of this request gets; `keep` replaces it there

@@ -113,6 +113,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self.validator = validator()
         self.outside_streams = 0
         self.open_calls: set[asyncio.Task[Any]] = set()
+        self._handlers: dict[str, Any] = {}
         for method in methods:  # compiles each type's rules now, not under the first caller
             self.validator.collect_violations(method.request_type())
 
@@ -121,8 +122,12 @@ class Gate(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
+        path = handler_call_details.method
+        made = self._handlers.get(path)
+        if made is not None:
+            return made
         handler = await continuation(handler_call_details)
-        method = self.methods.get(handler_call_details.method)
+        method = self.methods.get(path)
         if handler is None or method is None:
             return handler and self._outside(handler)
         wrap: dict[tuple[bool, bool], tuple[Any, Any]] = {
@@ -138,11 +143,12 @@ class Gate(grpc.aio.ServerInterceptor):
             or handler.stream_unary
             or handler.stream_stream
         )
-        return make(
+        made = self._handlers[path] = make(
             around(method, inner),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
+        return made
 
     def _outside(self, handler: Any) -> Any:
         """Health and reflection, which anyone may ask. Their streams are counted apart, or a few

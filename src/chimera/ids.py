@@ -23,12 +23,9 @@ def new_id(at: datetime | None = None) -> str:
     """
     nanoseconds = time.time_ns() if at is None else (at - EPOCH) // MICROSECOND * 1000
     milliseconds, rest = divmod(nanoseconds, 1_000_000)
-    fraction = (rest << 12) // 1_000_000
-    random = int.from_bytes(os.urandom(8)) >> 2
-    value = (
-        (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7000 << 64 | fraction << 64 | 2 << 62 | random
-    )
-    digits = f"{value:032x}"
+    first = (milliseconds & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | (rest << 12) // 1_000_000
+    second = 1 << 63 | int.from_bytes(os.urandom(8)) >> 2
+    digits = f"{first:016x}{second:016x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 

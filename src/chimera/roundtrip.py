@@ -9,7 +9,6 @@ sent and their results read with one wait, which is a third of the CPU of a smal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from typing import Any, NamedTuple
@@ -61,12 +60,11 @@ class Heading:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The rows of a statement, and how many it found or changed."""
 
     rows: list[Any]
-    count: int
+    affected: int
 
 
 async def round_trip(

@@ -26,6 +26,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
+from typing import NamedTuple
 from uuid import UUID
 
 from chimera.audit import merkle
@@ -118,8 +119,7 @@ class Facts:
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FieldChange:
+class FieldChange(NamedTuple):
     """One changed field. old, new: `canonical_json` bytes; None where there is no such value
     (no old one at creation, no new one at deletion), which is not the JSON null."""
 
@@ -138,8 +138,7 @@ class AuditEvent(Facts):
     fields: tuple[FieldChange, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Commitment:
+class Commitment(NamedTuple):
     """A named 32-byte salted hash."""
 
     name: str
