@@ -108,7 +108,8 @@ def held_by_key(key: KeyState) -> Held:
     """What its owner holds, narrowed by the key's scopes and networks."""
     holdings = holdings_of(key.role, is_operator=key.is_superuser, grants=key.grants)
     scopes = scope_numbers(key.scopes) if key.scopes else None
-    return Held(key.user_id, holdings, scopes, tuple(key.source_networks))
+    networks = tuple(key.source_networks)
+    return Held(key.user_id, holdings, scopes, networks, expires_at=key.expires_at)
 
 
 class Recent(Generic[Value]):

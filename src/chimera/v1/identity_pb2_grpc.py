@@ -303,7 +303,8 @@ class IdentityServiceServicer:
 
     def CreateApiKey(self, request, context):
         """Makes an API key of the caller. The secret is in the answer once and never again.
-        SCOPE_NOT_HELD when a scope exceeds the caller's own permissions, API_KEY_NAME_TAKEN.
+        SCOPE_NOT_HELD when a scope exceeds the caller's own permissions, and when a key would make one
+        that outlasts it; API_KEY_NAME_TAKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
