@@ -149,8 +149,10 @@ async def create_organisation(core: Core, call: Call, name: str) -> Organisation
 
 
 async def list_own(tx: Tx) -> list[OrganisationMembership]:
-    """In the order of joining."""
-    return await tx.all(LIST_OWN, org_id=tx.call.caller.org_id)
+    """In the order of joining. A key belongs to one organisation, and is told of that one only."""
+    joined = await tx.all(LIST_OWN, org_id=tx.call.caller.org_id)
+    is_key = tx.call.caller.kind == "api_key"
+    return [membership for membership in joined if membership.is_current or not is_key]
 
 
 async def switch_organisation(core: Core, db: Database, call: Call, org_id: str) -> NewSession:

@@ -214,3 +214,17 @@ async def test_operators_make_operators(world: World, table: Table) -> None:
     assert await reason(again.operations.ListStuckShards()) == "OK"
     await set_superuser(user_id=ben.user_id, is_superuser=False)
     assert table.value("SELECT count(*) FROM identity.users WHERE is_superuser") == 1
+
+
+async def test_a_key_sees_its_own_organisation_only(world: World) -> None:
+    """Not where else its owner belongs, nor who they are elsewhere."""
+    acme, globex = await world.organisation("acme"), await world.organisation("globex")
+    code = (await globex.admin.organisations.CreateInvitation(role=USER)).code
+    await acme.admin.organisations.RedeemInvitation(invitation_code=code)
+    acme.admin = await world.log_in("admin-acme")
+    made = await acme.admin.identity.CreateApiKey(name="narrow", scopes=[40])  # TELEMETRY_READ
+    key = acme.admin.holding(made.secret)
+    for person, names in ((key, ["acme"]), (acme.admin, ["acme", "globex"])):
+        mine = (await person.organisations.ListMyOrganisations()).organisations
+        assert [one.name for one in mine] == names
+    assert await reason(key.sign_in.ListLinkedIdentities()) == "SESSION_REQUIRED"
