@@ -118,8 +118,10 @@ class OrganisationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SwitchOrganisation(self, request, context):
-        """A session of the same person in another of their organisations; the present one goes on.
-        ORGANISATION_NOT_FOUND; STEP_UP_REQUIRED for who was let in by the word of the present organisation's
+        """A session of the same person in another of their organisations; the present one goes on. The new
+        one is no new sign-in: it is over when the present one would be at the latest, and ends when that
+        is ended by Logout, EndSession or the reuse of its refresh token.
+        ORGANISATION_NOT_FOUND; ORGANISATION_IS_CURRENT; STEP_UP_REQUIRED for who was let in by the word of the present organisation's
         sign-in provider, which counts there only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -7,7 +7,7 @@ import asyncio
 from chimera.v1.identity_pb2 import Role
 from tests.integration.accounts.conftest import Table, reason, registered, together
 from tests.support.post import Post
-from tests.support.world import PASSWORD, World
+from tests.support.world import PASSWORD, Person, World
 
 ADMIN, USER, VIEWER = Role.ROLE_ADMIN, Role.ROLE_USER, Role.ROLE_VIEWER
 
@@ -40,6 +40,61 @@ async def test_one_person_in_two_organisations(world: World, post: Post) -> None
 
 
 async def test_an_invitation_is_never_used_more_often_than_it_says(
+async def test_going_elsewhere_is_no_new_sign_in(world: World, post: Post, table: Table) -> None:
+    """What is opened out of a session is as old, ends no later, and ends with it: by signing out, by
+    ending it, when its token was stolen."""
+    olivia = await registered(world, post, "olivia")
+    home = (await olivia.identity.GetMe()).organisation.id
+    second = (await olivia.organisations.CreateOrganisation(name="Second")).organisation.id
+    stays = olivia.organisations.SwitchOrganisation(organisation_id=home)
+    assert await reason(stays) == "ORGANISATION_IS_CURRENT"
+
+    async def goes(person: Person, org_id: str) -> Person:
+        answer = await person.organisations.SwitchOrganisation(organisation_id=org_id)
+        gone = person.holding(answer.tokens.access_token)
+        gone.tokens = answer.tokens
+        return gone
+
+    table.rows(
+        "UPDATE identity.sessions SET created_at = now() - interval '89 days',"
+        " absolute_expires_at = now() + interval '1 hour'"
+    )
+    signed_in = table.value("SELECT min(created_at) FROM identity.sessions")
+    for way in ("logout", "end", "reuse"):
+        root = olivia if way == "logout" else await world.log_in("olivia.x")
+        there = await goes(root, second)
+        back = await goes(there, home)
+        if way == "logout":
+            [(latest, oldest, last)] = table.rows(
+                "SELECT max(absolute_expires_at) <= now() + interval '1 hour', max(signed_in_at),"
+                " max(t.expires_at) <= now() + interval '1 hour'"
+                " FROM identity.sessions s JOIN identity.refresh_tokens t ON t.session_id = s.id"
+                " WHERE t.generation = 1 AND s.parent_id IS NOT NULL"
+            )
+            assert (latest, oldest, last) == (True, signed_in, True)
+            await there.identity.Logout()
+            assert await reason(root.identity.GetMe()) == "OK"
+            assert await reason(back.identity.GetMe()) == "SESSION_ENDED"
+            there = await goes(root, second)
+            back = await goes(there, home)
+            await root.identity.Logout()
+        elif way == "end":
+            safe = await world.log_in("olivia.x")
+            listed = (await root.account.ListSessions()).sessions
+            [current] = [one.id for one in listed if one.is_current]
+            await safe.account.EndSession(session_id=current)
+            assert await reason(safe.identity.GetMe()) == "OK"
+        else:
+            stolen = root.tokens.refresh_token
+            await root.refresh()
+            table.rows("UPDATE identity.refresh_tokens SET used_at = used_at - interval '11 s'")
+            await reason(world.nobody().identity.RefreshSession(refresh_token=stolen))
+        for person in (root, there, back):
+            assert await reason(person.identity.GetMe()) == "SESSION_ENDED", way
+            again = person.identity.RefreshSession(refresh_token=person.tokens.refresh_token)
+            assert await reason(again) == "REFRESH_TOKEN_INVALID", way
+
+
     world: World, post: Post, table: Table
 ) -> None:
     """Eight people with accounts of their own hold a code for three."""
