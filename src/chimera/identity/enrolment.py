@@ -92,6 +92,7 @@ class Enrolment:
                 raise code_invalid()
             async with self.db.begin(call) as tx:
                 if not await spend_proof(tx, proof):
+                    await attempt.failed()
                     raise code_invalid()
                 yield tx
             await attempt.succeeded()

@@ -94,6 +94,10 @@ class Opened:
 
 
 FIND_ACCOUNT = sql(
+class _CodeUsed(Exception):
+    """Undoes the transaction; what is left to do is to note the failure."""
+
+
     Account,
     "SELECT * FROM identity.find_account(%(login)s, %(device_hash)s, %(org_id)s::uuid)",
 )
@@ -192,10 +196,13 @@ class Logins:
             return None
         session_id = new_id()
         own = as_caller(call, session_caller(account.caller(), session_id))
-        async with self.db.begin(own) as tx:
-            if not await spend_proof(tx, proof):
-                raise _refused()
-            return await self._opened(tx, account, _device_of(account, request), True)
+        try:
+            async with self.db.begin(own) as tx:
+                if not await spend_proof(tx, proof):
+                    raise _CodeUsed
+                return await self._opened(tx, account, _device_of(account, request), True)
+        except _CodeUsed:
+            return None
 
     async def _session(self, account: Account, device: Device, call: Call) -> Opened:
         for tries_left in reversed(range(TRIES)):

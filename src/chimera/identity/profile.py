@@ -207,6 +207,7 @@ async def step_up(
             raise code_invalid()
         async with core.db.begin(call) as tx:
             if proof is not None and not await spend_proof(tx, proof):
+                await attempt.failed()
                 raise code_invalid()
             auth_time = await renew_auth_time(tx, has_second_factor=proof is not None)
             record(
