@@ -14,6 +14,8 @@ from chimera.core import Core
 from chimera.db import Nothing, Tx, sql, violated
 from chimera.faults import AlreadyExists, Denied, NotFound, NotReady, Unauthenticated
 from chimera.identity.calls import as_caller
+from chimera.identity.departures import end_invitations, end_keys
+from chimera.identity.roles import permissions_of
 from chimera.identity.second_factor import not_enrolled
 from chimera.identity.sessions import (
     LOCK_PERSON,
@@ -52,10 +54,10 @@ class Present:
     second_factor_at: datetime | None
     device_id: str | None
     device_info: dict[str, str]
-    # Nothing that another organisation would have to believe.
-    is_unproven: bool
     signed_in_at: datetime
     absolute_expires_at: datetime
+    # Nothing that another organisation would have to believe.
+    is_unproven: bool
 
 
 INSERT_ORGANISATION = sql(
@@ -179,8 +181,6 @@ async def switch_organisation(core: Core, db: Database, call: Call, org_id: str)
     caller = replace(call.caller, org_id=org_id, role=role)
     own = as_caller(call, session_caller(caller, new_id()))
     async with db.begin(own) as tx:
-        session = await open_session(
-            tx,
         await tx.run(LOCK_PERSON, user_id=caller.user_id)
         present = await tx.one(GET_PRESENT, session_id=caller.session_id)
         if present is None:
@@ -192,6 +192,8 @@ async def switch_organisation(core: Core, db: Database, call: Call, org_id: str)
                 " AccountService.StepUp first.",
             )
         factor_at = present.second_factor_at
+        session = await open_session(
+            tx,
             core.settings,
             session_id=own.caller.session_id,
             authz_epoch=present.authz_epoch,
@@ -199,9 +201,9 @@ async def switch_organisation(core: Core, db: Database, call: Call, org_id: str)
             has_second_factor=factor_at is not None,
             second_factor_at=factor_at.timestamp() if factor_at else None,
             auth_time=call.caller.auth_time,
+            parent=Parent(caller.session_id, present.signed_in_at, present.absolute_expires_at),
         )
         if session is None:
-            parent=Parent(caller.session_id, present.signed_in_at, present.absolute_expires_at),
             raise NotFound("ORGANISATION_NOT_FOUND", "The account was changed; sign in again.")
         record(
             tx,
@@ -288,6 +290,8 @@ async def change_member_role(tx: Tx, request: ChangeMemberRoleRequest) -> User:
         await check_not_last_admin(tx, user_id)
     await tx.run(CHANGE_ROLE, org_id=org_id, user_id=user_id, role=role)
     await tx.run(RAISE_EPOCH, user_id=user_id)
+    if not permissions_of(old) <= permissions_of(role):
+        await end_invitations(tx, user_id)
     record(
         tx,
         "member.change_role",
@@ -331,4 +335,6 @@ async def _remove(tx: Tx, user_id: str, reason: str) -> None:
     org_id = tx.call.caller.org_id
     await check_not_last_admin(tx, user_id)
     await end_sessions(tx, user_id, reason, org_id=org_id)
+    await end_keys(tx, user_id)
+    await end_invitations(tx, user_id)
     await tx.run(REMOVE_MEMBER, org_id=org_id, user_id=user_id)

@@ -151,7 +151,8 @@ class OrganisationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMember(self, request, context):
-        """Takes somebody out of the organisation and ends their sessions in it; the account stays.
+        """Takes somebody out of the organisation and ends their sessions, keys and open invitations in it;
+        the account stays.
         LAST_ADMIN, USER_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -167,7 +168,8 @@ class OrganisationServiceServicer:
 
     def CreateInvitation(self, request, context):
         """Without an address the answer holds the code, once; with one it is mailed there and nowhere else.
-        Nobody invites into a role that may do more than they may.
+        Nobody invites into a role that may do more than they may; who may do less later, is shut out or
+        goes takes their open invitations with them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from chimera.v1.identity_pb2 import Role
+from chimera.v1.providers_pb2 import ProviderType
 from tests.integration.accounts.conftest import Table, reason, registered, together
 from tests.support.post import Post
 from tests.support.world import PASSWORD, Person, World
@@ -39,7 +40,6 @@ async def test_one_person_in_two_organisations(world: World, post: Post) -> None
     assert await reason(goes) == "ORGANISATION_NOT_FOUND"
 
 
-async def test_an_invitation_is_never_used_more_often_than_it_says(
 async def test_going_elsewhere_is_no_new_sign_in(world: World, post: Post, table: Table) -> None:
     """What is opened out of a session is as old, ends no later, and ends with it: by signing out, by
     ending it, when its token was stolen."""
@@ -95,6 +95,7 @@ async def test_going_elsewhere_is_no_new_sign_in(world: World, post: Post, table
             assert await reason(again) == "REFRESH_TOKEN_INVALID", way
 
 
+async def test_an_invitation_is_never_used_more_often_than_it_says(
     world: World, post: Post, table: Table
 ) -> None:
     """Eight people with accounts of their own hold a code for three."""
@@ -213,6 +214,96 @@ async def test_a_role_changes_at_once(world: World) -> None:
     await acme.admin.organisations.RemoveMember(user_id=ben.user_id)
     assert await reason(ben.identity.GetMe()) == "SESSION_ENDED"
     assert await reason(world.log_in(f"ben-{acme.id[-8:]}")) == "CREDENTIALS_INVALID"
+
+
+async def test_who_is_removed_leaves_nothing_behind(world: World, post: Post, table: Table) -> None:
+    """Keys, also those to providers, and invitations of somebody who goes are over for good: they
+    open nothing now, nor when the person is let in again."""
+    acme = await world.organisation("acme")
+    ben = await registered(world, post, "ben")
+
+    async def joins() -> Person:
+        code = (await acme.admin.organisations.CreateInvitation(role=ADMIN)).code
+        await ben.organisations.RedeemInvitation(invitation_code=code)
+        answer = await ben.organisations.SwitchOrganisation(organisation_id=acme.id)
+        return ben.holding(answer.tokens.access_token)
+
+    async def leaves(person: Person) -> None:
+        await person.organisations.LeaveOrganisation(organisation_id=acme.id)
+
+    async def is_removed(person: Person) -> None:
+        await acme.admin.organisations.RemoveMember(user_id=ben.user_id)
+
+    provider = await acme.admin.providers.CreateProvider(
+        name="p", provider_type=ProviderType.PROVIDER_TYPE_OPENAI, base_url="https://api.openai.com"
+    )
+    for goes in (leaves, is_removed):
+        there = await joins()
+        key = there.holding((await there.identity.CreateApiKey(name="old")).secret)
+        await there.providers.CreateProviderKey(
+            provider_id=provider.provider.id, name="own", secret="sk-0123456789"
+        )
+        back = (await there.organisations.CreateInvitation(role=ADMIN, uses_max=9)).code
+        assert await reason(key.identity.GetMe()) == "OK"
+        await goes(there)
+        assert await reason(key.identity.GetMe()) == "API_KEY_INVALID"
+        redeems = ben.organisations.RedeemInvitation(invitation_code=back)
+        assert await reason(redeems) == "INVITATION_INVALID"
+        await joins()
+        assert table.value("SELECT count(*) FROM identity.api_keys WHERE is_active") == 0
+        assert (
+            table.value(
+                "SELECT count(*) FROM providers.provider_keys WHERE is_active OR sealed <> '{}'"
+            )
+            == 0
+        )
+        ended = table.rows(
+            "SELECT facts->>'action' FROM audit.pending WHERE facts->>'entity_id' IN"
+            " (SELECT id::text FROM identity.api_keys UNION SELECT id::text FROM identity.invitations"
+            "  UNION SELECT id::text FROM providers.provider_keys)"
+            " AND facts->>'action' IN ('api_key.revoke', 'provider_key.revoke', 'invitation.revoke')"
+        )
+        await is_removed(there)
+    assert sorted(action for [action] in ended) == sorted(
+        2 * ["api_key.revoke", "invitation.revoke", "provider_key.revoke"]
+    )
+
+
+async def test_an_invitation_is_worth_no_more_than_who_made_it(world: World, table: Table) -> None:
+    """It ends when its maker may do less, is disabled or deleted; where they are a guest, it opens
+    nothing while their home has disabled them."""
+    acme, globex = await world.organisation("acme"), await world.organisation("globex")
+    zoe = (await world.organisation("third")).admin.organisations
+    admin = acme.admin
+    ways = [
+        lambda user_id: admin.organisations.ChangeMemberRole(user_id=user_id, role=USER),
+        lambda user_id: admin.identity.DisableUser(user_id=user_id),
+        lambda user_id: admin.identity.DeleteUser(user_id=user_id),
+        lambda user_id: globex.admin.identity.DisableUser(user_id=user_id),
+    ]
+    for number, way in enumerate(ways):
+        home = globex if number == 3 else acme
+        ben = await home.person(f"ben{number}", role="admin")
+        if home is globex:
+            table.rows(
+                "INSERT INTO identity.memberships (org_id, user_id, role) VALUES (%s, %s, 'admin')",
+                acme.id,
+                ben.user_id,
+            )
+            answer = await ben.organisations.SwitchOrganisation(organisation_id=acme.id)
+            made = ben.holding(answer.tokens.access_token)
+        else:
+            made = ben
+        code = (await made.organisations.CreateInvitation(role=ADMIN)).code
+        await way(ben.user_id)
+        redeems = zoe.RedeemInvitation(invitation_code=code)
+        assert await reason(redeems) == "INVITATION_INVALID", f"way {number}"
+    open_ones = (await admin.organisations.ListInvitations()).invitations
+    assert [one.is_open for one in open_ones[1:]] == [False, False, False]
+    ben = await acme.person("ben")
+    invited = await admin.organisations.CreateInvitation(role=USER)
+    await admin.organisations.ChangeMemberRole(user_id=ben.user_id, role=ADMIN)
+    assert await reason(zoe.RedeemInvitation(invitation_code=invited.code)) == "OK"
 
 
 async def test_nobody_lifts_themselves(world: World) -> None:
