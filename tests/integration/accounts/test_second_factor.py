@@ -174,6 +174,7 @@ async def test_who_knows_the_password_does_not_lock_out_its_owner(
     for number in range(5):
         assert await finishes(f"203.0.113.{number}", "000000") == "CODE_INVALID"
     assert await finishes("198.51.100.1", totp.now()) == "RATE_LIMITED"
+    assert await reason(olivia.account.RegenerateRecoveryCodes(code="000000")) == "CODE_INVALID"
     assert await finishes("198.51.100.1", totp.now(), device_token=device) == "OK"
 
 
