@@ -38,7 +38,7 @@ PURGE_RECOVERY_CODES = sql(
     Nothing, "DELETE FROM identity.recovery_codes WHERE used_at < now() - interval '30 days'"
 )
 
-# Their refresh tokens have run out; see sessions.LIST_SESSIONS.
+# Their newest refresh token has run out; see sessions.LIST_SESSIONS.
 END_IDLE_SESSIONS = sql(
     Nothing,
     """
@@ -46,8 +46,9 @@ END_IDLE_SESSIONS = sql(
        SET is_active = false, ended_at = clock_timestamp(),
            ended_reason = CASE WHEN s.absolute_expires_at > now() THEN 'idle' ELSE 'expired' END
      WHERE s.is_active
-       AND NOT EXISTS (SELECT FROM identity.refresh_tokens t
-                        WHERE t.session_id = s.id AND t.used_at IS NULL AND t.expires_at > now())
+       AND NOT COALESCE((SELECT t.used_at IS NULL AND t.expires_at > now()
+                           FROM identity.refresh_tokens t WHERE t.session_id = s.id
+                          ORDER BY t.generation DESC LIMIT 1), false)
     """,
 )
 

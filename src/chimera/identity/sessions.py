@@ -178,7 +178,7 @@ RENEW_AUTH_TIME = sql(
     """,
 )
 
-# One whose refresh token has run out cannot go on, whatever is left until its absolute end.
+# One whose newest refresh token has run out cannot go on, whatever is left until its absolute end.
 LIST_SESSIONS = sql(
     Session,
     """
@@ -191,9 +191,9 @@ LIST_SESSIONS = sql(
       FROM identity.sessions s
      CROSS JOIN LATERAL (
         SELECT s.is_active AND s.absolute_expires_at > now()
-               AND EXISTS (SELECT FROM identity.refresh_tokens t
-                            WHERE t.session_id = s.id AND t.used_at IS NULL
-                              AND t.expires_at > now()) AS is_on) going
+               AND COALESCE((SELECT t.used_at IS NULL AND t.expires_at > now()
+                               FROM identity.refresh_tokens t WHERE t.session_id = s.id
+                              ORDER BY t.generation DESC LIMIT 1), false) AS is_on) going
      WHERE s.user_id = %(user_id)s AND (%(org_id)s::uuid IS NULL OR s.org_id = %(org_id)s::uuid)
        AND (%(show_ended)s OR going.is_on)
        AND (%(after)s::uuid IS NULL OR s.id < %(after)s::uuid)
