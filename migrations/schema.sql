@@ -854,6 +854,15 @@ $$;
 
 ALTER FUNCTION identity.sign_in_provider(provider_id uuid) OWNER TO chimera_lookup;
 
+CREATE FUNCTION identity.signed_in_at(session_id uuid) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT s.signed_in_at FROM identity.sessions s WHERE s.id = signed_in_at.session_id
+$$;
+
+ALTER FUNCTION identity.signed_in_at(session_id uuid) OWNER TO chimera_lookup;
+
 CREATE FUNCTION identity.sole_admin_of() RETURNS text[]
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1242,7 +1251,9 @@ CREATE TABLE identity.sessions (
     second_factor_at timestamp with time zone,
     device_id uuid,
     ended_at timestamp with time zone,
-    is_vouched boolean DEFAULT false NOT NULL
+    is_vouched boolean DEFAULT false NOT NULL,
+    parent_id uuid,
+    signed_in_at timestamp with time zone
 );
 
 ALTER TABLE ONLY identity.sessions FORCE ROW LEVEL SECURITY;
@@ -5365,6 +5376,8 @@ CREATE POLICY own ON identity.password_history TO chimera_app USING ((user_id = 
 
 CREATE POLICY own ON identity.recovery_codes TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY own ON identity.refresh_tokens FOR SELECT TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY own ON identity.sessions TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE identity.password_history ENABLE ROW LEVEL SECURITY;
@@ -5896,6 +5909,9 @@ GRANT ALL ON FUNCTION identity.set_superuser(target uuid, value boolean) TO chim
 
 REVOKE ALL ON FUNCTION identity.sign_in_provider(provider_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.sign_in_provider(provider_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.signed_in_at(session_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.signed_in_at(session_id uuid) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.sole_admin_of() FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.sole_admin_of() TO chimera_app;

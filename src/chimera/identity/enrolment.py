@@ -25,7 +25,7 @@ from chimera.identity.second_factor import (
     store_totp,
 )
 from chimera.identity.sessions import end_sessions, renew_auth_time
-from chimera.identity.throttle import Throttle, stranger
+from chimera.identity.throttle import Throttle, in_session
 from chimera.identity.users import get_user
 
 
@@ -50,7 +50,7 @@ class Enrolment:
         """Recovery codes, shown once; ends the other sessions. Raises Denied(CODE_INVALID)."""
         own = as_caller(call, call.caller, audited=False)
         user_id = call.caller.user_id
-        async with self.throttle.attempt(stranger(f"code {user_id}", call.ip_address)) as attempt:
+        async with self.throttle.attempt(in_session("code", call.caller)) as attempt:
             proof = await self.factor.prove(own, code, confirmed=False)
             if proof is None:
                 await attempt.failed()
@@ -84,14 +84,14 @@ class Enrolment:
     async def _proven(self, code: str, call: Call) -> AsyncIterator[Tx]:
         """A transaction in which a right code is used up."""
         own = as_caller(call, call.caller, audited=False)
-        source = stranger(f"code {call.caller.user_id}", call.ip_address)
-        async with self.throttle.attempt(source) as attempt:
+        async with self.throttle.attempt(in_session("code", call.caller)) as attempt:
             proof = await self.factor.prove(own, code)
             if proof is None:
                 await attempt.failed()
                 raise code_invalid()
             async with self.db.begin(call) as tx:
                 if not await spend_proof(tx, proof):
+                    await attempt.failed()
                     raise code_invalid()
                 yield tx
             await attempt.succeeded()

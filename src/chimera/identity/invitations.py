@@ -1,7 +1,9 @@
 """Invitations into an organisation, with a role, for so many people until some day.
 
-What must stay true: an invitation is used at most uses_max times, however many hold its code at the
-same moment: one conditional UPDATE takes a use, in the transaction of what it is taken for.
+What must stay true:
+- An invitation is used at most uses_max times, however many hold its code at the same moment: one
+  conditional UPDATE takes a use, in the transaction of what it is taken for.
+- It is worth no more than who made it: it ends when they go, may do less, or are shut out.
 """
 
 from __future__ import annotations
@@ -90,13 +92,17 @@ REVOKE_INVITATION = sql(
     """,
 )
 
+# By the word of somebody who belongs there and can work: a guest may be disabled by their home.
 USE_INVITATION = sql(
     str,
     """
     WITH used AS (
-        UPDATE identity.invitations SET uses = uses + 1
+        UPDATE identity.invitations i SET uses = uses + 1
          WHERE id = %(invitation_id)s AND revoked_at IS NULL AND expires_at > clock_timestamp()
            AND uses < uses_max
+           AND EXISTS (SELECT FROM identity.memberships m JOIN identity.users u ON u.id = m.user_id
+                        WHERE m.org_id = i.org_id AND m.user_id = i.created_by
+                          AND u.state = 'active' AND u.deleted_at IS NULL)
         RETURNING org_id, id, role
     ), noted AS (
         INSERT INTO identity.redemptions (org_id, invitation_id, user_id)

@@ -21,7 +21,7 @@ from chimera.identity.passwords import Hasher
 from chimera.identity.preferences import check_preferences
 from chimera.identity.second_factor import SecondFactor, code_invalid, spend_proof
 from chimera.identity.sessions import end_sessions, forget_devices, renew_auth_time
-from chimera.identity.throttle import Throttle, stranger
+from chimera.identity.throttle import Throttle, in_session
 from chimera.identity.users import get_user, normal_login, taken, update_own
 from chimera.rows import struct_dict
 from chimera.updates import checked_paths
@@ -154,7 +154,7 @@ async def change_password(
     async with core.db.look(as_caller(call, caller, audited=False)) as tx:
         user = await get_user(tx, caller.user_id)
     rules = await rules_of(core.db, as_caller(call, caller, audited=False), caller.user_id)
-    async with throttle.attempt(stranger(f"password {caller.user_id}", call.ip_address)) as attempt:
+    async with throttle.attempt(in_session("password", caller)) as attempt:
         if not await hasher.verify(rules.password_hash, request.current_password):
             await attempt.failed()
             raise _password_wrong("current_password")
@@ -196,7 +196,7 @@ async def step_up(
     if not getattr(request, needed):
         message = f"Send the {needed}: it is what this account proves itself with."
         raise Invalid("FIELD_INVALID", message, violations=[Violation(needed, message)])
-    async with throttle.attempt(stranger(f"step up {caller.user_id}", call.ip_address)) as attempt:
+    async with throttle.attempt(in_session("step up", caller)) as attempt:
         if needed == "password":
             if not await hasher.verify(rules.password_hash, request.password):
                 await attempt.failed()
@@ -207,6 +207,7 @@ async def step_up(
             raise code_invalid()
         async with core.db.begin(call) as tx:
             if proof is not None and not await spend_proof(tx, proof):
+                await attempt.failed()
                 raise code_invalid()
             auth_time = await renew_auth_time(tx, has_second_factor=proof is not None)
             record(

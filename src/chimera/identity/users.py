@@ -20,6 +20,7 @@ from chimera.audit.leaf import Kind, Severity
 from chimera.audit.recording import record
 from chimera.db import Nothing, Tx, sql, violated
 from chimera.faults import AlreadyExists, Denied, NotFound, NotReady
+from chimera.identity.departures import end_invitations
 from chimera.identity.preferences import check_metadata
 from chimera.identity.roles import holdings_of, permissions_of
 from chimera.identity.second_factor import remove_totp
@@ -394,6 +395,7 @@ async def disable_user(tx: Tx, user_id: str) -> User:
     await check_not_last_operator(tx, user_id)
     await tx.run(SET_STATE, user_id=user_id, is_disabled=True)
     await end_sessions(tx, user_id, "disabled")
+    await end_invitations(tx, user_id)
     _note(tx, "user.disable", user, {"state": "disabled"})
     return await get_user(tx, user_id)
 
@@ -421,6 +423,7 @@ async def delete_user(tx: Tx, user_id: str) -> User:
     await check_not_last_operator(tx, user_id)
     await tx.run(SET_DELETED, user_id=user_id, is_deleted=True)
     await end_sessions(tx, user_id, "deleted")
+    await end_invitations(tx, user_id)
     _note(tx, "user.delete", user, {"deleted": True})
     return await get_user(tx, user_id, show_deleted=True)
 

@@ -118,8 +118,10 @@ class OrganisationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SwitchOrganisation(self, request, context):
-        """A session of the same person in another of their organisations; the present one goes on.
-        ORGANISATION_NOT_FOUND; STEP_UP_REQUIRED for who was let in by the word of the present organisation's
+        """A session of the same person in another of their organisations; the present one goes on. The new
+        one is no new sign-in: it is over when the present one would be at the latest, and ends when that
+        is ended by Logout, EndSession or the reuse of its refresh token.
+        ORGANISATION_NOT_FOUND; ORGANISATION_IS_CURRENT; STEP_UP_REQUIRED for who was let in by the word of the present organisation's
         sign-in provider, which counts there only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -149,7 +151,8 @@ class OrganisationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMember(self, request, context):
-        """Takes somebody out of the organisation and ends their sessions in it; the account stays.
+        """Takes somebody out of the organisation and ends their sessions, keys and open invitations in it;
+        the account stays.
         LAST_ADMIN, USER_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -165,7 +168,8 @@ class OrganisationServiceServicer:
 
     def CreateInvitation(self, request, context):
         """Without an address the answer holds the code, once; with one it is mailed there and nowhere else.
-        Nobody invites into a role that may do more than they may.
+        Nobody invites into a role that may do more than they may; who may do less later, is shut out or
+        goes takes their open invitations with them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from chimera.v1.access_pb2 import GrantConditions
 from chimera.v1.identity_pb2 import Role
+from chimera.v1.providers_pb2 import ProviderType
 from tests.integration.accounts.conftest import Table, reason, registered, together
 from tests.support.post import Post
-from tests.support.world import PASSWORD, World
+from tests.support.world import PASSWORD, Person, World
 
 ADMIN, USER, VIEWER = Role.ROLE_ADMIN, Role.ROLE_USER, Role.ROLE_VIEWER
 
@@ -39,6 +40,61 @@ async def test_one_person_in_two_organisations(world: World, post: Post) -> None
     stranger = await registered(world, post, "mallory")
     goes = stranger.organisations.SwitchOrganisation(organisation_id=home)
     assert await reason(goes) == "ORGANISATION_NOT_FOUND"
+
+
+async def test_going_elsewhere_is_no_new_sign_in(world: World, post: Post, table: Table) -> None:
+    """What is opened out of a session is as old, ends no later, and ends with it: by signing out, by
+    ending it, when its token was stolen."""
+    olivia = await registered(world, post, "olivia")
+    home = (await olivia.identity.GetMe()).organisation.id
+    second = (await olivia.organisations.CreateOrganisation(name="Second")).organisation.id
+    stays = olivia.organisations.SwitchOrganisation(organisation_id=home)
+    assert await reason(stays) == "ORGANISATION_IS_CURRENT"
+
+    async def goes(person: Person, org_id: str) -> Person:
+        answer = await person.organisations.SwitchOrganisation(organisation_id=org_id)
+        gone = person.holding(answer.tokens.access_token)
+        gone.tokens = answer.tokens
+        return gone
+
+    table.rows(
+        "UPDATE identity.sessions SET created_at = now() - interval '89 days',"
+        " absolute_expires_at = now() + interval '1 hour'"
+    )
+    signed_in = table.value("SELECT min(created_at) FROM identity.sessions")
+    for way in ("logout", "end", "reuse"):
+        root = olivia if way == "logout" else await world.log_in("olivia.x")
+        there = await goes(root, second)
+        back = await goes(there, home)
+        if way == "logout":
+            [(latest, oldest, last)] = table.rows(
+                "SELECT max(absolute_expires_at) <= now() + interval '1 hour', max(signed_in_at),"
+                " max(t.expires_at) <= now() + interval '1 hour'"
+                " FROM identity.sessions s JOIN identity.refresh_tokens t ON t.session_id = s.id"
+                " WHERE t.generation = 1 AND s.parent_id IS NOT NULL"
+            )
+            assert (latest, oldest, last) == (True, signed_in, True)
+            await there.identity.Logout()
+            assert await reason(root.identity.GetMe()) == "OK"
+            assert await reason(back.identity.GetMe()) == "SESSION_ENDED"
+            there = await goes(root, second)
+            back = await goes(there, home)
+            await root.identity.Logout()
+        elif way == "end":
+            safe = await world.log_in("olivia.x")
+            listed = (await root.account.ListSessions()).sessions
+            [current] = [one.id for one in listed if one.is_current]
+            await safe.account.EndSession(session_id=current)
+            assert await reason(safe.identity.GetMe()) == "OK"
+        else:
+            stolen = root.tokens.refresh_token
+            await root.refresh()
+            table.rows("UPDATE identity.refresh_tokens SET used_at = used_at - interval '11 s'")
+            await reason(world.nobody().identity.RefreshSession(refresh_token=stolen))
+        for person in (root, there, back):
+            assert await reason(person.identity.GetMe()) == "SESSION_ENDED", way
+            again = person.identity.RefreshSession(refresh_token=person.tokens.refresh_token)
+            assert await reason(again) == "REFRESH_TOKEN_INVALID", way
 
 
 async def test_an_invitation_is_never_used_more_often_than_it_says(
@@ -160,6 +216,96 @@ async def test_a_role_changes_at_once(world: World) -> None:
     await acme.admin.organisations.RemoveMember(user_id=ben.user_id)
     assert await reason(ben.identity.GetMe()) == "SESSION_ENDED"
     assert await reason(world.log_in(f"ben-{acme.id[-8:]}")) == "CREDENTIALS_INVALID"
+
+
+async def test_who_is_removed_leaves_nothing_behind(world: World, post: Post, table: Table) -> None:
+    """Keys, also those to providers, and invitations of somebody who goes are over for good: they
+    open nothing now, nor when the person is let in again."""
+    acme = await world.organisation("acme")
+    ben = await registered(world, post, "ben")
+
+    async def joins() -> Person:
+        code = (await acme.admin.organisations.CreateInvitation(role=ADMIN)).code
+        await ben.organisations.RedeemInvitation(invitation_code=code)
+        answer = await ben.organisations.SwitchOrganisation(organisation_id=acme.id)
+        return ben.holding(answer.tokens.access_token)
+
+    async def leaves(person: Person) -> None:
+        await person.organisations.LeaveOrganisation(organisation_id=acme.id)
+
+    async def is_removed(person: Person) -> None:
+        await acme.admin.organisations.RemoveMember(user_id=ben.user_id)
+
+    provider = await acme.admin.providers.CreateProvider(
+        name="p", provider_type=ProviderType.PROVIDER_TYPE_OPENAI, base_url="https://api.openai.com"
+    )
+    for goes in (leaves, is_removed):
+        there = await joins()
+        key = there.holding((await there.identity.CreateApiKey(name="old")).secret)
+        await there.providers.CreateProviderKey(
+            provider_id=provider.provider.id, name="own", secret="sk-0123456789"
+        )
+        back = (await there.organisations.CreateInvitation(role=ADMIN, uses_max=9)).code
+        assert await reason(key.identity.GetMe()) == "OK"
+        await goes(there)
+        assert await reason(key.identity.GetMe()) == "API_KEY_INVALID"
+        redeems = ben.organisations.RedeemInvitation(invitation_code=back)
+        assert await reason(redeems) == "INVITATION_INVALID"
+        await joins()
+        assert table.value("SELECT count(*) FROM identity.api_keys WHERE is_active") == 0
+        assert (
+            table.value(
+                "SELECT count(*) FROM providers.provider_keys WHERE is_active OR sealed <> '{}'"
+            )
+            == 0
+        )
+        ended = table.rows(
+            "SELECT facts->>'action' FROM audit.pending WHERE facts->>'entity_id' IN"
+            " (SELECT id::text FROM identity.api_keys UNION SELECT id::text FROM identity.invitations"
+            "  UNION SELECT id::text FROM providers.provider_keys)"
+            " AND facts->>'action' IN ('api_key.revoke', 'provider_key.revoke', 'invitation.revoke')"
+        )
+        await is_removed(there)
+    assert sorted(action for [action] in ended) == sorted(
+        2 * ["api_key.revoke", "invitation.revoke", "provider_key.revoke"]
+    )
+
+
+async def test_an_invitation_is_worth_no_more_than_who_made_it(world: World, table: Table) -> None:
+    """It ends when its maker may do less, is disabled or deleted; where they are a guest, it opens
+    nothing while their home has disabled them."""
+    acme, globex = await world.organisation("acme"), await world.organisation("globex")
+    zoe = (await world.organisation("third")).admin.organisations
+    admin = acme.admin
+    ways = [
+        lambda user_id: admin.organisations.ChangeMemberRole(user_id=user_id, role=USER),
+        lambda user_id: admin.identity.DisableUser(user_id=user_id),
+        lambda user_id: admin.identity.DeleteUser(user_id=user_id),
+        lambda user_id: globex.admin.identity.DisableUser(user_id=user_id),
+    ]
+    for number, way in enumerate(ways):
+        home = globex if number == 3 else acme
+        ben = await home.person(f"ben{number}", role="admin")
+        if home is globex:
+            table.rows(
+                "INSERT INTO identity.memberships (org_id, user_id, role) VALUES (%s, %s, 'admin')",
+                acme.id,
+                ben.user_id,
+            )
+            answer = await ben.organisations.SwitchOrganisation(organisation_id=acme.id)
+            made = ben.holding(answer.tokens.access_token)
+        else:
+            made = ben
+        code = (await made.organisations.CreateInvitation(role=ADMIN)).code
+        await way(ben.user_id)
+        redeems = zoe.RedeemInvitation(invitation_code=code)
+        assert await reason(redeems) == "INVITATION_INVALID", f"way {number}"
+    open_ones = (await admin.organisations.ListInvitations()).invitations
+    assert [one.is_open for one in open_ones[1:]] == [False, False, False]
+    ben = await acme.person("ben")
+    invited = await admin.organisations.CreateInvitation(role=USER)
+    await admin.organisations.ChangeMemberRole(user_id=ben.user_id, role=ADMIN)
+    assert await reason(zoe.RedeemInvitation(invitation_code=invited.code)) == "OK"
 
 
 async def test_nobody_lifts_themselves(world: World) -> None:

@@ -136,13 +136,26 @@ async def test_of_two_administrators_who_both_go_one_stays(world: World, table: 
 async def test_what_is_over_goes(
     world: World, post: Post, settings: Settings, table: Table
 ) -> None:
-    """Old links, registrations, invitations, devices and ended sessions; what is young stays."""
+    """Old links, registrations, invitations, devices and ended sessions; what is young stays. A
+    session whose refresh token has run out cannot go on: it is over, and marked so."""
     olivia = await registered(world, post, "olivia")
     await olivia.organisations.CreateInvitation(role=2)
     await world.nobody().account.RequestPasswordReset(email="olivia@example.com")
     await post.deliver()
     other = await world.log_in("olivia.x")
     await other.identity.Logout()
+    idle = await world.log_in("olivia.x")
+    table.rows(
+        "UPDATE identity.refresh_tokens SET expires_at = now() - interval '1 day'"
+        " WHERE session_id = (SELECT id FROM identity.sessions ORDER BY id DESC LIMIT 1)"
+    )
+    for stub in (olivia.account, olivia.identity):
+        listing = (
+            stub.ListSessions()
+            if stub is olivia.account
+            else stub.ListUserSessions(user_id=olivia.user_id)
+        )
+        assert [one.is_current for one in (await listing).sessions] == [True]
     names = ("one_time_tokens", "registrations", "invitations", "devices", "sessions")
 
     def counts() -> list[int]:
@@ -156,6 +169,9 @@ async def test_what_is_over_goes(
     async with open_core(settings, "worker") as core:
         await purge_accounts({"core": core})
         assert counts() == before
+        newest = (await olivia.account.ListSessions(show_ended=True)).sessions[0]
+        assert (newest.is_active, newest.ended_reason) == (False, "idle")
+        assert await reason(idle.identity.GetMe()) == "SESSION_ENDED"
         for query in (
             "UPDATE identity.one_time_tokens SET expires_at = now() - interval '2 days'",
             "UPDATE identity.registrations SET expires_at = now() - interval '2 days'",
