@@ -17,7 +17,7 @@ from chimera.audit.leaf import Kind, Severity
 from chimera.audit.recording import record
 from chimera.call import ANONYMOUS, Call
 from chimera.db import Nothing, Tx, sql
-from chimera.faults import AlreadyExists, Invalid, NotFound, Violation
+from chimera.faults import AlreadyExists, Invalid, NotFound, NotReady, Violation
 from chimera.identity.calls import as_caller
 from chimera.identity.organisations import LIST_OWN
 from chimera.identity.tokens import hash_of
@@ -221,14 +221,21 @@ async def use_invitation(tx: Tx, invitation_id: str, user_id: str) -> str:
 async def redeem_invitation(db: Database, call: Call, code: str) -> OrganisationMembership:
     """The caller joins the inviting organisation.
 
-    Raises Invalid(INVITATION_INVALID), AlreadyExists(ALREADY_A_MEMBER).
+    Raises Invalid(INVITATION_INVALID), AlreadyExists(ALREADY_A_MEMBER), NotReady(EMAIL_NOT_PROVEN):
+    who is invited by address is the owner of its mailbox, not who made an account for it.
     """
     invitation = await find_invitation(db, call, code)
     caller = call.caller
     if invitation.email:
         async with db.look(call) as tx:
-            if (await get_user(tx, caller.user_id)).email != invitation.email:
-                raise invitation_invalid()
+            user = await get_user(tx, caller.user_id)
+        if user.email != invitation.email:
+            raise invitation_invalid()
+        if not user.HasField("email_verified_at"):
+            raise NotReady(
+                "EMAIL_NOT_PROVEN",
+                "Prove your address first: AccountService.ResendVerification mails a link.",
+            )
     own = as_caller(call, replace(caller, org_id=invitation.org_id, role=invitation.role))
     try:
         async with db.begin(own) as tx:

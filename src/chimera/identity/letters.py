@@ -16,12 +16,12 @@ from chimera.call import Call
 from chimera.core import Core
 from chimera.db import Nothing, sql
 from chimera.identity.invitations import new_code
-from chimera.identity.one_time import insert_token, new_token
+from chimera.identity.one_time import EMAIL_CHANGE_S, RENEW_TOKEN, insert_token, new_token
 from chimera.identity.tokens import hash_of
 from chimera.mail import Mail
 
 HOUR_S = 3600
-RESET_S, VERIFY_S, WELCOME_S = HOUR_S, 24 * HOUR_S, 7 * 24 * HOUR_S
+RESET_S, WELCOME_S = HOUR_S, 7 * 24 * HOUR_S
 # Nobody's mailbox is filled by somebody else's requests.
 PER_HOUR_MAX = 5
 
@@ -116,11 +116,12 @@ SET_CODE = sql(
     "UPDATE identity.invitations SET code_hash = %(code_hash)s WHERE id = %(invitation_id)s",
 )
 
+# Ids of mails grow: of those asked for before this one.
 COUNT_SENT = sql(
     int,
     """
     SELECT count(DISTINCT mail_id)::int FROM identity.one_time_tokens
-     WHERE user_id = %(user_id)s AND purpose = %(purpose)s AND mail_id <> %(mail_id)s
+     WHERE user_id = %(user_id)s AND purpose = %(purpose)s AND mail_id < %(mail_id)s
        AND created_at > now() - interval '1 hour'
     """,
 )
@@ -183,16 +184,8 @@ async def write_verification(core: Core, _org: str | None, args: dict[str, Any])
         return await write_registration(core, None, more) if wish else None
     if person.is_verified or person.is_disabled:
         return None
-    if not person.has_password:
-        return await write_welcome(core, person.org_id, {**args, "user_id": person.user_id})
-    token = await _issue(core, person, "email_verification", args, VERIFY_S, args["email"])
-    if token is None:
-        return None
-    return Mail(
-        args["email"],
-        "Confirm your address",
-        f"Open this link within a day:\n\n{_link(core, 'verify-email', token)}",
-    )
+    # A password that is there was chosen by somebody who need not own the mailbox.
+    return await write_welcome(core, person.org_id, {**args, "user_id": person.user_id})
 
 
 async def write_password_reset(core: Core, org_id: str | None, args: dict[str, Any]) -> Mail | None:
@@ -236,7 +229,10 @@ async def write_email_change(core: Core, org_id: str | None, args: dict[str, Any
     if found is None:
         return None
     person, _ = found
-    token = await _issue(core, person, "email_change", args, VERIFY_S, args["email"])
+    if args.get("is_noted"):
+        token = await _renew(core, person, "email_change", args, EMAIL_CHANGE_S)
+    else:  # asked for by the release before
+        token = await _issue(core, person, "email_change", args, EMAIL_CHANGE_S, args["email"])
     if token is None:
         return None
     return Mail(
@@ -314,6 +310,26 @@ async def _issue(
             mail_id=mail_id,
         )
     return token
+
+
+async def _renew(
+    core: Core, person: Person, purpose: str, args: dict[str, Any], lifetime_s: float
+) -> str | None:
+    """The same where the wish was noted when it was uttered; None when it was taken back since."""
+    token = new_token()
+    mine = {"user_id": person.user_id, "purpose": purpose, "mail_id": args["mail_id"]}
+    async with core.db.begin(Call.by_worker("mail.token", person.org_id)) as tx:
+        sent = await tx.one(COUNT_SENT, **mine)
+        if (sent or 0) >= PER_HOUR_MAX:
+            return None
+        is_wanted = await tx.run(
+            RENEW_TOKEN,
+            **mine,
+            token_hash=hash_of(token),
+            org_id=person.org_id,
+            lifetime_s=lifetime_s,
+        )
+    return token if is_wanted else None
 
 
 def _link(core: Core, page: str, token: str) -> str:
