@@ -2672,6 +2672,15 @@ ALTER TABLE ONLY identity.invitations FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.invitations OWNER TO chimera_owner;
 
+CREATE TABLE identity.letters (
+    address_hash bytea NOT NULL,
+    kind text NOT NULL,
+    mail_id text NOT NULL,
+    written_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE identity.letters OWNER TO chimera_owner;
+
 CREATE TABLE identity.linked_identities (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -3906,6 +3915,9 @@ ALTER TABLE ONLY identity.invitations
 ALTER TABLE ONLY identity.invitations
     ADD CONSTRAINT invitations_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY identity.letters
+    ADD CONSTRAINT letters_pkey PRIMARY KEY (address_hash, kind, mail_id);
+
 ALTER TABLE ONLY identity.linked_identities
     ADD CONSTRAINT linked_identities_pkey PRIMARY KEY (id);
 
@@ -4265,6 +4277,8 @@ CREATE INDEX grants_team ON identity.grants USING btree (org_id, team_id) WHERE 
 CREATE INDEX grants_user ON identity.grants USING btree (org_id, user_id) WHERE ((revoked_at IS NULL) AND (user_id IS NOT NULL));
 
 CREATE INDEX invitations_newest ON identity.invitations USING btree (org_id, id DESC);
+
+CREATE INDEX letters_written ON identity.letters USING btree (written_at);
 
 CREATE INDEX linked_identities_user ON identity.linked_identities USING btree (org_id, user_id);
 
@@ -6167,6 +6181,8 @@ GRANT SELECT,INSERT,UPDATE ON TABLE identity.grants TO chimera_app;
 GRANT SELECT ON TABLE identity.invitations TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.invitations TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.invitations TO chimera_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.letters TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.linked_identities TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.linked_identities TO chimera_app;

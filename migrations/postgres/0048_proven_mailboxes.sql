@@ -15,6 +15,17 @@ BEGIN
     EXECUTE format('CREATE POLICY own_read ON identity.api_keys FOR SELECT TO chimera_app USING (user_id = %s)', me);
     EXECUTE format('CREATE POLICY own_end ON identity.api_keys FOR UPDATE TO chimera_app USING (user_id = %s) WITH CHECK (user_id = %s AND NOT is_active)', me, me);
 END $$;
+
+-- What was written to an address of late, by a keyed digest of it: nobody fills another's mailbox.
+CREATE TABLE identity.letters (
+    address_hash bytea NOT NULL,
+    kind text NOT NULL,
+    mail_id text NOT NULL,
+    written_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (address_hash, kind, mail_id)
+);
+CREATE INDEX letters_written ON identity.letters (written_at);
+GRANT SELECT, INSERT, UPDATE, DELETE ON identity.letters TO chimera_worker;
 RESET ROLE;
 
 -- migrate:down
@@ -22,6 +33,7 @@ SET LOCAL lock_timeout = '2s';
 SET LOCAL statement_timeout = '60s';
 
 SET ROLE chimera_owner;
+DROP TABLE identity.letters;
 DROP POLICY own_end ON identity.api_keys;
 DROP POLICY own_read ON identity.api_keys;
 DROP POLICY own_end ON identity.linked_identities;

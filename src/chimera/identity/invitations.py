@@ -17,8 +17,9 @@ from chimera.audit.leaf import Kind, Severity
 from chimera.audit.recording import record
 from chimera.call import ANONYMOUS, Call
 from chimera.db import Nothing, Tx, sql
-from chimera.faults import AlreadyExists, Invalid, NotFound, NotReady, Violation
+from chimera.faults import AlreadyExists, Exhausted, Invalid, NotFound, NotReady, Violation
 from chimera.identity.calls import as_caller
+from chimera.identity.mailboxes import PER_HOUR_MAX
 from chimera.identity.organisations import LIST_OWN
 from chimera.identity.tokens import hash_of
 from chimera.identity.users import INSERT_MEMBERSHIP, check_may_grant, get_user, normal_login
@@ -82,6 +83,14 @@ LIST_INVITATIONS = sql(
     prepare=False,
 )
 
+COUNT_MAILED = sql(
+    int,
+    """
+    SELECT count(*)::int FROM identity.invitations
+     WHERE org_id = %(org_id)s AND email = %(email)s AND created_at > now() - interval '1 hour'
+    """,
+)
+
 REVOKE_INVITATION = sql(
     Nothing,
     """
@@ -122,7 +131,8 @@ def new_code() -> str:
 async def create_invitation(tx: Tx, request: CreateInvitationRequest) -> tuple[Invitation, str]:
     """The invitation, and its code unless it is mailed.
 
-    Raises Denied(PERMISSION_MISSING) for a role above the caller's own, Invalid(FIELD_INVALID).
+    Raises Denied(PERMISSION_MISSING) for a role above the caller's own, Invalid(FIELD_INVALID),
+    Exhausted(RATE_LIMITED) for an address that was written to often within the hour.
     """
     caller = tx.call.caller
     role = enum_text(request, "role", request.role) or ""
@@ -130,6 +140,16 @@ async def create_invitation(tx: Tx, request: CreateInvitationRequest) -> tuple[I
     email = normal_login(request.email)
     if email and request.uses_max > 1:
         raise _invalid("uses_max", "An invitation for one address is for one person.")
+    if (
+        email
+        and (await tx.one(COUNT_MAILED, org_id=caller.org_id, email=email) or 0) >= PER_HOUR_MAX
+    ):
+        raise Exhausted(
+            "RATE_LIMITED",
+            "This address was invited often within the hour; wait before the next letter.",
+            facts={"subject": "invitation"},
+            retry_after_s=3600,
+        )
     invitation_id, code = new_id(), "" if email else new_code()
     await tx.run(
         INSERT_INVITATION,
