@@ -2703,6 +2703,15 @@ ALTER TABLE ONLY identity.invitations FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.invitations OWNER TO chimera_owner;
 
+CREATE TABLE identity.letters (
+    address_hash bytea NOT NULL,
+    kind text NOT NULL,
+    mail_id text NOT NULL,
+    written_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE identity.letters OWNER TO chimera_owner;
+
 CREATE TABLE identity.linked_identities (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -3938,6 +3947,9 @@ ALTER TABLE ONLY identity.invitations
 ALTER TABLE ONLY identity.invitations
     ADD CONSTRAINT invitations_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY identity.letters
+    ADD CONSTRAINT letters_pkey PRIMARY KEY (address_hash, kind, mail_id);
+
 ALTER TABLE ONLY identity.linked_identities
     ADD CONSTRAINT linked_identities_pkey PRIMARY KEY (id);
 
@@ -4297,6 +4309,8 @@ CREATE INDEX grants_team ON identity.grants USING btree (org_id, team_id) WHERE 
 CREATE INDEX grants_user ON identity.grants USING btree (org_id, user_id) WHERE ((revoked_at IS NULL) AND (user_id IS NOT NULL));
 
 CREATE INDEX invitations_newest ON identity.invitations USING btree (org_id, id DESC);
+
+CREATE INDEX letters_written ON identity.letters USING btree (written_at);
 
 CREATE INDEX linked_identities_user ON identity.linked_identities USING btree (org_id, user_id);
 
@@ -5372,6 +5386,8 @@ ALTER TABLE identity.organisations ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY own ON identity.devices TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY own ON identity.one_time_tokens TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY own ON identity.password_history TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY own ON identity.recovery_codes TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
@@ -5379,6 +5395,14 @@ CREATE POLICY own ON identity.recovery_codes TO chimera_app USING ((user_id = ( 
 CREATE POLICY own ON identity.refresh_tokens FOR SELECT TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY own ON identity.sessions TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own_end ON identity.api_keys FOR UPDATE TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK (((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")) AND (NOT is_active)));
+
+CREATE POLICY own_end ON identity.linked_identities FOR DELETE TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own_read ON identity.api_keys FOR SELECT TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own_read ON identity.linked_identities FOR SELECT TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE identity.password_history ENABLE ROW LEVEL SECURITY;
 
@@ -6197,6 +6221,8 @@ GRANT SELECT,INSERT,UPDATE ON TABLE identity.grants TO chimera_app;
 GRANT SELECT ON TABLE identity.invitations TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.invitations TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.invitations TO chimera_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.letters TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.linked_identities TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.linked_identities TO chimera_app;

@@ -104,7 +104,7 @@ async def register(core: Core, request: RegisterRequest, call: Call) -> None:
     """
     mode = core.settings.registration
     username, email = normal_login(request.username), normal_login(request.email)
-    _check_name(username)
+    check_name(username)
     if mode == "closed" or (mode == "invitation" and not request.invitation_code):
         raise NotReady("REGISTRATION_CLOSED", "Ask an administrator for an account.")
     org_id, invitation_id = new_id(), None
@@ -132,10 +132,11 @@ async def register(core: Core, request: RegisterRequest, call: Call) -> None:
         record(tx, "user.register", "registration", registration_id, kind=Kind.SECURITY)
 
 
-def _check_name(username: str) -> None:
+def check_name(username: str, field: str = "username") -> None:
+    """Of who chooses it themselves. Raises Invalid(FIELD_INVALID)."""
     if username in RESERVED:
         message = "This name is kept for the installation; choose another."
-        raise Invalid("FIELD_INVALID", message, violations=[Violation("username", message)])
+        raise Invalid("FIELD_INVALID", message, violations=[Violation(field, message)])
 
 
 async def confirm_registration(
@@ -152,7 +153,7 @@ async def confirm_registration(
     if found is None:
         raise token_invalid()
     username = normal_login(request.username) or found.username
-    _check_name(username)
+    check_name(username)
     user_id = new_id()
     own = as_caller(call, Caller("user", org_id=found.org_id, user_id=user_id, role=found.role))
     await check_joining(core.db, own, found.org_id, request.password, found.email, username)
@@ -192,7 +193,7 @@ async def accept_invitation(
     if not invitation.email:
         raise invitation_invalid()
     username = normal_login(request.username)
-    _check_name(username)
+    check_name(username)
     user_id = new_id()
     own = as_caller(
         call, Caller("user", org_id=invitation.org_id, user_id=user_id, role=invitation.role)

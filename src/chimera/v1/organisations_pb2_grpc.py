@@ -191,7 +191,7 @@ class OrganisationServiceServicer:
 
     def RedeemInvitation(self, request, context):
         """Brings the caller into the inviting organisation; SwitchOrganisation goes there.
-        INVITATION_INVALID, ALREADY_A_MEMBER.
+        INVITATION_INVALID, ALREADY_A_MEMBER; EMAIL_NOT_PROVEN for one by mail while the address is unproven.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

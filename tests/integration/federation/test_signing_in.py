@@ -179,6 +179,10 @@ async def test_the_last_way_in_stays(world: World, hostile: Provider, database_u
     provider = await way_in(acme, hostile.issuer, new_user_role=ROLE_USER)
     finished = await signed_in(world.nobody(), provider.id, redirected)
     person = world.nobody().holding(finished.tokens.access_token)
+    for _ in range(6):  # nothing is guessed at what is not there
+        assert await refusal(person.account.StepUp(password="anything")) == "PASSWORD_NOT_SET"
+    change = person.account.ChangePassword(current_password="a", new_password="anything at all")
+    assert await refusal(change) == "PASSWORD_NOT_SET"
     hostile.claims = {"sub": "subject-2"}
     await linked(person, provider.id, redirected)
     listed = (await person.sign_in.ListLinkedIdentities()).linked_identities
