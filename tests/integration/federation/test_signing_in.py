@@ -100,6 +100,29 @@ async def test_newcomers_of_an_organisation(world: World, hostile: Provider) -> 
         assert await refusal(login) == "CREDENTIALS_INVALID"
 
 
+async def test_addresses_of_a_provider_are_taken_as_it_names_them(
+    world: World, hostile: Provider
+) -> None:
+    """An issuer that ends in a slash, endpoints that do and that have a query, as common ones have."""
+    acme = await world.organisation("acme")
+    issuer = hostile.issuer + "/"
+    hostile.discovery = {
+        "issuer": issuer,
+        "authorization_endpoint": f"{issuer}authorize/?p=policy",
+        "token_endpoint": f"{issuer}token/?p=policy",
+    }
+    hostile.claims = hostile.redirect = {"iss": issuer}
+    provider = await way_in(acme, issuer, new_user_role=ROLE_VIEWER)
+    finished = await signed_in(world.nobody(), provider.id, redirected)
+    assert finished.user.role == ROLE_VIEWER
+    person = world.nobody().holding(finished.tokens.access_token)
+    [listed] = (await person.sign_in.ListLinkedIdentities()).linked_identities
+    assert (provider.issuer, listed.issuer) == (issuer, issuer)
+    started = await person.sign_in.StartLink(provider_id=provider.id, redirect_uri=REDIRECT_URI)
+    query = parse_qs(urlsplit(started.authorization_url).query)
+    assert query["p"] == ["policy"] and query["client_id"] == ["client-1"]
+
+
 async def test_who_is_no_newcomer(world: World, hostile: Provider) -> None:
     """An address that is not verified, or of another domain, makes nobody a user."""
     acme = await world.organisation("acme")
@@ -341,6 +364,8 @@ async def test_where_a_provider_may_not_be(world: World) -> None:
         "https://metadata.internal",
         "https://user@accounts.example.com",
         "ftp://accounts.example.com",
+        "https://accounts.example.com?tenant=acme",
+        "https://[accounts.example.com",
         "",
     ):
         assert await refusal(way_in(acme, issuer)) == "BASE_URL_REFUSED", issuer
