@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from chimera.core import open_core
+from chimera.identity.usage import KEY_ADDRESSES, KEY_COUNTS, flush_key_usage
 from chimera.settings import Settings
 from tests.integration.accounts.conftest import Table, reason, registered, with_factor
 from tests.support.campaigns import secret_template
@@ -44,9 +45,12 @@ async def test_the_export_holds_everything_and_no_secret(
 async def test_somebody_is_erased_after_the_time_of_grace(
     world: World, post: Post, settings: Settings, table: Table
 ) -> None:
-    """Asked for, taken back, asked for again, due: nothing is left but an id and what she made."""
+    """Asked for, taken back, asked for again, due: nothing is left but an id and what she made, also
+    in an organisation that she has left."""
     olivia = await registered(world, post, "olivia")
-    key = olivia.holding((await olivia.identity.CreateApiKey(name="olivia's ci")).secret)
+    made = await olivia.identity.CreateApiKey(name="olivia's ci", source_networks=["127.0.0.0/8"])
+    key = olivia.holding(made.secret)
+    table.rows("UPDATE identity.api_keys SET last_used_ip = '203.0.113.77'")
     template_id = await secret_template(olivia)
     provider = await olivia.providers.CreateProvider(
         name="p", provider_type="PROVIDER_TYPE_OPENAI", base_url="https://api.example.com"
@@ -54,6 +58,24 @@ async def test_somebody_is_erased_after_the_time_of_grace(
     await olivia.providers.CreateProviderKey(
         provider_id=provider.provider.id, name="olivia's own", secret="sk-olivia-" + "x" * 20
     )
+    acme = await world.organisation("acme")
+    elsewhere = await acme.admin.providers.CreateProvider(
+        name="p", provider_type="PROVIDER_TYPE_OPENAI", base_url="https://api.example.com"
+    )
+    await acme.admin.organisations.CreateInvitation(role=2, email="olivia@example.com")
+    code = await post.token("olivia@example.com")
+    joined = (await olivia.organisations.RedeemInvitation(invitation_code=code)).membership
+    there = olivia.holding(
+        (
+            await olivia.organisations.SwitchOrganisation(organisation_id=joined.organisation_id)
+        ).tokens.access_token
+    )
+    await there.providers.CreateProviderKey(
+        provider_id=elsewhere.provider.id, name="olivia's too", secret="sk-olivia-" + "y" * 20
+    )
+    await acme.admin.organisations.RemoveMember(user_id=olivia.user_id)
+    invited = "SELECT fields::text FROM audit.pending WHERE facts->>'action' = 'invitation.create'"
+    assert "olivia" not in table.value(invited), "others' events outlive her"
     await with_factor(olivia)
     assert await reason(olivia.privacy.CancelErasure()) == "ERASURE_NOT_REQUESTED"
     due = (await olivia.privacy.RequestErasure()).erase_at
@@ -64,37 +86,51 @@ async def test_somebody_is_erased_after_the_time_of_grace(
         await olivia.privacy.CancelErasure()
         table.rows("UPDATE identity.users SET erase_at = NULL")
         await olivia.privacy.RequestErasure()
-        table.rows("UPDATE identity.users SET erase_at = now() - interval '1 second'")
+        table.rows(
+            "UPDATE identity.users SET erase_at = now() - interval '1 second' WHERE id = %s",
+            olivia.user_id,
+        )
         table.rows(
             """
             INSERT INTO identity.linked_identities (id, org_id, user_id, provider_name, issuer, subject)
             SELECT gen_random_uuid(), org_id, user_id, 'hub', 'https://hub.example', '42'
-              FROM identity.memberships
-            """
+              FROM identity.memberships WHERE user_id = %s
+            """,
+            olivia.user_id,
         )
         await erase_people({"core": core})
         await erase_people({"core": core})
-    left = table.rows("SELECT u::text FROM identity.users u")
-    assert len(left) == 1 and "olivia" not in left[0][0] and "argon2" not in left[0][0]
-    assert table.value("SELECT id FROM identity.users").hex == olivia.user_id.replace("-", "")
+        # A use that was on its way into the table.
+        await core.redis.hset(KEY_COUNTS, made.api_key.id, 1)
+        await core.redis.hset(KEY_ADDRESSES, made.api_key.id, "203.0.113.78")
+        await flush_key_usage(core)
+    [left] = table.rows("SELECT u::text FROM identity.users u WHERE id = %s", olivia.user_id)
+    assert "olivia" not in left[0] and "argon2" not in left[0]
     assert table.value("SELECT count(*) FROM audit.erasures WHERE state = 'open'") == 1
     for name in (
         "devices",
         "recovery_codes",
         "one_time_tokens",
         "refresh_tokens",
-        "registrations",
         "linked_identities",
     ):
-        query = f"SELECT count(*) FROM identity.{name}"  # noqa: S608 - names from this list
-        assert table.value(query) == 0, name  # type: ignore[arg-type]  # as above
-    assert table.rows("SELECT is_active, ip_address, user_agent FROM identity.sessions") == [
-        (False, None, "")
-    ]
-    assert table.rows("SELECT is_active, name FROM identity.api_keys") == [(False, "")]
+        query = f"SELECT count(*) FROM identity.{name} WHERE user_id = %s"  # noqa: S608 - of this list
+        assert table.value(query, olivia.user_id) == 0, name  # type: ignore[arg-type]  # as above
+    assert table.value("SELECT count(*) FROM identity.registrations") == 0
+    sessions = table.rows(
+        "SELECT is_active, ip_address, user_agent FROM identity.sessions WHERE user_id = %s",
+        olivia.user_id,
+    )
+    assert set(sessions) == {(False, None, "")}
     assert table.rows(
-        "SELECT is_active, is_default, name, prefix, last_four, sealed FROM providers.provider_keys"
-    ) == [(False, False, "", "", "", {})]
+        "SELECT is_active, name, source_networks, last_used_ip FROM identity.api_keys"
+    ) == [(False, "", [], None)]
+    assert (
+        table.rows(
+            "SELECT is_active, is_default, name, prefix, last_four, sealed FROM providers.provider_keys"
+        )
+        == [(False, False, "", "", "", {})] * 2
+    )
     assert str(table.value("SELECT id FROM templates.templates")) == template_id
 
     async def ended() -> bool:
