@@ -703,11 +703,11 @@ END $$;
 
 ALTER FUNCTION identity.find_thing(kind text, thing_id uuid) OWNER TO chimera_owner;
 
-CREATE FUNCTION identity.find_unattached(email text) RETURNS TABLE(user_id uuid, has_proven_address boolean)
+CREATE FUNCTION identity.find_unattached(email text) RETURNS TABLE(user_id uuid, has_unproven_factor boolean)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT u.id, u.email_verified_at IS NOT NULL FROM identity.users u
+    SELECT u.id, u.email_verified_at IS NULL AND u.totp_sealed IS NOT NULL FROM identity.users u
      WHERE lower(u.email) = lower(find_unattached.email) AND u.erased_at IS NULL
        AND NOT EXISTS (SELECT FROM identity.memberships m
                          JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
