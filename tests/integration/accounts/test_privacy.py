@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import pytest
 
 from chimera.core import open_core
 from chimera.identity.usage import KEY_ADDRESSES, KEY_COUNTS, flush_key_usage
+from chimera.privacy import export
 from chimera.settings import Settings
 from tests.integration.accounts.conftest import Table, reason, registered, with_factor
 from tests.support.campaigns import secret_template
@@ -16,12 +20,26 @@ from workers.tasks.identity import erase_people, purge_accounts
 
 
 async def test_the_export_holds_everything_and_no_secret(
-    world: World, post: Post, table: Table
+    world: World, post: Post, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two organisations, a key, a template, a session: all in one document."""
+    """Two organisations, a key, a template, a session: all in one document, or in as many parts as it
+    takes when there is much."""
     olivia = await registered(world, post, "olivia")
     await olivia.organisations.CreateOrganisation(name="Second")
-    key = (await olivia.identity.CreateApiKey(name="ci")).secret
+    code = (await olivia.organisations.CreateInvitation(role=2)).code
+    assert await reason(olivia.organisations.RedeemInvitation(invitation_code=code)) == (
+        "ALREADY_A_MEMBER"
+    )
+    guest = await registered(world, post, "guest")
+    await guest.organisations.RedeemInvitation(invitation_code=code)
+    key = (
+        await olivia.identity.CreateApiKey(name="ci", source_networks=["198.51.100.0/24"])
+    ).secret
+    table.rows(
+        "UPDATE identity.api_keys SET last_used_ip = '203.0.113.77', metadata = '{\"note\": \"x\"}'"
+    )
+    await olivia.access.CreateGrant(built_in_role=3, user_id=olivia.user_id)
+    await olivia.refresh()
     template_id = await secret_template(olivia)
     _, codes = await with_factor(olivia)
     document = (await olivia.privacy.ExportMyData()).document
@@ -29,7 +47,17 @@ async def test_the_export_holds_everything_and_no_secret(
     assert held["user"]["email"] == "olivia@example.com"
     assert [o["name"] for o in held["organisations"]] == ["olivia's", "Second"]
     home = held["organisations"][0]
-    assert [k["name"] for k in home["api_keys"]] == ["ci"]
+    [shown] = home["api_keys"]
+    assert (shown["name"], shown["source_networks"], shown["last_used_ip"], shown["metadata"]) == (
+        "ci",
+        ["198.51.100.0/24"],
+        "203.0.113.77",
+        {"note": "x"},
+    )
+    assert [g["role"] for g in home["grants"]] == ["viewer"]
+    theirs = json.loads((await guest.privacy.ExportMyData()).document)["organisations"]
+    redeemed = [one["invited_by"] for org in theirs for one in org["redeemed_invitations"]]
+    assert redeemed == [olivia.user_id]
     assert [t["id"] for t in home["templates"]] == [template_id]
     assert {"campaigns", "runs", "provider_keys", "usage", "audit_events", "teams"} <= home.keys()
     assert held["sessions"] and held["devices"]
@@ -38,8 +66,47 @@ async def test_the_export_holds_everything_and_no_secret(
         assert secret.encode() not in document
     exported = table.value(
         "SELECT count(*) FROM audit.pending WHERE facts->>'action' = 'privacy.export'"
+        " AND facts->>'actor_id' = %s",
+        olivia.user_id,
     )
     assert exported == 1
+
+    table.rows(
+        """
+        INSERT INTO audit.events (id, log_index, org_id, occurred_at, actor_kind, actor_id, action, entity,
+                                  entity_id, outcome, severity, facts, fields, leaf, leaf_hash, previous_hash)
+        SELECT overlay(gen_random_uuid()::text PLACING left(ops.uuid_floor(now())::text, 14) FROM 1 FOR 14)::uuid,
+               n, %s, now(), 'user', %s, 'campaign.update', 'campaign', n::text, 'success', 'info', '{}',
+               '[]', '', '', '' FROM generate_series(1, 90) n
+        """,
+        home["id"],
+        olivia.user_id,
+    )
+    whole = await olivia.privacy.ExportMyData()
+    assert not whole.next_page_token
+    monkeypatch.setattr(export, "PART_BYTES", 1_500)
+    monkeypatch.setattr(export, "EVENTS_AT_ONCE", 20)
+    gathered: dict[str, Any] = {}
+    token, first_token, parts = "", "", 0
+    while token or not parts:
+        answer = await olivia.privacy.ExportMyData(page_token=token)
+        token, parts = answer.next_page_token, parts + 1
+        first_token = first_token or token
+        assert len(answer.document) < 6_000
+        part = json.loads(answer.document)
+        assert part["is_last_part"] == (not token)
+        organisations = part.pop("organisations")
+        for held, more in [(gathered, part)] + [
+            (gathered.setdefault(one["id"], {}), one) for one in organisations
+        ]:
+            for name, value in more.items():
+                held[name] = held.get(name, []) + value if isinstance(value, list) else value
+    expected = json.loads(whole.document)
+    expected |= {one["id"]: one for one in expected.pop("organisations")}
+    assert parts > 10 and len(gathered[home["id"]]["audit_events"]) == 90
+    assert gathered | {"exported_at": ""} == expected | {"exported_at": ""}
+    foreign = guest.privacy.ExportMyData(page_token=first_token)
+    assert await reason(foreign) == "PAGE_TOKEN_INVALID"
 
 
 async def test_somebody_is_erased_after_the_time_of_grace(
@@ -101,8 +168,9 @@ async def test_somebody_is_erased_after_the_time_of_grace(
         await erase_people({"core": core})
         await erase_people({"core": core})
         # A use that was on its way into the table.
-        await core.redis.hset(KEY_COUNTS, made.api_key.id, 1)
-        await core.redis.hset(KEY_ADDRESSES, made.api_key.id, "203.0.113.78")
+        redis: Any = core.redis
+        await redis.hset(KEY_COUNTS, made.api_key.id, 1)
+        await redis.hset(KEY_ADDRESSES, made.api_key.id, "203.0.113.78")
         await flush_key_usage(core)
     [left] = table.rows("SELECT u::text FROM identity.users u WHERE id = %s", olivia.user_id)
     assert "olivia" not in left[0] and "argon2" not in left[0]
