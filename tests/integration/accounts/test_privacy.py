@@ -212,6 +212,27 @@ async def test_somebody_is_erased_after_the_time_of_grace(
     )
 
 
+async def test_who_cannot_be_erased_holds_up_nobody(
+    world: World, settings: Settings, table: Table
+) -> None:
+    """Anna's turn comes first and fails; Ben's is done all the same, and hers the next time."""
+    acme = await world.organisation("acme")
+    anna, ben = await acme.person("anna"), await acme.person("ben")
+    due = "UPDATE identity.users SET erase_at = now() - make_interval(secs => %s) WHERE id = %s"
+    table.rows(due, 2, anna.user_id)
+    table.rows(due, 1, ben.user_id)
+    stuck = f"CHECK (id <> '{anna.user_id}' OR erased_at IS NULL)"
+    table.rows(f"ALTER TABLE identity.users ADD CONSTRAINT stuck {stuck}")  # type: ignore[arg-type]  # an id
+    erased = "SELECT count(*) FROM identity.users WHERE erased_at IS NOT NULL AND id = ANY(%s)"
+    async with open_core(settings, "worker") as core:
+        await erase_people({"core": core})
+        assert table.value(erased, [ben.user_id]) == 1
+        assert table.value(erased, [anna.user_id]) == 0
+        table.rows("ALTER TABLE identity.users DROP CONSTRAINT stuck")
+        await erase_people({"core": core})
+    assert table.value(erased, [anna.user_id]) == 1
+
+
 async def test_who_would_leave_others_alone_finds_a_successor_first(world: World) -> None:
     acme = await world.organisation("acme")
     ben = await acme.person("ben")
