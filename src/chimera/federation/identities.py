@@ -76,7 +76,8 @@ NOTE_USE = sql(
     Nothing,
     """
     UPDATE identity.linked_identities
-       SET last_used_at = clock_timestamp(), email = %(email)s, display_name = %(display_name)s
+       SET last_used_at = clock_timestamp(), email = %(email)s, display_name = %(display_name)s,
+           provider_name = %(provider_name)s
      WHERE id = %(linked_identity_id)s
     """,
 )
@@ -105,6 +106,7 @@ async def sign_in(core: Core, call: Call, proven: Proven) -> SignedIn:
             linked_identity_id=known.linked_identity_id,
             email=identity.email,
             display_name=identity.display_name,
+            provider_name=provider.name,
         )
         return await _opened(tx, core, proven, is_new_user=False)
 
@@ -240,7 +242,8 @@ LOCK_USER = sql(
     bool,
     "SELECT password_hash IS NOT NULL FROM identity.users WHERE id = %(user_id)s FOR NO KEY UPDATE",
 )
-# Others than this one that let somebody in today: by a provider that is there and switched on.
+# Others than this one that let somebody in today: by a provider that is there and switched on. Of the
+# same name, too: another client of the same issuer may be told other subjects.
 COUNT_OTHER_WAYS_IN = sql(
     int,
     """
@@ -249,7 +252,7 @@ COUNT_OTHER_WAYS_IN = sql(
        AND CASE WHEN l.provider_org_id IS NULL THEN l.issuer = ANY (%(issuers)s)
                 ELSE EXISTS (SELECT FROM identity.sign_in_providers p
                               WHERE p.org_id = l.provider_org_id AND p.issuer = l.issuer
-                                AND p.is_enabled AND p.deleted_at IS NULL) END
+                                AND lower(p.name) = lower(l.provider_name) AND p.is_enabled AND p.deleted_at IS NULL) END
     """,
 )
 DELETE_IDENTITY = sql(

@@ -225,16 +225,10 @@ async def test_the_last_way_in_stays(world: World, hostile: Provider, database_u
     reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, Refused)]
     assert reasons == ["LAST_WAY_IN"]
     # Nor does one at a provider that is switched off or gone let anybody in.
-    second = await way_in(acme, hostile.issuer + "/", name="second")
+    second = await way_in(acme, hostile.issuer, name="second", client_id="client-2")
     [left] = (await person.sign_in.ListLinkedIdentities()).linked_identities
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(
-            "INSERT INTO identity.linked_identities"
-            " (id, org_id, user_id, provider_org_id, provider_name, issuer, subject)"
-            " SELECT gen_random_uuid(), org_id, user_id, provider_org_id, 'second', %s, subject"
-            "   FROM identity.linked_identities WHERE id = %s",
-            [second.issuer, left.id],
-        )
+    hostile.claims = {"sub": "subject-of-client-2"}
+    dead = await linked(person, second.id, redirected)
     unlink = person.sign_in.UnlinkIdentity
     await acme.admin.sign_in.UpdateSignInProvider(
         sign_in_provider_id=second.id, update_mask={"paths": ["is_enabled"]}, is_enabled=False
@@ -242,11 +236,6 @@ async def test_the_last_way_in_stays(world: World, hostile: Provider, database_u
     assert await refusal(unlink(linked_identity_id=left.id)) == "LAST_WAY_IN"
     await acme.admin.sign_in.DeleteSignInProvider(sign_in_provider_id=second.id)
     assert await refusal(unlink(linked_identity_id=left.id)) == "LAST_WAY_IN"
-    [dead] = [
-        one
-        for one in (await person.sign_in.ListLinkedIdentities()).linked_identities
-        if one.id != left.id
-    ]
     await unlink(linked_identity_id=dead.id)
     hostile.claims = {"sub": "subject-3"}
     mine = await linked(acme.admin, provider.id, redirected)
@@ -374,6 +363,8 @@ async def test_an_administrator_keeps_providers(
     await change(["client_secret", "name"], client_secret="client-secret", name="main")
     await signed_in(world.nobody(), provider.id, redirected)
     assert (await admin.sign_in.ListSignInProviders()).sign_in_providers[0].name == "main"
+    [identity] = (await admin.sign_in.ListLinkedIdentities()).linked_identities
+    assert identity.provider_name == "main"
     with psycopg.connect(database_url) as connection:
         [(row,)] = connection.execute("SELECT p::text FROM identity.sign_in_providers p").fetchall()
     assert "client-secret" not in row and "sealed" not in str(provider)
