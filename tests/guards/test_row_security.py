@@ -83,6 +83,7 @@ DEFINERS = {
     "identity.organisation_rules": "chimera_lookup",
     "identity.sole_admin_of": "chimera_lookup",
     "identity.organisations_of": "chimera_lookup",
+    "identity.find_unattached": "chimera_lookup",
     "templates.count_rating": "chimera_library",
     "templates.count_usage": "chimera_library",
     "templates.own_shares": "chimera_library",

@@ -170,12 +170,13 @@ async def create_invitation(tx: Tx, request: CreateInvitationRequest) -> tuple[I
     )
     if email:
         await mail.ask(tx, "invitation", invitation_id=invitation_id)
+    # Without the address: the row has it, and is anonymised with the person; this event is another's.
     record(
         tx,
         "invitation.create",
         "invitation",
         invitation_id,
-        new={"role": role, "email": email, "uses_max": request.uses_max or 1},
+        new={"role": role, "is_mailed": bool(email), "uses_max": request.uses_max or 1},
         severity=Severity.NOTICE,
         kind=Kind.SECURITY,
     )

@@ -25,6 +25,7 @@ from chimera.identity.one_time import token_invalid
 from chimera.identity.organisations import insert_organisation
 from chimera.identity.password_rules import check_joining
 from chimera.identity.passwords import Hasher
+from chimera.identity.returning import find_unattached, take_up
 from chimera.identity.tokens import hash_of
 from chimera.identity.users import INSERT_MEMBERSHIP, INSERT_USER, get_user, normal_login, taken
 from chimera.ids import new_id
@@ -184,7 +185,8 @@ async def confirm_registration(
 async def accept_invitation(
     core: Core, hasher: Hasher, request: AcceptInvitationRequest, call: Call
 ) -> User:
-    """An account for who was invited by mail: the code proves the mailbox.
+    """An account for who was invited by mail: the code proves the mailbox. Who has one that belongs
+    to no organisation any more gets it back.
 
     Raises Invalid: INVITATION_INVALID, also when it is not bound to an address; PASSWORD_TOO_WEAK;
     AlreadyExists: USERNAME_TAKEN, EMAIL_TAKEN.
@@ -194,7 +196,8 @@ async def accept_invitation(
         raise invitation_invalid()
     username = normal_login(request.username)
     check_name(username)
-    user_id = new_id()
+    account = await find_unattached(core.db, call, invitation.email)
+    user_id = account.user_id if account else new_id()
     own = as_caller(
         call, Caller("user", org_id=invitation.org_id, user_id=user_id, role=invitation.role)
     )
@@ -204,15 +207,25 @@ async def accept_invitation(
     password_hash = await hasher.hash(request.password)
     try:
         async with core.db.begin(own) as tx:
-            await _insert(
-                tx,
-                user_id,
-                email=invitation.email,
-                username=username,
-                display_name=request.display_name,
-                password_hash=password_hash,
-                role=invitation.role,
-            )
+            if account:
+                await take_up(
+                    tx,
+                    account,
+                    email=invitation.email,
+                    username=username,
+                    display_name=request.display_name,
+                    password_hash=password_hash,
+                )
+            else:
+                await _insert(
+                    tx,
+                    user_id,
+                    email=invitation.email,
+                    username=username,
+                    display_name=request.display_name,
+                    password_hash=password_hash,
+                    role=invitation.role,
+                )
             await use_invitation(tx, invitation.id, user_id)
             _note(tx, "invitation.accept", user_id, invitation.email, invitation.role)
             return await get_user(tx, user_id)

@@ -154,8 +154,9 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AcceptInvitation(self, request, context):
-        """Makes an account from an invitation that was mailed to its address. People who have an account
-        sign in and call OrganisationService.RedeemInvitation. INVITATION_INVALID and as above.
+        """Makes an account from an invitation that was mailed to its address, or takes up the one that has the
+        address and belongs to no organisation any more. People who have an account in one sign in and call
+        OrganisationService.RedeemInvitation. INVITATION_INVALID and as above.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
