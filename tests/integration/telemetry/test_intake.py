@@ -185,6 +185,11 @@ UNFIT_COLUMNS: list[tuple[dict[str, Any], str]] = [
     ({"event_types": TextColumn()}, "event_types[0]"),
     ({"event_types": TextColumn(dictionary=["a", ""], codes=[0, 1])}, "event_types[1]"),
     ({"event_types": TextColumn(dictionary=["a", "b"], codes=[0, 2])}, "event_types.codes[1]"),
+    (
+        {"event_types": TextColumn(dictionary=["a", "execution.recorded"], codes=[0, 1])},
+        "event_types[1]",
+    ),
+    ({"event_types": TextColumn(dictionary=["judgement.recorded"])}, "event_types[0]"),
     ({"workload_ids": TextColumn(dictionary=["a"], codes=[0])}, "workload_ids.codes"),
     ({"timestamps_ms": [1]}, "timestamps_ms"),
     ({"timestamps_ms": [1, 2]}, "timestamps_ms[0]"),
@@ -291,6 +296,29 @@ async def test_what_came_before_a_refusal_in_a_stream_stands(world: World, hands
     assert refused.value.reason == "BATCH_TOO_LARGE"
     assert taken == [5]
     assert await hands.drain() == 5
+
+
+async def test_nobody_sends_what_the_product_tells_of_itself(world: World, hands: Hands) -> None:
+    """Or anybody could write executions, and what they cost, beside those of the engine."""
+    acme = await world.organisation("acme")
+    mallory = await acme.person("mallory")
+    events = [
+        TelemetryEvent(event_type=event_type, workload_id="run", cost_usd="99999999")
+        for event_type in ("execution.recorded", "judgement.recorded")
+    ]
+    for sender in (mallory, acme.admin):
+        receipt = await record(sender, in_rows([*events, TelemetryEvent(event_type="mine")]))
+        assert [(error.index, error.field) for error in receipt.errors] == [
+            (0, "event_type"),
+            (1, "event_type"),
+        ]
+        assert receipt.accepted == 1
+    for letter in (await acme.admin.telemetry.ListDeadLetters()).dead_letters:
+        with pytest.raises(Refused) as refused:
+            await acme.admin.telemetry.RequeueDeadLetters(dead_letter_ids=[letter.id])
+        assert refused.value.reason == "DEAD_LETTER_UNUSABLE"
+    await hands.drain()
+    assert ask(hands.url, "SELECT DISTINCT event_type FROM workload_events") == [("mine",)]
 
 
 async def test_viewers_send_nothing(world: World) -> None:
