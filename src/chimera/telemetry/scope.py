@@ -158,7 +158,8 @@ class Analytics:
             "timeout_overflow_mode": "throw",
             **(IN_PARALLEL if merges_sketches else {}),
         }
-        async with self.quotas.place(scope.org_id):
+
+        async def ask() -> list[tuple[Any, ...]]:
             await self._expect_filters(call)
             return await self.clickhouse.query(
                 statement,
@@ -166,7 +167,10 @@ class Analytics:
                 deadline=min(call.deadline, time.monotonic() + settings.telemetry_query_s),
                 rows_max=rows_max,
                 limits=limits,
+                to_the_end=True,
             )
+
+        return await self.quotas.within(scope.org_id, ask)
 
     async def _expect_filters(self, call: Call) -> None:
         """That the server applies filters, for one that does not know the setting ignores it and says
