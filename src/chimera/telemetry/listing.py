@@ -9,7 +9,7 @@ from uuid import UUID
 
 from chimera.call import NOBODY, Call
 from chimera.faults import Invalid
-from chimera.paging import Pages
+from chimera.paging import Pages, rows_that_fit
 from chimera.pools import Database
 from chimera.rows import decimal_text
 from chimera.telemetry import statements
@@ -75,35 +75,43 @@ async def list_events(
     if position is not None:
         to_ms, before = position
     freshness = await read_freshness(db, analytics, call)
-    rows: list[tuple[Any, ...]] = []
     chosen = statements.conditions(request.filter)
-    for back_ms in LOOK_BACK_MS:
-        since_ms = min(now_ms, to_ms) - back_ms
-        rows = await analytics.rows(
-            call,
-            scope,
-            EVENTS + chosen + NEWEST_FIRST,
-            {
-                **statements.values(request.filter),
-                "from_ms": max(from_ms, since_ms, 0),
-                "to_ms": max(0, to_ms),
-                "before": before,
-                "event_type": request.event_type,
-                "workload_id": request.workload_id,
-                "correlation_id": request.correlation_id,
-                "session_id": request.session_id,
-                "size": size + 1,
-            },
-            rows_max=size + 1,
-        )
-        if len(rows) > size or from_ms >= since_ms:
-            break
-    events = [event_message(*row) for row in rows[:size]]
+
+    async def fetch(after: tuple[int, str], limit: int) -> list[TelemetryEvent]:
+        to_ms, before = after
+        rows: list[tuple[Any, ...]] = []
+        for back_ms in LOOK_BACK_MS:
+            since_ms = min(now_ms, to_ms) - back_ms
+            rows = await analytics.rows(
+                call,
+                scope,
+                EVENTS + chosen + NEWEST_FIRST,
+                {
+                    **statements.values(request.filter),
+                    "from_ms": max(from_ms, since_ms, 0),
+                    "to_ms": max(0, to_ms),
+                    "before": before,
+                    "event_type": request.event_type,
+                    "workload_id": request.workload_id,
+                    "correlation_id": request.correlation_id,
+                    "session_id": request.session_id,
+                    "size": limit,
+                },
+                rows_max=limit,
+            )
+            if len(rows) >= limit or from_ms >= since_ms:
+                break
+        return [event_message(*row) for row in rows]
+
+    events, has_more = await rows_that_fit(fetch, (to_ms, before), size, _position)
     answer = ListEventsResponse(events=events, freshness=freshness)
-    if len(rows) > size:
-        last = rows[size - 1]
-        answer.next_page_token = pages.next_token_at(request, [last[1], str(last[0])])
+    if has_more:
+        answer.next_page_token = pages.next_token_at(request, _position(events[-1]))
     return answer
+
+
+def _position(event: TelemetryEvent) -> tuple[int, str]:
+    return event.timestamp.ToMilliseconds(), event.event_id
 
 
 def event_message(

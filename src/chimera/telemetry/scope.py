@@ -73,9 +73,11 @@ class Scope:
     def is_whole(self) -> bool:
         return not self.user_id
 
-    def allows(self, user_id: str, campaign_id: str) -> bool:
+    def allows(self, user_id: UUID, campaign_id: UUID) -> bool:
         """Whether an event of the organisation is in it."""
-        return self.is_whole or user_id == self.user_id or campaign_id in self.campaign_ids
+        return (
+            self.is_whole or str(user_id) == self.user_id or str(campaign_id) in self.campaign_ids
+        )
 
     def filters(self) -> str:
         """For the setting additional_table_filters."""
