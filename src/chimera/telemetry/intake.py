@@ -345,7 +345,7 @@ def _letter(event: TelemetryEvent, sender: Sender) -> bytes:
             del kept.metric_units[name]
         for pairs in (kept.metrics, kept.dimensions, kept.metric_units):
             _cut(pairs)
-        kept.DiscardUnknownFields()  # type: ignore[attr-defined]
+        kept.DiscardUnknownFields()
     kept.user_id = kept.user_id or sender.user_id
     if not event.HasField("timestamp"):
         kept.timestamp.FromMilliseconds(sender.now_ms)
