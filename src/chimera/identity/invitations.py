@@ -21,6 +21,7 @@ from chimera.call import ANONYMOUS, Call
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import AlreadyExists, Exhausted, Invalid, NotFound, NotReady, Violation
 from chimera.identity.calls import as_caller
+from chimera.identity.departures import end_keys
 from chimera.identity.mailboxes import PER_HOUR_MAX
 from chimera.identity.organisations import LIST_OWN
 from chimera.identity.tokens import hash_of
@@ -270,6 +271,7 @@ async def redeem_invitation(db: Database, call: Call, code: str) -> Organisation
             await tx.run(
                 INSERT_MEMBERSHIP, org_id=invitation.org_id, user_id=caller.user_id, role=role
             )
+            await end_keys(tx, caller.user_id)  # of a time when they belonged here before
             record(
                 tx,
                 "invitation.redeem",

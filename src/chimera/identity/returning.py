@@ -15,6 +15,7 @@ from chimera.audit.recording import record
 from chimera.call import ANONYMOUS, Call
 from chimera.db import Nothing, Tx, sql
 from chimera.identity.calls import as_caller
+from chimera.identity.departures import end_keys
 from chimera.identity.organisations import LIST_OWN
 from chimera.identity.password_rules import set_password
 from chimera.identity.sessions import end_sessions, forget_devices
@@ -80,6 +81,7 @@ async def take_up(
     if not account.is_proven:
         await take_over(tx, user_id)
     await set_password(tx, user_id, password_hash)
+    await end_keys(tx, user_id)  # of a time when they belonged here before
     await end_sessions(tx, user_id, "password_reset")
     await forget_devices(tx)
     await mail.ask(tx, "security_notice", user_id=user_id, what="password_changed")

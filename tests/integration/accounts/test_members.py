@@ -165,6 +165,10 @@ async def test_who_belongs_nowhere_any_more_can_be_invited(
     assert await reason(leaves) == "LAST_ORGANISATION"
     assert await reason(zoe.identity.GetMe()) == "OK"
     totp, _codes = await with_factor(zoe)
+    await zoe.identity.CreateApiKey(name="of back then")
+    # As keys were left by those who went when going did not end them.
+    left = "UPDATE identity.api_keys SET is_active = true WHERE user_id = %s"
+    live = "SELECT count(*) FROM identity.api_keys WHERE is_active AND user_id = %s"
     # Not while she is somewhere.
     new = {"username": "zoe2", "password": OTHER_PASSWORD}
     assert await accept(globex, **new) == "EMAIL_TAKEN"
@@ -183,9 +187,15 @@ async def test_who_belongs_nowhere_any_more_can_be_invited(
     )
     code = (await acme.admin.organisations.CreateInvitation(role=USER)).code
     back = nobody.holding(opened.tokens.access_token)
+    table.rows(left, zoe.user_id)
     await back.organisations.RedeemInvitation(invitation_code=code)
+    assert table.value(live, zoe.user_id) == 0
     leaves = back.organisations.LeaveOrganisation(organisation_id=globex.id)
     assert await reason(leaves) == "OK"
+    await acme.admin.organisations.RemoveMember(user_id=zoe.user_id)
+    table.rows(left, zoe.user_id)
+    assert await accept(acme, username="zoe", password=PASSWORD) == "OK"
+    assert table.value(live, zoe.user_id) == 0
 
 
 async def test_who_prepared_an_account_does_not_come_back_with_its_owner(
