@@ -509,7 +509,8 @@ CREATE FUNCTION identity.find_key(public_id text) RETURNS TABLE(api_key_id uuid,
            k.scopes, k.source_networks, k.is_active,
            CASE WHEN k.public_id = find_key.public_id THEN k.expires_at
                 ELSE LEAST(k.expires_at, k.previous_expires_at) END,
-           CASE WHEN u.deleted_at IS NULL THEN u.state ELSE 'disabled' END, u.is_superuser
+           CASE WHEN u.deleted_at IS NULL THEN u.state ELSE 'disabled' END,
+           u.is_superuser AND k.created_at > COALESCE(u.superuser_at, to_timestamp(0))
       FROM identity.api_keys k
       JOIN identity.users u ON u.id = k.user_id
       JOIN identity.memberships m ON m.user_id = k.user_id AND m.org_id = k.org_id
@@ -703,6 +704,20 @@ END $$;
 
 ALTER FUNCTION identity.find_thing(kind text, thing_id uuid) OWNER TO chimera_owner;
 
+CREATE FUNCTION identity.is_last_operator(target uuid) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('identity.set_superuser'));
+    RETURN EXISTS (SELECT FROM identity.users u WHERE u.id = target AND u.is_superuser)
+       AND NOT EXISTS (SELECT FROM identity.users o
+                        WHERE o.id <> target AND o.is_superuser AND o.state = 'active'
+                          AND o.deleted_at IS NULL AND o.erase_at IS NULL);
+END $$;
+
+ALTER FUNCTION identity.is_last_operator(target uuid) OWNER TO chimera_owner;
+
 CREATE FUNCTION identity.list_sign_in_providers(org_id uuid) RETURNS TABLE(id uuid, name text, kind text)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -786,8 +801,8 @@ CREATE FUNCTION identity.session_state(session_id uuid) RETURNS TABLE(user_id uu
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     SELECT s.user_id, s.org_id, m.role, s.is_active AND s.absolute_expires_at > now(),
-           CASE WHEN u.deleted_at IS NULL THEN u.state ELSE 'disabled' END, u.is_superuser, u.authz_epoch,
-           s.auth_time, s.second_factor_at,
+           CASE WHEN u.deleted_at IS NULL THEN u.state ELSE 'disabled' END,
+           u.is_superuser AND p.auth_time > to_timestamp(0), u.authz_epoch, p.auth_time, s.second_factor_at,
            CASE WHEN o.requires_second_factor AND s.second_factor_at IS NULL THEN 'second_factor'
                 WHEN o.password_age_days_max > 0 AND u.password_hash IS NOT NULL
                      AND u.password_changed_at < now() - make_interval(days => o.password_age_days_max)
@@ -796,6 +811,9 @@ CREATE FUNCTION identity.session_state(session_id uuid) RETURNS TABLE(user_id uu
       JOIN identity.users u ON u.id = s.user_id
       JOIN identity.memberships m ON m.user_id = s.user_id AND m.org_id = s.org_id
       JOIN identity.organisations o ON o.id = s.org_id AND o.deleted_at IS NULL
+     -- Who became an operator since has proved nothing as one.
+     CROSS JOIN LATERAL (SELECT CASE WHEN u.is_superuser AND s.auth_time <= u.superuser_at
+                                     THEN to_timestamp(0) ELSE s.auth_time END AS auth_time) p
      WHERE s.id = session_state.session_id
 $$;
 
@@ -808,14 +826,16 @@ CREATE FUNCTION identity.set_superuser(target uuid, value boolean) RETURNS boole
 BEGIN
     -- Of two operators that take it from each other, one stays.
     PERFORM pg_advisory_xact_lock(hashtext('identity.set_superuser'));
-    UPDATE identity.users u SET is_superuser = value, authz_epoch = u.authz_epoch + 1
+    UPDATE identity.users u
+       SET is_superuser = value, authz_epoch = u.authz_epoch + 1,
+           superuser_at = CASE WHEN value AND NOT u.is_superuser THEN clock_timestamp() ELSE u.superuser_at END
      WHERE u.id = target AND u.deleted_at IS NULL
        AND EXISTS (SELECT FROM identity.users a
                     WHERE a.id = NULLIF(current_setting('app.user_id', true), '')::uuid
                       AND a.is_superuser AND a.state = 'active' AND a.deleted_at IS NULL)
        AND (value OR EXISTS (SELECT FROM identity.users o
                               WHERE o.id <> target AND o.is_superuser AND o.state = 'active'
-                                AND o.deleted_at IS NULL));
+                                AND o.deleted_at IS NULL AND o.erase_at IS NULL));
     RETURN FOUND;
 END $$;
 
@@ -852,10 +872,10 @@ CREATE FUNCTION identity.sole_admin_of() RETURNS text[]
      WHERE m.user_id = NULLIF(current_setting('app.user_id', true), '')::uuid AND m.role = 'admin'
        AND EXISTS (SELECT FROM identity.memberships x JOIN identity.users u ON u.id = x.user_id
                     WHERE x.org_id = m.org_id AND x.user_id <> m.user_id
-                      AND u.deleted_at IS NULL AND u.state = 'active')
+                      AND u.deleted_at IS NULL AND u.state = 'active' AND u.erase_at IS NULL)
        AND NOT EXISTS (SELECT FROM identity.memberships x JOIN identity.users u ON u.id = x.user_id
                         WHERE x.org_id = m.org_id AND x.user_id <> m.user_id AND x.role = 'admin'
-                          AND u.deleted_at IS NULL AND u.state = 'active')
+                          AND u.deleted_at IS NULL AND u.state = 'active' AND u.erase_at IS NULL)
 $$;
 
 ALTER FUNCTION identity.sole_admin_of() OWNER TO chimera_lookup;
@@ -2935,6 +2955,7 @@ CREATE TABLE identity.users (
     totp_step bigint DEFAULT 0 NOT NULL,
     erase_at timestamp with time zone,
     erased_at timestamp with time zone,
+    superuser_at timestamp with time zone,
     CONSTRAINT users_state_check CHECK ((state = ANY (ARRAY['unverified'::text, 'active'::text, 'disabled'::text])))
 );
 
@@ -5856,6 +5877,9 @@ GRANT ALL ON FUNCTION identity.find_sign_in_provider(provider_id uuid) TO chimer
 
 REVOKE ALL ON FUNCTION identity.find_thing(kind text, thing_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_thing(kind text, thing_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.is_last_operator(target uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.is_last_operator(target uuid) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.list_sign_in_providers(org_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.list_sign_in_providers(org_id uuid) TO chimera_app;

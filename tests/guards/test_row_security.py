@@ -64,6 +64,7 @@ DEFINERS = {
     "identity.count_sealed_totp": "chimera_lookup",
     "identity.own_teams": "chimera_lookup",
     "identity.set_superuser": "chimera_owner",
+    "identity.is_last_operator": "chimera_owner",
     "identity.find_account": "chimera_lookup",
     "identity.session_state": "chimera_lookup",
     "identity.signed_in_at": "chimera_lookup",

@@ -49,7 +49,8 @@ STREAM_STATE_AGE_S = 0.4
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """A session and its person, now. `state` is the person's: unverified, active, disabled."""
+    """A session and its person, now. `state` is the person's: unverified, active, disabled.
+    `is_superuser` when they are an operator and have proved it (auth_time) since they became one."""
 
     user_id: str
     org_id: str
@@ -68,7 +69,7 @@ class SessionState:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class KeyState:
-    """An API key and its owner, now."""
+    """An API key and its owner, now. `is_superuser` when the owner was an operator as it was made."""
 
     api_key_id: str
     user_id: str
@@ -116,7 +117,8 @@ def held_by_key(key: KeyState) -> Held:
     """What its owner holds, narrowed by the key's scopes and networks."""
     holdings = holdings_of(key.role, is_operator=key.is_superuser, grants=key.grants)
     scopes = scope_numbers(key.scopes) if key.scopes else None
-    return Held(key.user_id, holdings, scopes, tuple(key.source_networks))
+    networks = tuple(key.source_networks)
+    return Held(key.user_id, holdings, scopes, networks, expires_at=key.expires_at)
 
 
 class Recent(Generic[Value]):

@@ -70,7 +70,7 @@ class Holding:
 class Held:
     """All that a credential stands for. scopes is None when it has none to narrow it; networks is
     empty for everywhere. second_factor_at: when the session proved one. signed_in_at: when the
-    session was opened out of an older one, the sign-in."""
+    session was opened out of an older one, the sign-in. expires_at: of a key."""
 
     user_id: str
     holdings: tuple[Holding, ...]
@@ -78,6 +78,7 @@ class Held:
     networks: tuple[str, ...] = ()
     second_factor_at: datetime | None = None
     signed_in_at: datetime | None = None
+    expires_at: datetime | None = None
     lasting: frozenset[int] = field(init=False)
     is_conditional: bool = field(init=False)
 

@@ -30,7 +30,9 @@ from chimera.identity.users import (
     GET_ORGANISATION,
     INSERT_MEMBERSHIP,
     check_may_grant,
+    check_may_manage,
     check_not_last_admin,
+    check_not_last_operator,
     get_user,
 )
 from chimera.ids import new_id
@@ -162,8 +164,10 @@ async def create_organisation(core: Core, call: Call, name: str) -> Organisation
 
 
 async def list_own(tx: Tx) -> list[OrganisationMembership]:
-    """In the order of joining."""
-    return await tx.all(LIST_OWN, org_id=tx.call.caller.org_id)
+    """In the order of joining. A key belongs to one organisation, and is told of that one only."""
+    joined = await tx.all(LIST_OWN, org_id=tx.call.caller.org_id)
+    is_key = tx.call.caller.kind == "api_key"
+    return [membership for membership in joined if membership.is_current or not is_key]
 
 
 async def switch_organisation(core: Core, db: Database, call: Call, org_id: str) -> NewSession:
@@ -285,7 +289,7 @@ async def change_member_role(tx: Tx, request: ChangeMemberRoleRequest) -> User:
     old = enum_text(user, "role", user.role) or ""
     role = enum_text(request, "role", request.role) or ""
     check_may_grant(tx, role)
-    check_may_grant(tx, old)
+    await check_may_manage(tx, user)
     if request.role != Role.ROLE_ADMIN:
         await check_not_last_admin(tx, user_id)
     await tx.run(CHANGE_ROLE, org_id=org_id, user_id=user_id, role=role)
@@ -308,7 +312,9 @@ async def change_member_role(tx: Tx, request: ChangeMemberRoleRequest) -> User:
 async def remove_member(tx: Tx, user_id: str) -> None:
     """Raises NotFound(USER_NOT_FOUND), NotReady(LAST_ADMIN), Denied(PERMISSION_MISSING)."""
     user = await get_user(tx, user_id, show_deleted=True)
-    check_may_grant(tx, enum_text(user, "role", user.role) or "")
+    await check_may_manage(tx, user)
+    if user.is_managed_here:
+        await check_not_last_operator(tx, user_id)
     await _remove(tx, user_id, "removed")
     record(
         tx,
@@ -327,6 +333,8 @@ async def leave_organisation(tx: Tx, org_id: str) -> None:
     caller = tx.call.caller
     if org_id != caller.org_id:
         raise NotFound("ORGANISATION_NOT_FOUND", "This session is in another organisation.")
+    if (await get_user(tx, caller.user_id)).is_managed_here:
+        await check_not_last_operator(tx, caller.user_id)
     await _remove(tx, caller.user_id, "left")
     record(tx, "member.leave", "user", caller.user_id, kind=Kind.SECURITY)
 

@@ -111,7 +111,7 @@ class OrganisationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListMyOrganisations(self, request, context):
-        """Organisations the caller belongs to, in the order of joining.
+        """Organisations the caller belongs to, in the order of joining; a key's own only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
+from chimera.v1.access_pb2 import GrantConditions
 from chimera.v1.identity_pb2 import Role
 from chimera.v1.providers_pb2 import ProviderType
 from tests.integration.accounts.conftest import Table, reason, registered, together
@@ -327,6 +329,38 @@ async def test_nobody_lifts_themselves(world: World) -> None:
     assert await reason(sets) == "PERMISSION_MISSING"
 
 
+async def test_nobody_manages_somebody_who_may_do_more(world: World) -> None:
+    """Whatever it is held by: an operator's mark, or a role that was granted. A guest's mark is no
+    matter of the organisation's, which may show them out."""
+    root, acme = await world.organisation("root", operator=True), await world.organisation("acme")
+    ben, boss, helper = [await acme.person(name) for name in ("ben", "boss", "helper")]
+    await root.admin.identity.SetSuperuser(user_id=ben.user_id, is_superuser=True)
+    access = acme.admin.access
+    desk = (await access.CreateRole(name="helpdesk", permissions=[1, 2])).role  # USER_READ, _MANAGE
+    await access.CreateGrant(role_id=desk.id, user_id=helper.user_id)
+    until = GrantConditions(valid_until=datetime.now(UTC) + timedelta(days=1))
+    await access.CreateGrant(built_in_role=ADMIN, user_id=boss.user_id, conditions=until)
+    await helper.refresh()
+    for person, above in ((acme.admin, ben), (helper, boss)):
+        user_id = above.user_id
+        for call in (
+            person.identity.ResetSecondFactor(user_id=user_id),
+            person.identity.SendPasswordReset(user_id=user_id),
+            person.identity.EndUserSessions(user_id=user_id),
+            person.identity.DisableUser(user_id=user_id),
+            person.identity.DeleteUser(user_id=user_id),
+            person.organisations.ChangeMemberRole(user_id=user_id, role=VIEWER),
+            person.organisations.RemoveMember(user_id=user_id),
+        ):
+            assert await reason(call) == "PERMISSION_MISSING"
+    assert await reason(helper.identity.DisableUser(user_id=ben.user_id)) == "PERMISSION_MISSING"
+    assert await reason(acme.admin.identity.DisableUser(user_id=boss.user_id)) == "OK"
+    code = (await acme.admin.organisations.CreateInvitation(role=VIEWER)).code
+    await root.admin.organisations.RedeemInvitation(invitation_code=code)
+    shown_out = acme.admin.organisations.RemoveMember(user_id=root.admin.user_id)
+    assert await reason(shown_out) == "OK"
+
+
 async def test_an_account_is_managed_by_its_home(world: World) -> None:
     """Globex's administrator joins acme; acme's can remove him there, and touch nothing else."""
     acme, globex = await world.organisation("acme"), await world.organisation("globex")
@@ -360,3 +394,42 @@ async def test_operators_make_operators(world: World, table: Table) -> None:
     assert await reason(again.operations.ListStuckShards()) == "OK"
     await set_superuser(user_id=ben.user_id, is_superuser=False)
     assert table.value("SELECT count(*) FROM identity.users WHERE is_superuser") == 1
+
+
+async def test_the_installation_keeps_an_operator(world: World, table: Table) -> None:
+    """The last one cannot go in any way; one who is to be erased is no other."""
+    root = await world.organisation("installation", operator=True)
+    ann, me = await root.person("ann", role="admin"), root.admin
+    assert await reason(ann.identity.DisableUser(user_id=me.user_id)) == "PERMISSION_MISSING"
+    ways_out = (
+        lambda: me.identity.DisableUser(user_id=me.user_id),
+        lambda: me.identity.DeleteUser(user_id=me.user_id),
+        lambda: me.organisations.RemoveMember(user_id=me.user_id),
+        lambda: me.organisations.LeaveOrganisation(organisation_id=root.id),
+        lambda: me.privacy.RequestErasure(),
+    )
+    for goes in ways_out:
+        assert await reason(goes()) == "LAST_ADMIN"
+    await me.identity.SetSuperuser(user_id=ann.user_id, is_superuser=True)
+    ann = await world.log_in(f"ann-{root.id[-8:]}")
+    asked = await together(me.privacy.RequestErasure(), ann.privacy.RequestErasure())
+    assert asked == ["LAST_ADMIN", "OK"]
+    stays = table.value("SELECT id FROM identity.users WHERE is_superuser AND erase_at IS NULL")
+    other = me if str(stays) == me.user_id else ann
+    takes = other.identity.SetSuperuser(user_id=str(stays), is_superuser=False)
+    assert await reason(takes) == "USER_NOT_FOUND"
+    assert await reason(other.identity.DisableUser(user_id=str(stays))) == "LAST_ADMIN"
+
+
+async def test_a_key_sees_its_own_organisation_only(world: World) -> None:
+    """Not where else its owner belongs, nor who they are elsewhere."""
+    acme, globex = await world.organisation("acme"), await world.organisation("globex")
+    code = (await globex.admin.organisations.CreateInvitation(role=USER)).code
+    await acme.admin.organisations.RedeemInvitation(invitation_code=code)
+    acme.admin = await world.log_in("admin-acme")
+    made = await acme.admin.identity.CreateApiKey(name="narrow", scopes=[40])  # TELEMETRY_READ
+    key = acme.admin.holding(made.secret)
+    for person, names in ((key, ["acme"]), (acme.admin, ["acme", "globex"])):
+        mine = (await person.organisations.ListMyOrganisations()).organisations
+        assert [one.name for one in mine] == names
+    assert await reason(key.sign_in.ListLinkedIdentities()) == "SESSION_REQUIRED"

@@ -6,7 +6,7 @@ import json
 
 from chimera.core import open_core
 from chimera.settings import Settings
-from tests.integration.accounts.conftest import Table, reason, registered, with_factor
+from tests.integration.accounts.conftest import Table, reason, registered, together, with_factor
 from tests.support.campaigns import secret_template
 from tests.support.post import Post
 from tests.support.workers import until
@@ -115,6 +115,22 @@ async def test_who_would_leave_others_alone_finds_a_successor_first(world: World
     assert await reason(ben.privacy.RequestErasure()) == "OK"
     await acme.admin.organisations.ChangeMemberRole(user_id=ben.user_id, role=1)
     assert await reason(acme.admin.privacy.RequestErasure()) == "OK"
+
+
+async def test_of_two_administrators_who_both_go_one_stays(world: World, table: Table) -> None:
+    """As long as somebody else is there; who takes it back lets the other go."""
+    acme = await world.organisation("acme")
+    ben, cleo = await acme.person("ben", role="admin"), await acme.person("cleo")
+    both = [acme.admin.privacy.RequestErasure(), ben.privacy.RequestErasure()]
+    assert await together(*both) == ["LAST_ADMIN", "OK"]
+    going = str(table.value("SELECT id FROM identity.users WHERE erase_at IS NOT NULL"))
+    goes, stays = (ben, acme.admin) if going == ben.user_id else (acme.admin, ben)
+    leaves = stays.organisations.LeaveOrganisation
+    assert await reason(leaves(organisation_id=acme.id)) == "LAST_ADMIN"
+    assert await reason(cleo.privacy.RequestErasure()) == "OK"
+    assert await reason(cleo.privacy.CancelErasure()) == "OK"
+    await goes.privacy.CancelErasure()
+    assert await reason(stays.privacy.RequestErasure()) == "OK"
 
 
 async def test_what_is_over_goes(
