@@ -704,6 +704,19 @@ END $$;
 
 ALTER FUNCTION identity.find_thing(kind text, thing_id uuid) OWNER TO chimera_owner;
 
+CREATE FUNCTION identity.find_unattached(email text) RETURNS TABLE(user_id uuid, is_proven boolean)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT u.id, u.email_verified_at IS NOT NULL FROM identity.users u
+     WHERE lower(u.email) = lower(find_unattached.email) AND u.erased_at IS NULL
+       AND NOT EXISTS (SELECT FROM identity.memberships m
+                         JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
+                        WHERE m.user_id = u.id)
+$$;
+
+ALTER FUNCTION identity.find_unattached(email text) OWNER TO chimera_lookup;
+
 CREATE FUNCTION identity.is_last_operator(target uuid) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -745,8 +758,16 @@ CREATE FUNCTION identity.organisations_of(user_id uuid) RETURNS uuid[]
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT coalesce(array_agg(m.org_id ORDER BY m.org_id), '{}') FROM identity.memberships m
-     WHERE m.user_id = organisations_of.user_id
+    SELECT coalesce(array_agg(x.org_id ORDER BY x.org_id), '{}') FROM (
+        SELECT m.org_id FROM identity.memberships m WHERE m.user_id = organisations_of.user_id
+         UNION
+        SELECT k.org_id FROM providers.provider_keys k WHERE k.user_id = organisations_of.user_id
+         UNION  -- by organisation, as these tables have their indexes
+        SELECT o.id FROM identity.organisations o
+         WHERE EXISTS (SELECT FROM campaigns.comments c
+                        WHERE c.org_id = o.id AND c.created_by = organisations_of.user_id)
+            OR EXISTS (SELECT FROM campaigns.shares s
+                        WHERE s.org_id = o.id AND s.user_id = organisations_of.user_id)) x
 $$;
 
 ALTER FUNCTION identity.organisations_of(user_id uuid) OWNER TO chimera_lookup;
@@ -2703,6 +2724,15 @@ ALTER TABLE ONLY identity.invitations FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.invitations OWNER TO chimera_owner;
 
+CREATE TABLE identity.letters (
+    address_hash bytea NOT NULL,
+    kind text NOT NULL,
+    mail_id text NOT NULL,
+    written_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE identity.letters OWNER TO chimera_owner;
+
 CREATE TABLE identity.linked_identities (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -3938,6 +3968,9 @@ ALTER TABLE ONLY identity.invitations
 ALTER TABLE ONLY identity.invitations
     ADD CONSTRAINT invitations_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY identity.letters
+    ADD CONSTRAINT letters_pkey PRIMARY KEY (address_hash, kind, mail_id);
+
 ALTER TABLE ONLY identity.linked_identities
     ADD CONSTRAINT linked_identities_pkey PRIMARY KEY (id);
 
@@ -4297,6 +4330,8 @@ CREATE INDEX grants_team ON identity.grants USING btree (org_id, team_id) WHERE 
 CREATE INDEX grants_user ON identity.grants USING btree (org_id, user_id) WHERE ((revoked_at IS NULL) AND (user_id IS NOT NULL));
 
 CREATE INDEX invitations_newest ON identity.invitations USING btree (org_id, id DESC);
+
+CREATE INDEX letters_written ON identity.letters USING btree (written_at);
 
 CREATE INDEX linked_identities_user ON identity.linked_identities USING btree (org_id, user_id);
 
@@ -5076,6 +5111,8 @@ ALTER TABLE campaigns.flushes ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.flushes_default ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY lookup ON campaigns.comments FOR SELECT TO chimera_lookup USING (true);
+
 CREATE POLICY lookup ON campaigns.shares FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY machinery ON campaigns.analysed FOR SELECT TO chimera_worker USING (true);
@@ -5372,6 +5409,8 @@ ALTER TABLE identity.organisations ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY own ON identity.devices TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY own ON identity.one_time_tokens TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY own ON identity.password_history TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY own ON identity.recovery_codes TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
@@ -5379,6 +5418,14 @@ CREATE POLICY own ON identity.recovery_codes TO chimera_app USING ((user_id = ( 
 CREATE POLICY own ON identity.refresh_tokens FOR SELECT TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY own ON identity.sessions TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own_end ON identity.api_keys FOR UPDATE TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK (((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")) AND (NOT is_active)));
+
+CREATE POLICY own_end ON identity.linked_identities FOR DELETE TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own_read ON identity.api_keys FOR SELECT TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own_read ON identity.linked_identities FOR SELECT TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE identity.password_history ENABLE ROW LEVEL SECURITY;
 
@@ -5878,6 +5925,9 @@ GRANT ALL ON FUNCTION identity.find_sign_in_provider(provider_id uuid) TO chimer
 REVOKE ALL ON FUNCTION identity.find_thing(kind text, thing_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_thing(kind text, thing_id uuid) TO chimera_app;
 
+REVOKE ALL ON FUNCTION identity.find_unattached(email text) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_unattached(email text) TO chimera_app;
+
 REVOKE ALL ON FUNCTION identity.is_last_operator(target uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.is_last_operator(target uuid) TO chimera_app;
 
@@ -6126,8 +6176,12 @@ GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.attempts TO chimera_worker;
 GRANT SELECT,INSERT ON TABLE campaigns.comments TO chimera_app;
 GRANT SELECT ON TABLE campaigns.comments TO chimera_worker;
 
+GRANT SELECT(org_id) ON TABLE campaigns.comments TO chimera_lookup;
+
 GRANT UPDATE(text) ON TABLE campaigns.comments TO chimera_app;
 GRANT UPDATE(text) ON TABLE campaigns.comments TO chimera_worker;
+
+GRANT SELECT(created_by) ON TABLE campaigns.comments TO chimera_lookup;
 
 GRANT UPDATE(edited_at) ON TABLE campaigns.comments TO chimera_app;
 
@@ -6197,6 +6251,8 @@ GRANT SELECT,INSERT,UPDATE ON TABLE identity.grants TO chimera_app;
 GRANT SELECT ON TABLE identity.invitations TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.invitations TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.invitations TO chimera_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.letters TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.linked_identities TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.linked_identities TO chimera_app;
@@ -6306,6 +6362,8 @@ GRANT UPDATE(updated_at) ON TABLE identity.users TO chimera_app;
 
 GRANT UPDATE(deleted_at) ON TABLE identity.users TO chimera_app;
 GRANT SELECT(deleted_at) ON TABLE identity.users TO chimera_worker;
+
+GRANT UPDATE(home_org_id) ON TABLE identity.users TO chimera_app;
 
 GRANT UPDATE(email_verified_at) ON TABLE identity.users TO chimera_app;
 

@@ -99,7 +99,8 @@ ERASE_REFRESH_TOKENS = sql(
 ERASE_API_KEYS = sql(
     Nothing,
     """
-    UPDATE identity.api_keys SET is_active = false, name = '', metadata = '{}'
+    UPDATE identity.api_keys
+       SET is_active = false, name = '', metadata = '{}', source_networks = '{}', last_used_ip = NULL
      WHERE user_id = %(user_id)s
     """,
 )

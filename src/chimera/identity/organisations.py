@@ -29,6 +29,7 @@ from chimera.identity.sessions import (
 from chimera.identity.users import (
     GET_ORGANISATION,
     INSERT_MEMBERSHIP,
+    LOCK_USER,
     check_may_grant,
     check_may_manage,
     check_not_last_admin,
@@ -329,13 +330,20 @@ async def remove_member(tx: Tx, user_id: str) -> None:
 
 async def leave_organisation(tx: Tx, org_id: str) -> None:
     """The caller goes. Raises NotFound(ORGANISATION_NOT_FOUND) for another organisation than the
-    session's, NotReady(LAST_ADMIN)."""
+    session's, NotReady(LAST_ADMIN, LAST_ORGANISATION)."""
     caller = tx.call.caller
     if org_id != caller.org_id:
         raise NotFound("ORGANISATION_NOT_FOUND", "This session is in another organisation.")
+    await tx.run(LOCK_USER, user_id=caller.user_id)  # who leaves two at once would leave both
     if (await get_user(tx, caller.user_id)).is_managed_here:
         await check_not_last_operator(tx, caller.user_id)
     await _remove(tx, caller.user_id, "left")
+    # Without one nobody can sign in, nor have their data exported or erased.
+    if not await list_own(tx):
+        raise NotReady(
+            "LAST_ORGANISATION",
+            "This is your only organisation; PrivacyService.RequestErasure ends the account.",
+        )
     record(tx, "member.leave", "user", caller.user_id, kind=Kind.SECURITY)
 
 

@@ -32,6 +32,10 @@ PURGE_INVITATIONS = sql(
     """,
 )
 
+PURGE_LETTERS = sql(
+    Nothing, "DELETE FROM identity.letters WHERE written_at < now() - interval '1 hour'"
+)
+
 PURGE_DEVICES = sql(Nothing, "DELETE FROM identity.devices WHERE expires_at < now()")
 
 PURGE_RECOVERY_CODES = sql(
@@ -76,6 +80,7 @@ async def purge(core: Core) -> int:
                     PURGE_TOKENS,
                     PURGE_REGISTRATIONS,
                     PURGE_INVITATIONS,
+                    PURGE_LETTERS,
                     PURGE_DEVICES,
                     PURGE_RECOVERY_CODES,
                     PURGE_ENDED_SESSIONS,

@@ -152,7 +152,7 @@ class OrganisationServiceServicer:
 
     def RemoveMember(self, request, context):
         """Takes somebody out of the organisation and ends their sessions, keys and open invitations in it;
-        the account stays.
+        the account stays. If it was their only one, they can sign in again once they were invited by mail.
         LAST_ADMIN, USER_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -160,7 +160,8 @@ class OrganisationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LeaveOrganisation(self, request, context):
-        """The caller leaves the organisation of this session, which ends. LAST_ADMIN.
+        """The caller leaves the organisation of this session, which ends. LAST_ADMIN; LAST_ORGANISATION:
+        PrivacyService.RequestErasure ends the account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,7 +192,7 @@ class OrganisationServiceServicer:
 
     def RedeemInvitation(self, request, context):
         """Brings the caller into the inviting organisation; SwitchOrganisation goes there.
-        INVITATION_INVALID, ALREADY_A_MEMBER.
+        INVITATION_INVALID, ALREADY_A_MEMBER; EMAIL_NOT_PROVEN for one by mail while the address is unproven.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

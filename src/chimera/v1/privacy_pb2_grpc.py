@@ -58,8 +58,8 @@ class PrivacyServiceServicer:
     """
 
     def ExportMyData(self, request, context):
-        """Everything held about the caller, over all organisations and contexts, as one JSON document
-        without secrets.
+        """Everything held about the caller, over all organisations and contexts, as JSON without secrets: in
+        parts of a few megabytes. PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

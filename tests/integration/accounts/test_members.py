@@ -8,9 +8,16 @@ from datetime import UTC, datetime, timedelta
 from chimera.v1.access_pb2 import GrantConditions
 from chimera.v1.identity_pb2 import Role
 from chimera.v1.providers_pb2 import ProviderType
-from tests.integration.accounts.conftest import Table, reason, registered, together
+from tests.integration.accounts.conftest import (
+    OTHER_PASSWORD,
+    Table,
+    reason,
+    registered,
+    together,
+    with_factor,
+)
 from tests.support.post import Post
-from tests.support.world import PASSWORD, Person, World
+from tests.support.world import PASSWORD, Organisation, Person, World
 
 ADMIN, USER, VIEWER = Role.ROLE_ADMIN, Role.ROLE_USER, Role.ROLE_VIEWER
 
@@ -137,6 +144,71 @@ async def test_an_invitation_by_mail_is_for_its_address(world: World, post: Post
     me = await zoe.identity.GetMe()
     assert (me.organisation.name, me.user.role) == ("acme", USER)
     assert await reason(nobody.account.AcceptInvitation(**accept)) == "INVITATION_INVALID"
+
+
+async def test_who_belongs_nowhere_any_more_can_be_invited(
+    world: World, post: Post, table: Table
+) -> None:
+    """Nobody leaves their last organisation; who is removed from it comes back as themselves by a mailed
+    invitation, which proves the mailbox as a letter for a new password does."""
+    acme, globex = await world.organisation("acme"), await world.organisation("globex")
+    nobody = world.nobody()
+
+    async def accept(org: Organisation, **given: str) -> str:
+        await org.admin.organisations.CreateInvitation(role=USER, email="zoe@example.com")
+        given |= {"invitation_code": await post.token("zoe@example.com")}
+        return await reason(nobody.account.AcceptInvitation(**given))
+
+    assert await accept(acme, username="zoe", password=PASSWORD) == "OK"
+    zoe = await world.log_in("zoe")
+    leaves = zoe.organisations.LeaveOrganisation(organisation_id=acme.id)
+    assert await reason(leaves) == "LAST_ORGANISATION"
+    assert await reason(zoe.identity.GetMe()) == "OK"
+    totp, _codes = await with_factor(zoe)
+    # Not while she is somewhere.
+    new = {"username": "zoe2", "password": OTHER_PASSWORD}
+    assert await accept(globex, **new) == "EMAIL_TAKEN"
+    await acme.admin.identity.DisableUser(user_id=zoe.user_id)
+    await acme.admin.organisations.RemoveMember(user_id=zoe.user_id)
+    assert await accept(globex, **new | {"username": "admin-acme"}) == "USERNAME_TAKEN"
+    assert await accept(globex, **new) == "OK"
+    table.a_while_later(zoe.user_id)
+    assert await reason(world.log_in("zoe", PASSWORD)) == "CREDENTIALS_INVALID"
+    opened = await nobody.identity.Login(login="zoe2", password=OTHER_PASSWORD, code=totp.now())
+    me = await nobody.holding(opened.tokens.access_token).identity.GetMe()
+    assert (me.user.id, me.organisation.id, me.user.is_managed_here) == (
+        zoe.user_id,
+        globex.id,
+        True,
+    )
+    code = (await acme.admin.organisations.CreateInvitation(role=USER)).code
+    back = nobody.holding(opened.tokens.access_token)
+    await back.organisations.RedeemInvitation(invitation_code=code)
+    leaves = back.organisations.LeaveOrganisation(organisation_id=globex.id)
+    assert await reason(leaves) == "OK"
+
+
+async def test_who_prepared_an_account_does_not_come_back_with_its_owner(
+    world: World, post: Post, table: Table
+) -> None:
+    """Mallory made it with an address she does not read, and a factor of hers."""
+    mallory, globex = await world.organisation("mallory"), await world.organisation("globex")
+    made = await mallory.admin.identity.CreateUser(
+        email="zoe@example.com", username="vic", role=USER, password=PASSWORD
+    )
+    proven = "UPDATE identity.users SET email_verified_at = %s WHERE username = 'vic'"
+    table.rows(proven, "2026-01-01")
+    await with_factor(await world.log_in("vic"))
+    table.rows(proven, None)
+    await mallory.admin.organisations.RemoveMember(user_id=made.user.id)
+    await globex.admin.organisations.CreateInvitation(role=USER, email="zoe@example.com")
+    await world.nobody().account.AcceptInvitation(
+        invitation_code=await post.token("zoe@example.com"), username="zoe", password=OTHER_PASSWORD
+    )
+    zoe = await world.log_in("zoe", OTHER_PASSWORD)
+    me = (await zoe.identity.GetMe()).user
+    assert (me.id, me.has_second_factor) == (made.user.id, False)
+    assert table.value("SELECT count(*) FROM identity.recovery_codes") == 0
 
 
 async def test_invitations_end(world: World, post: Post, table: Table) -> None:

@@ -38,6 +38,10 @@ async def test_a_login_takes_two_steps(world: World, post: Post, table: Table) -
     """Secret shown once, confirmed by a code, asked for from then on; her other session ended."""
     olivia = await registered(world, post, "olivia")
     elsewhere = await world.log_in("olivia.x")
+    account = olivia.account
+    for early in (account.ConfirmTotp, account.DisableTotp, account.RegenerateRecoveryCodes):
+        for code in ("123456", "A" * 26):
+            assert await reason(early(code=code)) == "TOTP_NOT_ENROLLED"
     enrolled = await olivia.account.EnrollTotp()
     uri = parse_qs(urlsplit(enrolled.otpauth_uri).query)
     assert uri["secret"] == [enrolled.secret] and uri["issuer"] == ["Chimera"]
