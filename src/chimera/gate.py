@@ -37,6 +37,7 @@ from chimera.faults import (
 from chimera.idempotency import Replay
 from chimera.ids import new_id
 from chimera.limits import CallLimits
+from chimera.moments import wrong_moments
 from chimera.peers import Peers
 from chimera.settings import Settings
 from chimera.status import status_of, with_trailing
@@ -240,13 +241,14 @@ class Gate(grpc.aio.ServerInterceptor):
             await asyncio.wait(waiting, timeout=seconds)
 
     def check(self, message: Any) -> None:
-        """Raises Invalid naming every field that breaks a rule of its .proto."""
+        """Raises Invalid naming every field that breaks a rule of its .proto or is no moment."""
         violations = self.validator.collect_violations(message)
-        if violations:
-            found = [
-                Violation(_field_path(v.proto.field), v.proto.message, v.proto.rule_id)
-                for v in violations
-            ]
+        found = [
+            Violation(_field_path(v.proto.field), v.proto.message, v.proto.rule_id)
+            for v in violations
+        ]
+        found += wrong_moments(message)
+        if found:
             first = found[0]
             raise Invalid(
                 "FIELD_INVALID", f"{first.field or 'request'}: {first.message}", violations=found

@@ -334,9 +334,9 @@ async def leave_organisation(tx: Tx, org_id: str) -> None:
     caller = tx.call.caller
     if org_id != caller.org_id:
         raise NotFound("ORGANISATION_NOT_FOUND", "This session is in another organisation.")
-    await tx.run(LOCK_USER, user_id=caller.user_id)  # who leaves two at once would leave both
     if (await get_user(tx, caller.user_id)).is_managed_here:
         await check_not_last_operator(tx, caller.user_id)
+    await tx.run(LOCK_USER, user_id=caller.user_id)  # who leaves two at once would leave both
     await _remove(tx, caller.user_id, "left")
     # Without one nobody can sign in, nor have their data exported or erased.
     if not await list_own(tx):

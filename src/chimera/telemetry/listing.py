@@ -14,7 +14,7 @@ from chimera.pools import Database
 from chimera.rows import decimal_text
 from chimera.telemetry import statements
 from chimera.telemetry.freshness import read_freshness
-from chimera.telemetry.queries import POINTS_MAX, SECONDS_MAX, milliseconds
+from chimera.telemetry.queries import POINTS_MAX, SECONDS_MAX
 from chimera.telemetry.scope import Analytics, scope_of
 from chimera.v1.telemetry_pb2 import (
     EventFilter,
@@ -66,12 +66,12 @@ async def list_events(
     scope = await scope_of(db, call, request.filter)
     size, position = pages.page(request)
     # `from` is a word of Python.
-    from_ms = milliseconds("from", getattr(request, "from"))
+    from_ms = getattr(request, "from").ToMilliseconds()
     now_ms = int(datetime.now(UTC).timestamp() * 1000)
     to_ms, before = now_ms + AHEAD_MS, LAST_ID
     if request.HasField("to"):
         # The end itself is not in the range.
-        to_ms, before = min(to_ms, milliseconds("to", request.to)), NOBODY
+        to_ms, before = min(to_ms, request.to.ToMilliseconds()), NOBODY
     if position is not None:
         to_ms, before = position
     freshness = await read_freshness(db, analytics, call)
@@ -165,8 +165,8 @@ async def get_execution_series(
     Raises Invalid when `from` is not before `to`, or the answer would have over POINTS_MAX points.
     """
     # `from` is a word of Python.
-    from_s = milliseconds("from", getattr(request, "from")) // 1000
-    to_s = -(-milliseconds("to", request.to) // 1000)
+    from_s = getattr(request, "from").ToMilliseconds() // 1000
+    to_s = -(-request.to.ToMilliseconds() // 1000)
     if not 0 <= from_s < to_s <= SECONDS_MAX:
         raise Invalid("FIELD_INVALID", "`from` must be before `to`, both between 1970 and 2106.")
     scope = await scope_of(db, call, EventFilter())

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from chimera.call import NOBODY, Call
 from chimera.faults import Invalid
 from chimera.pools import Database
@@ -43,16 +41,6 @@ class Range(NamedTuple):
     to_ms: int
 
 
-def milliseconds(field: str, moment: Timestamp) -> int:
-    """Since 1970. Raises Invalid for a moment that no calendar has."""
-    try:
-        return moment.ToMilliseconds()
-    except ValueError:
-        raise Invalid(
-            "FIELD_INVALID", f"`{field}` is not a moment between the years 1 and 9999."
-        ) from None
-
-
 def fitted(
     request: Any,
     step: TelemetryStep | None,
@@ -66,8 +54,8 @@ def fitted(
     needs what is not kept for so long.
     """
     # `from` is a word of Python.
-    from_ms = milliseconds("from", getattr(request, "from"))
-    to_ms = milliseconds("to", request.to)
+    from_ms = getattr(request, "from").ToMilliseconds()
+    to_ms = request.to.ToMilliseconds()
     if not 0 <= from_ms < to_ms <= SECONDS_MAX * 1000:
         raise Invalid("FIELD_INVALID", "`from` must be before `to`, both between 1970 and 2106.")
     seconds = (to_ms - from_ms) / 1000

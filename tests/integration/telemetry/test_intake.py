@@ -11,6 +11,7 @@ import pytest
 
 from chimera.call import NOBODY
 from chimera.settings import Settings
+from chimera.telemetry import service
 from chimera.telemetry.events import freeze
 from chimera.telemetry.frozen import pack
 from chimera.telemetry.rows import read_rows, read_sound
@@ -321,8 +322,11 @@ async def test_nobody_sends_what_the_product_tells_of_itself(world: World, hands
     assert ask(hands.url, "SELECT DISTINCT event_type FROM workload_events") == [("mine",)]
 
 
-async def test_all_that_is_unfit_is_told_by_its_place(world: World) -> None:
-    """Beyond the first hundred without the reason, also when it is asked again."""
+async def test_all_that_is_unfit_is_told_by_its_place(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the first hundred without the reason, also when it is asked again; of an upload as far as
+    its answer has room, and numbers in any case."""
     acme = await world.organisation("acme")
     fit, unfit = TelemetryEvent(event_type="x"), TelemetryEvent()
     batch = in_rows([fit if number % 2 else unfit for number in range(3000)])
@@ -331,6 +335,11 @@ async def test_all_that_is_unfit_is_told_by_its_place(world: World) -> None:
         assert (receipt.accepted, receipt.dead_lettered, receipt.refused) == (1500, 1000, 500)
         assert len(receipt.errors) == 100
         assert list(receipt.unfit_indexes) == list(range(0, 3000, 2))
+    monkeypatch.setattr(service, "ANSWER_BYTES", receipt.ByteSize() + 10)
+    first, later = await upload(acme.admin, [batch, in_rows([fit, unfit])])
+    assert (len(first.errors), len(first.unfit_indexes)) == (100, 1500)
+    assert (later.accepted, later.dead_lettered) == (1, 1)
+    assert not later.errors and not later.unfit_indexes
 
 
 async def test_large_dead_letters_are_cut_listed_and_stay_unfit(
