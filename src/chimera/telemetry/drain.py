@@ -11,7 +11,8 @@ reason stays as it is and comes after all others: part of it may be written.
 A group is no more than the views can make roll-ups of in little memory (weighing.py).
 
 Two drains at once are wasteful and harmless: batches join a group once, repetitions are dropped by
-the store, and totals move with the rows whose state changed.
+the store, and totals move with the rows whose state changed. A drain beside a rebuild of roll-ups would
+not be: nothing is inserted meanwhile (turns.py).
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from chimera.call import Call
 from chimera.clickhouse import Block, ClickHouse, DataRefused
 from chimera.core import Core
 from chimera.db import Nothing, sql
-from chimera.faults import Fault
+from chimera.faults import Conflict, Fault
 from chimera.ids import new_id
-from chimera.pools import Database
+from chimera.pools import Database, settled
 from chimera.telemetry import frozen
+from chimera.telemetry.turns import inserting
 from chimera.telemetry.weighing import SKETCHES_MAX, Weight, facts_of
 
 log = structlog.get_logger("chimera.telemetry.drain")
@@ -77,6 +79,7 @@ class Pass:
     sent: int = 0  # groups that got through
     failed: list[tuple[str, Fault]] = field(default_factory=list)
     in_a_row: int = 0
+    is_held_up: bool = False  # by roll-ups that are made anew
 
 
 OLDEST_WAITING = sql(
@@ -229,7 +232,7 @@ async def drain(core: Core, clickhouse: ClickHouse) -> int:
         if not one.groups:
             one.groups.extend(failed)
             failed = []
-        if not one.groups or one.in_a_row == IN_A_ROW_MAX:
+        if not one.groups or one.in_a_row == IN_A_ROW_MAX or one.is_held_up:
             break
         await _send(one, one.groups.popleft())
     await _mark_failed(one)
@@ -302,11 +305,16 @@ async def _send(one: Pass, group_id: str) -> None:
     if not batches:
         return
     try:
-        await one.clickhouse.insert("workload_events", blocks, group_id)
+        async with inserting(one.db):
+            # To its end, for the turn must not end before it.
+            fault = await settled(_insert(one.clickhouse, blocks, group_id))
     except DataRefused as refused:
         await _narrow(one.db, group_id, batches, str(refused), one.groups)
         return
-    except Fault as fault:
+    except Conflict:
+        one.is_held_up = True
+        return
+    if fault is not None:
         one.failed.append((group_id, fault))
         one.in_a_row += 1
         return
@@ -316,6 +324,15 @@ async def _send(one: Pass, group_id: str) -> None:
     one.sent += 1
     one.in_a_row = 0
     metrics.TELEMETRY_EVENTS.labels("stored").inc(stored)
+
+
+async def _insert(clickhouse: ClickHouse, blocks: list[Block], group_id: str) -> Fault | None:
+    """The store's fault, apart from those of PostgreSQL, which end the pass. Raises DataRefused."""
+    try:
+        await clickhouse.insert("workload_events", blocks, group_id)
+    except Fault as fault:
+        return fault
+    return None
 
 
 def _blocks_of(batches: list[Batch]) -> tuple[list[Block], dict[str, str]]:
