@@ -1092,7 +1092,8 @@ CREATE FUNCTION telemetry.backlog(OUT total_bytes bigint, OUT own_bytes bigint, 
     SELECT coalesce(sum(octet_length(body)), 0),
            coalesce(sum(octet_length(body)) FILTER (
                WHERE org_id = NULLIF(current_setting('app.org_id', true), '')::uuid), 0),
-           min(created_at)
+           min(created_at) FILTER (
+               WHERE group_failures = 0 OR org_id = NULLIF(current_setting('app.org_id', true), '')::uuid)
       FROM telemetry.batches WHERE state = 'waiting'
     $$;
 
@@ -3453,6 +3454,8 @@ CREATE TABLE telemetry.batches (
     tries integer DEFAULT 0 NOT NULL,
     last_error text DEFAULT ''::text NOT NULL,
     resent_at timestamp with time zone,
+    group_failures integer DEFAULT 0 NOT NULL,
+    group_failed_at timestamp with time zone,
     CONSTRAINT batches_events_check CHECK ((events > 0)),
     CONSTRAINT batches_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'stored'::text, 'dead'::text])))
 )
@@ -3476,6 +3479,8 @@ CREATE TABLE telemetry.batches_default (
     tries integer DEFAULT 0 CONSTRAINT batches_tries_not_null NOT NULL,
     last_error text DEFAULT ''::text CONSTRAINT batches_last_error_not_null NOT NULL,
     resent_at timestamp with time zone,
+    group_failures integer DEFAULT 0 CONSTRAINT batches_group_failures_not_null NOT NULL,
+    group_failed_at timestamp with time zone,
     CONSTRAINT batches_events_check CHECK ((events > 0)),
     CONSTRAINT batches_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'stored'::text, 'dead'::text])))
 );
@@ -3564,7 +3569,8 @@ CREATE TABLE telemetry.verified (
     verified_to timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     is_asked boolean DEFAULT false NOT NULL,
     checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    rollups_checked_at timestamp with time zone
+    rollups_checked_at timestamp with time zone,
+    rebuilding_day date
 );
 
 ALTER TABLE ONLY telemetry.verified FORCE ROW LEVEL SECURITY;

@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from chimera.background import cancelled
 from chimera.call import Call
 from chimera.db import sql
-from chimera.faults import Fault
+from chimera.faults import Conflict, Fault
 from chimera.pools import Database
 
 log = structlog.get_logger("chimera.loop")
@@ -67,8 +68,13 @@ async def hold(
                     taken_at = time.monotonic()
                 if fence is None:
                     delay_s = lease_s / 3
-                elif await body(fence):
-                    delay_s = 0.0
+                else:
+                    lease = _Lease(db, name, owner, fence, lease_s, taken_at)
+                    try:
+                        delay_s = 0.0 if await lease.kept(body) else every_s
+                    finally:
+                        taken_at = lease.taken_at
+                        fence = None if lease.is_lost else fence
             except Fault as fault:
                 log.warning("loop.waits", loop=name, reason=fault.reason)
                 delay_s = max(every_s, fault.retry_after_s or 1.0)
@@ -83,6 +89,55 @@ async def hold(
                     await tx.one(END_LEASE, name=name, owner=owner)
             except Fault:
                 log.info("loop.lease_left", loop=name)  # it runs out by itself
+
+
+class _Lease:
+    """One that is held, and renewed while something runs under it."""
+
+    def __init__(
+        self, db: Database, name: str, owner: str, fence: int, lease_s: float, taken_at: float
+    ) -> None:
+        self.db, self.name, self.owner, self.fence, self.lease_s = db, name, owner, fence, lease_s
+        self.taken_at = taken_at
+        self.is_lost = False
+
+    async def kept(self, body: Callable[[int], Awaitable[bool]]) -> bool:
+        """Runs the body and renews the lease beside it; when it is lost, the body is cancelled.
+
+        Raises what the body raises, and Conflict when the lease was lost.
+        """
+        running = asyncio.ensure_future(body(self.fence))
+        renewing = asyncio.create_task(self._renew())
+        try:
+            await asyncio.wait({running, renewing}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                return running.result()
+            self.is_lost = True
+            renewing.result()
+            raise Conflict("CONFLICT_TRY_AGAIN", "The lease was lost to another process.")
+        finally:
+            await cancelled(renewing)
+            await cancelled(running)
+
+    async def _renew(self) -> None:
+        """Returns when somebody else has the lease, or may have."""
+        while True:
+            left_s = self.taken_at + self.lease_s - time.monotonic()
+            if left_s <= 0:
+                return
+            await asyncio.sleep(min(self.lease_s / 3, left_s))
+            try:
+                async with self.db.begin(Call.by_worker(f"lease.{self.name}", seconds=5)) as tx:
+                    asked_at = time.monotonic()
+                    fence = await tx.one(
+                        TAKE_LEASE, name=self.name, owner=self.owner, lease_s=self.lease_s
+                    )
+            except Fault as fault:
+                log.warning("loop.lease_waits", loop=self.name, reason=fault.reason)
+                continue
+            if fence != self.fence:
+                return
+            self.taken_at = asked_at
 
 
 async def pause(seconds: float, stopping: asyncio.Event) -> None:

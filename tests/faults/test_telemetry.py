@@ -15,6 +15,7 @@ from chimera.clickhouse import ClickHouse
 from chimera.core import Core
 from chimera.embedded.stack import Stack
 from chimera.faults import Unavailable
+from chimera.ids import new_id
 from chimera.settings import Settings
 from chimera.telemetry.drain import drain
 from tests.integration.telemetry.buffer import (
@@ -22,8 +23,11 @@ from tests.integration.telemetry.buffer import (
     open_worker,
     recount,
     rolled_up,
+    run_sql,
     stored_events,
 )
+from tests.support.processes import eventually
+from workers.loops import hold
 
 # A worker that is killed right after the store has confirmed an insert, before it is marked.
 KILLED_AFTER_INSERT = """
@@ -137,6 +141,63 @@ async def test_two_drains_at_once_store_each_event_once(
     assert rolled_up(clickhouse_url) == recount([producer])
     status = await producer.status()
     assert (status.accepted, status.stored, status.waiting) == (256, 256, 0)
+
+
+async def test_a_lease_is_kept_while_its_holder_is_at_work(
+    worker: tuple[Core, ClickHouse], database_url: str
+) -> None:
+    """A body that takes longer than the lease stays alone; one whose lease is lost is cancelled."""
+    core, _ = worker
+    stopping, is_over = asyncio.Event(), asyncio.Event()
+    inside: list[str] = []
+    cancelled: list[str] = []
+
+    def lease() -> tuple[str, float]:
+        query = "SELECT owner, extract(epoch FROM lease_until) FROM ops.leases WHERE name = 'long'"
+        ((owner, until),) = run_sql(database_url, query)
+        return owner, float(until)
+
+    async def body_of(owner: str) -> bool:
+        assert not inside
+        inside.append(owner)
+        try:
+            await is_over.wait()
+        except asyncio.CancelledError:
+            cancelled.append(owner)
+            raise
+        finally:
+            inside.remove(owner)
+        return False
+
+    holders = [
+        asyncio.create_task(
+            hold(
+                core.db,
+                "long",
+                owner,
+                0.05,
+                stopping,
+                lambda _fence, own=owner: body_of(own),
+                lease_s=0.9,
+            )
+        )
+        for owner in (new_id(), new_id())
+    ]
+    await eventually(lambda: len(inside) == 1)
+    first, until = lease()
+    assert inside == [first]
+    await eventually(lambda: lease()[1] > until + 2)
+    assert (lease()[0], inside, cancelled) == (first, [first], [])
+
+    run_sql(
+        database_url,
+        "UPDATE ops.leases SET owner = %s, fence = fence + 1 WHERE name = 'long'",
+        new_id(),
+    )
+    await eventually(lambda: cancelled == [first])
+    is_over.set()
+    stopping.set()
+    await asyncio.gather(*holders)
 
 
 async def test_a_cancelled_drain_is_continued(

@@ -29,14 +29,18 @@ from chimera.telemetry.sender import (
 from chimera.v1.telemetry_pb2 import EventColumns, TextColumn
 
 Codes = Sequence[int]
+ROLLED = frozenset({"provider", "model", "technique"})  # dimensions that are columns of roll-ups
+HOUR_MS = 3_600_000
 SMALL_BYTES = frozen.BYTES_MAX // (2 * (PAIRS_MAX + 8))  # of a column: all of them are half a batch
 
 
 class Read(NamedTuple):
-    """Columns in the frozen form, and the campaigns that they name."""
+    """Columns in the frozen form, and the campaigns that they name. `keys`: how many different keys of
+    roll-ups there are at most (weighing.py)."""
 
     columns: list[bytes]
     campaign_ids: set[str]
+    keys: int
 
 
 class _Texts(NamedTuple):
@@ -60,11 +64,12 @@ def read_columns(batch: EventColumns, sender: Sender) -> Read:
     costs = _numbers("costs_picousd", batch.costs_picousd, count)
     if min(costs) < 0:
         raise Unfit("costs_picousd", "is negative", _first(costs, lambda cost: cost < 0))
+    stamps = _timestamps(batch, count, sender)
     columns = [
         _event_ids(batch, count, sender),
         frozen.coded_words(*types),
         frozen.coded_words(*categories),
-        frozen.timestamps(_timestamps(batch, count, sender)),
+        frozen.timestamps(stamps),
         frozen.coded_strings(*workloads),
         frozen.coded_uuids(*campaigns),
         frozen.coded_uuids(*users),
@@ -76,7 +81,11 @@ def read_columns(batch: EventColumns, sender: Sender) -> Read:
         frozen.naturals(latencies),
         frozen.picodollars(costs),
     ]
-    return Read(columns, set(campaigns.dictionary) - {NOBODY})
+    named = [one.values.dictionary for one in batch.dimensions if one.name in ROLLED]
+    coded = (types, categories, workloads, campaigns, users)
+    sizes = [len(texts.dictionary) for texts in coded] + [max(1, len(texts)) for texts in named]
+    hours = max(stamps) // HOUR_MS - min(stamps) // HOUR_MS + 1
+    return Read(columns, set(campaigns.dictionary) - {NOBODY}, math.prod(sizes) * hours)
 
 
 class _Room:

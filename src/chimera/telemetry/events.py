@@ -50,6 +50,11 @@ def freeze(events: Sequence[Event]) -> bytes:
 
     Raises BatchBroken for a value that the store cannot hold; costs about 4 microseconds an event.
     """
+    return pack(encode(events))
+
+
+def encode(events: Sequence[Event]) -> list[bytes]:
+    """The columns of such a batch. Raises BatchBroken."""
     columns: Any = Event._make(zip(*events, strict=True))  # whose fields are whole columns
     names: Sequence[Sequence[str]] = columns.metric_names
     sizes = list(map(len, names))
@@ -58,26 +63,24 @@ def freeze(events: Sequence[Event]) -> bytes:
     ):
         raise BatchBroken("metrics need a name, a value and a unit each")
     ends = frozen.offsets(sizes)
-    return pack(
-        (
-            frozen.different_uuids(columns.event_id),
-            frozen.words(columns.event_type),
-            frozen.words(columns.event_category),
-            frozen.timestamps(columns.timestamp_ms),
-            frozen.strings(columns.workload_id),
-            frozen.uuids(columns.campaign_id),
-            frozen.uuids(columns.user_id),
-            frozen.strings(columns.session_id),
-            frozen.strings(columns.correlation_id),
-            frozen.word_arrays(ends, list(chain.from_iterable(names))),
-            frozen.float_arrays(ends, chain.from_iterable(columns.metric_values)),
-            frozen.word_arrays(ends, list(chain.from_iterable(columns.metric_units))),
-            frozen.maps(columns.dimensions),
-            frozen.strings(columns.payload),
-            frozen.naturals(columns.latency_ms),
-            frozen.costs(columns.cost_usd),
-        )
-    )
+    return [
+        frozen.different_uuids(columns.event_id),
+        frozen.words(columns.event_type),
+        frozen.words(columns.event_category),
+        frozen.timestamps(columns.timestamp_ms),
+        frozen.strings(columns.workload_id),
+        frozen.uuids(columns.campaign_id),
+        frozen.uuids(columns.user_id),
+        frozen.strings(columns.session_id),
+        frozen.strings(columns.correlation_id),
+        frozen.word_arrays(ends, list(chain.from_iterable(names))),
+        frozen.float_arrays(ends, chain.from_iterable(columns.metric_values)),
+        frozen.word_arrays(ends, list(chain.from_iterable(columns.metric_units))),
+        frozen.maps(columns.dimensions),
+        frozen.strings(columns.payload),
+        frozen.naturals(columns.latency_ms),
+        frozen.costs(columns.cost_usd),
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,17 @@ from chimera.v1.telemetry_pb2 import Freshness
 if TYPE_CHECKING:
     from chimera.telemetry.scope import Analytics
 
-# now() is older than the snapshot: what was committed before it is seen here.
+# now() is older than the snapshot: what was committed before it is seen here. Roll-ups that are being made
+# anew lack some of their day.
 READ_FRESHNESS = sql(
     dict,
     """
-    SELECT LEAST(now(), (SELECT min(created_at) FROM telemetry.batches
-                          WHERE org_id = %(org_id)s AND state = 'waiting')) AS complete_to,
-           (SELECT verified_to FROM telemetry.verified
-             WHERE org_id = %(org_id)s AND isfinite(verified_to)) AS verified_to
+    SELECT LEAST(now(), v.rebuilding_from, (SELECT min(created_at) FROM telemetry.batches
+                                             WHERE org_id = %(org_id)s AND state = 'waiting')) AS complete_to,
+           CASE WHEN isfinite(v.verified_to) THEN LEAST(v.verified_to, v.rebuilding_from) END AS verified_to
+      FROM (SELECT %(org_id)s::uuid AS org_id) o
+      LEFT JOIN (SELECT org_id, verified_to, rebuilding_day::timestamp AT TIME ZONE 'UTC' AS rebuilding_from
+                   FROM telemetry.verified) v ON v.org_id = o.org_id
     """,
 )
 

@@ -242,14 +242,18 @@ def coded_words(dictionary: Sequence[str], codes: Sequence[int]) -> bytes:
 
 
 def _coded_words(dictionary: Sequence[str], codes: Sequence[int]) -> bytes:
+    return coded_led_words(led_strings(dictionary), codes)
+
+
+def coded_led_words(dictionary: Sequence[bytes], codes: Sequence[int]) -> bytes:
+    """The same from a dictionary that is encoded, without what leads a column."""
     if not codes:
         return b""
     kind = next(kind for kind, (_, most) in enumerate(_WIDTHS) if len(dictionary) <= most)
-    keys = b"".join(led_strings(dictionary))
     return b"".join(
         (
             struct.pack("<QQ", _KEYS_FOLLOW | kind, len(dictionary)),
-            keys,
+            *dictionary,
             struct.pack("<Q", len(codes)),
             numbers(_WIDTHS[kind][0], codes),
         )

@@ -23,8 +23,8 @@ from chimera.pools import Database
 from chimera.settings import Settings
 from chimera.telemetry.backlog import Backlog
 from chimera.telemetry.columnar import read_columns
-from chimera.telemetry.events import Event, freeze
-from chimera.telemetry.frozen import BatchBroken, pack
+from chimera.telemetry.events import Event, encode
+from chimera.telemetry.frozen import BatchBroken
 from chimera.telemetry.rows import read_rows, read_sound
 from chimera.telemetry.sender import (
     ID_MAX,
@@ -35,6 +35,7 @@ from chimera.telemetry.sender import (
     Sender,
     Unfit,
 )
+from chimera.telemetry.weighing import Pieces, TooHeavy, pack_pieces
 from chimera.v1.telemetry_pb2 import BatchReceipt, EventBatch, EventColumns, TelemetryEvent
 
 ROWS_MAX, COLUMNS_MAX = 10_000, 100_000
@@ -68,8 +69,9 @@ ACCEPT_BATCH = sql(
         ON CONFLICT DO NOTHING RETURNING 1
     ), batch AS (
         INSERT INTO telemetry.batches (batch_id, org_id, producer, body, events)
-        SELECT %(id)s::uuid, %(org_id)s, %(producer)s, %(body)s::bytea, %(events)s
-          FROM receipt WHERE %(events)s > 0
+        SELECT p.id, %(org_id)s, %(producer)s, p.body, p.events
+          FROM receipt, unnest(%(ids)s::uuid[], %(bodies)s::bytea[], %(sizes)s::int[])
+               AS p (id, body, events)
     ), letters AS (
         INSERT INTO telemetry.dead_letters
                (id, org_id, kind, producer, batch_id, event_index, events, body, reason)
@@ -79,7 +81,7 @@ ACCEPT_BATCH = sql(
                AS l (id, event_index, body, reason)
     ), counted AS (
         INSERT INTO telemetry.totals (org_id, slot, accepted, dead)
-        SELECT %(org_id)s, 1 + pg_backend_pid() %% 16, %(events)s + %(dead)s, %(dead)s FROM receipt
+        SELECT %(org_id)s, 1 + pg_backend_pid() %% 16, %(events)s::int + %(dead)s, %(dead)s FROM receipt
         ON CONFLICT (org_id, slot) DO UPDATE
            SET accepted = totals.accepted + EXCLUDED.accepted, dead = totals.dead + EXCLUDED.dead
     )
@@ -109,10 +111,11 @@ VISIBLE_CAMPAIGNS = sql(str, "SELECT unnest(telemetry.visible_campaigns(%(asked)
 
 @dataclass
 class _Judged:
-    """A batch on its way: `body` of `events` good ones, and what is wrong with the others."""
+    """A batch on its way: `events` good ones, the body of each piece of them with how many are in it,
+    and what is wrong with the others."""
 
     events: int
-    body: bytes
+    pieces: Pieces
     bad: dict[int, Unfit] = field(default_factory=dict)
 
 
@@ -143,13 +146,15 @@ class Intake:
         judge = self._judge_rows if batch.HasField("rows") else self._judge_columns
         try:
             judged = await judge(call, batch, sender)
-        except Invalid:
+        except (Invalid, TooHeavy) as refusal:
             # What is refused now may have been accepted before: clocks go on, campaigns go away.
             async with self.db.look(call) as tx:
                 receipt = await _find_receipt(tx, sender, digest)
-            if receipt is None:
-                raise
-            return receipt
+            if receipt is not None:
+                return receipt
+            if isinstance(refusal, TooHeavy):
+                raise Invalid("BATCH_TOO_LARGE", str(refusal)) from None
+            raise
         async with self.db.begin(call) as tx:
             return await self._accept(tx, batch, sender, digest, judged)
 
@@ -173,9 +178,9 @@ class Intake:
         else:
             sound = _packed_rows(messages, sender)
         if sound is not None:
-            body, named = sound
+            pieces, named = sound
             if named <= await self._visible_to(call, named, sender):
-                return _Judged(len(messages), body)
+                return _Judged(len(messages), pieces)
         if len(messages) > IN_A_THREAD:
             good, bad = await asyncio.to_thread(read_rows, messages, sender)
         else:
@@ -196,25 +201,25 @@ class Intake:
     @staticmethod
     async def _frozen_rows(events: list[Event], bad: dict[int, Unfit]) -> _Judged:
         if not events:
-            return _Judged(0, b"", bad)
+            return _Judged(0, [], bad)
         if len(events) > IN_A_THREAD:
-            return _Judged(len(events), await asyncio.to_thread(freeze, events), bad)
-        return _Judged(len(events), freeze(events), bad)
+            return _Judged(len(events), await asyncio.to_thread(_packed_events, events), bad)
+        return _Judged(len(events), _packed_events(events), bad)
 
     async def _judge_columns(self, call: Call, batch: EventBatch, sender: Sender) -> _Judged:
         columns = batch.columns
         try:
             if columns.count > IN_A_THREAD:
-                body, named = await asyncio.to_thread(_packed, columns, sender)
+                pieces, named = await asyncio.to_thread(_packed, columns, sender)
             else:
-                body, named = _packed(columns, sender)
+                pieces, named = _packed(columns, sender)
             if hidden := named - await self._visible_to(call, named, sender):
                 raise Unfit("campaign_ids", f"names a campaign that you cannot see: {min(hidden)}")
         except Unfit as unfit:
             raise _refused(unfit) from None
         except BatchBroken as broken:
             raise _refused(Unfit("columns", str(broken))) from None
-        return _Judged(columns.count, body)
+        return _Judged(columns.count, pieces)
 
     async def _visible_to(self, call: Call, named: set[str], sender: Sender) -> frozenset[str]:
         """Those of the named campaigns that the sender may send events of."""
@@ -244,8 +249,9 @@ class Intake:
             batch_id=sender.batch_id,
             body_hash=digest,
             answer=receipt.SerializeToString(),
-            id=new_id(),
-            body=judged.body,
+            ids=[new_id() for _ in judged.pieces],
+            bodies=[body for _, body in judged.pieces],
+            sizes=[size for size, _ in judged.pieces],
             events=judged.events,
             dead=len(kept),
             letter_ids=[new_id() for _ in kept],
@@ -298,21 +304,25 @@ def _check_size(batch: EventBatch, rows: int, columns: int) -> None:
         )
 
 
-def _packed(columns: EventColumns, sender: Sender) -> tuple[bytes, set[str]]:
-    """The body, and the campaigns that it names. Raises Unfit, BatchBroken."""
+def _packed(columns: EventColumns, sender: Sender) -> tuple[Pieces, set[str]]:
+    """The bodies, and the campaigns that the batch names. Raises Unfit, BatchBroken, TooHeavy."""
     read = read_columns(columns, sender)
-    return pack(read.columns), read.campaign_ids
+    return pack_pieces(read.columns, columns.count, read.keys), read.campaign_ids
 
 
-def _packed_rows(messages: list[TelemetryEvent], sender: Sender) -> tuple[bytes, set[str]] | None:
+def _packed_rows(messages: list[TelemetryEvent], sender: Sender) -> tuple[Pieces, set[str]] | None:
     """The same of rows; None unless nothing is wrong with any."""
     read = read_sound(messages, sender)
     if read is None:
         return None
     try:
-        return pack(read.columns), read.campaign_ids
+        return pack_pieces(read.columns, len(messages), read.keys), read.campaign_ids
     except BatchBroken:
         return None
+
+
+def _packed_events(events: list[Event]) -> Pieces:
+    return pack_pieces(encode(events), len(events), len(events))
 
 
 def _digest(batch: EventBatch) -> bytes:

@@ -235,6 +235,7 @@ async def reconcile(core: Core, clickhouse: ClickHouse) -> Report:
     report = Report()
     if not clickhouse.configured:
         return report
+    report.rebuilt += await rollups.finish_rebuilds(core.db, clickhouse)
     async with core.db.begin(_call()) as tx:
         ledgers = await tx.all(LIST_LEDGERS)
     for ledger in ledgers:
@@ -316,7 +317,7 @@ async def _reconcile_org(
         if (room := REBUILT_MAX - len(report.rebuilt)) > 0:
             days = await rollups.differing_days(clickhouse, org_id)
             for day in days[:room]:
-                await rollups.rebuild_day(clickhouse, org_id, day)
+                await rollups.rebuild_day(db, clickhouse, org_id, day)
                 report.rebuilt.append((org_id, day))
             is_through = len(days) <= room
         async with db.begin(_call()) as tx:

@@ -1,17 +1,60 @@
 """The roll-ups of one organisation and day: compared with the events, and made anew from them.
 
 What each roll-up holds is said once, by its view; it is made anew by running the view's own SELECT
-over the events of that organisation and day. Only while nothing is inserted (see reconcile.py).
+over the events of that organisation and day, while nothing is inserted (turns.py). From before the first
+row goes until the last is there again the day is noted: answers are complete up to it only, and whoever
+comes after a process that died makes it anew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
-from typing import LiteralString
+from typing import Any, LiteralString
 from uuid import UUID
+
+import structlog
 
 from chimera.call import Call
 from chimera.clickhouse import ClickHouse
+from chimera.db import Nothing, sql
+from chimera.faults import Fault
+from chimera.pools import Database, settled
+from chimera.telemetry.turns import Turn, rebuilding
+
+log = structlog.get_logger("chimera.telemetry.rollups")
+
+# Their day is due again until it is through.
+NOTE_REBUILDING = sql(
+    Nothing,
+    """
+    INSERT INTO telemetry.verified AS v (org_id, rebuilding_day, rollups_checked_at)
+    VALUES (%(org_id)s, %(day)s, '-infinity')
+    ON CONFLICT (org_id) DO UPDATE
+       SET rebuilding_day = LEAST(v.rebuilding_day, EXCLUDED.rebuilding_day), rollups_checked_at = '-infinity'
+    """,
+)
+
+FORGET_REBUILDING = sql(
+    Nothing,
+    """
+    UPDATE telemetry.verified SET rebuilding_day = NULL
+     WHERE org_id = %(org_id)s AND rebuilding_day = %(day)s
+    """,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    org_id: str
+    rebuilding_day: date
+
+
+LIST_REBUILDING = sql(
+    Unfinished,
+    "SELECT org_id, rebuilding_day FROM telemetry.verified WHERE rebuilding_day IS NOT NULL",
+)
 
 # The days compared are as old as an accepted event can be; events are kept a little longer.
 # Filled by views over the events; views over these fill the others.
@@ -132,23 +175,60 @@ async def differing_days(clickhouse: ClickHouse, org_id: str) -> list[date]:
     return [day for (day,) in rows]
 
 
-async def rebuild_day(clickhouse: ClickHouse, org_id: str, day: date) -> None:
-    """Makes all roll-ups of the day anew. Dying in between leaves a day that differs."""
+async def finish_rebuilds(db: Database, clickhouse: ClickHouse) -> list[tuple[str, date]]:
+    """Takes up again what a process left half-done; which organisations and days."""
+    async with db.begin(_call()) as tx:
+        left = await tx.all(LIST_REBUILDING)
+    finished = []
+    for one in left:
+        try:
+            await rebuild_day(db, clickhouse, one.org_id, one.rebuilding_day)
+        except Fault as fault:  # one organisation's day must not hold up the others
+            log.warning("telemetry.rebuild_waits", org_id=one.org_id, reason=fault.reason)
+        else:
+            finished.append((one.org_id, one.rebuilding_day))
+    return finished
+
+
+async def rebuild_day(db: Database, clickhouse: ClickHouse, org_id: str, day: date) -> None:
+    """Makes all roll-ups of the day anew. Raises Conflict while something is inserted; dying in between
+    leaves the day noted."""
+    async with rebuilding(db) as turn:
+        async with db.begin(_call()) as tx:
+            await tx.run(NOTE_REBUILDING, org_id=org_id, day=day)
+        await _rebuild(turn, clickhouse, org_id, day)
+        async with db.begin(_call()) as tx:
+            await tx.run(FORGET_REBUILDING, org_id=org_id, day=day)
+
+
+async def _rebuild(turn: Turn, clickhouse: ClickHouse, org_id: str, day: date) -> None:
+    async def run(
+        statement: LiteralString, params: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> None:
+        turn.check()
+        # To its end: the server would go on with it while another process takes its turn.
+        await settled(clickhouse.command(statement, params, settings))
+
     values = {"org_id": str(UUID(org_id)), "day": day.isoformat()}
     for table, time in TIMES.items():
-        await clickhouse.command(
+        await run(
             f"DELETE FROM {table} WHERE org_id = toUUID(%(org_id)s)"  # noqa: S608 - names from above
             f" AND toDate({time}) = toDate(%(day)s)",
             values,
+            {},
         )
     only = f"org_id = toUUID(\\'{UUID(org_id)}\\') AND toDate(timestamp) = toDate(\\'{day}\\')"
-    # Rows equal to earlier ones are wanted here, so nothing may be taken for a repetition.
     settings = {
         "additional_table_filters": f"{{'workload_events': '{only}'}}",
+        # Rows equal to earlier ones are wanted here, so nothing may be taken for a repetition.
         "insert_deduplicate": 0,
         "deduplicate_blocks_in_dependent_materialized_views": 0,
         "async_insert": 0,
         "max_partitions_per_insert_block": 0,
+        # A day may have more sketches than there is memory for (weighing.py).
+        "max_block_size": 2_000,
+        "min_insert_block_size_rows": 2_000,
+        "max_bytes_before_external_group_by": 500_000_000,
     }
     for table in FIRST:
         ((select,),) = await clickhouse.query(
@@ -159,8 +239,12 @@ async def rebuild_day(clickhouse: ClickHouse, org_id: str, day: date) -> None:
             f"DESCRIBE ({select})", {}, deadline=_deadline(), rows_max=100
         )
         columns = ", ".join(name for name, *_ in described)
-        await clickhouse.command(f"INSERT INTO {table} ({columns}) {select}", {}, settings)
+        await run(f"INSERT INTO {table} ({columns}) {select}", {}, settings)
+
+
+def _call() -> Call:
+    return Call.by_worker("telemetry.rollups", seconds=60)
 
 
 def _deadline() -> float:
-    return Call.by_worker("telemetry.rollups", seconds=60).deadline
+    return _call().deadline

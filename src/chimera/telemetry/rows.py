@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from math import isfinite
+from math import isfinite, prod
 
 from chimera.call import NOBODY
 from chimera.telemetry import frozen
-from chimera.telemetry.columnar import Read
+from chimera.telemetry.columnar import HOUR_MS, ROLLED, Read
 from chimera.telemetry.events import OWN_TYPES, Event
 from chimera.telemetry.frozen import BatchBroken
 from chimera.telemetry.sender import (
@@ -79,6 +79,7 @@ def _read_sound(messages: Sequence[TelemetryEvent], sender: Sender) -> Read | No
         sender.check_time("timestamp", stamp)
     event_ids, campaign_ids = _sound_ids(messages, sender), _sound_campaigns(messages)
     units = _sound_units(messages, names, len(values))
+    user_ids = _sound_users(messages, sender)
     if event_ids is None or campaign_ids is None or units is None:
         return None
     ends = frozen.offsets(map(len, names))
@@ -89,7 +90,7 @@ def _read_sound(messages: Sequence[TelemetryEvent], sender: Sender) -> Read | No
         frozen.timestamps(stamps),
         frozen.strings(workloads),
         frozen.uuids(campaign_ids),
-        frozen.uuids(_sound_users(messages, sender)),
+        frozen.uuids(user_ids),
         frozen.strings(sessions),
         frozen.strings(correlations),
         frozen.word_arrays(ends, list(chain.from_iterable(names))),
@@ -100,7 +101,14 @@ def _read_sound(messages: Sequence[TelemetryEvent], sender: Sender) -> Read | No
         frozen.naturals(latencies),
         frozen.costs(message.cost_usd or "0" for message in messages),
     ]
-    return Read(columns, set(campaign_ids) - {NOBODY})
+    rolled: dict[str, set[str]] = {name: {""} for name in ROLLED}
+    for key, text in zip(chain.from_iterable(keys), texts, strict=True):
+        if key in rolled:
+            rolled[key].add(text)
+    sets = [set(column) for column in (types, categories, workloads, campaign_ids, user_ids)]
+    hours = {stamp // HOUR_MS for stamp in stamps}
+    most = prod(len(found) for found in (*sets, *rolled.values())) * len(hours)
+    return Read(columns, set(campaign_ids) - {NOBODY}, most)
 
 
 def _sound_ids(messages: Sequence[TelemetryEvent], sender: Sender) -> bytes | None:

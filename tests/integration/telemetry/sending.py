@@ -113,6 +113,23 @@ def in_columns(
     return EventBatch(producer=producer, batch_id=batch_id or str(uuid4()), columns=columns)
 
 
+def combinations(count: int, metrics: int) -> EventBatch:
+    """A small message that asks for many roll-ups: no two events have anything in common."""
+    places = range(count)
+    columns = EventColumns(
+        count=count,
+        event_types=TextColumn(dictionary=["x"]),
+        event_categories=TextColumn(dictionary=[f"c{n}" for n in places], codes=places),
+        workload_ids=TextColumn(dictionary=[str(uuid4()) for _ in places], codes=places),
+    )
+    for name in ("provider", "model", "technique"):
+        texts = TextColumn(dictionary=[f"{name}{n}" for n in places], codes=places)
+        columns.dimensions.add(name=name, values=texts)
+    for number in range(metrics):
+        columns.metrics.add(name=f"m{number}", values=[float(n) for n in places])
+    return EventBatch(producer="test", batch_id=str(uuid4()), columns=columns)
+
+
 async def record(person: Person, batch: EventBatch) -> BatchReceipt:
     answer = await person.telemetry.RecordEvents(batch=batch)
     receipt: BatchReceipt = answer.receipt

@@ -15,8 +15,10 @@ from chimera.core import Core
 from chimera.faults import Unavailable
 from chimera.ids import new_id
 from chimera.settings import Settings
+from chimera.telemetry.backlog import LOOK
 from chimera.telemetry.drain import TRIES_MAX, drain, upkeep
 from chimera.telemetry.events import Event, execution_events
+from chimera.telemetry.frozen import uuids
 from chimera.telemetry.operations import accept
 from tests.integration.telemetry.buffer import (
     Producer,
@@ -148,6 +150,50 @@ async def test_an_error_that_is_not_about_the_data_keeps_the_group(
 
     ask(clickhouse_url, "RENAME TABLE aside TO workload_events")
     assert await drain(core, clickhouse) == 8
+
+
+async def test_a_group_that_fails_by_itself_holds_up_nobody(
+    worker: tuple[Core, ClickHouse], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store cannot take the events of one organisation: those of others are stored in the same pass.
+    It is tried again when its time has come, after all others, and makes nobody else's backlog old."""
+    core, clickhouse = worker
+    acme, rival = Producer(core), Producer(core)
+    insert, tried, is_mended = clickhouse.insert, [], False
+
+    async def failing(table: Any, blocks: Any, token: str) -> None:
+        if uuids([acme.org_id]) in blocks[0].data[0]:
+            tried.append(token)
+            if not is_mended:
+                raise Unavailable("DEPENDENCY_UNAVAILABLE", "out of memory")
+        await insert(table, blocks, token)
+
+    monkeypatch.setattr(clickhouse, "insert", failing)
+    await acme.flush(8)
+    with pytest.raises(Unavailable):
+        await drain(core, clickhouse)
+    for _ in range(2):
+        await rival.flush(8)
+        assert await drain(core, clickhouse) == 8
+    assert len(tried) == 2, "at its turn in the first of them only"
+    assert len(set(tried)) == 1
+    async with core.db.begin(rival.call()) as tx:
+        assert (await tx.one(LOOK)).oldest_at is None
+    async with core.db.begin(acme.call()) as tx:
+        assert (await tx.one(LOOK)).oldest_at is not None
+    failed = run_sql(
+        database_url,
+        "SELECT group_failures, last_error FROM telemetry.batches WHERE state = 'waiting'",
+    )
+    assert failed == [(1, "out of memory")]
+
+    is_mended = True
+    run_sql(
+        database_url,
+        "UPDATE telemetry.batches SET group_failed_at = now() - interval '1 h' WHERE state = 'waiting'",
+    )
+    assert await drain(core, clickhouse) == 8
+    assert (await acme.status()).stored == 8
 
 
 async def test_a_group_is_no_larger_than_what_its_batches_unpack_to(

@@ -10,10 +10,13 @@ from uuid import uuid4
 import pytest
 
 from chimera.call import NOBODY
+from chimera.clickhouse import ClickHouse
 from chimera.settings import Settings
 from chimera.telemetry import service
+from chimera.telemetry.drain import drain
 from chimera.telemetry.events import freeze
 from chimera.telemetry.frozen import pack
+from chimera.telemetry.rollups import differing_days
 from chimera.telemetry.rows import read_rows, read_sound
 from chimera.telemetry.sender import Sender
 from chimera.v1.campaigns_pb2 import CampaignPlan
@@ -29,6 +32,7 @@ from chimera.v1.telemetry_pb2 import (
 from tests.integration.telemetry.buffer import ask, run_sql
 from tests.integration.telemetry.conftest import Hands
 from tests.integration.telemetry.sending import (
+    combinations,
     in_columns,
     in_rows,
     record,
@@ -297,6 +301,44 @@ async def test_what_came_before_a_refusal_in_a_stream_stands(world: World, hands
     assert refused.value.reason == "BATCH_TOO_LARGE"
     assert taken == [5]
     assert await hands.drain() == 5
+
+
+async def test_what_the_roll_ups_make_of_a_batch_is_bounded(world: World, hands: Hands) -> None:
+    """A small message can ask for a million roll-ups. It is stored piece by piece by a store with little
+    memory, others' events with it, and is one batch to its sender; beyond reason it is refused."""
+    acme, rival = await world.organisation("acme"), await world.organisation("rival")
+    little = ClickHouse(f"{hands.url}{'&' if '?' in hands.url else '?'}max_memory_usage=300000000")
+    heavy = combinations(400, 10)
+    events = some_events(200)
+    assert (await record(acme.admin, heavy)).accepted == 400
+    again = await record(acme.admin, heavy)
+    assert (again.accepted, again.is_repeated) == (400, True)
+    await record(acme.admin, in_columns(events))
+    await record(rival.admin, in_columns(events))
+
+    stored = 0
+    while more := await drain(hands.core, little):
+        stored += more
+    await little.close()
+    assert stored == 800
+    rows = []
+    for org, count in ((acme, 600), (rival, 200)):
+        status = await org.admin.telemetry.GetIngestStatus()
+        assert (status.accepted, status.stored, status.waiting) == (count, count, 0)
+        assert await differing_days(hands.clickhouse, org.id) == []
+        rows.append([(*row[:6], *row[7:]) for row in ask(hands.url, ALL.format(org.id))])
+    cut = {row[4]: row for row in rows[0] if row[2] == "x"}
+    assert [row for row in rows[0] if row[2] != "x"] == rows[1]
+    for place, workload_id in enumerate(heavy.columns.workload_ids.dictionary):
+        row = cut.pop(workload_id)
+        assert row[3] == f"c{place}"
+        assert row[8:10] == (sorted(f"m{n}" for n in range(10)), [float(place)] * 10)
+        assert dict(row[11])["model"] == f"model{place}"
+    assert not cut
+
+    with pytest.raises(Refused) as refused:
+        await record(acme.admin, combinations(2_000, 60))
+    assert (refused.value.code, refused.value.reason) == ("INVALID_ARGUMENT", "BATCH_TOO_LARGE")
 
 
 async def test_nobody_sends_what_the_product_tells_of_itself(world: World, hands: Hands) -> None:
