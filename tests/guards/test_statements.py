@@ -59,7 +59,7 @@ ROLES = {
     "chimera.providers.sealed_places": ("chimera_worker",),
     "chimera.providers.probes": ("chimera_app", "chimera_worker"),
     "chimera.telemetry.drain": ("chimera_worker",),
-    "chimera.telemetry.reconcile": ("chimera_worker", "chimera_app"),
+    "chimera.telemetry.ledger": ("chimera_worker", "chimera_app"),
     "chimera.telemetry.summaries": ("chimera_worker",),
     "chimera.telemetry.operations": ("chimera_app", "chimera_worker"),
 }
