@@ -509,7 +509,8 @@ CREATE FUNCTION identity.find_key(public_id text) RETURNS TABLE(api_key_id uuid,
            k.scopes, k.source_networks, k.is_active,
            CASE WHEN k.public_id = find_key.public_id THEN k.expires_at
                 ELSE LEAST(k.expires_at, k.previous_expires_at) END,
-           CASE WHEN u.deleted_at IS NULL THEN u.state ELSE 'disabled' END, u.is_superuser
+           CASE WHEN u.deleted_at IS NULL THEN u.state ELSE 'disabled' END,
+           u.is_superuser AND k.created_at > COALESCE(u.superuser_at, to_timestamp(0))
       FROM identity.api_keys k
       JOIN identity.users u ON u.id = k.user_id
       JOIN identity.memberships m ON m.user_id = k.user_id AND m.org_id = k.org_id
@@ -703,6 +704,33 @@ END $$;
 
 ALTER FUNCTION identity.find_thing(kind text, thing_id uuid) OWNER TO chimera_owner;
 
+CREATE FUNCTION identity.find_unattached(email text) RETURNS TABLE(user_id uuid, is_proven boolean)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT u.id, u.email_verified_at IS NOT NULL FROM identity.users u
+     WHERE lower(u.email) = lower(find_unattached.email) AND u.erased_at IS NULL
+       AND NOT EXISTS (SELECT FROM identity.memberships m
+                         JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
+                        WHERE m.user_id = u.id)
+$$;
+
+ALTER FUNCTION identity.find_unattached(email text) OWNER TO chimera_lookup;
+
+CREATE FUNCTION identity.is_last_operator(target uuid) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('identity.set_superuser'));
+    RETURN EXISTS (SELECT FROM identity.users u WHERE u.id = target AND u.is_superuser)
+       AND NOT EXISTS (SELECT FROM identity.users o
+                        WHERE o.id <> target AND o.is_superuser AND o.state = 'active'
+                          AND o.deleted_at IS NULL AND o.erase_at IS NULL);
+END $$;
+
+ALTER FUNCTION identity.is_last_operator(target uuid) OWNER TO chimera_owner;
+
 CREATE FUNCTION identity.list_sign_in_providers(org_id uuid) RETURNS TABLE(id uuid, name text, kind text)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -730,8 +758,16 @@ CREATE FUNCTION identity.organisations_of(user_id uuid) RETURNS uuid[]
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT coalesce(array_agg(m.org_id ORDER BY m.org_id), '{}') FROM identity.memberships m
-     WHERE m.user_id = organisations_of.user_id
+    SELECT coalesce(array_agg(x.org_id ORDER BY x.org_id), '{}') FROM (
+        SELECT m.org_id FROM identity.memberships m WHERE m.user_id = organisations_of.user_id
+         UNION
+        SELECT k.org_id FROM providers.provider_keys k WHERE k.user_id = organisations_of.user_id
+         UNION  -- by organisation, as these tables have their indexes
+        SELECT o.id FROM identity.organisations o
+         WHERE EXISTS (SELECT FROM campaigns.comments c
+                        WHERE c.org_id = o.id AND c.created_by = organisations_of.user_id)
+            OR EXISTS (SELECT FROM campaigns.shares s
+                        WHERE s.org_id = o.id AND s.user_id = organisations_of.user_id)) x
 $$;
 
 ALTER FUNCTION identity.organisations_of(user_id uuid) OWNER TO chimera_lookup;
@@ -786,8 +822,8 @@ CREATE FUNCTION identity.session_state(session_id uuid) RETURNS TABLE(user_id uu
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     SELECT s.user_id, s.org_id, m.role, s.is_active AND s.absolute_expires_at > now(),
-           CASE WHEN u.deleted_at IS NULL THEN u.state ELSE 'disabled' END, u.is_superuser, u.authz_epoch,
-           s.auth_time, s.second_factor_at,
+           CASE WHEN u.deleted_at IS NULL THEN u.state ELSE 'disabled' END,
+           u.is_superuser AND p.auth_time > to_timestamp(0), u.authz_epoch, p.auth_time, s.second_factor_at,
            CASE WHEN o.requires_second_factor AND s.second_factor_at IS NULL THEN 'second_factor'
                 WHEN o.password_age_days_max > 0 AND u.password_hash IS NOT NULL
                      AND u.password_changed_at < now() - make_interval(days => o.password_age_days_max)
@@ -796,6 +832,9 @@ CREATE FUNCTION identity.session_state(session_id uuid) RETURNS TABLE(user_id uu
       JOIN identity.users u ON u.id = s.user_id
       JOIN identity.memberships m ON m.user_id = s.user_id AND m.org_id = s.org_id
       JOIN identity.organisations o ON o.id = s.org_id AND o.deleted_at IS NULL
+     -- Who became an operator since has proved nothing as one.
+     CROSS JOIN LATERAL (SELECT CASE WHEN u.is_superuser AND s.auth_time <= u.superuser_at
+                                     THEN to_timestamp(0) ELSE s.auth_time END AS auth_time) p
      WHERE s.id = session_state.session_id
 $$;
 
@@ -808,14 +847,16 @@ CREATE FUNCTION identity.set_superuser(target uuid, value boolean) RETURNS boole
 BEGIN
     -- Of two operators that take it from each other, one stays.
     PERFORM pg_advisory_xact_lock(hashtext('identity.set_superuser'));
-    UPDATE identity.users u SET is_superuser = value, authz_epoch = u.authz_epoch + 1
+    UPDATE identity.users u
+       SET is_superuser = value, authz_epoch = u.authz_epoch + 1,
+           superuser_at = CASE WHEN value AND NOT u.is_superuser THEN clock_timestamp() ELSE u.superuser_at END
      WHERE u.id = target AND u.deleted_at IS NULL
        AND EXISTS (SELECT FROM identity.users a
                     WHERE a.id = NULLIF(current_setting('app.user_id', true), '')::uuid
                       AND a.is_superuser AND a.state = 'active' AND a.deleted_at IS NULL)
        AND (value OR EXISTS (SELECT FROM identity.users o
                               WHERE o.id <> target AND o.is_superuser AND o.state = 'active'
-                                AND o.deleted_at IS NULL));
+                                AND o.deleted_at IS NULL AND o.erase_at IS NULL));
     RETURN FOUND;
 END $$;
 
@@ -834,6 +875,15 @@ $$;
 
 ALTER FUNCTION identity.sign_in_provider(provider_id uuid) OWNER TO chimera_lookup;
 
+CREATE FUNCTION identity.signed_in_at(session_id uuid) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT s.signed_in_at FROM identity.sessions s WHERE s.id = signed_in_at.session_id
+$$;
+
+ALTER FUNCTION identity.signed_in_at(session_id uuid) OWNER TO chimera_lookup;
+
 CREATE FUNCTION identity.sole_admin_of() RETURNS text[]
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -843,10 +893,10 @@ CREATE FUNCTION identity.sole_admin_of() RETURNS text[]
      WHERE m.user_id = NULLIF(current_setting('app.user_id', true), '')::uuid AND m.role = 'admin'
        AND EXISTS (SELECT FROM identity.memberships x JOIN identity.users u ON u.id = x.user_id
                     WHERE x.org_id = m.org_id AND x.user_id <> m.user_id
-                      AND u.deleted_at IS NULL AND u.state = 'active')
+                      AND u.deleted_at IS NULL AND u.state = 'active' AND u.erase_at IS NULL)
        AND NOT EXISTS (SELECT FROM identity.memberships x JOIN identity.users u ON u.id = x.user_id
                         WHERE x.org_id = m.org_id AND x.user_id <> m.user_id AND x.role = 'admin'
-                          AND u.deleted_at IS NULL AND u.state = 'active')
+                          AND u.deleted_at IS NULL AND u.state = 'active' AND u.erase_at IS NULL)
 $$;
 
 ALTER FUNCTION identity.sole_admin_of() OWNER TO chimera_lookup;
@@ -1230,7 +1280,9 @@ CREATE TABLE identity.sessions (
     second_factor_at timestamp with time zone,
     device_id uuid,
     ended_at timestamp with time zone,
-    is_vouched boolean DEFAULT false NOT NULL
+    is_vouched boolean DEFAULT false NOT NULL,
+    parent_id uuid,
+    signed_in_at timestamp with time zone
 );
 
 ALTER TABLE ONLY identity.sessions FORCE ROW LEVEL SECURITY;
@@ -2680,6 +2732,15 @@ ALTER TABLE ONLY identity.invitations FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE identity.invitations OWNER TO chimera_owner;
 
+CREATE TABLE identity.letters (
+    address_hash bytea NOT NULL,
+    kind text NOT NULL,
+    mail_id text NOT NULL,
+    written_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE identity.letters OWNER TO chimera_owner;
+
 CREATE TABLE identity.linked_identities (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -2932,6 +2993,7 @@ CREATE TABLE identity.users (
     totp_step bigint DEFAULT 0 NOT NULL,
     erase_at timestamp with time zone,
     erased_at timestamp with time zone,
+    superuser_at timestamp with time zone,
     CONSTRAINT users_state_check CHECK ((state = ANY (ARRAY['unverified'::text, 'active'::text, 'disabled'::text])))
 );
 
@@ -3930,6 +3992,9 @@ ALTER TABLE ONLY identity.invitations
 ALTER TABLE ONLY identity.invitations
     ADD CONSTRAINT invitations_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY identity.letters
+    ADD CONSTRAINT letters_pkey PRIMARY KEY (address_hash, kind, mail_id);
+
 ALTER TABLE ONLY identity.linked_identities
     ADD CONSTRAINT linked_identities_pkey PRIMARY KEY (id);
 
@@ -4292,6 +4357,8 @@ CREATE INDEX grants_team ON identity.grants USING btree (org_id, team_id) WHERE 
 CREATE INDEX grants_user ON identity.grants USING btree (org_id, user_id) WHERE ((revoked_at IS NULL) AND (user_id IS NOT NULL));
 
 CREATE INDEX invitations_newest ON identity.invitations USING btree (org_id, id DESC);
+
+CREATE INDEX letters_written ON identity.letters USING btree (written_at);
 
 CREATE INDEX linked_identities_user ON identity.linked_identities USING btree (org_id, user_id);
 
@@ -5073,6 +5140,8 @@ ALTER TABLE campaigns.flushes ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE campaigns.flushes_default ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY lookup ON campaigns.comments FOR SELECT TO chimera_lookup USING (true);
+
 CREATE POLICY lookup ON campaigns.shares FOR SELECT TO chimera_lookup USING (true);
 
 CREATE POLICY machinery ON campaigns.analysed FOR SELECT TO chimera_worker USING (true);
@@ -5369,11 +5438,23 @@ ALTER TABLE identity.organisations ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY own ON identity.devices TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY own ON identity.one_time_tokens TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY own ON identity.password_history TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY own ON identity.recovery_codes TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY own ON identity.refresh_tokens FOR SELECT TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY own ON identity.sessions TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own_end ON identity.api_keys FOR UPDATE TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK (((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")) AND (NOT is_active)));
+
+CREATE POLICY own_end ON identity.linked_identities FOR DELETE TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own_read ON identity.api_keys FOR SELECT TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY own_read ON identity.linked_identities FOR SELECT TO chimera_app USING ((user_id = ( SELECT (NULLIF(current_setting('app.user_id'::text, true), ''::text))::uuid AS "nullif")));
 
 ALTER TABLE identity.password_history ENABLE ROW LEVEL SECURITY;
 
@@ -5883,6 +5964,12 @@ GRANT ALL ON FUNCTION identity.find_sign_in_provider(provider_id uuid) TO chimer
 REVOKE ALL ON FUNCTION identity.find_thing(kind text, thing_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.find_thing(kind text, thing_id uuid) TO chimera_app;
 
+REVOKE ALL ON FUNCTION identity.find_unattached(email text) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.find_unattached(email text) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.is_last_operator(target uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.is_last_operator(target uuid) TO chimera_app;
+
 REVOKE ALL ON FUNCTION identity.list_sign_in_providers(org_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.list_sign_in_providers(org_id uuid) TO chimera_app;
 
@@ -5911,6 +5998,9 @@ GRANT ALL ON FUNCTION identity.set_superuser(target uuid, value boolean) TO chim
 
 REVOKE ALL ON FUNCTION identity.sign_in_provider(provider_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.sign_in_provider(provider_id uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.signed_in_at(session_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.signed_in_at(session_id uuid) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.sole_admin_of() FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.sole_admin_of() TO chimera_app;
@@ -6125,8 +6215,12 @@ GRANT SELECT,INSERT,UPDATE ON TABLE campaigns.attempts TO chimera_worker;
 GRANT SELECT,INSERT ON TABLE campaigns.comments TO chimera_app;
 GRANT SELECT ON TABLE campaigns.comments TO chimera_worker;
 
+GRANT SELECT(org_id) ON TABLE campaigns.comments TO chimera_lookup;
+
 GRANT UPDATE(text) ON TABLE campaigns.comments TO chimera_app;
 GRANT UPDATE(text) ON TABLE campaigns.comments TO chimera_worker;
+
+GRANT SELECT(created_by) ON TABLE campaigns.comments TO chimera_lookup;
 
 GRANT UPDATE(edited_at) ON TABLE campaigns.comments TO chimera_app;
 
@@ -6196,6 +6290,8 @@ GRANT SELECT,INSERT,UPDATE ON TABLE identity.grants TO chimera_app;
 GRANT SELECT ON TABLE identity.invitations TO chimera_lookup;
 GRANT SELECT,INSERT,UPDATE ON TABLE identity.invitations TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.invitations TO chimera_worker;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.letters TO chimera_worker;
 
 GRANT SELECT ON TABLE identity.linked_identities TO chimera_lookup;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE identity.linked_identities TO chimera_app;
@@ -6305,6 +6401,8 @@ GRANT UPDATE(updated_at) ON TABLE identity.users TO chimera_app;
 
 GRANT UPDATE(deleted_at) ON TABLE identity.users TO chimera_app;
 GRANT SELECT(deleted_at) ON TABLE identity.users TO chimera_worker;
+
+GRANT UPDATE(home_org_id) ON TABLE identity.users TO chimera_app;
 
 GRANT UPDATE(email_verified_at) ON TABLE identity.users TO chimera_app;
 

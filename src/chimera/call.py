@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from chimera.faults import NotReady
 from chimera.ids import new_id
 from chimera.v1.options_pb2 import Access, Permission
 
@@ -51,6 +52,15 @@ class Caller:
 
     def may(self, permission: int) -> bool:
         return permission in self.permissions
+
+    def check_stepped_up(self, age_max_s: int) -> None:
+        """Raises NotReady(STEP_UP_REQUIRED) for a person whose last proof of who they are is older."""
+        if self.kind == "user" and time.time() - self.auth_time > age_max_s:
+            raise NotReady(
+                "STEP_UP_REQUIRED",
+                "Prove again who you are with AccountService.StepUp, then repeat this call.",
+                facts={"max_age_s": str(age_max_s)},
+            )
 
     @property
     def reach(self) -> str:

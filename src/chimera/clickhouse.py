@@ -77,10 +77,12 @@ class ClickHouse:
         deadline: float,
         rows_max: int,
         limits: Mapping[str, Any] | None = None,
+        to_the_end: bool = False,
     ) -> list[tuple[Any, ...]]:
         """Rows of a SELECT; `deadline` on the monotonic clock in seconds ends it on the server too.
 
         limits: further settings of the server for this query, such as how much it may read.
+        to_the_end: cancelled while the server works on it, it goes on waiting until that has ended.
         Raises Unavailable, TimedOut, Exhausted (all threads taken), Invalid (it would be too much).
         """
 
@@ -98,7 +100,7 @@ class ClickHouse:
             return rows
 
         try:
-            return await self._run(work)
+            return await self._run(work, to_the_end=to_the_end)
         except DataRefused as error:
             # A value given in the request that the column's type cannot hold.
             raise Invalid(
@@ -145,7 +147,7 @@ class ClickHouse:
         for client in clients:
             _disconnect(client)
 
-    async def _run(self, work: Callable[[Any], Answer]) -> Answer:
+    async def _run(self, work: Callable[[Any], Answer], *, to_the_end: bool = False) -> Answer:
         if not self._url:
             raise Unavailable(
                 "DEPENDENCY_UNAVAILABLE",
@@ -160,8 +162,13 @@ class ClickHouse:
         future = self._threads.submit(self._with_client, work)
         # Not when the caller stops waiting: the thread is taken until the server has answered.
         future.add_done_callback(self._done)
+        waiting = asyncio.wrap_future(future)
         try:
-            answer = await asyncio.wrap_future(future)
+            answer = await (asyncio.shield(waiting) if to_the_end else waiting)
+        except asyncio.CancelledError:
+            if to_the_end and not future.cancel():
+                await asyncio.gather(waiting, return_exceptions=True)
+            raise
         except (Fault, DataRefused):
             raise
         except Exception as error:

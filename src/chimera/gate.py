@@ -30,7 +30,6 @@ from chimera.faults import (
     Exhausted,
     Fault,
     Invalid,
-    NotReady,
     TimedOut,
     Unauthenticated,
     Violation,
@@ -311,13 +310,8 @@ class _Visit:
             raise Denied(
                 "SESSION_REQUIRED", "An API key may not call this; sign in and use a session."
             )
-        limit_s = self.gate.settings.step_up_s
-        if access.step_up and caller.kind == "user" and time.time() - caller.auth_time > limit_s:
-            raise NotReady(
-                "STEP_UP_REQUIRED",
-                "Prove again who you are with AccountService.StepUp, then repeat this call.",
-                facts={"max_age_s": str(limit_s)},
-            )
+        if access.step_up:
+            caller.check_stepped_up(self.gate.settings.step_up_s)
 
     def watched(self, request: Any, ending: asyncio.Timeout) -> AbstractAsyncContextManager[None]:
         """A stream goes on while its caller may; `fail` tells why it ended."""

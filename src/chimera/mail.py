@@ -35,12 +35,12 @@ class Mail:
     text: str = field(repr=False)
 
 
-async def ask(tx: Tx, kind: str, **args: Any) -> str:
+async def ask(tx: Tx, kind: str, *, mail_id: str = "", **args: Any) -> str:
     """Asks for a mail of this kind after the transaction commits; returns the outbox row's id.
 
     kind: one of workers.tasks.mail.WRITERS. args: JSON values without secrets.
     """
-    return await outbox.enqueue(tx, "send_mail", kind=kind, mail_id=new_id(), **args)
+    return await outbox.enqueue(tx, "send_mail", kind=kind, mail_id=mail_id or new_id(), **args)
 
 
 async def send(settings: Settings, mail: Mail, message_id: str) -> None:

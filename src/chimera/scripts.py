@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,8 +19,12 @@ import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as TooLate
 
 TIMEOUT_S = 2.0
+# Who finds it silent tells the others: nobody else waits for it so long. A Redis that hangs would
+# otherwise take TIMEOUT_S three times of each login.
+SILENCE_S = 5.0
 _NOT_YET = object()
 Word = str | bytes | int | float
 
@@ -49,9 +54,12 @@ class _Line:
         self._pool = redis.connection_pool
         self._answers: _Answers | None = None
         self._opening: asyncio.Task[_Answers] | None = None
+        self._silent_until = 0.0
 
     async def ask(self, words: tuple[Word, ...]) -> Any:
         """Sent once: a script whose answer was lost may have run, and most count something."""
+        if time.monotonic() < self._silent_until:
+            raise ConnectionLost("Redis did not answer a moment ago")
         answers = self._answers
         if answers is None or answers.is_lost:
             if self._opening is None:
@@ -67,20 +75,25 @@ class _Line:
             # What was reset looks sound to redis-py, which would hand it out again.
             await lost.connection.disconnect(nowait=True)
             await self._pool.release(lost.connection)
-        self._answers = _Answers(await self._pool.get_connection())
+        self._answers = _Answers(await self._pool.get_connection(), self._was_silent)
         return self._answers
 
     def _opened(self, opening: asyncio.Task[_Answers]) -> None:
         self._opening = None
-        if not opening.cancelled():
-            opening.exception()  # seen by those who wait, if any still do
+        # Looked at also when none of those who waited for it is left to see it.
+        if not opening.cancelled() and isinstance(opening.exception(), TooLate):
+            self._was_silent()
+
+    def _was_silent(self) -> None:
+        self._silent_until = time.monotonic() + SILENCE_S
 
 
 class _Answers(asyncio.Protocol):
     """What comes on a connection that redis-py has opened, each for whoever has waited longest."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, was_silent: Callable[[], None]) -> None:
         self.connection = connection
+        self._was_silent = was_silent
         self._transport: Any = connection._writer.transport
         self._before: Any = self._transport.get_protocol()
         self._reader = hiredis.Reader(replyError=ResponseError, notEnoughData=_NOT_YET)
@@ -108,6 +121,7 @@ class _Answers(asyncio.Protocol):
     def _too_late(self, answer: asyncio.Future[Any]) -> None:
         """The next that comes would be somebody else's answer, so the connection ends for all."""
         if not answer.done():
+            self._was_silent()
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:

@@ -148,6 +148,7 @@ class Settings(BaseSettings):
     telemetry_org_backlog_bytes_max: int = 1_000_000_000
     telemetry_backlog_age_s_max: float = 86_400.0
     telemetry_dead_letters_max: int = 10_000  # of an organisation
+    telemetry_dead_letter_bytes_max: int = 256_000_000  # of an organisation
     telemetry_batches_per_minute: int = 60_000  # per caller and process
     telemetry_batches_per_org_minute: int = 240_000
     # Analytics: another ClickHouse to read from (a replica), and what one query may take.

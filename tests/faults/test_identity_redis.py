@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 from redis.exceptions import RedisError, ResponseError
 
+from chimera import scripts
 from chimera.core import open_redis
 from chimera.embedded.stack import Stack
 from chimera.scripts import Script
@@ -93,7 +94,9 @@ class Relay:
 
     def __init__(self) -> None:
         self.writers: list[asyncio.StreamWriter] = []
-        self.made = 0
+        self.made = self.asked_bytes = 0
+        self.flows = asyncio.Event()
+        self.flows.set()
 
     @asynccontextmanager
     async def to(self, redis_url: str) -> AsyncIterator[str]:
@@ -102,6 +105,8 @@ class Relay:
         async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with suppress(OSError):
                 while data := await reader.read(1 << 16):
+                    self.asked_bytes += len(data)
+                    await self.flows.wait()
                     writer.write(data)
 
         async def relayed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -144,4 +149,32 @@ async def test_a_reset_connection_is_made_anew(settings: Settings, running_stack
             assert [await redis.get("nothing") for _ in range(4)] == [None] * 4
             assert await redis.get(f"lost-{round_no}") in (None, b"1")
             assert relay.made > made
+        await redis.aclose()
+
+
+async def test_a_redis_that_hangs_is_waited_for_once(
+    settings: Settings, running_stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes next is told at once and asks nothing of it, on the old connection and when a new one is
+    not greeted; after a while it is asked again."""
+    monkeypatch.setattr(scripts, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(scripts, "SILENCE_S", 3600)
+    relay = Relay()
+    async with relay.to(settings.redis_url.get_secret_value()) as url:
+        redis = open_redis(settings.model_copy(update={"redis_url": SecretStr(url)}))
+        count = Script(redis, "return redis.call('INCR', KEYS[1])")
+        assert await count(keys=["before"], args=[]) == 1
+        line = scripts._LINES[redis]
+        relay.flows.clear()
+        for _ in ("on the old connection", "when a new one is made"):
+            with pytest.raises((RedisError, OSError)):
+                await count(keys=["hung"], args=[])
+            asked = (relay.asked_bytes, relay.made)
+            for _ in range(3):
+                with pytest.raises(RedisError, match="a moment ago"):
+                    await count(keys=["hung"], args=[])
+            assert (relay.asked_bytes, relay.made) == asked
+            line._silent_until = 0.0
+        relay.flows.set()
+        assert await count(keys=["after"], args=[]) == 1
         await redis.aclose()

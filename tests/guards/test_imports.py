@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Context -> the contexts whose functions it may call. Everything may use the ground below.
 ARROWS: dict[str, set[str]] = {
     "audit": set(),
-    "identity": {"audit"},
+    "identity": {"audit", "providers"},
     "access": {"audit", "identity"},
     "accounting": {"audit", "providers"},
     "federation": {"audit", "identity", "providers"},

@@ -45,6 +45,7 @@ ROLES = {
     "chimera.identity.signing_keys": ("chimera_app", "chimera_worker"),
     "chimera.identity.usage": ("chimera_worker",),
     "chimera.identity.letters": ("chimera_worker",),
+    "chimera.identity.mailboxes": ("chimera_worker",),
     "chimera.identity.erasure": ("chimera_app", "chimera_worker"),
     "chimera.identity.purging": ("chimera_worker",),
     "chimera.outbox": ("chimera_app", "chimera_worker"),

@@ -203,8 +203,9 @@ async def hostile_provider() -> AsyncIterator[Provider]:
     app = web.Application()
     app.router.add_get("/.well-known/openid-configuration", provider.configuration)
     app.router.add_get("/jwks", provider.jwks)
-    app.router.add_get("/authorize", provider.authorize)
-    app.router.add_post("/token", provider.token)
+    for slash in ("", "/"):
+        app.router.add_get(f"/authorize{slash}", provider.authorize)
+        app.router.add_post(f"/token{slash}", provider.token)
     async with _serving(app) as origin:
         provider.issuer = origin
         yield provider

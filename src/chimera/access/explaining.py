@@ -34,11 +34,13 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One of a person's API keys as deciding needs it."""
+    """One of a person's API keys as deciding needs it. `may_operate`: not from before its owner became
+    an operator."""
 
     scopes: list[str]
     source_networks: list[str]
     is_usable: bool
+    may_operate: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,10 @@ FIND_PERSON = sql(
 FIND_KEY = sql(
     Key,
     """
-    SELECT scopes, source_networks, is_active AND expires_at > %(at)s AS is_usable
-      FROM identity.api_keys
-     WHERE org_id = %(org_id)s AND user_id = %(user_id)s AND id = %(api_key_id)s
+    SELECT k.scopes, k.source_networks, k.is_active AND k.expires_at > %(at)s AS is_usable,
+           k.created_at > COALESCE(u.superuser_at, to_timestamp(0)) AS may_operate
+      FROM identity.api_keys k JOIN identity.users u ON u.id = k.user_id
+     WHERE k.org_id = %(org_id)s AND k.user_id = %(user_id)s AND k.id = %(api_key_id)s
     """,
 )
 
@@ -168,7 +171,8 @@ async def _find_key(
 
 def held_of(person: Person, key: Key | None) -> Held:
     """All that they were given, narrowed by the key."""
-    holdings = holdings_of(person.role, is_operator=person.is_superuser, grants=person.grants)
+    is_operator = person.is_superuser and (key is None or key.may_operate)
+    holdings = holdings_of(person.role, is_operator=is_operator, grants=person.grants)
     if key is None:
         return Held(person.user_id, holdings)
     scopes = scope_numbers(key.scopes) if key.scopes else None

@@ -78,14 +78,17 @@ TEAM_GRANTS = sql(
 )
 
 
-async def set_team_member(tx: Tx, request: SetTeamMemberRequest) -> TeamMember:
-    """Raises NotFound(TEAM_NOT_FOUND, USER_NOT_FOUND), Denied(PERMISSION_MISSING,
-    GRANT_EXCEEDS_GRANTOR)."""
+async def set_team_member(tx: Tx, request: SetTeamMemberRequest, *, step_up_s: int) -> TeamMember:
+    """step_up_s: how old the caller's proof may be when the newcomer is given roles by it.
+
+    Raises NotFound(TEAM_NOT_FOUND, USER_NOT_FOUND), Denied(PERMISSION_MISSING,
+    GRANT_EXCEEDS_GRANTOR), NotReady(STEP_UP_REQUIRED).
+    """
     team = await lock_led_team(tx, request.team_id)
     before = await tx.one(GET_MEMBER, team_id=team.id, user_id=request.user_id)
     if before is None:
         await get_user(tx, request.user_id)
-        await _check_may_take_in(tx, team.id, is_member=team.is_member)
+        await _check_may_take_in(tx, team.id, is_member=team.is_member, step_up_s=step_up_s)
     try:
         await tx.run(
             PUT_MEMBER,
@@ -114,12 +117,16 @@ async def set_team_member(tx: Tx, request: SetTeamMemberRequest) -> TeamMember:
     return member
 
 
-async def _check_may_take_in(tx: Tx, team_id: str, *, is_member: bool) -> None:
-    """A newcomer gets all that was granted to the team. Who belongs to it has the very same, under
-    the same conditions; everybody else must hold it. A key may be narrower than its owner."""
-    if is_member and tx.call.caller.kind == "user":
+async def _check_may_take_in(tx: Tx, team_id: str, *, is_member: bool, step_up_s: int) -> None:
+    """A newcomer gets all that was granted to the team, so it is asked who is there, as for a grant.
+    Who belongs to it has the very same, under the same conditions; everybody else must hold it. A key
+    may be narrower than its owner."""
+    caller, granted = tx.call.caller, await tx.all(TEAM_GRANTS, team_id=team_id)
+    if granted:
+        caller.check_stepped_up(step_up_s)
+    if is_member and caller.kind == "user":
         return
-    for grant in await tx.all(TEAM_GRANTS, team_id=team_id):
+    for grant in granted:
         built_in = grant["built_in_role"]
         check_may_give(tx, ROLES[built_in] if built_in else scope_numbers(grant["permissions"]))
 

@@ -105,6 +105,7 @@ class AccessService(access_pb2_grpc.AccessServiceServicer):
 class TeamService(access_pb2_grpc.TeamServiceServicer):
     def __init__(self, core: Core) -> None:
         self.db, self.pages = core.db, core.pages
+        self.step_up_s = core.settings.step_up_s
 
     async def CreateTeam(self, request: CreateTeamRequest, call: Call) -> CreateTeamResponse:
         async with self.db.begin(call) as tx:
@@ -140,7 +141,7 @@ class TeamService(access_pb2_grpc.TeamServiceServicer):
         self, request: SetTeamMemberRequest, call: Call
     ) -> SetTeamMemberResponse:
         async with self.db.begin(call) as tx:
-            member = await members.set_team_member(tx, request)
+            member = await members.set_team_member(tx, request, step_up_s=self.step_up_s)
             return tx.answer(SetTeamMemberResponse(member=member))
 
     async def RemoveTeamMember(

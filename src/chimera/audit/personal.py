@@ -6,8 +6,6 @@ from typing import Any
 
 from chimera.db import Tx, sql
 
-EVENTS_MAX = 10_000
-
 LIST_PERSONAL_EVENTS = sql(
     dict,
     """
@@ -15,14 +13,19 @@ LIST_PERSONAL_EVENTS = sql(
       FROM audit.events
      WHERE org_id = %(org_id)s
        AND (actor_id = %(user_id)s::uuid OR (entity = 'user' AND entity_id = %(user_id)s::text))
-     ORDER BY id DESC LIMIT %(limit)s
+       AND (%(after)s::uuid IS NULL OR id > %(after)s::uuid)
+     ORDER BY id LIMIT %(limit)s
     """,
+    prepare=False,
 )
 
 
-async def personal_data(tx: Tx, user_id: str) -> dict[str, list[dict[str, Any]]]:
-    """The newest EVENTS_MAX sealed events by or about the person in the caller's organisation."""
-    events = await tx.all(
-        LIST_PERSONAL_EVENTS, org_id=tx.call.caller.org_id, user_id=user_id, limit=EVENTS_MAX
+async def personal_events(tx: Tx, user_id: str, *, after: str, limit: int) -> list[dict[str, Any]]:
+    """Sealed events by or about the person in the caller's organisation, in their order."""
+    return await tx.all(
+        LIST_PERSONAL_EVENTS,
+        org_id=tx.call.caller.org_id,
+        user_id=user_id,
+        after=after or None,
+        limit=limit,
     )
-    return {"audit_events": events}

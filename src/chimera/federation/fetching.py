@@ -58,7 +58,8 @@ class Fetcher:
         """Raises Unauthenticated(SIGN_IN_FAILED) for a document that is not sound, Unavailable."""
         if provider.kind == "github":
             return _github(provider.issuer)
-        document = await self._kept(f"{provider.issuer}/.well-known/openid-configuration")
+        base = provider.issuer.rstrip("/")
+        document = await self._kept(f"{base}/.well-known/openid-configuration")
         if document.get("issuer") != provider.issuer:
             raise failed("the provider's discovery document is of another issuer")
         methods = document.get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]

@@ -272,4 +272,6 @@ def _authorization_url(
         query["nonce"] = pending.nonce
     if provider.second_factor_acr:
         query["acr_values"] = " ".join(provider.second_factor_acr)
-    return f"{endpoints.authorization}?{urlencode(query)}"
+    # A query of the endpoint's own is kept (RFC 6749, section 3.1).
+    joint = "&" if "?" in endpoints.authorization else "?"
+    return f"{endpoints.authorization}{joint}{urlencode(query)}"

@@ -14,9 +14,11 @@ from chimera.core import Core
 from chimera.db import Nothing, Tx, sql, violated
 from chimera.faults import AlreadyExists, NotFound, NotReady, Unauthenticated
 from chimera.federation.flow import Proven
+from chimera.federation.provider import installed
 from chimera.identity.opening import add_user_without_password, open_session, user_name_from
 from chimera.identity.sessions import NewSession
 from chimera.ids import new_id
+from chimera.settings import Settings
 from chimera.v1.federation_pb2 import LinkedIdentity
 from chimera.v1.identity_pb2 import LoginChallenge, User
 
@@ -35,12 +37,14 @@ class Known:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SignedIn:
-    """Somebody with a new session, or with the challenge for one; for its owner only."""
+    """Somebody with a new session, or with the challenge for one; for its owner only. `restriction` as
+    on Caller."""
 
     user: User
     is_new_user: bool
     session: NewSession | None = None
     challenge: LoginChallenge | None = None
+    restriction: str = ""
 
 
 SELECT_IDENTITY = """
@@ -58,6 +62,7 @@ FIND_KNOWN = sql(
         %(provider_org_id)s::uuid, %(issuer)s, %(subject)s)
     """,
 )
+FIND_RESTRICTION = sql(str, "SELECT restriction FROM identity.session_state(%(session_id)s)")
 INSERT_IDENTITY = sql(
     Nothing,
     """
@@ -71,7 +76,8 @@ NOTE_USE = sql(
     Nothing,
     """
     UPDATE identity.linked_identities
-       SET last_used_at = clock_timestamp(), email = %(email)s, display_name = %(display_name)s
+       SET last_used_at = clock_timestamp(), email = %(email)s, display_name = %(display_name)s,
+           provider_name = %(provider_name)s
      WHERE id = %(linked_identity_id)s
     """,
 )
@@ -100,6 +106,7 @@ async def sign_in(core: Core, call: Call, proven: Proven) -> SignedIn:
             linked_identity_id=known.linked_identity_id,
             email=identity.email,
             display_name=identity.display_name,
+            provider_name=provider.name,
         )
         return await _opened(tx, core, proven, is_new_user=False)
 
@@ -181,7 +188,8 @@ async def _opened(tx: Tx, core: Core, proven: Proven, *, is_new_user: bool) -> S
     if opened.is_vouched:
         new["second_factor"] = proven.second_factor
     record(tx, "session.sign_in", "session", opened.session_id, new=new, kind=Kind.SECURITY)
-    return SignedIn(opened.user, is_new_user, opened)
+    restriction = await tx.one(FIND_RESTRICTION, session_id=opened.session_id) or ""
+    return SignedIn(opened.user, is_new_user, opened, restriction=restriction)
 
 
 async def insert_identity(tx: Tx, proven: Proven) -> LinkedIdentity:
@@ -234,6 +242,19 @@ LOCK_USER = sql(
     bool,
     "SELECT password_hash IS NOT NULL FROM identity.users WHERE id = %(user_id)s FOR NO KEY UPDATE",
 )
+# Others than this one that let somebody in today: by a provider that is there and switched on. Of the
+# same name, too: another client of the same issuer may be told other subjects.
+COUNT_OTHER_WAYS_IN = sql(
+    int,
+    """
+    SELECT count(*)::int FROM identity.linked_identities l
+     WHERE l.org_id = %(org_id)s AND l.user_id = %(user_id)s AND l.id <> %(linked_identity_id)s
+       AND CASE WHEN l.provider_org_id IS NULL THEN l.issuer = ANY (%(issuers)s)
+                ELSE EXISTS (SELECT FROM identity.sign_in_providers p
+                              WHERE p.org_id = l.provider_org_id AND p.issuer = l.issuer
+                                AND lower(p.name) = lower(l.provider_name) AND p.is_enabled AND p.deleted_at IS NULL) END
+    """,
+)
 DELETE_IDENTITY = sql(
     Nothing,
     """
@@ -243,7 +264,7 @@ DELETE_IDENTITY = sql(
 )
 
 
-async def unlink_identity(tx: Tx, linked_identity_id: str) -> None:
+async def unlink_identity(tx: Tx, settings: Settings, linked_identity_id: str) -> None:
     """Raises NotFound(LINKED_IDENTITY_NOT_FOUND), NotReady(LAST_WAY_IN)."""
     caller = tx.call.caller
     mine = {"org_id": caller.org_id, "user_id": caller.user_id}
@@ -251,7 +272,10 @@ async def unlink_identity(tx: Tx, linked_identity_id: str) -> None:
     old = await tx.one(GET_IDENTITY, **mine, linked_identity_id=linked_identity_id)
     if old is None:
         raise NotFound("LINKED_IDENTITY_NOT_FOUND", "You have no such linked identity.")
-    if not has_password and len(await tx.all(LIST_IDENTITIES, **mine)) == 1:
+    issuers = [provider.issuer for provider in installed(settings)]
+    if not has_password and not await tx.one(
+        COUNT_OTHER_WAYS_IN, **mine, linked_identity_id=linked_identity_id, issuers=issuers
+    ):
         raise NotReady("LAST_WAY_IN", "Link another identity or set a password first.")
     await tx.run(DELETE_IDENTITY, **mine, linked_identity_id=linked_identity_id)
     record(

@@ -13,7 +13,7 @@ from chimera.core import Core
 from chimera.db import sql
 from chimera.faults import Invalid, NotFound, Unavailable, Violation
 from chimera.keyring import sealed_from_json
-from chimera.providers.adapters.outbound import BadBaseUrlError, check_base_url
+from chimera.providers.adapters.outbound import BadBaseUrlError, MalformedUrlError, check_url
 from chimera.providers.vault import SealContext, VaultError, unseal
 from chimera.settings import Settings
 
@@ -77,7 +77,7 @@ def installed(settings: Settings) -> list[Provider]:
             org_id="",
             name=given.name,
             kind=given.kind,
-            issuer=given.issuer or ISSUERS[given.kind],
+            issuer=_as_compared(given.kind, given.issuer or ISSUERS[given.kind]),
             client_id=given.client_id,
             client_secret=given.client_secret.get_secret_value(),
             redirect_uris=given.redirect_uris,
@@ -139,10 +139,24 @@ def _is_uuid(text: str) -> bool:
 
 
 def checked_url(url: str, settings: Settings) -> str:
-    """A URL this server may call. Raises BadBaseUrlError: https only, but for loopback where the
-    development setting allows it; addresses are checked again at each connect."""
-    is_local = settings.loopback_allowed and urlsplit(url).hostname in LOOPBACK_HOSTS
-    return check_base_url(url, allow_http=is_local, allow_loopback=settings.loopback_allowed)
+    """A URL this server may call, as it is. Raises BadBaseUrlError: https only, but for loopback
+    where the development setting allows it; addresses are checked again at each connect."""
+    is_local = settings.loopback_allowed and _host_of(url) in LOOPBACK_HOSTS
+    check_url(url, allow_http=is_local, allow_loopback=settings.loopback_allowed)
+    return url
+
+
+def _host_of(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def _as_compared(kind: str, issuer: str) -> str:
+    """An OpenID issuer is compared letter by letter, with the slash it may end in (OpenID Connect
+    Discovery 1.0, section 4.3); GitHub's is where its paths begin."""
+    return issuer.rstrip("/") if kind == "github" else issuer
 
 
 def checked_issuer(kind: str, issuer: str, settings: Settings) -> str:
@@ -150,7 +164,9 @@ def checked_issuer(kind: str, issuer: str, settings: Settings) -> str:
     if kind == "google" or (kind == "github" and not issuer):
         return ISSUERS[kind]
     try:
-        return checked_url(issuer, settings)
+        if "?" in issuer:
+            raise MalformedUrlError("an issuer has no query")
+        return _as_compared(kind, checked_url(issuer, settings))
     except BadBaseUrlError as error:
         violations = [Violation("issuer", str(error), "BASE_URL_REFUSED")]
         raise Invalid("BASE_URL_REFUSED", f"issuer: {error}", violations=violations) from None

@@ -73,6 +73,7 @@ class SignInService(federation_pb2_grpc.SignInServiceServicer):
             user=signed_in.user if signed_in.session else None,
             is_new_user=signed_in.is_new_user,
             challenge=signed_in.challenge,
+            restriction=f"SESSION_RESTRICTION_{signed_in.restriction.upper() or 'UNSPECIFIED'}",
         )
 
     async def StartLink(self, request: StartLinkRequest, call: Call) -> StartLinkResponse:
@@ -100,7 +101,7 @@ class SignInService(federation_pb2_grpc.SignInServiceServicer):
         self, request: UnlinkIdentityRequest, call: Call
     ) -> UnlinkIdentityResponse:
         async with self.db.begin(call) as tx:
-            await identities.unlink_identity(tx, request.linked_identity_id)
+            await identities.unlink_identity(tx, self.core.settings, request.linked_identity_id)
             return tx.answer(UnlinkIdentityResponse())
 
     async def CreateSignInProvider(

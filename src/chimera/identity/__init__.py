@@ -22,7 +22,7 @@ What must stay true:
   secrets sealed by the master key; none of them reaches a log, an error or the audit log.
 
 Who uses whom, from the outside in: service, account_service, organisation_service (thin) -> logins,
-registrations, profile, enrolment, organisations, invitations, users, api_keys -> sessions,
+registrations, returning, profile, enrolment, organisations, invitations, users, api_keys -> sessions,
 second_factor, password_rules, one_time, throttle. desk holds what the services of one process share.
 letters writes mails and purging removes what is over, both in a worker; erasure runs in both.
 

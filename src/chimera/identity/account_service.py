@@ -9,6 +9,7 @@ from chimera.audit.recording import record
 from chimera.call import Call
 from chimera.core import Core
 from chimera.identity.desk import desk_of
+from chimera.identity.one_time import spend_others
 from chimera.identity.profile import (
     change_email,
     change_password,
@@ -108,7 +109,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
     async def ResetPassword(
         self, request: ResetPasswordRequest, call: Call
     ) -> ResetPasswordResponse:
-        await reset_password(self.core, self.desk.hasher, request, call)
+        await reset_password(self.core, self.desk.hasher, self.desk.throttle, request, call)
         return ResetPasswordResponse()
 
     async def UpdateMe(self, request: UpdateMeRequest, call: Call) -> UpdateMeResponse:
@@ -171,6 +172,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         async with self.db.begin(call) as tx:
             ended = await end_sessions(tx, caller.user_id, "ended_by_owner", but=caller.session_id)
             await forget_devices(tx, but_of_session=caller.session_id)
+            await spend_others(tx, caller.user_id, "login", "email_change")
             record(
                 tx,
                 "session.end_others",

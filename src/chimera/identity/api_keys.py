@@ -3,6 +3,7 @@
 The id finds the row, the secret (256 random bits, stored as SHA-256) proves the holder, and the
 checksum lets scanners and typing mistakes be told without asking the database. A key may do at most
 what its owner may do when it is used; its scopes narrow that further, its networks say from where.
+What it makes is inside its own scopes and networks, and ends no later than it does.
 Rotating gives the key another id and secret; the ones before go on for the overlap and then end by
 themselves.
 """
@@ -206,15 +207,20 @@ def check_networks(tx: Tx, networks: list[str]) -> list[str]:
     return sorted(set(canonical))
 
 
-def expiry_of(request: CreateApiKeyRequest | RotateApiKeyRequest) -> datetime:
-    """When the new secret ends. Raises Invalid(FIELD_INVALID) beyond a year from now."""
-    now = datetime.now(UTC)
+def expiry_of(tx: Tx, request: CreateApiKeyRequest | RotateApiKeyRequest) -> datetime:
+    """When the new secret ends. Raises Invalid(FIELD_INVALID) beyond a year from now, and
+    Denied(SCOPE_NOT_HELD) when a key makes one that outlasts it."""
+    now, held = datetime.now(UTC), tx.call.caller.held
+    own_end = held.expires_at if held is not None else None
     if not request.HasField("expires_at"):
-        return now + timedelta(days=DAYS_DEFAULT)
+        end = now + timedelta(days=DAYS_DEFAULT)
+        return min(end, own_end) if own_end else end
     asked = request.expires_at.ToDatetime(UTC)
     if asked > now + timedelta(days=DAYS_MAX):
         message = f"An API key lasts at most {DAYS_MAX} days."
         raise Invalid("FIELD_INVALID", message, violations=[Violation("expires_at", message)])
+    if own_end and asked > own_end:
+        raise Denied("SCOPE_NOT_HELD", "A key makes no key that outlasts it; ask its owner.")
     return asked
 
 
@@ -231,7 +237,7 @@ async def create_api_key(
         name=request.name,
         scopes=sorted(scopes),
         source_networks=check_networks(tx, list(request.source_networks)),
-        expires_at=expiry_of(request),
+        expires_at=expiry_of(tx, request),
         metadata=struct_dict(request.metadata),
         environment=environment,
     )
@@ -356,7 +362,7 @@ async def rotate_api_key(
         public_id=parsed.public_id,
         prefix=parsed.prefix,
         secret_hash=hash_of(parsed.secret),
-        expires_at=expiry_of(request),
+        expires_at=expiry_of(tx, request),
     )
     tx.after_commit.append(CHANGES.note)
     return await get_api_key(tx, old.id), text

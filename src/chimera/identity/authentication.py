@@ -49,7 +49,8 @@ STREAM_STATE_AGE_S = 0.4
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """A session and its person, now. `state` is the person's: unverified, active, disabled."""
+    """A session and its person, now. `state` is the person's: unverified, active, disabled.
+    `is_superuser` when they are an operator and have proved it (auth_time) since they became one."""
 
     user_id: str
     org_id: str
@@ -61,12 +62,14 @@ class SessionState:
     auth_time: datetime
     second_factor_at: datetime | None
     restriction: str
+    # None: when the session was made.
+    signed_in_at: datetime | None
     grants: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class KeyState:
-    """An API key and its owner, now."""
+    """An API key and its owner, now. `is_superuser` when the owner was an operator as it was made."""
 
     api_key_id: str
     user_id: str
@@ -85,7 +88,8 @@ class KeyState:
 FIND_SESSION = sql(
     SessionState,
     """
-    SELECT s.*, identity.find_grants(s.org_id, s.user_id) AS grants
+    SELECT s.*, identity.signed_in_at(%(session_id)s) AS signed_in_at,
+           identity.find_grants(s.org_id, s.user_id) AS grants
       FROM identity.session_state(%(session_id)s) s
     """,
 )
@@ -101,14 +105,20 @@ FIND_API_KEY = sql(
 def held_in_session(session: SessionState) -> Held:
     """What somebody who is signed in holds."""
     holdings = holdings_of(session.role, is_operator=session.is_superuser, grants=session.grants)
-    return Held(session.user_id, holdings, second_factor_at=session.second_factor_at)
+    return Held(
+        session.user_id,
+        holdings,
+        second_factor_at=session.second_factor_at,
+        signed_in_at=session.signed_in_at,
+    )
 
 
 def held_by_key(key: KeyState) -> Held:
     """What its owner holds, narrowed by the key's scopes and networks."""
     holdings = holdings_of(key.role, is_operator=key.is_superuser, grants=key.grants)
     scopes = scope_numbers(key.scopes) if key.scopes else None
-    return Held(key.user_id, holdings, scopes, tuple(key.source_networks))
+    networks = tuple(key.source_networks)
+    return Held(key.user_id, holdings, scopes, networks, expires_at=key.expires_at)
 
 
 class Recent(Generic[Value]):
@@ -334,8 +344,11 @@ def _credential_in(metadata: Mapping[str, str]) -> tuple[str, bool]:
 
 def circumstances_of(caller: Caller, address: str) -> Circumstances:
     """What is known about a call before its request is looked at."""
-    signed_in_at = made_at(caller.session_id) if caller.session_id else None
-    second_factor_at = caller.held.second_factor_at if caller.held else None
+    held = caller.held
+    signed_in_at = held.signed_in_at if held else None
+    if signed_in_at is None and caller.session_id:
+        signed_in_at = made_at(caller.session_id)
+    second_factor_at = held.second_factor_at if held else None
     return Circumstances(datetime.now(UTC), address, signed_in_at, second_factor_at)
 
 

@@ -39,12 +39,14 @@ INSERT_ORGANISATION = sql(
     Nothing, "INSERT INTO identity.organisations (id, name) VALUES (%(id)s, %(name)s)"
 )
 
+# Whoever may run the command vouches for the address.
 INSERT_FIRST_USER = sql(
     Nothing,
     """
     INSERT INTO identity.users
-           (id, email, username, password_hash, password_changed_at, state, is_superuser)
-    VALUES (%(id)s, %(email)s, %(username)s, %(password_hash)s, now(), 'active', %(is_superuser)s)
+           (id, email, username, password_hash, password_changed_at, state, is_superuser,
+            email_verified_at)
+    VALUES (%(id)s, %(email)s, %(username)s, %(password_hash)s, now(), 'active', %(is_superuser)s, now())
     """,
 )
 

@@ -69,13 +69,16 @@ class Holding:
 @dataclass(frozen=True, slots=True)
 class Held:
     """All that a credential stands for. scopes is None when it has none to narrow it; networks is
-    empty for everywhere. second_factor_at: when the session proved one."""
+    empty for everywhere. second_factor_at: when the session proved one. expires_at: of a key.
+    signed_in_at: when the session was opened out of an older one, the sign-in."""
 
     user_id: str
     holdings: tuple[Holding, ...]
     scopes: frozenset[int] | None = None
     networks: tuple[str, ...] = ()
     second_factor_at: datetime | None = None
+    expires_at: datetime | None = None
+    signed_in_at: datetime | None = None
     lasting: frozenset[int] = field(init=False)
     is_conditional: bool = field(init=False)
 

@@ -25,7 +25,7 @@ from chimera.identity.second_factor import (
     store_totp,
 )
 from chimera.identity.sessions import end_sessions, renew_auth_time
-from chimera.identity.throttle import Throttle, stranger
+from chimera.identity.throttle import Throttle, in_session
 from chimera.identity.users import get_user
 
 
@@ -47,10 +47,12 @@ class Enrolment:
         return base32(secret), otpauth_uri(secret, user.email, issuer)
 
     async def confirm(self, code: str, call: Call) -> list[str]:
-        """Recovery codes, shown once; ends the other sessions. Raises Denied(CODE_INVALID)."""
+        """Recovery codes, shown once; ends the other sessions. Raises Denied(CODE_INVALID),
+        NotReady(TOTP_NOT_ENROLLED)."""
         own = as_caller(call, call.caller, audited=False)
+        await self.factor.check_exists(own, confirmed=False)
         user_id = call.caller.user_id
-        async with self.throttle.attempt(stranger(f"code {user_id}", call.ip_address)) as attempt:
+        async with self.throttle.attempt(in_session("code", call.caller)) as attempt:
             proof = await self.factor.prove(own, code, confirmed=False)
             if proof is None:
                 await attempt.failed()
@@ -74,7 +76,7 @@ class Enrolment:
             _note(tx, "totp.disable")
 
     async def regenerate(self, code: str, call: Call) -> list[str]:
-        """New recovery codes, shown once. Raises Denied(CODE_INVALID)."""
+        """New recovery codes, shown once. Raises Denied(CODE_INVALID), NotReady(TOTP_NOT_ENROLLED)."""
         async with self._proven(code, call) as tx:
             codes = await renew_recovery_codes(tx)
             _note(tx, "recovery_codes.regenerate")
@@ -84,14 +86,15 @@ class Enrolment:
     async def _proven(self, code: str, call: Call) -> AsyncIterator[Tx]:
         """A transaction in which a right code is used up."""
         own = as_caller(call, call.caller, audited=False)
-        source = stranger(f"code {call.caller.user_id}", call.ip_address)
-        async with self.throttle.attempt(source) as attempt:
+        await self.factor.check_exists(own)
+        async with self.throttle.attempt(in_session("code", call.caller)) as attempt:
             proof = await self.factor.prove(own, code)
             if proof is None:
                 await attempt.failed()
                 raise code_invalid()
             async with self.db.begin(call) as tx:
                 if not await spend_proof(tx, proof):
+                    await attempt.failed()
                     raise code_invalid()
                 yield tx
             await attempt.succeeded()
@@ -99,7 +102,7 @@ class Enrolment:
     async def _end_others(self, tx: Tx, reason: str) -> None:
         caller = tx.call.caller
         await end_sessions(tx, caller.user_id, reason, but=caller.session_id)
-        await spend_others(tx, caller.user_id, "login")
+        await spend_others(tx, caller.user_id, "login", "email_change")
 
 
 def _note(tx: Tx, action: str) -> None:

@@ -17,6 +17,7 @@ from chimera.audit.recording import record
 from chimera.core import Core
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotReady
+from chimera.identity.users import check_not_last_operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,8 @@ ERASE_REFRESH_TOKENS = sql(
 ERASE_API_KEYS = sql(
     Nothing,
     """
-    UPDATE identity.api_keys SET is_active = false, name = '', metadata = '{}'
+    UPDATE identity.api_keys
+       SET is_active = false, name = '', metadata = '{}', source_networks = '{}', last_used_ip = NULL
      WHERE user_id = %(user_id)s
     """,
 )
@@ -149,9 +151,12 @@ OF_THE_PERSON = (
 async def request_erasure(core: Core, tx: Tx) -> datetime:
     """When it will be; asking again changes nothing.
 
-    Raises NotReady(LAST_ADMIN) naming organisations that would be left without an administrator.
+    Raises NotReady(LAST_ADMIN) naming organisations that would be left without an administrator, or
+    for the last operator.
     """
     user_id = tx.call.caller.user_id
+    # First, for it is held: of two who are each other's only successor, one asks in vain.
+    await check_not_last_operator(tx, user_id)
     left_alone = await tx.one(SOLE_ADMIN_OF)
     if left_alone:
         names = ", ".join(left_alone)

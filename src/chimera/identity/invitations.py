@@ -1,7 +1,9 @@
 """Invitations into an organisation, with a role, for so many people until some day.
 
-What must stay true: an invitation is used at most uses_max times, however many hold its code at the
-same moment: one conditional UPDATE takes a use, in the transaction of what it is taken for.
+What must stay true:
+- An invitation is used at most uses_max times, however many hold its code at the same moment: one
+  conditional UPDATE takes a use, in the transaction of what it is taken for.
+- It is worth no more than who made it: it ends when they go, may do less, or are shut out.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from chimera.audit.leaf import Kind, Severity
 from chimera.audit.recording import record
 from chimera.call import ANONYMOUS, Call
 from chimera.db import Nothing, Tx, sql
-from chimera.faults import AlreadyExists, Invalid, NotFound, Violation
+from chimera.faults import AlreadyExists, Exhausted, Invalid, NotFound, NotReady, Violation
 from chimera.identity.calls import as_caller
+from chimera.identity.mailboxes import PER_HOUR_MAX
 from chimera.identity.organisations import LIST_OWN
 from chimera.identity.tokens import hash_of
 from chimera.identity.users import INSERT_MEMBERSHIP, check_may_grant, get_user, normal_login
@@ -82,6 +85,14 @@ LIST_INVITATIONS = sql(
     prepare=False,
 )
 
+COUNT_MAILED = sql(
+    int,
+    """
+    SELECT count(*)::int FROM identity.invitations
+     WHERE org_id = %(org_id)s AND email = %(email)s AND created_at > now() - interval '1 hour'
+    """,
+)
+
 REVOKE_INVITATION = sql(
     Nothing,
     """
@@ -90,13 +101,17 @@ REVOKE_INVITATION = sql(
     """,
 )
 
+# By the word of somebody who belongs there and can work: a guest may be disabled by their home.
 USE_INVITATION = sql(
     str,
     """
     WITH used AS (
-        UPDATE identity.invitations SET uses = uses + 1
+        UPDATE identity.invitations i SET uses = uses + 1
          WHERE id = %(invitation_id)s AND revoked_at IS NULL AND expires_at > clock_timestamp()
            AND uses < uses_max
+           AND EXISTS (SELECT FROM identity.memberships m JOIN identity.users u ON u.id = m.user_id
+                        WHERE m.org_id = i.org_id AND m.user_id = i.created_by
+                          AND u.state = 'active' AND u.deleted_at IS NULL)
         RETURNING org_id, id, role
     ), noted AS (
         INSERT INTO identity.redemptions (org_id, invitation_id, user_id)
@@ -122,7 +137,8 @@ def new_code() -> str:
 async def create_invitation(tx: Tx, request: CreateInvitationRequest) -> tuple[Invitation, str]:
     """The invitation, and its code unless it is mailed.
 
-    Raises Denied(PERMISSION_MISSING) for a role above the caller's own, Invalid(FIELD_INVALID).
+    Raises Denied(PERMISSION_MISSING) for a role above the caller's own, Invalid(FIELD_INVALID),
+    Exhausted(RATE_LIMITED) for an address that was written to often within the hour.
     """
     caller = tx.call.caller
     role = enum_text(request, "role", request.role) or ""
@@ -130,6 +146,16 @@ async def create_invitation(tx: Tx, request: CreateInvitationRequest) -> tuple[I
     email = normal_login(request.email)
     if email and request.uses_max > 1:
         raise _invalid("uses_max", "An invitation for one address is for one person.")
+    if (
+        email
+        and (await tx.one(COUNT_MAILED, org_id=caller.org_id, email=email) or 0) >= PER_HOUR_MAX
+    ):
+        raise Exhausted(
+            "RATE_LIMITED",
+            "This address was invited often within the hour; wait before the next letter.",
+            facts={"subject": "invitation"},
+            retry_after_s=3600,
+        )
     invitation_id, code = new_id(), "" if email else new_code()
     await tx.run(
         INSERT_INVITATION,
@@ -144,12 +170,13 @@ async def create_invitation(tx: Tx, request: CreateInvitationRequest) -> tuple[I
     )
     if email:
         await mail.ask(tx, "invitation", invitation_id=invitation_id)
+    # Without the address: the row has it, and is anonymised with the person; this event is another's.
     record(
         tx,
         "invitation.create",
         "invitation",
         invitation_id,
-        new={"role": role, "email": email, "uses_max": request.uses_max or 1},
+        new={"role": role, "is_mailed": bool(email), "uses_max": request.uses_max or 1},
         severity=Severity.NOTICE,
         kind=Kind.SECURITY,
     )
@@ -221,14 +248,21 @@ async def use_invitation(tx: Tx, invitation_id: str, user_id: str) -> str:
 async def redeem_invitation(db: Database, call: Call, code: str) -> OrganisationMembership:
     """The caller joins the inviting organisation.
 
-    Raises Invalid(INVITATION_INVALID), AlreadyExists(ALREADY_A_MEMBER).
+    Raises Invalid(INVITATION_INVALID), AlreadyExists(ALREADY_A_MEMBER), NotReady(EMAIL_NOT_PROVEN):
+    who is invited by address is the owner of its mailbox, not who made an account for it.
     """
     invitation = await find_invitation(db, call, code)
     caller = call.caller
     if invitation.email:
         async with db.look(call) as tx:
-            if (await get_user(tx, caller.user_id)).email != invitation.email:
-                raise invitation_invalid()
+            user = await get_user(tx, caller.user_id)
+        if user.email != invitation.email:
+            raise invitation_invalid()
+        if not user.HasField("email_verified_at"):
+            raise NotReady(
+                "EMAIL_NOT_PROVEN",
+                "Prove your address first: AccountService.ResendVerification mails a link.",
+            )
     own = as_caller(call, replace(caller, org_id=invitation.org_id, role=invitation.role))
     try:
         async with db.begin(own) as tx:

@@ -42,6 +42,7 @@ from chimera.identity.throttle import (
     Attempt,
     Subject,
     Throttle,
+    known,
     on_device,
     stranger,
     with_factor,
@@ -91,6 +92,10 @@ class Opened:
     device_token: str = ""
     restriction: str = ""
     recovery_codes_left: int = 0
+
+
+class _CodeUsed(Exception):
+    """Undoes the transaction; what is left to do is to note the failure."""
 
 
 FIND_ACCOUNT = sql(
@@ -192,10 +197,13 @@ class Logins:
             return None
         session_id = new_id()
         own = as_caller(call, session_caller(account.caller(), session_id))
-        async with self.db.begin(own) as tx:
-            if not await spend_proof(tx, proof):
-                raise _refused()
-            return await self._opened(tx, account, _device_of(account, request), True)
+        try:
+            async with self.db.begin(own) as tx:
+                if not await spend_proof(tx, proof):
+                    raise _CodeUsed
+                return await self._opened(tx, account, _device_of(account, request), True)
+        except _CodeUsed:
+            return None
 
     async def _session(self, account: Account, device: Device, call: Call) -> Opened:
         for tries_left in reversed(range(TRIES)):
@@ -258,15 +266,17 @@ class Logins:
         holder = await find_token(self.db, call, token, "login")
         call.caller = holder.caller()  # a refusal belongs into their organisation's log
         own = as_caller(call, session_caller(holder.caller(), new_id()))
-        source = stranger(f"code {holder.user_id}", call.ip_address)
+        name, facts = f"code {holder.user_id}", holder.facts
+        # On her device the owner goes on, whoever else knows the password and tries codes.
+        device_id = facts["device_id"]
+        source = known(name, device_id) if device_id else stranger(name, call.ip_address)
         async with self.throttle.attempt(source) as attempt:
             async with self.db.begin(as_caller(own, own.caller, audited=False)) as tx:
                 await count_attempt(tx, token, "login", CHALLENGE_ATTEMPTS)
             proof = await self.second_factor.prove(own, request.code)
-            facts = holder.facts
             device = Device(
-                known_id=facts["device_id"],
-                new_token="" if facts["device_id"] else new_token(),
+                known_id=device_id,
+                new_token="" if device_id else new_token(),
                 name=facts["device_name"],
                 platform=facts["device_platform"],
             )

@@ -20,6 +20,7 @@ from chimera.identity.tokens import hash_of
 from chimera.pools import Database
 
 PREFIX = "cht_"
+EMAIL_CHANGE_S = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -56,6 +57,18 @@ SPEND_TOKEN = sql(
     UPDATE identity.one_time_tokens SET used_at = clock_timestamp()
      WHERE token_hash = %(token_hash)s AND purpose = %(purpose)s AND used_at IS NULL
        AND expires_at > clock_timestamp()
+    """,
+)
+
+# For a letter that is written later: the token it holds, unless what it is for has ended meanwhile.
+RENEW_TOKEN = sql(
+    Nothing,
+    """
+    UPDATE identity.one_time_tokens
+       SET token_hash = %(token_hash)s, org_id = %(org_id)s,
+           expires_at = clock_timestamp() + make_interval(secs => %(lifetime_s)s)
+     WHERE user_id = %(user_id)s AND purpose = %(purpose)s AND mail_id = %(mail_id)s
+       AND used_at IS NULL AND expires_at > clock_timestamp()
     """,
 )
 

@@ -33,12 +33,14 @@ class Standing:
     authz_epoch: int
     has_second_factor: bool
     home_org_id: str | None
+    is_superuser: bool
 
 
 FIND_STANDING = sql(
     Standing,
     """
-    SELECT authz_epoch, totp_confirmed_at IS NOT NULL AS has_second_factor, home_org_id
+    SELECT authz_epoch, totp_confirmed_at IS NOT NULL AS has_second_factor, home_org_id,
+           is_superuser
       FROM identity.users WHERE id = %(user_id)s
     """,
 )
@@ -52,13 +54,15 @@ async def open_session(
 
     provider_org_id: whose provider vouches for the person; empty for one of the installation's. What an
     organisation vouches for counts inside it. For the account as such it counts only where that is the
-    organisation's: others have proved nothing here (auth_time 0) until they step up.
+    organisation's: others have proved nothing here (auth_time 0) until they step up. Nor have operators
+    of the installation, whose mark reaches beyond any organisation: without a proof it does not count.
     vouched_at: when the provider asked for a second factor, in Unix seconds, if it is believed to have.
     """
     standing = await tx.one(FIND_STANDING, user_id=tx.call.caller.user_id)
     if standing is None:
         raise _disabled()
     is_guest = bool(provider_org_id) and standing.home_org_id != provider_org_id
+    is_unproven = is_guest or (bool(provider_org_id) and standing.is_superuser)
     is_vouched = vouched_at is not None and not is_guest
     if standing.has_second_factor and not is_vouched:
         return await insert_challenge(tx, standing.authz_epoch, Device())
@@ -73,7 +77,7 @@ async def open_session(
         has_second_factor=is_vouched,
         second_factor_at=vouched_at,
         is_vouched=is_vouched,
-        auth_time=0.0 if is_guest else None,
+        auth_time=0.0 if is_unproven else None,
     )
     if session is None:
         raise _disabled()

@@ -12,15 +12,28 @@ from chimera.audit.recording import record
 from chimera.call import Call
 from chimera.core import Core
 from chimera.db import Nothing, Tx, sql, violated
-from chimera.faults import AlreadyExists, Denied, NotFound, NotReady
+from chimera.faults import AlreadyExists, Denied, NotFound, NotReady, Unauthenticated
 from chimera.identity.calls import as_caller
+from chimera.identity.departures import end_invitations, end_keys
+from chimera.identity.roles import permissions_of
 from chimera.identity.second_factor import not_enrolled
-from chimera.identity.sessions import Device, NewSession, end_sessions, open_session, session_caller
+from chimera.identity.sessions import (
+    LOCK_PERSON,
+    Device,
+    NewSession,
+    Parent,
+    end_sessions,
+    open_session,
+    session_caller,
+)
 from chimera.identity.users import (
     GET_ORGANISATION,
     INSERT_MEMBERSHIP,
+    LOCK_USER,
     check_may_grant,
+    check_may_manage,
     check_not_last_admin,
+    check_not_last_operator,
     get_user,
 )
 from chimera.ids import new_id
@@ -44,6 +57,8 @@ class Present:
     second_factor_at: datetime | None
     device_id: str | None
     device_info: dict[str, str]
+    signed_in_at: datetime
+    absolute_expires_at: datetime
     # Nothing that another organisation would have to believe.
     is_unproven: bool
 
@@ -63,12 +78,13 @@ LIST_OWN = sql(
 GET_PRESENT = sql(
     Present,
     """
-    SELECT u.authz_epoch, s.device_id, s.device_info,
+    SELECT u.authz_epoch, s.device_id, s.device_info, s.absolute_expires_at,
+           COALESCE(s.signed_in_at, s.created_at) AS signed_in_at,
            CASE WHEN NOT s.is_vouched THEN s.second_factor_at END AS second_factor_at,
            s.auth_time = to_timestamp(0) OR (s.is_vouched AND u.totp_confirmed_at IS NOT NULL)
                AS is_unproven
       FROM identity.sessions s JOIN identity.users u ON u.id = s.user_id
-     WHERE s.id = %(session_id)s
+     WHERE s.id = %(session_id)s AND s.is_active
     """,
 )
 
@@ -149,29 +165,38 @@ async def create_organisation(core: Core, call: Call, name: str) -> Organisation
 
 
 async def list_own(tx: Tx) -> list[OrganisationMembership]:
-    """In the order of joining."""
-    return await tx.all(LIST_OWN, org_id=tx.call.caller.org_id)
+    """In the order of joining. A key belongs to one organisation, and is told of that one only."""
+    joined = await tx.all(LIST_OWN, org_id=tx.call.caller.org_id)
+    is_key = tx.call.caller.kind == "api_key"
+    return [membership for membership in joined if membership.is_current or not is_key]
 
 
 async def switch_organisation(core: Core, db: Database, call: Call, org_id: str) -> NewSession:
     """A session in another of the caller's organisations; when and how they proved who they are is
-    carried over, what the organisation's sign-in provider vouched for is not. Raises
-    NotFound(ORGANISATION_NOT_FOUND), NotReady(STEP_UP_REQUIRED)."""
+    carried over and when it is over at the latest, what the organisation's sign-in provider vouched
+    for is not. Raises NotFound(ORGANISATION_NOT_FOUND), NotReady: ORGANISATION_IS_CURRENT,
+    STEP_UP_REQUIRED."""
+    if org_id == call.caller.org_id:
+        raise NotReady("ORGANISATION_IS_CURRENT", "This session is in that organisation already.")
     async with db.look(call) as tx:
         joined = {membership.organisation_id: membership for membership in await list_own(tx)}
-        present = await tx.one(GET_PRESENT, session_id=call.caller.session_id)
-    if org_id not in joined or present is None:
+    if org_id not in joined:
         raise NotFound("ORGANISATION_NOT_FOUND", f"You do not belong to an organisation {org_id}.")
-    if present.is_unproven:
-        raise NotReady(
-            "STEP_UP_REQUIRED",
-            "You came by a sign-in provider that counts in one organisation: AccountService.StepUp first.",
-        )
     role = enum_text(OrganisationMembership, "role", joined[org_id].role) or ""
     caller = replace(call.caller, org_id=org_id, role=role)
     own = as_caller(call, session_caller(caller, new_id()))
-    factor_at = present.second_factor_at
     async with db.begin(own) as tx:
+        await tx.run(LOCK_PERSON, user_id=caller.user_id)
+        present = await tx.one(GET_PRESENT, session_id=caller.session_id)
+        if present is None:
+            raise Unauthenticated("SESSION_ENDED", "This session has ended; sign in again.")
+        if present.is_unproven:
+            raise NotReady(
+                "STEP_UP_REQUIRED",
+                "You came by a sign-in provider that counts in one organisation:"
+                " AccountService.StepUp first.",
+            )
+        factor_at = present.second_factor_at
         session = await open_session(
             tx,
             core.settings,
@@ -181,6 +206,7 @@ async def switch_organisation(core: Core, db: Database, call: Call, org_id: str)
             has_second_factor=factor_at is not None,
             second_factor_at=factor_at.timestamp() if factor_at else None,
             auth_time=call.caller.auth_time,
+            parent=Parent(caller.session_id, present.signed_in_at, present.absolute_expires_at),
         )
         if session is None:
             raise NotFound("ORGANISATION_NOT_FOUND", "The account was changed; sign in again.")
@@ -264,11 +290,13 @@ async def change_member_role(tx: Tx, request: ChangeMemberRoleRequest) -> User:
     old = enum_text(user, "role", user.role) or ""
     role = enum_text(request, "role", request.role) or ""
     check_may_grant(tx, role)
-    check_may_grant(tx, old)
+    await check_may_manage(tx, user)
     if request.role != Role.ROLE_ADMIN:
         await check_not_last_admin(tx, user_id)
     await tx.run(CHANGE_ROLE, org_id=org_id, user_id=user_id, role=role)
     await tx.run(RAISE_EPOCH, user_id=user_id)
+    if not permissions_of(old) <= permissions_of(role):
+        await end_invitations(tx, user_id)
     record(
         tx,
         "member.change_role",
@@ -285,7 +313,9 @@ async def change_member_role(tx: Tx, request: ChangeMemberRoleRequest) -> User:
 async def remove_member(tx: Tx, user_id: str) -> None:
     """Raises NotFound(USER_NOT_FOUND), NotReady(LAST_ADMIN), Denied(PERMISSION_MISSING)."""
     user = await get_user(tx, user_id, show_deleted=True)
-    check_may_grant(tx, enum_text(user, "role", user.role) or "")
+    await check_may_manage(tx, user)
+    if user.is_managed_here:
+        await check_not_last_operator(tx, user_id)
     await _remove(tx, user_id, "removed")
     record(
         tx,
@@ -300,11 +330,20 @@ async def remove_member(tx: Tx, user_id: str) -> None:
 
 async def leave_organisation(tx: Tx, org_id: str) -> None:
     """The caller goes. Raises NotFound(ORGANISATION_NOT_FOUND) for another organisation than the
-    session's, NotReady(LAST_ADMIN)."""
+    session's, NotReady(LAST_ADMIN, LAST_ORGANISATION)."""
     caller = tx.call.caller
     if org_id != caller.org_id:
         raise NotFound("ORGANISATION_NOT_FOUND", "This session is in another organisation.")
+    await tx.run(LOCK_USER, user_id=caller.user_id)  # who leaves two at once would leave both
+    if (await get_user(tx, caller.user_id)).is_managed_here:
+        await check_not_last_operator(tx, caller.user_id)
     await _remove(tx, caller.user_id, "left")
+    # Without one nobody can sign in, nor have their data exported or erased.
+    if not await list_own(tx):
+        raise NotReady(
+            "LAST_ORGANISATION",
+            "This is your only organisation; PrivacyService.RequestErasure ends the account.",
+        )
     record(tx, "member.leave", "user", caller.user_id, kind=Kind.SECURITY)
 
 
@@ -312,4 +351,6 @@ async def _remove(tx: Tx, user_id: str, reason: str) -> None:
     org_id = tx.call.caller.org_id
     await check_not_last_admin(tx, user_id)
     await end_sessions(tx, user_id, reason, org_id=org_id)
+    await end_keys(tx, user_id)
+    await end_invitations(tx, user_id)
     await tx.run(REMOVE_MEMBER, org_id=org_id, user_id=user_id)

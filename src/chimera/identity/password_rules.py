@@ -125,8 +125,8 @@ async def hash_new_password(hasher: Hasher, rules: Rules, password: str, *names:
 
 
 async def set_password(tx: Tx, user_id: str, password_hash: str) -> None:
-    """Puts it in place, keeps the old one's hash, lifts locks, and ends logins that are half-way and
-    links to choose a password."""
+    """Puts it in place, keeps the old one's hash, lifts locks, and ends logins that are half-way,
+    links to choose a password, and a change of address that somebody asked for."""
     await tx.one(SET_PASSWORD, user_id=user_id, password_hash=password_hash, history_id=new_id())
     await tx.run(PRUNE_HISTORY, user_id=user_id, kept=HISTORY_KEPT)
-    await spend_others(tx, user_id, "login", "password_reset")
+    await spend_others(tx, user_id, "login", "password_reset", "email_change")

@@ -40,7 +40,8 @@ LIST_OWN_ORGANISATIONS = sql(
 LIST_PERSONAL_KEYS = sql(
     dict,
     """
-    SELECT id, name, prefix, scopes, is_active, expires_at, usage_count, last_used_at, created_at
+    SELECT id, name, prefix, scopes, source_networks, metadata, is_active, expires_at, rotated_at,
+           usage_count, last_used_at, host(last_used_ip) AS last_used_ip, created_at
       FROM identity.api_keys WHERE org_id = %(org_id)s AND user_id = %(user_id)s ORDER BY id
     """,
 )
@@ -63,6 +64,26 @@ LIST_PERSONAL_INVITATIONS = sql(
     """,
 )
 
+# What was granted to them themselves; their role is part of the membership.
+LIST_PERSONAL_GRANTS = sql(
+    dict,
+    """
+    SELECT g.id, COALESCE(r.name, g.built_in_role) AS role, g.conditions, g.granted_by, g.granted_at,
+           g.revoked_at
+      FROM identity.grants g LEFT JOIN identity.roles r ON r.id = g.role_id
+     WHERE g.org_id = %(org_id)s AND g.user_id = %(user_id)s ORDER BY g.id
+    """,
+)
+
+LIST_PERSONAL_REDEMPTIONS = sql(
+    dict,
+    """
+    SELECT r.invitation_id, i.role, i.email, i.created_by AS invited_by, r.created_at
+      FROM identity.redemptions r JOIN identity.invitations i ON i.id = r.invitation_id
+     WHERE r.org_id = %(org_id)s AND r.user_id = %(user_id)s ORDER BY r.created_at, r.invitation_id
+    """,
+)
+
 
 async def person(tx: Tx, user_id: str) -> dict[str, Any]:
     """The account, wherever it belongs."""
@@ -79,10 +100,13 @@ async def own_organisations(tx: Tx) -> list[dict[str, Any]]:
 
 
 async def personal_data(tx: Tx, user_id: str) -> dict[str, list[dict[str, Any]]]:
-    """API keys without their secrets, teams, invitations, in the caller's organisation."""
-    org_id = tx.call.caller.org_id
+    """API keys without their secrets, teams, roles that were granted, invitations made and redeemed,
+    in the caller's organisation."""
+    own = {"org_id": tx.call.caller.org_id, "user_id": user_id}
     return {
-        "api_keys": await tx.all(LIST_PERSONAL_KEYS, org_id=org_id, user_id=user_id),
-        "teams": await tx.all(LIST_PERSONAL_TEAMS, org_id=org_id, user_id=user_id),
-        "invitations": await tx.all(LIST_PERSONAL_INVITATIONS, org_id=org_id, user_id=user_id),
+        "api_keys": await tx.all(LIST_PERSONAL_KEYS, **own),
+        "teams": await tx.all(LIST_PERSONAL_TEAMS, **own),
+        "grants": await tx.all(LIST_PERSONAL_GRANTS, **own),
+        "invitations": await tx.all(LIST_PERSONAL_INVITATIONS, **own),
+        "redeemed_invitations": await tx.all(LIST_PERSONAL_REDEMPTIONS, **own),
     }

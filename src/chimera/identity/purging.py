@@ -32,20 +32,47 @@ PURGE_INVITATIONS = sql(
     """,
 )
 
+PURGE_LETTERS = sql(
+    Nothing, "DELETE FROM identity.letters WHERE written_at < now() - interval '1 hour'"
+)
+
 PURGE_DEVICES = sql(Nothing, "DELETE FROM identity.devices WHERE expires_at < now()")
 
 PURGE_RECOVERY_CODES = sql(
     Nothing, "DELETE FROM identity.recovery_codes WHERE used_at < now() - interval '30 days'"
 )
 
+# Their newest refresh token has run out; see sessions.LIST_SESSIONS.
+END_IDLE_SESSIONS = sql(
+    Nothing,
+    """
+    UPDATE identity.sessions s
+       SET is_active = false, ended_at = clock_timestamp(),
+           ended_reason = CASE WHEN s.absolute_expires_at > now() THEN 'idle' ELSE 'expired' END
+     WHERE s.is_active
+       AND NOT COALESCE((SELECT t.used_at IS NULL AND t.expires_at > now()
+                           FROM identity.refresh_tokens t WHERE t.session_id = s.id
+                          ORDER BY t.generation DESC LIMIT 1), false)
+    """,
+)
+
+# Not before those that descend from it: they are found through it.
 PURGE_ENDED_SESSIONS = sql(
-    Nothing, "DELETE FROM identity.sessions WHERE ended_at < now() - interval '30 days'"
+    Nothing,
+    """
+    DELETE FROM identity.sessions s
+     WHERE s.ended_at < now() - interval '30 days'
+       AND NOT EXISTS (SELECT FROM identity.sessions c
+                        WHERE c.user_id = s.user_id AND c.parent_id = s.id)
+    """,
 )
 
 
 async def purge(core: Core) -> int:
-    """How many rows went. Safe to run at any time, also twice at once."""
+    """Ends sessions that cannot go on, and removes what is old; how many rows went. Safe to run at any
+    time, also twice at once."""
     async with core.db.begin(Call.by_worker("purge_accounts")) as tx:
+        await tx.run(END_IDLE_SESSIONS)
         return sum(
             [
                 await tx.run(statement)
@@ -53,6 +80,7 @@ async def purge(core: Core) -> int:
                     PURGE_TOKENS,
                     PURGE_REGISTRATIONS,
                     PURGE_INVITATIONS,
+                    PURGE_LETTERS,
                     PURGE_DEVICES,
                     PURGE_RECOVERY_CODES,
                     PURGE_ENDED_SESSIONS,

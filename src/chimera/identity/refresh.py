@@ -19,8 +19,7 @@ from chimera.core import Core
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import Unauthenticated
 from chimera.identity.authentication import FIND_SESSION, SessionState
-from chimera.identity.endings import CHANGES
-from chimera.identity.sessions import END_SESSION, as_caller
+from chimera.identity.sessions import as_caller, end_family
 from chimera.identity.tokens import hash_of, new_refresh_token, open_successor, seal_successor
 
 RETRY_S = 10
@@ -181,7 +180,7 @@ class Refreshing:
 
 async def _end_reused(tx: Tx) -> None:
     session_id = tx.call.caller.session_id
-    await tx.run(END_SESSION, session_id=session_id, reason="refresh_token_reuse")
+    await end_family(tx, session_id, "refresh_token_reuse")
     await tx.run(END_FAMILY, session_id=session_id)
     await mail.ask(
         tx, "security_notice", user_id=tx.call.caller.user_id, what="refresh_token_reuse"
@@ -198,7 +197,6 @@ async def _end_reused(tx: Tx) -> None:
         kind=Kind.SECURITY,
         reason="REFRESH_TOKEN_INVALID",
     )
-    tx.after_commit.append(lambda: CHANGES.note_end(session_id))
 
 
 def _refused() -> Unauthenticated:

@@ -25,6 +25,7 @@ from chimera.identity.one_time import token_invalid
 from chimera.identity.organisations import insert_organisation
 from chimera.identity.password_rules import check_joining
 from chimera.identity.passwords import Hasher
+from chimera.identity.returning import find_unattached, take_up
 from chimera.identity.tokens import hash_of
 from chimera.identity.users import INSERT_MEMBERSHIP, INSERT_USER, get_user, normal_login, taken
 from chimera.ids import new_id
@@ -104,7 +105,7 @@ async def register(core: Core, request: RegisterRequest, call: Call) -> None:
     """
     mode = core.settings.registration
     username, email = normal_login(request.username), normal_login(request.email)
-    _check_name(username)
+    check_name(username)
     if mode == "closed" or (mode == "invitation" and not request.invitation_code):
         raise NotReady("REGISTRATION_CLOSED", "Ask an administrator for an account.")
     org_id, invitation_id = new_id(), None
@@ -132,10 +133,11 @@ async def register(core: Core, request: RegisterRequest, call: Call) -> None:
         record(tx, "user.register", "registration", registration_id, kind=Kind.SECURITY)
 
 
-def _check_name(username: str) -> None:
+def check_name(username: str, field: str = "username") -> None:
+    """Of who chooses it themselves. Raises Invalid(FIELD_INVALID)."""
     if username in RESERVED:
         message = "This name is kept for the installation; choose another."
-        raise Invalid("FIELD_INVALID", message, violations=[Violation("username", message)])
+        raise Invalid("FIELD_INVALID", message, violations=[Violation(field, message)])
 
 
 async def confirm_registration(
@@ -152,7 +154,7 @@ async def confirm_registration(
     if found is None:
         raise token_invalid()
     username = normal_login(request.username) or found.username
-    _check_name(username)
+    check_name(username)
     user_id = new_id()
     own = as_caller(call, Caller("user", org_id=found.org_id, user_id=user_id, role=found.role))
     await check_joining(core.db, own, found.org_id, request.password, found.email, username)
@@ -183,7 +185,8 @@ async def confirm_registration(
 async def accept_invitation(
     core: Core, hasher: Hasher, request: AcceptInvitationRequest, call: Call
 ) -> User:
-    """An account for who was invited by mail: the code proves the mailbox.
+    """An account for who was invited by mail: the code proves the mailbox. Who has one that belongs
+    to no organisation any more gets it back.
 
     Raises Invalid: INVITATION_INVALID, also when it is not bound to an address; PASSWORD_TOO_WEAK;
     AlreadyExists: USERNAME_TAKEN, EMAIL_TAKEN.
@@ -192,8 +195,9 @@ async def accept_invitation(
     if not invitation.email:
         raise invitation_invalid()
     username = normal_login(request.username)
-    _check_name(username)
-    user_id = new_id()
+    check_name(username)
+    account = await find_unattached(core.db, call, invitation.email)
+    user_id = account.user_id if account else new_id()
     own = as_caller(
         call, Caller("user", org_id=invitation.org_id, user_id=user_id, role=invitation.role)
     )
@@ -203,15 +207,25 @@ async def accept_invitation(
     password_hash = await hasher.hash(request.password)
     try:
         async with core.db.begin(own) as tx:
-            await _insert(
-                tx,
-                user_id,
-                email=invitation.email,
-                username=username,
-                display_name=request.display_name,
-                password_hash=password_hash,
-                role=invitation.role,
-            )
+            if account:
+                await take_up(
+                    tx,
+                    account,
+                    email=invitation.email,
+                    username=username,
+                    display_name=request.display_name,
+                    password_hash=password_hash,
+                )
+            else:
+                await _insert(
+                    tx,
+                    user_id,
+                    email=invitation.email,
+                    username=username,
+                    display_name=request.display_name,
+                    password_hash=password_hash,
+                    role=invitation.role,
+                )
             await use_invitation(tx, invitation.id, user_id)
             _note(tx, "invitation.accept", user_id, invitation.email, invitation.role)
             return await get_user(tx, user_id)

@@ -181,6 +181,14 @@ class SecondFactor:
         step = step_of(secret, code, time.time())
         return None if step is None else Proof(version=stored.version, step=step)
 
+    async def check_exists(self, call: Call, *, confirmed: bool = True) -> None:
+        """Of call.caller; with `confirmed` False one that is being set up does. Raises
+        NotReady(TOTP_NOT_ENROLLED), which is no wrong code and counts as none."""
+        async with self.core.db.look(call) as tx:
+            stored = await tx.one(FIND_TOTP, user_id=call.caller.user_id)
+        if stored is None or (confirmed and not stored.is_confirmed):
+            raise not_enrolled()
+
     async def enroll(self, call: Call) -> tuple[bytes, str, int]:
         """A new secret, how it is to be stored, and its version."""
         user_id = call.caller.user_id

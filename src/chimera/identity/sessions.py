@@ -62,6 +62,16 @@ class NewSession:
     is_vouched: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A session that another one is opened out of, which is as old as it, ends no later and ends with
+    it."""
+
+    session_id: str
+    signed_in_at: datetime
+    absolute_expires_at: datetime
+
+
 # One statement: a login that is no longer allowed (the account was changed meanwhile) opens nothing,
 # and fails (NotNullViolation), for the token then has no session: so it may be the last statement.
 # It answers with the person as GET_USER does, who is told at every login.
@@ -88,20 +98,22 @@ OPEN_SESSION = sql(
           FROM person WHERE %(device_hash)s::bytea IS NOT NULL
     ), session AS (
         INSERT INTO identity.sessions (id, org_id, user_id, device_info, ip_address, user_agent, device_id,
-                                       absolute_expires_at, auth_time, second_factor_at, is_vouched)
+                                       absolute_expires_at, auth_time, second_factor_at, is_vouched,
+                                       parent_id, signed_in_at)
         SELECT %(id)s::uuid, %(org_id)s::uuid, person.id, %(device_info)s::jsonb, %(ip_address)s::inet,
                %(user_agent)s, COALESCE(%(known_id)s::uuid, %(device_id)s::uuid),
-               clock_timestamp() + make_interval(secs => %(absolute_s)s),
+               LEAST(clock_timestamp() + make_interval(secs => %(absolute_s)s),
+                     %(ends_at)s::timestamptz),
                COALESCE(to_timestamp(%(auth_time)s::float8), clock_timestamp()),
                CASE WHEN %(has_second_factor)s
                     THEN COALESCE(to_timestamp(%(second_factor_at)s::float8), clock_timestamp()) END,
-               %(is_vouched)s
+               %(is_vouched)s, %(parent_id)s::uuid, %(signed_in_at)s::timestamptz
           FROM person
         RETURNING id
     ), token AS (
         INSERT INTO identity.refresh_tokens (token_hash, session_id, org_id, user_id, generation, expires_at)
         SELECT %(token_hash)s, (SELECT id FROM session), %(org_id)s::uuid, %(user_id)s::uuid, 1,
-               %(expires_at)s::timestamptz
+               LEAST(%(expires_at)s::timestamptz, %(ends_at)s::timestamptz)
     )
     SELECT p.id, p.email, p.username, p.display_name, %(role)s::text AS role, p.state, p.preferences,
            p.picture_url, p.last_login_at, p.created_at, p.updated_at, p.metadata, p.email_verified_at,
@@ -113,21 +125,23 @@ OPEN_SESSION = sql(
     """,
 )
 
-END_SESSION = sql(
-    Nothing,
-    """
-    UPDATE identity.sessions
-       SET is_active = false, ended_reason = %(reason)s, ended_at = clock_timestamp()
-     WHERE id = %(session_id)s AND is_active
-    """,
-)
+# Opening a session locks the person as well: none descends from another while that is being ended.
+LOCK_PERSON = sql(Nothing, "SELECT FROM identity.users WHERE id = %(user_id)s FOR NO KEY UPDATE")
 
-END_OWN_SESSION = sql(
-    Nothing,
+END_SESSION = sql(
+    str,
     """
-    UPDATE identity.sessions
-       SET is_active = false, ended_reason = 'ended_by_owner', ended_at = clock_timestamp()
-     WHERE id = %(session_id)s AND user_id = %(user_id)s AND is_active
+    WITH RECURSIVE family AS (
+        SELECT s.id FROM identity.sessions s
+         WHERE s.id = %(session_id)s AND s.user_id = %(user_id)s
+        UNION
+        SELECT s.id FROM family f
+          JOIN identity.sessions s ON s.parent_id = f.id AND s.user_id = %(user_id)s
+    )
+    UPDATE identity.sessions s
+       SET is_active = false, ended_reason = %(reason)s, ended_at = clock_timestamp()
+      FROM family f WHERE s.id = f.id AND s.is_active
+    RETURNING s.id
     """,
 )
 
@@ -164,18 +178,24 @@ RENEW_AUTH_TIME = sql(
     """,
 )
 
+# One whose newest refresh token has run out cannot go on, whatever is left until its absolute end.
 LIST_SESSIONS = sql(
     Session,
     """
     SELECT s.id, s.org_id AS organisation_id, s.device_info, host(s.ip_address) AS ip_address,
-           s.user_agent, s.is_active AND s.absolute_expires_at > now() AS is_active, s.ended_reason,
+           s.user_agent, going.is_on AS is_active, s.ended_reason,
            s.created_at, s.last_used_at, s.absolute_expires_at AS expires_at,
            NULLIF(s.auth_time, to_timestamp(0)) AS auth_time,
            s.second_factor_at IS NOT NULL AS has_second_factor,
            s.id = %(current)s::uuid AS is_current
       FROM identity.sessions s
+     CROSS JOIN LATERAL (
+        SELECT s.is_active AND s.absolute_expires_at > now()
+               AND COALESCE((SELECT t.used_at IS NULL AND t.expires_at > now()
+                               FROM identity.refresh_tokens t WHERE t.session_id = s.id
+                              ORDER BY t.generation DESC LIMIT 1), false) AS is_on) going
      WHERE s.user_id = %(user_id)s AND (%(org_id)s::uuid IS NULL OR s.org_id = %(org_id)s::uuid)
-       AND (%(show_ended)s OR (s.is_active AND s.absolute_expires_at > now()))
+       AND (%(show_ended)s OR going.is_on)
        AND (%(after)s::uuid IS NULL OR s.id < %(after)s::uuid)
      ORDER BY s.id DESC
      LIMIT %(limit)s
@@ -196,15 +216,18 @@ async def open_session(
     is_vouched: bool = False,
     auth_time: float | None = None,
     password_changed_at: datetime | None = None,
+    parent: Parent | None = None,
     is_last: bool = False,
 ) -> NewSession | None:
     """A session of tx.call.caller, whose state, epoch and (when given) password are checked once
     more; None when they are not what they were: nothing else can be done in tx then. `auth_time`,
     `second_factor_at` in Unix seconds: of an earlier proof that is carried over. is_vouched: the
-    second factor is a provider's word. is_last: with what was recorded before, and committed."""
+    second factor is a provider's word. parent: the session it is opened out of. is_last: with what was recorded before, and committed."""
     call, token = tx.call, new_refresh_token()
     lasts_s = min(settings.refresh_idle_s, settings.refresh_absolute_s)
     expires_at = datetime.now(UTC) + timedelta(seconds=lasts_s)
+    if parent is not None:
+        expires_at = min(expires_at, parent.absolute_expires_at)
     send = tx.last if is_last else tx.one
     try:
         user = await send(
@@ -228,6 +251,9 @@ async def open_session(
             has_second_factor=has_second_factor,
             second_factor_at=second_factor_at,
             is_vouched=is_vouched,
+            parent_id=parent.session_id if parent else None,
+            signed_in_at=parent.signed_in_at if parent else None,
+            ends_at=parent.absolute_expires_at if parent else None,
             token_hash=hash_of(token),
         )
     except NotNullViolation as error:
@@ -251,34 +277,45 @@ def session_tokens(
     )
 
 
+async def end_family(tx: Tx, session_id: str, reason: str) -> list[str]:
+    """Ends one of the caller's sessions and what descends from it; which ones. In this process at
+    once, elsewhere within STATE_AGE_S."""
+    user_id = tx.call.caller.user_id
+    await tx.run(LOCK_PERSON, user_id=user_id)
+    ended = await tx.all(END_SESSION, session_id=session_id, user_id=user_id, reason=reason)
+    _note_ends(tx, ended)
+    return ended
+
+
+def _note_ends(tx: Tx, ended: list[str]) -> None:
+    def note() -> None:
+        for session_id in ended:
+            CHANGES.note_end(session_id)
+
+    tx.after_commit.append(note)
+
+
 async def log_out(tx: Tx) -> None:
-    """Ends the caller's session; in this process at once, elsewhere within STATE_AGE_S."""
-    session_id = tx.call.caller.session_id
-    await tx.run(END_SESSION, session_id=session_id, reason="logout")
-    tx.after_commit.append(lambda: CHANGES.note_end(session_id))
+    """Ends the caller's session, and those in other organisations that were opened out of it."""
+    await end_family(tx, tx.call.caller.session_id, "logout")
 
 
 async def end_session(tx: Tx, session_id: str) -> None:
-    """Ends one of the caller's sessions. Raises NotFound(SESSION_NOT_FOUND), also for one that has
-    ended."""
-    if not await tx.run(END_OWN_SESSION, session_id=session_id, user_id=tx.call.caller.user_id):
+    """The same for any session of the caller's. Raises NotFound(SESSION_NOT_FOUND), also for one that
+    has ended."""
+    if session_id not in await end_family(tx, session_id, "ended_by_owner"):
         raise NotFound("SESSION_NOT_FOUND", f"You have no session {session_id} that goes on.")
-    tx.after_commit.append(lambda: CHANGES.note_end(session_id))
 
 
 async def end_sessions(
     tx: Tx, user_id: str, reason: str, *, but: str = "", org_id: str = ""
 ) -> int:
     """Ends a person's sessions (all of them, or those of one organisation) but one; how many."""
+    await tx.run(LOCK_PERSON, user_id=user_id)
     ended = await tx.all(
         END_SESSIONS, user_id=user_id, reason=reason, but=but or None, org_id=org_id or None
     )
-
-    def note() -> None:
-        for session_id in ended:
-            CHANGES.note_end(session_id)
-
-    tx.after_commit.append(note)
+    _note_ends(tx, ended)
     return len(ended)
 
 

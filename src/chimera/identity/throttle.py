@@ -5,8 +5,8 @@ What must stay true:
   many attempts of one (identifier, source) are under way, so a burst of parallel guesses is worth no
   more than the same guesses one by one. Honest ones wait their turn and all get in.
 - Whether the identifier exists changes nothing here, so a wait tells nothing.
-- What strangers do locks strangers out. Somebody on a device that is known, or with a second factor,
-  is counted under a key of their own (see `Subject`).
+- What strangers do locks strangers out. Somebody on a device that is known, with a second factor, or
+  in a session, is counted under a key of their own (see `Subject`).
 
 Counted in Redis over the whole cluster; while Redis is away, in this process, from zero.
 """
@@ -26,6 +26,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from chimera.call import Caller
 from chimera.faults import Exhausted
 from chimera.ids import new_id
 from chimera.scripts import Script
@@ -142,6 +143,20 @@ def stranger(login: str, ip_address: str) -> Subject:
 def on_device(login: str, device_hash: bytes) -> Subject:
     """Who says they are on a device that is known; counted by that device."""
     return Subject(login, f"device {device_hash.hex()}", is_stranger=False)
+
+
+def known(name: str, device_id: str) -> Subject:
+    """Who goes on, on a device that is known; counted by it."""
+    return Subject(name, f"device {device_id}", is_stranger=False)
+
+
+def in_session(what: str, caller: Caller) -> Subject:
+    """Who proves again who they are; counted by the sign-in, so that who has stolen one session locks
+    nobody out of the others. Sessions that were opened out of it count as one, or each were a new
+    start."""
+    signed_in_at = caller.held.signed_in_at if caller.held else None
+    source = signed_in_at.isoformat() if signed_in_at else caller.session_id
+    return Subject(f"{what} {caller.user_id}", f"session {source}", is_stranger=False)
 
 
 def with_factor(login: str, ip_address: str) -> Subject:

@@ -33,7 +33,8 @@ ADD_KEY_USAGE = sql(
     """
     UPDATE identity.api_keys k
        SET usage_count = k.usage_count + u.count,
-           last_used_ip = CASE WHEN k.last_used_at >= to_timestamp(u.at) OR u.ip = ''
+           -- Keys of who was erased have no name, and get no address any more.
+           last_used_ip = CASE WHEN k.last_used_at >= to_timestamp(u.at) OR u.ip = '' OR k.name = ''
                                THEN k.last_used_ip ELSE u.ip::inet END,
            last_used_at = GREATEST(k.last_used_at, to_timestamp(u.at))
       FROM unnest(%(ids)s::uuid[], %(counts)s::bigint[], %(times)s::float8[], %(ips)s::text[])

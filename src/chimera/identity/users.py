@@ -2,14 +2,16 @@
 
 What must stay true:
 - An account is managed by its home organisation; others manage only the membership.
-- Nobody manages somebody who may do more than they may themselves.
-- An organisation keeps an administrator who can work, also when two are taken away at once: who
-  would lessen them locks the organisation first.
+- Nobody manages somebody who may do more than they may themselves, by whatever they hold it.
+- An organisation keeps an administrator who can work, and the installation an operator, also when
+  two are taken away at once: who would lessen them holds HOLD_POWERS first.
 """
 
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -18,8 +20,9 @@ from chimera.audit.leaf import Kind, Severity
 from chimera.audit.recording import record
 from chimera.db import Nothing, Tx, sql, violated
 from chimera.faults import AlreadyExists, Denied, NotFound, NotReady
+from chimera.identity.departures import end_invitations
 from chimera.identity.preferences import check_metadata
-from chimera.identity.roles import permissions_of
+from chimera.identity.roles import holdings_of, permissions_of
 from chimera.identity.second_factor import remove_totp
 from chimera.identity.sessions import end_sessions
 from chimera.ids import new_id
@@ -42,6 +45,16 @@ TAKEN = {
 }
 
 UPDATABLE = ("display_name", "username", "picture_url", "metadata")
+
+
+@dataclass(frozen=True, slots=True)
+class Powers:
+    """By what somebody may do something in an organisation; `grants` as identity.find_grants."""
+
+    role: str
+    is_superuser: bool
+    grants: list[dict[str, Any]]
+
 
 # in_detail: for the person and for administrators.
 SELECT_USER = """
@@ -115,13 +128,28 @@ LOCK_ORGANISATION = sql(
     Nothing, "SELECT FROM identity.organisations WHERE id = %(org_id)s FOR NO KEY UPDATE"
 )
 
+# As identity.set_superuser and identity.is_last_operator do. One lock for all, for who asks to be erased
+# leaves several organisations, whose rows a caller in one of them cannot lock.
+HOLD_POWERS = sql(Nothing, "SELECT pg_advisory_xact_lock(hashtext('identity.set_superuser'))")
+
+IS_LAST_OPERATOR = sql(bool, "SELECT identity.is_last_operator(%(user_id)s)")
+
 COUNT_OTHER_ADMINS = sql(
     int,
     """
     SELECT count(*)::int
       FROM identity.memberships m JOIN identity.users u ON u.id = m.user_id
      WHERE m.org_id = %(org_id)s AND m.role = 'admin' AND m.user_id <> %(user_id)s
-       AND u.state = 'active' AND u.deleted_at IS NULL
+       AND u.state = 'active' AND u.deleted_at IS NULL AND u.erase_at IS NULL
+    """,
+)
+
+FIND_POWERS = sql(
+    Powers,
+    """
+    SELECT m.role, u.is_superuser, identity.find_grants(m.org_id, m.user_id) AS grants
+      FROM identity.memberships m JOIN identity.users u ON u.id = m.user_id
+     WHERE m.org_id = %(org_id)s AND m.user_id = %(user_id)s
     """,
 )
 
@@ -226,6 +254,20 @@ def check_may_grant(tx: Tx, role: str) -> None:
         raise Denied("PERMISSION_MISSING", f"The role {role} allows more than this caller may do.")
 
 
+async def check_may_manage(tx: Tx, user: User) -> None:
+    """Raises Denied(PERMISSION_MISSING) for somebody who may do more than the caller lastingly may:
+    by their role or a grant, be it on conditions, or as an operator whose account is managed here. A
+    guest's mark is the installation's matter, the membership this organisation's."""
+    caller = tx.call.caller
+    powers = await tx.one(FIND_POWERS, org_id=caller.org_id, user_id=user.id)
+    if powers is None or caller.is_operator:
+        return
+    is_operator = powers.is_superuser and user.is_managed_here
+    held = holdings_of(powers.role, is_operator=is_operator, grants=powers.grants)
+    if any(not holding.permissions <= caller.lasting for holding in held):
+        raise Denied("PERMISSION_MISSING", "This user may do more than you may yourself.")
+
+
 async def create_user(tx: Tx, request: CreateUserRequest, password_hash: str | None) -> User:
     """A new user of the caller's organisation; without a password they choose it through a mail.
     UniqueViolation: see `taken`."""
@@ -273,7 +315,7 @@ async def lock_managed(tx: Tx, user_id: str, *, show_deleted: bool = False) -> U
             "USER_MANAGED_ELSEWHERE",
             "Another organisation manages this account; here, only the membership can be changed.",
         )
-    check_may_grant(tx, enum_text(user, "role", user.role) or "")
+    await check_may_manage(tx, user)
     return user
 
 
@@ -281,10 +323,20 @@ async def check_not_last_admin(tx: Tx, user_id: str) -> None:
     """Raises NotReady(LAST_ADMIN) unless somebody else administers the organisation. Holds until
     the end of the transaction; lock the organisation before its users."""
     org_id = tx.call.caller.org_id
+    await tx.run(HOLD_POWERS)
     await tx.run(LOCK_ORGANISATION, org_id=org_id)
     if not await tx.one(COUNT_OTHER_ADMINS, org_id=org_id, user_id=user_id):
         raise NotReady(
             "LAST_ADMIN", "The organisation needs an administrator; make somebody else one first."
+        )
+
+
+async def check_not_last_operator(tx: Tx, user_id: str) -> None:
+    """Raises NotReady(LAST_ADMIN) for the installation's only operator who can work. Holds
+    HOLD_POWERS until the end of the transaction."""
+    if await tx.one(IS_LAST_OPERATOR, user_id=user_id):
+        raise NotReady(
+            "LAST_ADMIN", "The installation needs an operator; make somebody else one first."
         )
 
 
@@ -340,8 +392,10 @@ async def disable_user(tx: Tx, user_id: str) -> User:
     """Raises NotFound, NotReady: LAST_ADMIN, USER_MANAGED_ELSEWHERE."""
     await check_not_last_admin(tx, user_id)
     user = await lock_managed(tx, user_id)
+    await check_not_last_operator(tx, user_id)
     await tx.run(SET_STATE, user_id=user_id, is_disabled=True)
     await end_sessions(tx, user_id, "disabled")
+    await end_invitations(tx, user_id)
     _note(tx, "user.disable", user, {"state": "disabled"})
     return await get_user(tx, user_id)
 
@@ -366,8 +420,10 @@ async def delete_user(tx: Tx, user_id: str) -> User:
     """Raises NotFound, NotReady: LAST_ADMIN, USER_MANAGED_ELSEWHERE."""
     await check_not_last_admin(tx, user_id)
     user = await lock_managed(tx, user_id)
+    await check_not_last_operator(tx, user_id)
     await tx.run(SET_DELETED, user_id=user_id, is_deleted=True)
     await end_sessions(tx, user_id, "deleted")
+    await end_invitations(tx, user_id)
     _note(tx, "user.delete", user, {"deleted": True})
     return await get_user(tx, user_id, show_deleted=True)
 
@@ -402,7 +458,7 @@ async def reset_second_factor(tx: Tx, user_id: str) -> User:
 async def end_user_sessions(tx: Tx, user_id: str) -> int:
     """Those in the caller's organisation; how many."""
     user = await get_user(tx, user_id)
-    check_may_grant(tx, enum_text(user, "role", user.role) or "")
+    await check_may_manage(tx, user)
     ended = await end_sessions(tx, user_id, "ended_by_administrator", org_id=tx.call.caller.org_id)
     _note(tx, "user.end_sessions", user, {"ended": ended})
     return ended

@@ -24,7 +24,8 @@ class PrivacyService(privacy_pb2_grpc.PrivacyServiceServicer):
         self.core, self.db = core, core.db
 
     async def ExportMyData(self, request: ExportMyDataRequest, call: Call) -> ExportMyDataResponse:
-        return ExportMyDataResponse(document=await export_person(self.core, call))
+        document, next_page_token = await export_person(self.core, call, request.page_token)
+        return ExportMyDataResponse(document=document, next_page_token=next_page_token)
 
     async def RequestErasure(
         self, request: RequestErasureRequest, call: Call

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from chimera.audit.leaf import Kind, Severity
+from chimera.audit.recording import record
 from chimera.db import Nothing, Tx, sql
 
 LIST_PERSONAL_KEYS = sql(
@@ -30,6 +32,16 @@ SUM_USAGE = sql(
     """,
 )
 
+REVOKE_PERSONAL_KEYS = sql(
+    str,
+    """
+    UPDATE providers.provider_keys
+       SET is_active = false, is_default = false, revoked_at = now(), sealed = '{}', rotate_at = NULL
+     WHERE org_id = %(org_id)s AND user_id = %(user_id)s AND is_active
+    RETURNING id
+    """,
+)
+
 # By a worker. The row stays, for the ledger names it.
 END_PERSONAL_KEYS = sql(
     Nothing,
@@ -49,6 +61,21 @@ async def personal_data(tx: Tx, user_id: str) -> dict[str, list[dict[str, Any]]]
         "provider_keys": await tx.all(LIST_PERSONAL_KEYS, org_id=org_id, user_id=user_id),
         "usage": await tx.all(SUM_USAGE, org_id=org_id, user_id=user_id),
     }
+
+
+async def revoke_personal_keys(tx: Tx, user_id: str) -> None:
+    """Somebody leaves the caller's organisation: their keys' secrets are destroyed, the rows stay."""
+    org_id = tx.call.caller.org_id
+    for key_id in await tx.all(REVOKE_PERSONAL_KEYS, org_id=org_id, user_id=user_id):
+        record(
+            tx,
+            "provider_key.revoke",
+            "provider_key",
+            key_id,
+            new={"is_active": False},
+            kind=Kind.SECURITY,
+            severity=Severity.NOTICE,
+        )
 
 
 async def end_personal_keys(tx: Tx, user_id: str) -> int:

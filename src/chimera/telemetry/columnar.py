@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from chimera.call import NOBODY
 from chimera.telemetry import frozen
+from chimera.telemetry.events import OWN_TYPES
 from chimera.telemetry.frozen import BatchBroken
 from chimera.telemetry.sender import (
     ID_MAX,
@@ -142,9 +143,10 @@ def _texts(field: str, column: TextColumn, count: int, most: int, room: _Room) -
 
 def _types(batch: EventColumns, count: int, room: _Room) -> _Texts:
     types = _texts("event_types", batch.event_types, count, NAME_MAX, room)
-    empty = {place for place, text in enumerate(types.dictionary) if not text}
-    if empty and not empty.isdisjoint(types.codes):
-        raise Unfit("event_types", "is empty", _first(types.codes, empty.__contains__))
+    for unfit, why in (({""}, "is empty"), (OWN_TYPES, "is the product's own")):
+        places = {place for place, text in enumerate(types.dictionary) if text in unfit}
+        if places and not places.isdisjoint(types.codes):
+            raise Unfit("event_types", why, _first(types.codes, places.__contains__))
     return types
 
 

@@ -15,7 +15,7 @@ from chimera.call import NOBODY
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotFound, NotReady
 from chimera.ids import new_id
-from chimera.paging import Pages
+from chimera.paging import ANSWER_BYTES, Pages, rows_that_fit
 from chimera.telemetry.events import Event, freeze
 from chimera.telemetry.rows import Reader
 from chimera.telemetry.sender import Sender, Unfit
@@ -32,7 +32,7 @@ LIST_DEAD_LETTERS = sql(
     DeadLetter,
     """
     SELECT id, producer, batch_id, event_index, events, reason, created_at,
-           CASE WHEN kind = 'event' THEN body END AS event
+           CASE WHEN kind = 'event' AND octet_length(body) <= %(most_bytes)s THEN body END AS event
       FROM telemetry.dead_letters
      WHERE org_id = %(org_id)s AND id < %(before)s ORDER BY id DESC LIMIT %(limit)s
     """,
@@ -111,17 +111,23 @@ COUNT_DISCARDED = sql(
 async def list_dead_letters(
     tx: Tx, pages: Pages, request: ListDeadLettersRequest
 ) -> ListDeadLettersResponse:
-    """The newest first."""
+    """The newest first, without events too large for any answer."""
     size, position = pages.page(request)
-    rows = await tx.all(
-        LIST_DEAD_LETTERS,
-        org_id=tx.call.caller.org_id,
-        before=position[0] if position else LAST_ID,
-        limit=size + 1,
+
+    async def fetch(before: str, limit: int) -> list[DeadLetter]:
+        return await tx.all(
+            LIST_DEAD_LETTERS,
+            org_id=tx.call.caller.org_id,
+            before=before,
+            limit=limit,
+            most_bytes=ANSWER_BYTES,
+        )
+
+    letters, has_more = await rows_that_fit(
+        fetch, position[0] if position else LAST_ID, size, lambda letter: letter.id
     )
-    return ListDeadLettersResponse(
-        dead_letters=rows[:size], next_page_token=pages.next_token(request, rows, size, "id")
-    )
+    token = pages.next_token_at(request, [letters[-1].id]) if has_more else ""
+    return ListDeadLettersResponse(dead_letters=letters, next_page_token=token)
 
 
 async def requeue_dead_letters(tx: Tx, ids: list[str]) -> int:

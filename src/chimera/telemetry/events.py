@@ -17,6 +17,8 @@ from chimera.telemetry.frozen import BatchBroken, pack
 
 EXECUTION_RECORDED = "execution.recorded"
 JUDGEMENT_RECORDED = "judgement.recorded"
+# Told by the product of its own doing, and counted as that: nobody else sends them.
+OWN_TYPES = frozenset({EXECUTION_RECORDED, JUDGEMENT_RECORDED})
 
 
 class Event(NamedTuple):

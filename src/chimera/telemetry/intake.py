@@ -26,12 +26,33 @@ from chimera.telemetry.columnar import read_columns
 from chimera.telemetry.events import Event, freeze
 from chimera.telemetry.frozen import BatchBroken, pack
 from chimera.telemetry.rows import read_rows, read_sound
-from chimera.telemetry.sender import Sender, Unfit
+from chimera.telemetry.sender import (
+    ID_MAX,
+    NAME_MAX,
+    PAIRS_MAX,
+    PAYLOAD_MAX,
+    TEXT_MAX,
+    Sender,
+    Unfit,
+)
 from chimera.v1.telemetry_pb2 import BatchReceipt, EventBatch, EventColumns, TelemetryEvent
 
 ROWS_MAX, COLUMNS_MAX = 10_000, 100_000
 LETTERS_A_BATCH_MAX = 1_000
 ERRORS_TOLD_MAX = 100
+LETTER_BYTES = 16_000  # up to which an event is kept as it came, whatever it is
+LONGEST = {
+    "event_id": ID_MAX,
+    "event_type": NAME_MAX,
+    "event_category": NAME_MAX,
+    "campaign_id": ID_MAX,
+    "user_id": ID_MAX,
+    "workload_id": ID_MAX,
+    "correlation_id": ID_MAX,
+    "cost_usd": ID_MAX,
+    "session_id": ID_MAX,
+    "payload": PAYLOAD_MAX,
+}
 BATCHES_A_CALL_MAX = 10_000
 IN_A_THREAD = 2_000  # events of a batch from which others should not wait for its judging
 VISIBLE_FOR_S = 5.0
@@ -74,11 +95,12 @@ FIND_RECEIPT = sql(
     """,
 )
 
-COUNT_DEAD_LETTERS = sql(
-    int,
+MEASURE_DEAD_LETTERS = sql(
+    dict,
     """
-    SELECT count(*) FROM (
-        SELECT FROM telemetry.dead_letters WHERE org_id = %(org_id)s LIMIT %(most)s) l
+    SELECT count(*) AS letters, coalesce(sum(size), 0)::bigint AS bytes FROM (
+        SELECT octet_length(body) AS size FROM telemetry.dead_letters
+         WHERE org_id = %(org_id)s LIMIT %(most)s) l
     """,
 )
 
@@ -100,6 +122,7 @@ class Intake:
     def __init__(self, db: Database, settings: Settings) -> None:
         self.db = db
         self.letters_max = settings.telemetry_dead_letters_max
+        self.letter_bytes_max = settings.telemetry_dead_letter_bytes_max
         self.backlog = Backlog(db, settings)
         self._visible: dict[tuple[str, frozenset[str]], tuple[float, frozenset[str]]] = {}
 
@@ -211,11 +234,8 @@ class Intake:
         self, tx: Tx, batch: EventBatch, sender: Sender, digest: bytes, judged: _Judged
     ) -> BatchReceipt:
         org_id = tx.call.caller.org_id
-        kept: list[int] = []
-        if judged.bad:
-            there = await tx.one(COUNT_DEAD_LETTERS, org_id=org_id, most=self.letters_max) or 0
-            room = min(LETTERS_A_BATCH_MAX, self.letters_max - there)
-            kept = list(judged.bad)[: max(0, room)]
+        letters = await self._letters(tx, batch, sender, judged) if judged.bad else {}
+        kept = list(letters)
         receipt = _receipt(sender, judged, set(kept))
         now = await tx.one(
             ACCEPT_BATCH,
@@ -230,7 +250,7 @@ class Intake:
             dead=len(kept),
             letter_ids=[new_id() for _ in kept],
             letter_indexes=kept,
-            letter_bodies=[_letter(batch.rows.events[index], sender) for index in kept],
+            letter_bodies=list(letters.values()),
             letter_reasons=[_sentence(judged.bad[index]) for index in kept],
         )
         if now is None:
@@ -240,6 +260,27 @@ class Intake:
         counts = {"accepted": judged.events + len(kept), "dead": len(kept)}
         tx.after_commit.append(lambda: _count(counts))
         return receipt
+
+    async def _letters(
+        self, tx: Tx, batch: EventBatch, sender: Sender, judged: _Judged
+    ) -> dict[int, bytes]:
+        """The first of the bad events that there is room for."""
+        there = await tx.one(
+            MEASURE_DEAD_LETTERS, org_id=tx.call.caller.org_id, most=self.letters_max
+        )
+        assert there is not None
+        room = min(LETTERS_A_BATCH_MAX, self.letters_max - there["letters"])
+        room_bytes = self.letter_bytes_max - there["bytes"]
+        letters: dict[int, bytes] = {}
+        for index in judged.bad:
+            if len(letters) >= room:
+                break
+            letter = _letter(batch.rows.events[index], sender)
+            room_bytes -= len(letter)
+            if room_bytes < 0:
+                break
+            letters[index] = letter
+        return letters
 
 
 async def visible_campaigns(db: Database, call: Call, asked: set[str]) -> frozenset[str]:
@@ -293,13 +334,30 @@ def _sentence(unfit: Unfit) -> str:
 
 
 def _letter(event: TelemetryEvent, sender: Sender) -> bytes:
-    """The event as it was sent, with what only this moment knows."""
+    """The event as it was sent, with what only this moment knows. What is longer than any that can be
+    taken is cut where it shows, so that it stays as unfit as it came."""
     kept = TelemetryEvent()
     kept.CopyFrom(event)
-    kept.user_id = event.user_id or sender.user_id
+    if event.ByteSize() > LETTER_BYTES:
+        for field, most in LONGEST.items():
+            setattr(kept, field, getattr(event, field)[: most + 1])
+        for name in set(kept.metric_units) - set(kept.metrics):
+            del kept.metric_units[name]
+        for pairs in (kept.metrics, kept.dimensions, kept.metric_units):
+            _cut(pairs)
+        kept.DiscardUnknownFields()
+    kept.user_id = kept.user_id or sender.user_id
     if not event.HasField("timestamp"):
         kept.timestamp.FromMilliseconds(sender.now_ms)
     return kept.SerializeToString()
+
+
+def _cut(pairs: Any) -> None:
+    """To one pair more than may be, with names and texts one character longer than may be."""
+    given = list(pairs.items())[: PAIRS_MAX + 1]
+    pairs.clear()
+    for name, value in given:
+        pairs[name[: NAME_MAX + 1]] = value[: TEXT_MAX + 1] if isinstance(value, str) else value
 
 
 def _receipt(sender: Sender, judged: _Judged, kept: set[int]) -> BatchReceipt:
@@ -308,6 +366,7 @@ def _receipt(sender: Sender, judged: _Judged, kept: set[int]) -> BatchReceipt:
         accepted=judged.events,
         dead_lettered=len(kept),
         refused=len(judged.bad) - len(kept),
+        unfit_indexes=judged.bad,
     )
     for index, unfit in list(judged.bad.items())[:ERRORS_TOLD_MAX]:
         receipt.errors.add(

@@ -9,12 +9,12 @@ from uuid import UUID
 
 from chimera.call import NOBODY, Call
 from chimera.faults import Invalid
-from chimera.paging import Pages
+from chimera.paging import Pages, rows_that_fit
 from chimera.pools import Database
 from chimera.rows import decimal_text
 from chimera.telemetry import statements
 from chimera.telemetry.freshness import read_freshness
-from chimera.telemetry.queries import POINTS_MAX, SECONDS_MAX
+from chimera.telemetry.queries import POINTS_MAX, SECONDS_MAX, milliseconds
 from chimera.telemetry.scope import Analytics, scope_of
 from chimera.v1.telemetry_pb2 import (
     EventFilter,
@@ -65,44 +65,53 @@ async def list_events(
     """The newest first. Raises NotFound(CAMPAIGN_NOT_VISIBLE), Invalid(QUERY_TOO_LARGE)."""
     scope = await scope_of(db, call, request.filter)
     size, position = pages.page(request)
-    from_ms = getattr(request, "from").ToMilliseconds()
+    # `from` is a word of Python.
+    from_ms = milliseconds("from", getattr(request, "from"))
     now_ms = int(datetime.now(UTC).timestamp() * 1000)
     to_ms, before = now_ms + AHEAD_MS, LAST_ID
     if request.HasField("to"):
         # The end itself is not in the range.
-        to_ms, before = min(to_ms, request.to.ToMilliseconds()), NOBODY
+        to_ms, before = min(to_ms, milliseconds("to", request.to)), NOBODY
     if position is not None:
         to_ms, before = position
     freshness = await read_freshness(db, analytics, call)
-    rows: list[tuple[Any, ...]] = []
     chosen = statements.conditions(request.filter)
-    for back_ms in LOOK_BACK_MS:
-        since_ms = min(now_ms, to_ms) - back_ms
-        rows = await analytics.rows(
-            call,
-            scope,
-            EVENTS + chosen + NEWEST_FIRST,
-            {
-                **statements.values(request.filter),
-                "from_ms": max(from_ms, since_ms, 0),
-                "to_ms": max(0, to_ms),
-                "before": before,
-                "event_type": request.event_type,
-                "workload_id": request.workload_id,
-                "correlation_id": request.correlation_id,
-                "session_id": request.session_id,
-                "size": size + 1,
-            },
-            rows_max=size + 1,
-        )
-        if len(rows) > size or from_ms >= since_ms:
-            break
-    events = [event_message(*row) for row in rows[:size]]
+
+    async def fetch(after: tuple[int, str], limit: int) -> list[TelemetryEvent]:
+        to_ms, before = after
+        rows: list[tuple[Any, ...]] = []
+        for back_ms in LOOK_BACK_MS:
+            since_ms = min(now_ms, to_ms) - back_ms
+            rows = await analytics.rows(
+                call,
+                scope,
+                EVENTS + chosen + NEWEST_FIRST,
+                {
+                    **statements.values(request.filter),
+                    "from_ms": max(from_ms, since_ms, 0),
+                    "to_ms": max(0, to_ms),
+                    "before": before,
+                    "event_type": request.event_type,
+                    "workload_id": request.workload_id,
+                    "correlation_id": request.correlation_id,
+                    "session_id": request.session_id,
+                    "size": limit,
+                },
+                rows_max=limit,
+            )
+            if len(rows) >= limit or from_ms >= since_ms:
+                break
+        return [event_message(*row) for row in rows]
+
+    events, has_more = await rows_that_fit(fetch, (to_ms, before), size, _position)
     answer = ListEventsResponse(events=events, freshness=freshness)
-    if len(rows) > size:
-        last = rows[size - 1]
-        answer.next_page_token = pages.next_token_at(request, [last[1], str(last[0])])
+    if has_more:
+        answer.next_page_token = pages.next_token_at(request, _position(events[-1]))
     return answer
+
+
+def _position(event: TelemetryEvent) -> tuple[int, str]:
+    return event.timestamp.ToMilliseconds(), event.event_id
 
 
 def event_message(
@@ -156,8 +165,8 @@ async def get_execution_series(
     Raises Invalid when `from` is not before `to`, or the answer would have over POINTS_MAX points.
     """
     # `from` is a word of Python.
-    from_s, to_s = getattr(request, "from").ToSeconds(), request.to.ToSeconds()
-    to_s += bool(request.to.nanos)
+    from_s = milliseconds("from", getattr(request, "from")) // 1000
+    to_s = -(-milliseconds("to", request.to) // 1000)
     if not 0 <= from_s < to_s <= SECONDS_MAX:
         raise Invalid("FIELD_INVALID", "`from` must be before `to`, both between 1970 and 2106.")
     scope = await scope_of(db, call, EventFilter())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from chimera.call import NOBODY, Call
 from chimera.faults import Invalid
@@ -27,6 +30,9 @@ MINUTES_UP_TO_S, HOURS_UP_TO_S = 6 * 3600, 31 * 86_400
 # A ranking has no steps to show: coarser ones are quicker.
 TOP_HOURS_UP_TO_S = 8 * 86_400
 SECONDS_MAX = 0xFFFF_FFFF
+# Events and minutes; hours and days are kept for a year. A day before they go, nothing is chosen of them.
+KEPT_MS = 90 * 86_400_000
+CHOSEN_UP_TO_MS = KEPT_MS - 86_400_000
 
 
 class Range(NamedTuple):
@@ -35,6 +41,16 @@ class Range(NamedTuple):
     step: TelemetryStep
     from_ms: int
     to_ms: int
+
+
+def milliseconds(field: str, moment: Timestamp) -> int:
+    """Since 1970. Raises Invalid for a moment that no calendar has."""
+    try:
+        return moment.ToMilliseconds()
+    except ValueError:
+        raise Invalid(
+            "FIELD_INVALID", f"`{field}` is not a moment between the years 1 and 9999."
+        ) from None
 
 
 def fitted(
@@ -46,17 +62,24 @@ def fitted(
 ) -> Range:
     """The request's range in steps of a roll-up, or of the wanted width.
 
-    Raises Invalid when `from` is not before `to`, or there would be more than POINTS_MAX steps.
+    Raises Invalid when `from` is not before `to`, there would be more than POINTS_MAX steps, or it
+    needs what is not kept for so long.
     """
     # `from` is a word of Python.
-    from_ms = getattr(request, "from").ToMilliseconds()
-    to_ms = request.to.ToMilliseconds()
+    from_ms = milliseconds("from", getattr(request, "from"))
+    to_ms = milliseconds("to", request.to)
     if not 0 <= from_ms < to_ms <= SECONDS_MAX * 1000:
         raise Invalid("FIELD_INVALID", "`from` must be before `to`, both between 1970 and 2106.")
     seconds = (to_ms - from_ms) / 1000
+    age_ms = time.time() * 1000 - from_ms
+    if age_ms > KEPT_MS and (is_exact or step == TelemetryStep.TELEMETRY_STEP_MINUTE):
+        raise Invalid(
+            "FIELD_INVALID",
+            "Events and minutes are kept for 90 days; ask for hours or days, and not exactly.",
+        )
     if not step:
         step = TelemetryStep.TELEMETRY_STEP_DAY
-        if seconds <= MINUTES_UP_TO_S:
+        if seconds <= MINUTES_UP_TO_S and age_ms <= CHOSEN_UP_TO_MS:
             step = TelemetryStep.TELEMETRY_STEP_MINUTE
         elif seconds <= hours_up_to_s:
             step = TelemetryStep.TELEMETRY_STEP_HOUR

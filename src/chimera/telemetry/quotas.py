@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from chimera.faults import Exhausted
 from chimera.settings import Settings
 
+Answer = TypeVar("Answer")
 WAITING_MAX = 20  # queries of one organisation, beside those that run
 
 
@@ -39,10 +40,11 @@ class Quotas:
         self.places = settings.telemetry_queries_per_org
         self.per_minute_s = settings.telemetry_query_s_per_org_minute
         self._shares: dict[str, _Share] = {}
+        self._asked: set[asyncio.Task[Any]] = set()
 
-    @asynccontextmanager
-    async def place(self, org_id: str) -> AsyncIterator[None]:
-        """Waits for a place and counts the time that it is held.
+    async def within(self, org_id: str, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+        """Asks when there is a place, and counts the time until `ask` ends. It may outlive a caller who
+        stops waiting, and has the place until then: the store works on.
 
         Raises Exhausted(TOO_MANY_QUERIES, QUERY_TIME_USED).
         """
@@ -58,16 +60,30 @@ class Quotas:
                 retry_after_s=1.0,
             )
         share.asking += 1
-        try:
-            async with share.places:
-                self._admit(share)
-                began = time.monotonic()
-                try:
-                    yield
-                finally:
-                    share.taken_s += time.monotonic() - began
-        finally:
+        asked = asyncio.create_task(self._ask(share, ask))
+
+        def ended(_: object) -> None:
             share.asking -= 1
+            self._asked.discard(asked)
+            if not asked.cancelled():
+                asked.exception()  # looked at, also when nobody waits for it any more
+
+        self._asked.add(asked)
+        asked.add_done_callback(ended)
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            asked.cancel()  # at once while it waits for its place
+            raise
+
+    async def _ask(self, share: _Share, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+        async with share.places:
+            self._admit(share)
+            began = time.monotonic()
+            try:
+                return await ask()
+            finally:
+                share.taken_s += time.monotonic() - began
 
     def _admit(self, share: _Share) -> None:
         share.run_off(self.per_minute_s)

@@ -14,7 +14,7 @@ from math import isfinite
 from chimera.call import NOBODY
 from chimera.telemetry import frozen
 from chimera.telemetry.columnar import Read
-from chimera.telemetry.events import Event
+from chimera.telemetry.events import OWN_TYPES, Event
 from chimera.telemetry.frozen import BatchBroken
 from chimera.telemetry.sender import (
     ID_MAX,
@@ -63,6 +63,7 @@ def _read_sound(messages: Sequence[TelemetryEvent], sender: Sender) -> Read | No
     texts = [given[key] for given, some in zip(dimensions, keys, strict=True) for key in some]
     if (
         not all(0 < len(text) <= NAME_MAX for text in set(types))
+        or not OWN_TYPES.isdisjoint(types)
         or max(map(len, categories)) > NAME_MAX
         or max(max(map(len, column)) for column in (workloads, sessions, correlations)) > ID_MAX
         or max(map(len, payloads)) > PAYLOAD_MAX
@@ -178,6 +179,8 @@ class Reader:
         event_type, category = message.event_type, message.event_category
         if not 0 < len(event_type) <= NAME_MAX:
             raise Unfit("event_type", f"must have 1 to {NAME_MAX} characters")
+        if event_type in OWN_TYPES:
+            raise Unfit("event_type", "is the product's own")
         if len(category) > NAME_MAX:
             raise Unfit("event_category", f"has more than {NAME_MAX} characters")
         timestamp_ms = sender.now_ms

@@ -73,9 +73,11 @@ class Scope:
     def is_whole(self) -> bool:
         return not self.user_id
 
-    def allows(self, user_id: str, campaign_id: str) -> bool:
+    def allows(self, user_id: UUID, campaign_id: UUID) -> bool:
         """Whether an event of the organisation is in it."""
-        return self.is_whole or user_id == self.user_id or campaign_id in self.campaign_ids
+        return (
+            self.is_whole or str(user_id) == self.user_id or str(campaign_id) in self.campaign_ids
+        )
 
     def filters(self) -> str:
         """For the setting additional_table_filters."""
@@ -158,7 +160,8 @@ class Analytics:
             "timeout_overflow_mode": "throw",
             **(IN_PARALLEL if merges_sketches else {}),
         }
-        async with self.quotas.place(scope.org_id):
+
+        async def ask() -> list[tuple[Any, ...]]:
             await self._expect_filters(call)
             return await self.clickhouse.query(
                 statement,
@@ -166,7 +169,10 @@ class Analytics:
                 deadline=min(call.deadline, time.monotonic() + settings.telemetry_query_s),
                 rows_max=rows_max,
                 limits=limits,
+                to_the_end=True,
             )
+
+        return await self.quotas.within(scope.org_id, ask)
 
     async def _expect_filters(self, call: Call) -> None:
         """That the server applies filters, for one that does not know the setting ignores it and says

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 from chimera.call import Call
 from chimera.core import Core
+from chimera.paging import ANSWER_BYTES
 from chimera.telemetry import activity, dead_letters, ledger, listing, operations, queries
 from chimera.telemetry.intake import Intake
 from chimera.telemetry.scope import Analytics
@@ -63,8 +64,15 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServiceServicer):
     async def UploadEvents(
         self, requests: AsyncIterator[UploadEventsRequest], call: Call
     ) -> UploadEventsResponse:
-        receipts = [receipt async for receipt in self.intake.record_all(call, requests)]
-        return UploadEventsResponse(receipts=receipts)
+        answer = UploadEventsResponse()
+        told_bytes = 0
+        async for receipt in self.intake.record_all(call, requests):
+            told_bytes += receipt.ByteSize()
+            if told_bytes > ANSWER_BYTES:
+                receipt.ClearField("errors")
+                receipt.ClearField("unfit_indexes")
+            answer.receipts.append(receipt)
+        return answer
 
     async def StreamEvents(
         self, requests: AsyncIterator[StreamEventsRequest], call: Call

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, NamedTuple
+from uuid import UUID
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -19,7 +23,7 @@ from chimera.background import cancelled
 from chimera.call import NOBODY, Call
 from chimera.db import sql
 from chimera.faults import Fault, Invalid
-from chimera.paging import Pages
+from chimera.paging import ANSWER_BYTES, Pages
 from chimera.pools import Database
 from chimera.telemetry.frozen import BatchBroken, thaw
 from chimera.telemetry.listing import event_message
@@ -36,7 +40,9 @@ log = structlog.get_logger("chimera.telemetry.tail")
 POLL_S = 0.02
 BATCHES_A_LOOK = 20
 EVENTS_A_MESSAGE = 500
-THAWED_MAX = 64  # batches that several watches share
+EVENTS_A_GLANCE = 2_000  # before others have their turn
+THAWED_MAX = 20_000  # events that are kept for the next watch; those being told are shared besides
+SCOPE_KNOWN_S = 2.0
 KEPT_S = 6 * 86_400  # a day less than batches are kept
 
 
@@ -73,6 +79,59 @@ LIST_NEWS = sql(
 )
 
 
+class _Row(NamedTuple):
+    """An event as `thaw` gives it."""
+
+    event_id: UUID
+    event_type: str
+    event_category: str
+    timestamp: datetime
+    workload_id: str
+    campaign_id: UUID
+    user_id: UUID
+    session_id: str
+    correlation_id: str
+    names: list[str]
+    values: list[float]
+    units: list[str]
+    dimensions: dict[str, str]
+    payload: str
+    latency_ms: int
+    cost: Decimal
+
+    def message(self) -> TelemetryEvent:
+        return event_message(
+            self.event_id,
+            round(self.timestamp.timestamp() * 1000),
+            self.event_type,
+            self.event_category,
+            self.campaign_id,
+            self.user_id,
+            self.workload_id,
+            self.correlation_id,
+            self.names,
+            self.values,
+            self.units,
+            self.dimensions,
+            self.latency_ms,
+            self.cost,
+            self.session_id,
+            self.payload,
+        )
+
+
+class _Thawed:
+    """The events of a batch."""
+
+    def __init__(self, org_id: str, columns: Sequence[Sequence[Any]]) -> None:
+        self.org_id = org_id
+        self.columns = columns
+        self.count = len(columns[0]) if columns else 0
+
+    def rows(self, start: int, end: int) -> Iterator[_Row]:
+        return map(_Row._make, zip(*(column[start:end] for column in self.columns), strict=True))
+
+
 class _Poll:
     """Looks for news of one organisation while it has watches."""
 
@@ -89,13 +148,17 @@ class Tail:
         self.db = db
         self.pages = pages
         self._polls: dict[str, _Poll] = {}
-        self._thawed: dict[str, list[TelemetryEvent]] = {}
+        # Shared by the watches that tell them now, and the newest for those that will.
+        self._told: WeakValueDictionary[str, _Thawed] = WeakValueDictionary()
+        self._kept: dict[str, _Thawed] = {}
+        self._thawing = asyncio.Lock()
 
     async def watch(
         self, call: Call, request: WatchEventsRequest
     ) -> AsyncIterator[WatchEventsResponse]:
-        """Never ends by itself. Raises Invalid(CURSOR_INVALID), NotFound(CAMPAIGN_NOT_VISIBLE)."""
-        scope = await scope_of(self.db, call, request.filter)
+        """Never ends by itself. Raises Invalid(CURSOR_INVALID), and NotFound(CAMPAIGN_NOT_VISIBLE), also
+        when a campaign that it tells of is made private."""
+        scope, scope_at = await scope_of(self.db, call, request.filter), time.monotonic()
         purpose = f"events/{call.caller.org_id}"
         position = await self._start(call, purpose, request.cursor)
         fits = _fitting(request.filter, scope)
@@ -113,20 +176,23 @@ class Tail:
                         limit=BATCHES_A_LOOK,
                     )
                 for batch in batches:
-                    events = await self._events(batch)
-                    for end in range(
-                        position.told + EVENTS_A_MESSAGE, len(events), EVENTS_A_MESSAGE
-                    ):
-                        part = [e for e in events[end - EVENTS_A_MESSAGE : end] if fits(e)]
-                        position = position._replace(told=end, at_s=int(time.time()))
+                    events = await self._events(call.caller.org_id, batch)
+                    is_whole = False
+                    while not is_whole:
+                        if scope.campaign_ids and time.monotonic() - scope_at >= SCOPE_KNOWN_S:
+                            await scope_of(self.db, call, request.filter)
+                            scope_at = time.monotonic()
+                        part, told = _part(events, position.told, fits)
+                        is_whole = told >= events.count
+                        position = position._replace(told=told, at_s=int(time.time()))
+                        if is_whole:
+                            position = Position(batch["xid"], batch["batch_id"], 0, position.at_s)
                         if part:
                             cursor = self.pages.seal(purpose, position)
                             yield WatchEventsResponse(cursor=cursor, events=part)
-                    rest = [event for event in events[position.told :] if fits(event)]
-                    position = Position(batch["xid"], batch["batch_id"], 0, int(time.time()))
-                    if rest:
-                        cursor = self.pages.seal(purpose, position)
-                        yield WatchEventsResponse(cursor=cursor, events=rest)
+                        elif not is_whole:
+                            await asyncio.sleep(0)
+                    del events  # nothing is held while there is no news
                 if not batches:
                     await news.wait()
 
@@ -143,21 +209,24 @@ class Tail:
             )
         return position
 
-    async def _events(self, batch: dict[str, Any]) -> list[TelemetryEvent]:
-        """The events of a batch, shared by all watches; none of one that cannot be read, which the
-        drain will tell of."""
+    async def _events(self, org_id: str, batch: dict[str, Any]) -> _Thawed:
+        """The events of a batch; none of one that cannot be read, which the drain will tell of."""
         batch_id = batch["batch_id"]
-        known = self._thawed.get(batch_id)
-        if known is not None:
-            return known
-        try:
-            events = await asyncio.to_thread(_messages, bytes(batch["body"]), batch["events"])
-        except BatchBroken:
-            events = []
-        self._thawed[batch_id] = events
-        while len(self._thawed) > THAWED_MAX:
-            del self._thawed[next(iter(self._thawed))]
-        return events
+        async with self._thawing:
+            known = self._told.get(batch_id)
+            if known is not None:
+                return known
+            try:
+                columns = await asyncio.to_thread(thaw, bytes(batch["body"]), batch["events"])
+            except BatchBroken:
+                columns = []
+            thawed = self._told[batch_id] = _Thawed(org_id, columns)
+            if org_id in self._polls and thawed.count <= THAWED_MAX:
+                self._kept[batch_id] = thawed
+                room = THAWED_MAX - sum(kept.count for kept in self._kept.values())
+                while room < 0:
+                    room += self._kept.pop(next(iter(self._kept))).count
+        return thawed
 
     @asynccontextmanager
     async def _polled(self, org_id: str) -> AsyncIterator[_Poll]:
@@ -171,6 +240,8 @@ class Tail:
             poll.watches -= 1
             if not poll.watches:
                 del self._polls[org_id]
+                for batch_id in [b for b, kept in self._kept.items() if kept.org_id == org_id]:
+                    del self._kept[batch_id]
                 await cancelled(poll.task)
 
     async def _look_out(self, org_id: str, poll: _Poll) -> None:
@@ -195,13 +266,13 @@ class Tail:
             await asyncio.sleep(POLL_S)
 
 
-def _fitting(filter: EventFilter, scope: Scope) -> Any:
+def _fitting(filter: EventFilter, scope: Scope) -> Callable[[_Row], bool]:
     """Whether an event is asked for and may be seen."""
-    fields = {
+    fields: dict[str, set[Any]] = {
         "event_type": set(filter.event_types),
         "event_category": set(filter.event_categories),
-        "campaign_id": {text.lower() for text in filter.campaign_ids},
-        "user_id": {text.lower() for text in filter.user_ids},
+        "campaign_id": set(map(UUID, filter.campaign_ids)),
+        "user_id": set(map(UUID, filter.user_ids)),
         "workload_id": set(filter.workload_ids),
     }
     named = [(name, wanted) for name, wanted in fields.items() if wanted]
@@ -212,41 +283,31 @@ def _fitting(filter: EventFilter, scope: Scope) -> Any:
     }
     asked = [(name, wanted) for name, wanted in dimensions.items() if wanted]
 
-    def fits(event: TelemetryEvent) -> bool:
+    def fits(row: _Row) -> bool:
         return (
-            scope.allows(event.user_id, event.campaign_id)
-            and all(getattr(event, name) in wanted for name, wanted in named)
-            and all(event.dimensions.get(name, "") in wanted for name, wanted in asked)
+            scope.allows(row.user_id, row.campaign_id)
+            and all(getattr(row, name) in wanted for name, wanted in named)
+            and all(row.dimensions.get(name, "") in wanted for name, wanted in asked)
         )
 
     return fits
 
 
-def _messages(body: bytes, events: int) -> list[TelemetryEvent]:
-    (ids, types, categories, times, workloads, campaigns, users, sessions, correlations, names) = (
-        columns := thaw(body, events)
-    )[:10]
-    values, units, dimensions, payloads, latencies, costs = columns[10:]
-    moments = [round(moment.timestamp() * 1000) for moment in times]
-    return [
-        event_message(*row)
-        for row in zip(
-            ids,
-            moments,
-            types,
-            categories,
-            campaigns,
-            users,
-            workloads,
-            correlations,
-            names,
-            values,
-            units,
-            dimensions,
-            latencies,
-            costs,
-            sessions,
-            payloads,
-            strict=True,
-        )
-    ]
+def _part(
+    events: _Thawed, start: int, fits: Callable[[_Row], bool]
+) -> tuple[list[TelemetryEvent], int]:
+    """Those of the events from `start` that fit and go into one message, and where the next begins.
+    Looks at so many only as others can wait for."""
+    part: list[TelemetryEvent] = []
+    used = 0
+    for row in events.rows(start, start + EVENTS_A_GLANCE):
+        if fits(row):
+            message = row.message()
+            used += message.ByteSize()
+            if part and used > ANSWER_BYTES:
+                return part, start
+            part.append(message)
+        start += 1
+        if len(part) == EVENTS_A_MESSAGE:
+            break
+    return part, start

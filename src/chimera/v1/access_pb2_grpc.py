@@ -565,7 +565,8 @@ class TeamServiceServicer:
 
     def SetTeamMember(self, request, context):
         """Adds a member, or changes whether one leads. TEAM_NOT_FOUND, USER_NOT_FOUND,
-        GRANT_EXCEEDS_GRANTOR when the team holds roles that the caller could not give.
+        GRANT_EXCEEDS_GRANTOR when the team holds roles that the caller could not give; STEP_UP_REQUIRED
+        for a new member of a team that holds roles.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

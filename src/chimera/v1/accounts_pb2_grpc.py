@@ -154,22 +154,24 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AcceptInvitation(self, request, context):
-        """Makes an account from an invitation that was mailed to its address. People who have an account
-        sign in and call OrganisationService.RedeemInvitation. INVITATION_INVALID and as above.
+        """Makes an account from an invitation that was mailed to its address, or takes up the one that has the
+        address and belongs to no organisation any more. People who have an account in one sign in and call
+        OrganisationService.RedeemInvitation. INVITATION_INVALID and as above.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResendVerification(self, request, context):
-        """Mails the link of a registration or of an unverified account again.
+        """Mails the link of a registration again; for an account whose address is not proven yet, a link to
+        choose its password (ResetPassword), which proves the address.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyEmail(self, request, context):
-        """Proves the address of an account or, after ChangeEmail, of its new address.
+        """After ChangeEmail: proves the new address, which is the account's from then on.
         ONE_TIME_TOKEN_INVALID, EMAIL_TAKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -185,7 +187,8 @@ class AccountServiceServicer:
 
     def ResetPassword(self, request, context):
         """Sets a new password and ends all sessions. A second factor is asked for as ever at the next
-        login. ONE_TIME_TOKEN_INVALID, PASSWORD_TOO_WEAK, PASSWORD_USED_BEFORE.
+        login. Who proves the account's address by it for the first time takes the account over: API
+        keys, linked identities and a second factor that were set up before end. ONE_TIME_TOKEN_INVALID, PASSWORD_TOO_WEAK, PASSWORD_USED_BEFORE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,7 +209,8 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ChangePassword(self, request, context):
-        """Ends the other sessions. PASSWORD_WRONG, PASSWORD_TOO_WEAK, PASSWORD_USED_BEFORE.
+        """Ends the other sessions, and a change of address that waits for its proof. PASSWORD_WRONG,
+        PASSWORD_NOT_SET, PASSWORD_TOO_WEAK, PASSWORD_USED_BEFORE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,7 +218,7 @@ class AccountServiceServicer:
 
     def StepUp(self, request, context):
         """Proves again who is there, for calls that ask for it: by password, or by a code of the second
-        factor, which is needed where there is one. PASSWORD_WRONG, CODE_INVALID.
+        factor, which is needed where there is one. PASSWORD_WRONG, PASSWORD_NOT_SET, CODE_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -236,14 +240,15 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DisableTotp(self, request, context):
-        """Gives up the second factor, with a code of it; ends the other sessions. CODE_INVALID.
+        """Gives up the second factor, with a code of it; ends the other sessions. CODE_INVALID,
+        TOTP_NOT_ENROLLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RegenerateRecoveryCodes(self, request, context):
-        """New recovery codes, shown once, instead of all old ones. TOTP_NOT_ENROLLED.
+        """New recovery codes, shown once, instead of all old ones. CODE_INVALID, TOTP_NOT_ENROLLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -264,7 +269,8 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EndOtherSessions(self, request, context):
-        """Ends all of the caller's sessions but this one, and forgets other devices.
+        """Ends all of the caller's sessions but this one and a change of address that waits for its proof,
+        and forgets other devices.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

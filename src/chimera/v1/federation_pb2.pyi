@@ -139,16 +139,18 @@ class FinishSignInRequest(_message.Message):
     def __init__(self, answer: _Optional[_Union[SignInAnswer, _Mapping]] = ...) -> None: ...
 
 class FinishSignInResponse(_message.Message):
-    __slots__ = ("tokens", "user", "is_new_user", "challenge")
+    __slots__ = ("tokens", "user", "is_new_user", "challenge", "restriction")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
     IS_NEW_USER_FIELD_NUMBER: _ClassVar[int]
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
+    RESTRICTION_FIELD_NUMBER: _ClassVar[int]
     tokens: _identity_pb2.SessionTokens
     user: _identity_pb2.User
     is_new_user: bool
     challenge: _identity_pb2.LoginChallenge
-    def __init__(self, tokens: _Optional[_Union[_identity_pb2.SessionTokens, _Mapping]] = ..., user: _Optional[_Union[_identity_pb2.User, _Mapping]] = ..., is_new_user: _Optional[bool] = ..., challenge: _Optional[_Union[_identity_pb2.LoginChallenge, _Mapping]] = ...) -> None: ...
+    restriction: _identity_pb2.SessionRestriction
+    def __init__(self, tokens: _Optional[_Union[_identity_pb2.SessionTokens, _Mapping]] = ..., user: _Optional[_Union[_identity_pb2.User, _Mapping]] = ..., is_new_user: _Optional[bool] = ..., challenge: _Optional[_Union[_identity_pb2.LoginChallenge, _Mapping]] = ..., restriction: _Optional[_Union[_identity_pb2.SessionRestriction, str]] = ...) -> None: ...
 
 class StartLinkRequest(_message.Message):
     __slots__ = ("provider_id", "redirect_uri")

@@ -295,7 +295,9 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetSuperuser(self, request, context):
-        """Makes somebody of any organisation an operator of the installation, or takes that away.
+        """Makes somebody of any organisation an operator of the installation, or takes that away. They
+        operate in sessions in which they proved who they are since (signed in or stepped up; the word of
+        an organisation's sign-in provider is no such proof), and with keys they made since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -303,7 +305,8 @@ class IdentityServiceServicer:
 
     def CreateApiKey(self, request, context):
         """Makes an API key of the caller. The secret is in the answer once and never again.
-        SCOPE_NOT_HELD when a scope exceeds the caller's own permissions, API_KEY_NAME_TAKEN.
+        SCOPE_NOT_HELD when a scope exceeds the caller's own permissions, and when a key would make one
+        that outlasts it; API_KEY_NAME_TAKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -111,15 +111,17 @@ class OrganisationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListMyOrganisations(self, request, context):
-        """Organisations the caller belongs to, in the order of joining.
+        """Organisations the caller belongs to, in the order of joining; a key's own only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SwitchOrganisation(self, request, context):
-        """A session of the same person in another of their organisations; the present one goes on.
-        ORGANISATION_NOT_FOUND; STEP_UP_REQUIRED for who was let in by the word of the present organisation's
+        """A session of the same person in another of their organisations; the present one goes on. The new
+        one is no new sign-in: it is over when the present one would be at the latest, and ends when that
+        is ended by Logout, EndSession or the reuse of its refresh token.
+        ORGANISATION_NOT_FOUND; ORGANISATION_IS_CURRENT; STEP_UP_REQUIRED for who was let in by the word of the present organisation's
         sign-in provider, which counts there only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -149,7 +151,8 @@ class OrganisationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMember(self, request, context):
-        """Takes somebody out of the organisation and ends their sessions in it; the account stays.
+        """Takes somebody out of the organisation and ends their sessions, keys and open invitations in it;
+        the account stays. If it was their only one, they can sign in again once they were invited by mail.
         LAST_ADMIN, USER_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -157,7 +160,8 @@ class OrganisationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LeaveOrganisation(self, request, context):
-        """The caller leaves the organisation of this session, which ends. LAST_ADMIN.
+        """The caller leaves the organisation of this session, which ends. LAST_ADMIN; LAST_ORGANISATION:
+        PrivacyService.RequestErasure ends the account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,7 +169,8 @@ class OrganisationServiceServicer:
 
     def CreateInvitation(self, request, context):
         """Without an address the answer holds the code, once; with one it is mailed there and nowhere else.
-        Nobody invites into a role that may do more than they may.
+        Nobody invites into a role that may do more than they may; who may do less later, is shut out or
+        goes takes their open invitations with them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,7 +192,7 @@ class OrganisationServiceServicer:
 
     def RedeemInvitation(self, request, context):
         """Brings the caller into the inviting organisation; SwitchOrganisation goes there.
-        INVITATION_INVALID, ALREADY_A_MEMBER.
+        INVITATION_INVALID, ALREADY_A_MEMBER; EMAIL_NOT_PROVEN for one by mail while the address is unproven.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,17 +23,20 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from chimera.v1 import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from chimera.v1 import options_pb2 as chimera_dot_v1_dot_options__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63himera/v1/privacy.proto\x12\nchimera.v1\x1a\x18\x63himera/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x15\n\x13\x45xportMyDataRequest\"-\n\x14\x45xportMyDataResponse\x12\x15\n\x08\x64ocument\x18\x01 \x01(\x0c\x42\x03\x80\x01\x01\"\x17\n\x15RequestErasureRequest\"F\n\x16RequestErasureResponse\x12,\n\x08\x65rase_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x16\n\x14\x43\x61ncelErasureRequest\"\x17\n\x15\x43\x61ncelErasureResponse2\xf3\x02\n\x0ePrivacyService\x12s\n\x0c\x45xportMyData\x12\x1f.chimera.v1.ExportMyDataRequest\x1a .chimera.v1.ExportMyDataResponse\" \x8a\xb5\x18\x1c\x10\x01\"\x0eprivacy.export(\x01\x38\xe0\xd4\x03@\x01H\x01\x12x\n\x0eRequestErasure\x12!.chimera.v1.RequestErasureRequest\x1a\".chimera.v1.RequestErasureResponse\"\x1f\x8a\xb5\x18\x1b\x10\x01\"\x0f\x65rasure.request(\x03\x30\x01@\x01H\x01\x12r\n\rCancelErasure\x12 .chimera.v1.CancelErasureRequest\x1a!.chimera.v1.CancelErasureResponse\"\x1c\x8a\xb5\x18\x18\x10\x01\"\x0e\x65rasure.cancel(\x03\x30\x01H\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63himera/v1/privacy.proto\x12\nchimera.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18\x63himera/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"3\n\x13\x45xportMyDataRequest\x12\x1c\n\npage_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"F\n\x14\x45xportMyDataResponse\x12\x15\n\x08\x64ocument\x18\x01 \x01(\x0c\x42\x03\x80\x01\x01\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x17\n\x15RequestErasureRequest\"F\n\x16RequestErasureResponse\x12,\n\x08\x65rase_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x16\n\x14\x43\x61ncelErasureRequest\"\x17\n\x15\x43\x61ncelErasureResponse2\xf3\x02\n\x0ePrivacyService\x12s\n\x0c\x45xportMyData\x12\x1f.chimera.v1.ExportMyDataRequest\x1a .chimera.v1.ExportMyDataResponse\" \x8a\xb5\x18\x1c\x10\x01\"\x0eprivacy.export(\x01\x38\xe0\xd4\x03@\x01H\x01\x12x\n\x0eRequestErasure\x12!.chimera.v1.RequestErasureRequest\x1a\".chimera.v1.RequestErasureResponse\"\x1f\x8a\xb5\x18\x1b\x10\x01\"\x0f\x65rasure.request(\x03\x30\x01@\x01H\x01\x12r\n\rCancelErasure\x12 .chimera.v1.CancelErasureRequest\x1a!.chimera.v1.CancelErasureResponse\"\x1c\x8a\xb5\x18\x18\x10\x01\"\x0e\x65rasure.cancel(\x03\x30\x01H\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chimera.v1.privacy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_EXPORTMYDATAREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_EXPORTMYDATAREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\350\007'
   _globals['_EXPORTMYDATARESPONSE'].fields_by_name['document']._loaded_options = None
   _globals['_EXPORTMYDATARESPONSE'].fields_by_name['document']._serialized_options = b'\200\001\001'
   _globals['_PRIVACYSERVICE'].methods_by_name['ExportMyData']._loaded_options = None
@@ -42,18 +45,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRIVACYSERVICE'].methods_by_name['RequestErasure']._serialized_options = b'\212\265\030\033\020\001\"\017erasure.request(\0030\001@\001H\001'
   _globals['_PRIVACYSERVICE'].methods_by_name['CancelErasure']._loaded_options = None
   _globals['_PRIVACYSERVICE'].methods_by_name['CancelErasure']._serialized_options = b'\212\265\030\030\020\001\"\016erasure.cancel(\0030\001H\001'
-  _globals['_EXPORTMYDATAREQUEST']._serialized_start=99
-  _globals['_EXPORTMYDATAREQUEST']._serialized_end=120
-  _globals['_EXPORTMYDATARESPONSE']._serialized_start=122
-  _globals['_EXPORTMYDATARESPONSE']._serialized_end=167
-  _globals['_REQUESTERASUREREQUEST']._serialized_start=169
-  _globals['_REQUESTERASUREREQUEST']._serialized_end=192
-  _globals['_REQUESTERASURERESPONSE']._serialized_start=194
-  _globals['_REQUESTERASURERESPONSE']._serialized_end=264
-  _globals['_CANCELERASUREREQUEST']._serialized_start=266
-  _globals['_CANCELERASUREREQUEST']._serialized_end=288
-  _globals['_CANCELERASURERESPONSE']._serialized_start=290
-  _globals['_CANCELERASURERESPONSE']._serialized_end=313
-  _globals['_PRIVACYSERVICE']._serialized_start=316
-  _globals['_PRIVACYSERVICE']._serialized_end=687
+  _globals['_EXPORTMYDATAREQUEST']._serialized_start=128
+  _globals['_EXPORTMYDATAREQUEST']._serialized_end=179
+  _globals['_EXPORTMYDATARESPONSE']._serialized_start=181
+  _globals['_EXPORTMYDATARESPONSE']._serialized_end=251
+  _globals['_REQUESTERASUREREQUEST']._serialized_start=253
+  _globals['_REQUESTERASUREREQUEST']._serialized_end=276
+  _globals['_REQUESTERASURERESPONSE']._serialized_start=278
+  _globals['_REQUESTERASURERESPONSE']._serialized_end=348
+  _globals['_CANCELERASUREREQUEST']._serialized_start=350
+  _globals['_CANCELERASUREREQUEST']._serialized_end=372
+  _globals['_CANCELERASURERESPONSE']._serialized_start=374
+  _globals['_CANCELERASURERESPONSE']._serialized_end=397
+  _globals['_PRIVACYSERVICE']._serialized_start=400
+  _globals['_PRIVACYSERVICE']._serialized_end=771
 # @@protoc_insertion_point(module_scope)

@@ -58,8 +58,8 @@ class PrivacyServiceServicer:
     """
 
     def ExportMyData(self, request, context):
-        """Everything held about the caller, over all organisations and contexts, as one JSON document
-        without secrets.
+        """Everything held about the caller, over all organisations and contexts, as JSON without secrets: in
+        parts of a few megabytes. PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -68,7 +68,8 @@ class PrivacyServiceServicer:
     def RequestErasure(self, request, context):
         """Asks for the account to be erased after the time of grace (CHIMERA_ERASURE_GRACE_DAYS): sessions and
         keys end, personal data goes, what was made stays without a name. LAST_ADMIN where others would
-        be left without an administrator.
+        be left without an administrator (one who is to be erased as well is none), or the installation
+        without an operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -208,20 +208,22 @@ class EventError(_message.Message):
     def __init__(self, index: _Optional[int] = ..., field: _Optional[str] = ..., message: _Optional[str] = ..., is_kept: _Optional[bool] = ...) -> None: ...
 
 class BatchReceipt(_message.Message):
-    __slots__ = ("batch_id", "accepted", "dead_lettered", "refused", "errors", "is_repeated")
+    __slots__ = ("batch_id", "accepted", "dead_lettered", "refused", "errors", "is_repeated", "unfit_indexes")
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     DEAD_LETTERED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     IS_REPEATED_FIELD_NUMBER: _ClassVar[int]
+    UNFIT_INDEXES_FIELD_NUMBER: _ClassVar[int]
     batch_id: str
     accepted: int
     dead_lettered: int
     refused: int
     errors: _containers.RepeatedCompositeFieldContainer[EventError]
     is_repeated: bool
-    def __init__(self, batch_id: _Optional[str] = ..., accepted: _Optional[int] = ..., dead_lettered: _Optional[int] = ..., refused: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[EventError, _Mapping]]] = ..., is_repeated: _Optional[bool] = ...) -> None: ...
+    unfit_indexes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, batch_id: _Optional[str] = ..., accepted: _Optional[int] = ..., dead_lettered: _Optional[int] = ..., refused: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[EventError, _Mapping]]] = ..., is_repeated: _Optional[bool] = ..., unfit_indexes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RecordEventsRequest(_message.Message):
     __slots__ = ("batch",)

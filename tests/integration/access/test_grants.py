@@ -198,9 +198,9 @@ async def test_office_hours_in_their_own_zone(world: World) -> None:
     await victor.audit.ListAuditEvents()
 
 
-async def test_an_old_sign_in_does_not_do(world: World) -> None:
-    """A key never signed in; a session is as old as its id."""
-    acme = await world.organisation("acme")
+async def test_an_old_sign_in_does_not_do(world: World, database_url: str) -> None:
+    """A key never signed in; a session is as old as its id, and what is opened out of it as well."""
+    acme, globex = await world.organisation("acme"), await world.organisation("globex")
     olivia = await acme.person("olivia")
     await granted(acme.admin, olivia, [PERMISSION_AUDIT_READ], sign_in_age_max_s=300)
     await olivia.audit.ListAuditEvents()
@@ -210,6 +210,18 @@ async def test_an_old_sign_in_does_not_do(world: World) -> None:
         permission=PERMISSION_AUDIT_READ, sign_in_age_s=301
     )
     assert (explained.allowed, list(explained.verdicts[0].unmet)) == (False, ["sign_in_age_max_s"])
+
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO identity.memberships (org_id, user_id, role) VALUES (%s, %s, 'viewer')",
+            [globex.id, olivia.user_id],
+        )
+        connection.execute("UPDATE identity.sessions SET created_at = now() - interval '1 hour'")
+    session = olivia
+    for org_id in (globex.id, acme.id):
+        answer = await session.organisations.SwitchOrganisation(organisation_id=org_id)
+        session = session.holding(answer.tokens.access_token)
+    assert await refusal(session.audit.ListAuditEvents()) == "PERMISSION_MISSING"
 
 
 async def test_a_second_factor_that_was_just_proven(world: World, database_url: str) -> None:

@@ -6,11 +6,13 @@ import asyncio
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
+from chimera.identity.endings import CHANGES
 from chimera.v1.identity_pb2 import ROLE_ADMIN
 from chimera.v1.options_pb2 import PERMISSION_AUDIT_READ, PERMISSION_TEAM_WRITE
-from tests.support.world import Refused, World
+from tests.support.world import PASSWORD, Refused, World
 
 
 async def refusal(call: Any) -> str:
@@ -122,6 +124,25 @@ async def test_a_team_is_no_way_around_the_rule(world: World) -> None:
     key = await admin.identity.CreateApiKey(name="teams", scopes=[PERMISSION_TEAM_WRITE])
     asked = admin.holding(key.secret).teams.SetTeamMember(team_id=team_id, user_id=tim.user_id)
     assert await refusal(asked) == "GRANT_EXCEEDS_GRANTOR"
+
+
+async def test_taking_somebody_into_a_team_with_roles_is_a_grant(
+    world: World, database_url: str
+) -> None:
+    """It asks who is there as every other grant does; a team without roles gives nothing."""
+    acme = await world.organisation("acme")
+    admin, mallory = acme.admin, await acme.person("mallory", role="viewer")
+    chiefs, choir = [(await admin.teams.CreateTeam(name=n)).team.id for n in ("chiefs", "choir")]
+    await admin.access.CreateGrant(built_in_role=ROLE_ADMIN, team_id=chiefs)
+    await admin.refresh()
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("UPDATE identity.sessions SET auth_time = now() - interval '5 days'")
+    CHANGES.note()
+    newcomer = {"team_id": chiefs, "user_id": mallory.user_id}
+    assert await refusal(admin.teams.SetTeamMember(**newcomer)) == "STEP_UP_REQUIRED"
+    await admin.teams.SetTeamMember(team_id=choir, user_id=mallory.user_id)
+    await admin.account.StepUp(password=PASSWORD)
+    await admin.teams.SetTeamMember(**newcomer)
 
 
 async def test_of_two_writers_with_one_etag_one_wins(world: World) -> None:

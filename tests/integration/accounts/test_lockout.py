@@ -12,7 +12,14 @@ from redis.asyncio import Redis
 from chimera.identity import logins, throttle
 from chimera.identity.passwords import Hasher
 from chimera.settings import Settings
-from tests.integration.accounts.conftest import Table, at, reason, registered, with_factor
+from tests.integration.accounts.conftest import (
+    OTHER_PASSWORD,
+    Table,
+    at,
+    reason,
+    registered,
+    with_factor,
+)
 from tests.support.post import Post
 from tests.support.world import PASSWORD, World
 
@@ -106,6 +113,18 @@ async def test_an_administrator_unlocks(world: World, table: Table) -> None:
     assert seen.failed_login_attempts == 10 and seen.HasField("locked_until")
     await acme.admin.identity.UnlockUser(user_id=ben.user_id)
     await at(world, "203.0.113.7").identity.Login(login=login, password=PASSWORD)
+
+
+async def test_a_new_password_by_mail_lets_the_owner_in(world: World, post: Post) -> None:
+    """Row and throttle alike."""
+    await registered(world, post, "olivia")
+    await guesses(world, 10, "203.0.113.7")
+    nobody = at(world, "198.51.100.9")
+    await nobody.account.RequestPasswordReset(email="olivia@example.com")
+    token = await post.token("olivia@example.com")
+    await nobody.account.ResetPassword(token=token, password=OTHER_PASSWORD)
+    login = nobody.identity.Login(login="olivia.x", password=OTHER_PASSWORD)
+    assert await reason(login) == "OK"
 
 
 async def test_failures_are_in_the_log_without_what_was_typed(

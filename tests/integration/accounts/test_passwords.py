@@ -10,6 +10,7 @@ from chimera.v1.organisations_pb2 import OrganisationRules
 from tests.integration.accounts.conftest import (
     OTHER_PASSWORD,
     Table,
+    at,
     reason,
     registered,
     together,
@@ -90,12 +91,30 @@ async def test_of_parallel_resets_one_wins(world: World, post: Post) -> None:
 
 
 async def test_a_mailbox_is_not_filled_by_others(world: World, post: Post) -> None:
-    """Five letters an hour of a kind, however often somebody asks."""
-    await registered(world, post, "olivia")
+    """Five letters an hour of a kind, however often somebody asks and whoever has the address."""
+    olivia = await registered(world, post, "olivia")
     before = len(await post.letters_to("olivia@example.com"))
-    for _ in range(9):
+    for _ in range(7):
         await world.nobody().account.RequestPasswordReset(email="olivia@example.com")
     assert len(await post.letters_to("olivia@example.com")) == before + 5
+
+    for n in range(7):
+        await at(world, f"203.0.113.{n}").account.Register(
+            email="olivia@example.com", username=f"x{n}y", organisation_name=f"o{n}"
+        )
+    # With the one that confirmed her registration.
+    assert len(await post.letters_to("olivia@example.com")) == before + 5 + 4
+
+    zoe = {"email": "zoe@example.com"}
+    await world.nobody().account.Register(**zoe, username="zoe", organisation_name="z")
+    for n in range(7):
+        await at(world, f"203.0.113.{n}").account.ResendVerification(**zoe)
+    assert len(await post.letters_to("zoe@example.com")) == 5
+
+    invite = olivia.organisations.CreateInvitation
+    reasons = [await reason(invite(role=2, email="kim@example.com")) for _ in range(7)]
+    assert reasons == ["OK"] * 5 + ["RATE_LIMITED"] * 2
+    assert len(await post.letters_to("kim@example.com")) == 5
 
 
 async def test_a_letter_written_twice_holds_one_good_link(

@@ -5,10 +5,20 @@ from __future__ import annotations
 from urllib.parse import parse_qs, urlsplit
 
 import pyotp
+import pytest
 
+from chimera.identity import throttle
 from chimera.v1.identity_pb2 import SessionRestriction
 from chimera.v1.organisations_pb2 import OrganisationRules
-from tests.integration.accounts.conftest import Table, at, reason, registered, together, with_factor
+from tests.integration.accounts.conftest import (
+    OTHER_PASSWORD,
+    Table,
+    at,
+    reason,
+    registered,
+    together,
+    with_factor,
+)
 from tests.support.post import Post
 from tests.support.world import PASSWORD, Person, World
 
@@ -28,6 +38,10 @@ async def test_a_login_takes_two_steps(world: World, post: Post, table: Table) -
     """Secret shown once, confirmed by a code, asked for from then on; her other session ended."""
     olivia = await registered(world, post, "olivia")
     elsewhere = await world.log_in("olivia.x")
+    account = olivia.account
+    for early in (account.ConfirmTotp, account.DisableTotp, account.RegenerateRecoveryCodes):
+        for code in ("123456", "A" * 26):
+            assert await reason(early(code=code)) == "TOTP_NOT_ENROLLED"
     enrolled = await olivia.account.EnrollTotp()
     uri = parse_qs(urlsplit(enrolled.otpauth_uri).query)
     assert uri["secret"] == [enrolled.secret] and uri["issuer"] == ["Chimera"]
@@ -94,6 +108,78 @@ async def test_a_challenge_is_good_once_and_for_five_tries(
         )
     late = at(world, "198.51.100.9").identity.CompleteLogin(challenge_token=token, code=totp.now())
     assert await reason(late) == "ONE_TIME_TOKEN_INVALID"
+
+
+async def test_a_right_password_is_no_free_try(world: World, post: Post, table: Table) -> None:
+    """A code that was used, or only looks like a recovery code, is a failure as any: counted, in the
+    organisation's log, and with the wait that a wrong password earns, or a lock would tell which
+    password is right."""
+    olivia = await registered(world, post, "olivia")
+    totp, _ = await with_factor(olivia)
+    used, made_up = totp.now(), "A" * 26
+    mail = "olivia@example.com"
+    for number, (address, password, code) in enumerate(
+        [
+            ("203.0.113.1", PASSWORD, used),
+            ("203.0.113.2", PASSWORD, made_up),
+            ("203.0.113.3", "wrong", made_up),
+        ]
+    ):
+        guesser = at(world, address).identity
+        tries = [
+            await reason(guesser.Login(login=mail, password=password, code=code)) for _ in range(5)
+        ]
+        assert tries == ["CREDENTIALS_INVALID"] * 5
+        failed, logged = table.rows(
+            "SELECT failed_login_attempts, (SELECT count(*) FROM audit.pending"
+            "  WHERE facts->>'action' = 'session.login' AND facts->>'outcome' = 'denied'"
+            "    AND facts->>'entity_id' = u.id::text AND org_id = u.home_org_id)"
+            " FROM identity.users u"
+        )[0]
+        assert (failed, logged) == (5 + 5 * number, 5 + 5 * number)
+        more = [
+            await reason(guesser.Login(login=mail, password=password, code=code)) for _ in range(3)
+        ]
+        assert "RATE_LIMITED" in more
+        table.rows("UPDATE identity.users SET failed_login_attempts = %s", 5 + 5 * number)
+    for call in (olivia.account.StepUp, olivia.account.DisableTotp):
+        reasons = [await reason(call(code="B" * 26)) for _ in range(8)]
+        assert reasons[:5] == ["CODE_INVALID"] * 5 and "RATE_LIMITED" in reasons
+
+
+async def test_who_knows_the_password_does_not_lock_out_its_owner(
+    world: World, post: Post, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong codes from many addresses lock strangers out of the second step; her device goes on. Who
+    has stolen a session guesses in it; she proves herself in hers."""
+    monkeypatch.setattr(throttle, "LOCK_AFTER_ANYWHERE", 5)
+    olivia = await registered(world, post, "olivia")
+    stolen = await world.log_in("olivia.x")
+    for _ in range(5):
+        wrong = stolen.account.ChangePassword(
+            current_password="wrong wrong", new_password=OTHER_PASSWORD
+        )
+        assert await reason(wrong) == "PASSWORD_WRONG"
+        assert await reason(stolen.account.StepUp(password="wrong wrong")) == "PASSWORD_WRONG"
+    assert await reason(olivia.account.StepUp(password=PASSWORD)) == "OK"
+    changes = olivia.account.ChangePassword(current_password=PASSWORD, new_password=OTHER_PASSWORD)
+    assert await reason(changes) == "OK"
+
+    login = {"login": "olivia.x", "password": OTHER_PASSWORD}
+    device = (await world.nobody().identity.Login(**login)).device_token
+    totp, _ = await with_factor(olivia)
+    table.a_while_later(olivia.user_id)
+
+    async def finishes(address: str, code: str, **more: str) -> str:
+        person = at(world, address).identity
+        challenge = (await person.Login(**login, **more)).challenge
+        return await reason(person.CompleteLogin(challenge_token=challenge.token, code=code))
+
+    for number in range(5):
+        assert await finishes(f"203.0.113.{number}", "000000") == "CODE_INVALID"
+    assert await finishes("198.51.100.1", totp.now()) == "RATE_LIMITED"
+    assert await reason(olivia.account.RegenerateRecoveryCodes(code="000000")) == "CODE_INVALID"
+    assert await finishes("198.51.100.1", totp.now(), device_token=device) == "OK"
 
 
 async def test_recovery_codes_are_used_up(world: World, post: Post) -> None:

@@ -92,7 +92,7 @@ async def test_a_person_takes_along_what_they_said_and_is_forgotten(
     scene: Scene, settings: Settings
 ) -> None:
     """The export holds comments, verdicts, shares, ratings and links, also of what is not theirs to see
-    any more; erased, the thread keeps its place and says nothing."""
+    any more; erased, the thread keeps its place and says nothing, though they left before."""
     olivia, peter = scene.people["olivia"], scene.people["peter"]
     await scene.show("private")
     await scene.share("edit", user_id=peter.user_id)
@@ -132,6 +132,7 @@ async def test_a_person_takes_along_what_they_said_and_is_forgotten(
         "UPDATE identity.users SET erase_at = now() - interval '1 second' WHERE id = %(id)s",
         id=peter.user_id,
     )
+    await scene.acme.admin.organisations.RemoveMember(user_id=peter.user_id)
     async with open_core(settings, "worker") as core:
         await erase_people({"core": core})
         await erase_people({"core": core})

@@ -13,6 +13,7 @@ import pytest
 
 from chimera.v1.federation_pb2 import FinishSignInResponse, SignInProviderKind
 from chimera.v1.identity_pb2 import ROLE_USER
+from chimera.v1.options_pb2 import PERMISSION_OPERATE
 from tests.integration.federation.conftest import linked, signed_in, way_in
 from tests.support.openid import REDIRECT_URI, Provider, consent, redirected, says
 from tests.support.world import PASSWORD, Organisation, Person, Refused, World
@@ -225,9 +226,9 @@ async def test_a_factor_is_as_old_as_the_provider_says(
     assert factor_at is not None and factor_at >= now and not is_vouched
 
 
-async def guest(acme: Organisation, globex: Organisation) -> Person:
-    """Olivia of acme, in a session at globex, whose provider she has linked."""
-    olivia = await acme.person("olivia")
+async def guest(acme: Organisation, globex: Organisation, olivia: Person | None = None) -> Person:
+    """Olivia of acme (or somebody else), in a session at globex, where she belongs as well."""
+    olivia = olivia or await acme.person("olivia")
     invited = await globex.admin.organisations.CreateInvitation(role=ROLE_USER, uses_max=1)
     await olivia.organisations.RedeemInvitation(invitation_code=invited.code)
     await olivia.refresh()
@@ -268,3 +269,49 @@ async def test_a_provider_has_no_say_over_accounts_of_others(
     await with_factor(session, database_url)
     finished = await signed_in(world.nobody(), provider.id, redirected)
     assert finished.challenge.token and not finished.HasField("tokens")
+
+
+async def test_no_organisation_vouches_for_an_operator(
+    world: World, hostile: Provider, database_url: str
+) -> None:
+    """Who runs acme's provider signs in as Ben, whose account is acme's, and as a guest from the
+    installation's own organisation: neither session operates, nor does one, or a key, from before Ben
+    was made an operator; his own second factor makes him one."""
+    root, acme = await world.organisation("root", operator=True), await world.organisation("acme")
+    ben = await acme.person("ben")
+    provider = await way_in(acme, hostile.issuer, second_factor_amr=["mfa"])
+    await linked(ben, provider.id, redirected)
+    totp = await with_factor(ben, database_url)
+
+    async def forged(subject: str) -> Person:
+        hostile.claims = {"sub": subject, "amr": ["mfa"]}
+        person = world.nobody()
+        finished = await signed_in(person, provider.id, redirected)
+        person.credential, person.tokens = finished.tokens.access_token, finished.tokens
+        return person
+
+    async def operates(person: Person) -> bool:
+        return PERMISSION_OPERATE in (await person.identity.GetMe()).permissions
+
+    subject = (await ben.sign_in.ListLinkedIdentities()).linked_identities[0].subject
+    early = await forged(subject)
+    key = early.holding((await early.identity.CreateApiKey(name="early")).secret)
+    await root.admin.identity.SetSuperuser(user_id=ben.user_id, is_superuser=True)
+    late = await forged(subject)
+    for person in (await early.refresh(), key, late):
+        assert not await operates(person)
+        lifts = person.identity.SetSuperuser(user_id=acme.admin.user_id, is_superuser=True)
+        assert await reason(lifts) == "PERMISSION_MISSING"
+    for person in (early, late):
+        makes = person.identity.CreateApiKey(name="forged")
+        assert await reason(makes) == "STEP_UP_REQUIRED"
+    await late.account.StepUp(code=totp.now())
+    assert await operates(late)
+    made = await late.identity.CreateApiKey(name="late")
+    assert await operates(late.holding(made.secret))
+
+    there = await guest(root, acme, root.admin)
+    hostile.claims = {"sub": "the operator"}
+    await linked(there, provider.id, redirected)
+    assert await operates(there)
+    assert not await operates(await forged("the operator"))

@@ -15,7 +15,7 @@ from chimera.federation.flow import purge_sign_ins
 from chimera.server import Server
 from chimera.settings import Settings
 from chimera.v1.federation_pb2 import SignInProviderKind
-from chimera.v1.identity_pb2 import ROLE_USER, ROLE_VIEWER
+from chimera.v1.identity_pb2 import ROLE_USER, ROLE_VIEWER, SessionRestriction
 from tests.integration.federation.conftest import linked, signed_in, way_in
 from tests.support.openid import REDIRECT_URI, GitHub, Provider, consent, redirected
 from tests.support.stack import settings_with
@@ -78,9 +78,11 @@ async def test_who_says_no_at_the_provider(world: World, mock_issuer: str) -> No
         assert await refusal(world.nobody().sign_in.FinishSignIn(answer=answer)) == reason
 
 
-async def test_newcomers_of_an_organisation(world: World, hostile: Provider) -> None:
+async def test_newcomers_of_an_organisation(
+    world: World, hostile: Provider, database_url: str
+) -> None:
     """Whom its provider vouches for becomes a user without a password, if the organisation wants;
-    the next time they are known. Two at once make one user."""
+    the next time they are known, and told what their session waits for. Two at once make one user."""
     acme = await world.organisation("acme")
     provider = await way_in(
         acme, hostile.issuer, new_user_role=ROLE_VIEWER, email_domains=["acme.example"]
@@ -95,9 +97,37 @@ async def test_newcomers_of_an_organisation(world: World, hostile: Provider) -> 
     assert not again.is_new_user and {one.user.id for one in made} == {again.user.id}
     assert (again.user.email, again.user.username) == ("newcomer@acme.example", "newcomer")
     assert again.user.role == ROLE_VIEWER
+    assert not again.restriction
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("UPDATE identity.organisations SET requires_second_factor = true")
+    told = await signed_in(world.nobody(), provider.id, redirected)
+    assert told.restriction == SessionRestriction.SESSION_RESTRICTION_SECOND_FACTOR
     for password in (PASSWORD, "x"):
         login = world.nobody().identity.Login(login="newcomer", password=password)
         assert await refusal(login) == "CREDENTIALS_INVALID"
+
+
+async def test_addresses_of_a_provider_are_taken_as_it_names_them(
+    world: World, hostile: Provider
+) -> None:
+    """An issuer that ends in a slash, endpoints that do and that have a query, as common ones have."""
+    acme = await world.organisation("acme")
+    issuer = hostile.issuer + "/"
+    hostile.discovery = {
+        "issuer": issuer,
+        "authorization_endpoint": f"{issuer}authorize/?p=policy",
+        "token_endpoint": f"{issuer}token/?p=policy",
+    }
+    hostile.claims = hostile.redirect = {"iss": issuer}
+    provider = await way_in(acme, issuer, new_user_role=ROLE_VIEWER)
+    finished = await signed_in(world.nobody(), provider.id, redirected)
+    assert finished.user.role == ROLE_VIEWER
+    person = world.nobody().holding(finished.tokens.access_token)
+    [listed] = (await person.sign_in.ListLinkedIdentities()).linked_identities
+    assert (provider.issuer, listed.issuer) == (issuer, issuer)
+    started = await person.sign_in.StartLink(provider_id=provider.id, redirect_uri=REDIRECT_URI)
+    query = parse_qs(urlsplit(started.authorization_url).query)
+    assert query["p"] == ["policy"] and query["client_id"] == ["client-1"]
 
 
 async def test_who_is_no_newcomer(world: World, hostile: Provider) -> None:
@@ -179,6 +209,10 @@ async def test_the_last_way_in_stays(world: World, hostile: Provider, database_u
     provider = await way_in(acme, hostile.issuer, new_user_role=ROLE_USER)
     finished = await signed_in(world.nobody(), provider.id, redirected)
     person = world.nobody().holding(finished.tokens.access_token)
+    for _ in range(6):  # nothing is guessed at what is not there
+        assert await refusal(person.account.StepUp(password="anything")) == "PASSWORD_NOT_SET"
+    change = person.account.ChangePassword(current_password="a", new_password="anything at all")
+    assert await refusal(change) == "PASSWORD_NOT_SET"
     hostile.claims = {"sub": "subject-2"}
     await linked(person, provider.id, redirected)
     listed = (await person.sign_in.ListLinkedIdentities()).linked_identities
@@ -194,6 +228,19 @@ async def test_the_last_way_in_stays(world: World, hostile: Provider, database_u
     )
     reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, Refused)]
     assert reasons == ["LAST_WAY_IN"]
+    # Nor does one at a provider that is switched off or gone let anybody in.
+    second = await way_in(acme, hostile.issuer, name="second", client_id="client-2")
+    [left] = (await person.sign_in.ListLinkedIdentities()).linked_identities
+    hostile.claims = {"sub": "subject-of-client-2"}
+    dead = await linked(person, second.id, redirected)
+    unlink = person.sign_in.UnlinkIdentity
+    await acme.admin.sign_in.UpdateSignInProvider(
+        sign_in_provider_id=second.id, update_mask={"paths": ["is_enabled"]}, is_enabled=False
+    )
+    assert await refusal(unlink(linked_identity_id=left.id)) == "LAST_WAY_IN"
+    await acme.admin.sign_in.DeleteSignInProvider(sign_in_provider_id=second.id)
+    assert await refusal(unlink(linked_identity_id=left.id)) == "LAST_WAY_IN"
+    await unlink(linked_identity_id=dead.id)
     hostile.claims = {"sub": "subject-3"}
     mine = await linked(acme.admin, provider.id, redirected)
     foreign = person.sign_in.UnlinkIdentity(linked_identity_id=mine.id)
@@ -320,6 +367,8 @@ async def test_an_administrator_keeps_providers(
     await change(["client_secret", "name"], client_secret="client-secret", name="main")
     await signed_in(world.nobody(), provider.id, redirected)
     assert (await admin.sign_in.ListSignInProviders()).sign_in_providers[0].name == "main"
+    [identity] = (await admin.sign_in.ListLinkedIdentities()).linked_identities
+    assert identity.provider_name == "main"
     with psycopg.connect(database_url) as connection:
         [(row,)] = connection.execute("SELECT p::text FROM identity.sign_in_providers p").fetchall()
     assert "client-secret" not in row and "sealed" not in str(provider)
@@ -341,6 +390,8 @@ async def test_where_a_provider_may_not_be(world: World) -> None:
         "https://metadata.internal",
         "https://user@accounts.example.com",
         "ftp://accounts.example.com",
+        "https://accounts.example.com?tenant=acme",
+        "https://[accounts.example.com",
         "",
     ):
         assert await refusal(way_in(acme, issuer)) == "BASE_URL_REFUSED", issuer

@@ -191,6 +191,30 @@ async def test_a_key_lasts_at_most_a_year(world: World) -> None:
     assert refused.value.reason == "FIELD_INVALID"
 
 
+async def test_a_key_makes_no_key_that_outlasts_it(world: World) -> None:
+    """Neither another one nor itself anew; its owner does."""
+    admin = (await world.organisation("acme")).admin
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    scopes = [PERMISSION_API_KEY_MANAGE, PERMISSION_USER_READ]
+    made = await admin.identity.CreateApiKey(name="short", scopes=scopes, expires_at=soon)
+    other = await admin.identity.CreateApiKey(name="long", scopes=scopes)
+    key = admin.holding(made.secret).identity
+    children = [
+        await key.CreateApiKey(name="child", scopes=scopes),
+        await key.RotateApiKey(api_key_id=other.api_key.id),
+        await key.RotateApiKey(api_key_id=made.api_key.id, overlap_s=600),
+    ]
+    ends = [child.api_key.expires_at.ToDatetime(UTC) for child in children]
+    assert ends == [made.api_key.expires_at.ToDatetime(UTC)] * 3
+    key = admin.holding(children[-1].secret).identity
+    later = {"scopes": scopes, "expires_at": soon + timedelta(hours=1)}
+    with pytest.raises(Refused) as refused:
+        await key.CreateApiKey(name="later", **later)
+    assert refused.value.reason == "SCOPE_NOT_HELD"
+    mine = await admin.identity.RotateApiKey(api_key_id=made.api_key.id)
+    assert mine.api_key.expires_at.ToDatetime(UTC) > soon
+
+
 async def test_keys_are_their_owners_alone(world: World) -> None:
     """A colleague neither sees nor ends them; pages go through all of one's own."""
     acme = await world.organisation("acme")

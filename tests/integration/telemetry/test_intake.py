@@ -185,6 +185,11 @@ UNFIT_COLUMNS: list[tuple[dict[str, Any], str]] = [
     ({"event_types": TextColumn()}, "event_types[0]"),
     ({"event_types": TextColumn(dictionary=["a", ""], codes=[0, 1])}, "event_types[1]"),
     ({"event_types": TextColumn(dictionary=["a", "b"], codes=[0, 2])}, "event_types.codes[1]"),
+    (
+        {"event_types": TextColumn(dictionary=["a", "execution.recorded"], codes=[0, 1])},
+        "event_types[1]",
+    ),
+    ({"event_types": TextColumn(dictionary=["judgement.recorded"])}, "event_types[0]"),
     ({"workload_ids": TextColumn(dictionary=["a"], codes=[0])}, "workload_ids.codes"),
     ({"timestamps_ms": [1]}, "timestamps_ms"),
     ({"timestamps_ms": [1, 2]}, "timestamps_ms[0]"),
@@ -293,6 +298,86 @@ async def test_what_came_before_a_refusal_in_a_stream_stands(world: World, hands
     assert await hands.drain() == 5
 
 
+async def test_nobody_sends_what_the_product_tells_of_itself(world: World, hands: Hands) -> None:
+    """Or anybody could write executions, and what they cost, beside those of the engine."""
+    acme = await world.organisation("acme")
+    mallory = await acme.person("mallory")
+    events = [
+        TelemetryEvent(event_type=event_type, workload_id="run", cost_usd="99999999")
+        for event_type in ("execution.recorded", "judgement.recorded")
+    ]
+    for sender in (mallory, acme.admin):
+        receipt = await record(sender, in_rows([*events, TelemetryEvent(event_type="mine")]))
+        assert [(error.index, error.field) for error in receipt.errors] == [
+            (0, "event_type"),
+            (1, "event_type"),
+        ]
+        assert receipt.accepted == 1
+    for letter in (await acme.admin.telemetry.ListDeadLetters()).dead_letters:
+        with pytest.raises(Refused) as refused:
+            await acme.admin.telemetry.RequeueDeadLetters(dead_letter_ids=[letter.id])
+        assert refused.value.reason == "DEAD_LETTER_UNUSABLE"
+    await hands.drain()
+    assert ask(hands.url, "SELECT DISTINCT event_type FROM workload_events") == [("mine",)]
+
+
+async def test_all_that_is_unfit_is_told_by_its_place(world: World) -> None:
+    """Beyond the first hundred without the reason, also when it is asked again."""
+    acme = await world.organisation("acme")
+    fit, unfit = TelemetryEvent(event_type="x"), TelemetryEvent()
+    batch = in_rows([fit if number % 2 else unfit for number in range(3000)])
+    for _ in range(2):
+        receipt = await record(acme.admin, batch)
+        assert (receipt.accepted, receipt.dead_lettered, receipt.refused) == (1500, 1000, 500)
+        assert len(receipt.errors) == 100
+        assert list(receipt.unfit_indexes) == list(range(0, 3000, 2))
+
+
+async def test_large_dead_letters_are_cut_listed_and_stay_unfit(
+    world: World, database_url: str
+) -> None:
+    """By field, to one character more than may be; those kept whole before are listed without it."""
+    acme = await world.organisation("acme")
+    text = "ü" * 700_000
+    large = [
+        TelemetryEvent(event_type="x", payload=text),
+        TelemetryEvent(event_type="x", dimensions={"d": text}),
+        TelemetryEvent(event_type="x", dimensions={f"d{n}": "v" * 900 for n in range(900)}),
+        TelemetryEvent(event_type="x", metrics={f"{'m' * 40}{n}": 1 for n in range(9_000)}),
+        TelemetryEvent(event_type=text),
+        TelemetryEvent(event_type="x", workload_id=text),
+        TelemetryEvent(event_type="x", cost_usd="1" * 700_000),
+        TelemetryEvent(event_type="x", campaign_id="1" * 700_000),
+    ]
+    for event in large:
+        assert (await record(acme.admin, in_rows([event]))).dead_lettered == 1
+    letters = (await acme.admin.telemetry.ListDeadLetters()).dead_letters
+    assert len(letters) == len(large)
+    assert letters[-1].event.payload == "ü" * 32_001
+    assert max(letter.ByteSize() for letter in letters) < 100_000
+    for letter in letters:
+        with pytest.raises(Refused) as refused:
+            await acme.admin.telemetry.RequeueDeadLetters(dead_letter_ids=[letter.id])
+        assert refused.value.reason == "DEAD_LETTER_UNUSABLE", letter.reason
+
+    events = [TelemetryEvent(payload=payload) for payload in (text, text * 2)]
+    for letter, event in zip(letters, [*events, *events[:1] * 3], strict=False):
+        run_sql(
+            database_url,
+            "UPDATE telemetry.dead_letters SET body = %s WHERE id = %s",
+            event.SerializeToString(),
+            letter.id,
+        )
+    listed, token = [], ""
+    while not listed or token:
+        page = await acme.admin.telemetry.ListDeadLetters(page_token=token)
+        assert page.ByteSize() < 4_000_000
+        listed += page.dead_letters
+        token = page.next_page_token
+    assert [letter.id for letter in listed] == [letter.id for letter in letters]
+    assert [letter.HasField("event") for letter in listed[:3]] == [True, False, True]
+
+
 async def test_viewers_send_nothing(world: World) -> None:
     acme = await world.organisation("acme")
     viewer = await acme.person("vera", role="viewer")
@@ -311,7 +396,11 @@ class TestFull:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(
-            update={"telemetry_org_backlog_bytes_max": 5_000, "telemetry_dead_letters_max": 3}
+            update={
+                "telemetry_org_backlog_bytes_max": 5_000,
+                "telemetry_dead_letters_max": 3,
+                "telemetry_dead_letter_bytes_max": 90_000,
+            }
         )
 
     async def test_a_full_buffer_refuses_with_a_delay_and_takes_again_when_emptied(
@@ -348,5 +437,9 @@ class TestFull:
         receipt = await record(acme.admin, in_rows([TelemetryEvent()] * 5))
         assert (receipt.dead_lettered, receipt.refused) == (3, 2)
         assert [error.is_kept for error in receipt.errors] == [True] * 3 + [False] * 2
+        globex = await world.organisation("globex")
+        large = [TelemetryEvent(event_type="x", payload="a" * 40_000)] * 3
+        receipt = await record(globex.admin, in_rows(large))
+        assert (receipt.dead_lettered, receipt.refused) == (2, 1), "in bytes as well"
         assert (await acme.admin.telemetry.GetIngestStatus()).accepted == 3
-        assert run_sql(database_url, "SELECT count(*) FROM telemetry.dead_letters") == [(3,)]
+        assert run_sql(database_url, "SELECT count(*) FROM telemetry.dead_letters") == [(5,)]

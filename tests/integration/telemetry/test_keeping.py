@@ -14,6 +14,7 @@ import pytest
 from chimera.call import Call
 from chimera.ids import new_id
 from chimera.settings import Settings
+from chimera.telemetry import tail
 from chimera.telemetry.drain import TRIES_MAX, drain
 from chimera.telemetry.events import execution_events, freeze
 from chimera.telemetry.reconcile import reconcile
@@ -22,8 +23,18 @@ from chimera.telemetry.summaries import (
     purge_receipts,
     refresh_user_summaries,
 )
+from chimera.telemetry.tail import Tail
+from chimera.v1 import telemetry_pb2_grpc
 from chimera.v1.campaigns_pb2 import CampaignPlan
-from chimera.v1.telemetry_pb2 import EventFilter, TelemetryEvent, WatchEventsResponse
+from chimera.v1.telemetry_pb2 import (
+    EventBatch,
+    EventColumns,
+    EventFilter,
+    TelemetryEvent,
+    TextColumn,
+    WatchEventsRequest,
+    WatchEventsResponse,
+)
 from tests.integration.telemetry.buffer import Producer, ask, run_sql, some_executions
 from tests.integration.telemetry.conftest import Hands
 from tests.integration.telemetry.sending import (
@@ -34,6 +45,7 @@ from tests.integration.telemetry.sending import (
     within,
 )
 from tests.support.campaigns import secret_template
+from tests.support.processes import eventually
 from tests.support.statements import plain
 from tests.support.world import Person, Refused, World
 
@@ -335,6 +347,106 @@ async def test_a_watch_tells_only_what_was_asked_for_and_may_be_seen(
         ]
         assert await everybodys.next(len(wanted)) == wanted
         assert await own.next(60) == [event.event_id for event in hers]
+
+
+async def test_events_too_large_for_one_answer_come_in_several(world: World, hands: Hands) -> None:
+    """A batch of 20 kB on its way in is 10 MB on its way out, watched or listed."""
+    acme = await world.organisation("acme")
+    columns = EventColumns(count=500, event_types=TextColumn(dictionary=["x"]))
+    for number in range(20):
+        columns.dimensions.add(name=f"d{number}", values=TextColumn(dictionary=["a" * 1000]))
+    batch = EventBatch(producer="test", batch_id=str(uuid4()), columns=columns)
+    watching = Watching(acme.admin)
+    async with aclosing(watching.items):
+        await watching.begun()
+        await record(acme.admin, batch)
+        told = await watching.next(1)
+        assert 0 < len(told) < 500
+        half = watching.cursor
+        told += await watching.next(500 - len(told))
+    assert len(told) == len(set(told)) == 500
+    again = Watching(acme.admin, cursor=half)
+    async with aclosing(again.items):
+        await again.begun()
+        assert told[0] not in await again.next(1)
+
+    await hands.drain()
+    listed, token = [], ""
+    while not listed or token:
+        page = await acme.admin.telemetry.ListEvents(page_size=500, page_token=token)
+        assert page.ByteSize() < 4_000_000
+        listed += [event.event_id for event in page.events]
+        token = page.next_page_token
+    assert sorted(listed) == sorted(told)
+
+
+async def test_a_watch_ends_when_its_campaign_is_made_private(
+    world: World, hands: Hands, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For those to whom it is private; it is asked about again while the watch goes on."""
+    monkeypatch.setattr(tail, "SCOPE_KNOWN_S", 0.0)
+    acme = await world.organisation("acme")
+    olivia, mallory = await acme.person("olivia"), await acme.person("mallory")
+    made = await olivia.campaigns.CreateCampaign(name="ours", plan=CampaignPlan())
+    chosen = EventFilter(campaign_ids=[made.campaign.id.upper()])
+    hers, his = Watching(olivia, filter=chosen), Watching(mallory, filter=chosen)
+    async with aclosing(hers.items), aclosing(his.items):
+        await hers.begun()
+        await his.begun()
+        for seed in (1, 2):
+            events = some_events(3, seed, campaign_id=made.campaign.id)
+            await record(olivia, in_rows(events))
+            assert await hers.next(3) == [event.event_id for event in events]
+            if seed == 1:
+                assert await his.next(3) == [event.event_id for event in events]
+                run_sql(database_url, "UPDATE campaigns.campaigns SET visibility = 'private'")
+        with pytest.raises(Refused) as refused:
+            await his.next(1)
+    assert refused.value.reason == "CAMPAIGN_NOT_VISIBLE"
+
+
+async def test_what_watches_share_is_bounded_and_let_go(
+    world: World, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many events are kept for the next watch, and none when the last one of an organisation ends."""
+    monkeypatch.setattr(tail, "THAWED_MAX", 25)
+    acme, rival = await world.organisation("acme"), await world.organisation("rival")
+    tails: set[Tail] = set()
+    told = Tail.watch
+
+    def watch(self: Tail, call: Call, request: WatchEventsRequest) -> Any:
+        tails.add(self)
+        return told(self, call, request)
+
+    monkeypatch.setattr(Tail, "watch", watch)
+    calls, watches = [], []
+    for person in (acme.admin, acme.admin, rival.admin):
+        stub = telemetry_pb2_grpc.TelemetryServiceStub(person.channel)
+        calls.append(stub.WatchEvents(WatchEventsRequest(), metadata=person.metadata()))
+        watches.append(Watching(person))
+        watches[-1].items = aiter(calls[-1])
+        await watches[-1].begun()
+
+    def kept() -> dict[str, int]:
+        (one,) = tails
+        return {thawed.org_id: thawed.count for thawed in one._kept.values()}
+
+    for seed, count in ((1, 10), (2, 10), (3, 40), (4, 12)):
+        events = some_events(count, seed)
+        await record(acme.admin, in_columns(events))
+        for one in watches[:2]:
+            assert await one.next(count) == [event.event_id for event in events]
+    await record(rival.admin, in_rows(some_events(3)))
+    await watches[2].next(3)
+    assert kept() == {acme.id: 12, rival.id: 3}
+    for call in calls[:2]:
+        call.cancel()
+
+    async def let_go() -> bool:
+        return kept() == {rival.id: 3}
+
+    await eventually(let_go)
+    calls[2].cancel()
 
 
 async def test_summaries_are_what_each_person_has(

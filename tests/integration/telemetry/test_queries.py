@@ -101,6 +101,33 @@ async def test_the_step_follows_the_range(world: World, hands: Hands) -> None:
     assert refused.value.reason == "QUERY_TOO_LARGE"
 
 
+async def test_a_short_range_of_long_ago_is_answered_from_what_is_kept(
+    world: World, hands: Hands
+) -> None:
+    """Minutes and events go after 90 days, hours stay for a year; who asks for what is gone is told."""
+    acme = await world.organisation("acme")
+    await record(acme.admin, in_columns(some_events(50)))
+    await hands.drain()
+    moved = "SELECT * REPLACE (bucket - INTERVAL 100 DAY AS bucket) FROM events_hourly"
+    ask(hands.url, f"INSERT INTO events_hourly {moved}")
+    then = datetime.now(UTC) - timedelta(days=100)
+    times = {"from": stamp(then - timedelta(hours=5)), "to": stamp(then + timedelta(minutes=1))}
+    series = await acme.admin.telemetry.QuerySeries(**times)
+    assert series.step == TelemetryStep.TELEMETRY_STEP_HOUR
+    assert sum(point.events for point in series.points) == 50
+    top = await acme.admin.telemetry.QueryTop(**times)
+    assert [group.events for group in top.groups] == [50]
+    minutes = {"step": TelemetryStep.TELEMETRY_STEP_MINUTE}
+    for rpc, gone in (
+        ("QuerySeries", minutes),
+        ("QuerySeries", {"is_exact": True}),
+        ("QueryTop", {"is_exact": True}),
+    ):
+        with pytest.raises(Refused) as refused:
+            await getattr(acme.admin.telemetry, rpc)(**times, **gone)
+        assert refused.value.reason == "FIELD_INVALID"
+
+
 @pytest.mark.parametrize("is_exact", [False, True])
 async def test_filters_are_those_of_a_recount(world: World, hands: Hands, is_exact: bool) -> None:
     acme = await world.organisation("acme")

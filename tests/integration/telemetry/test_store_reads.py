@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
 from typing import Any, LiteralString
 from uuid import uuid4
 
@@ -13,6 +15,7 @@ from chimera.clickhouse import ClickHouse
 from chimera.embedded.stack import StackUrls
 from chimera.faults import Exhausted, Fault, Unavailable
 from chimera.settings import Settings
+from chimera.telemetry import quotas
 from chimera.telemetry.scope import Analytics, Scope
 
 ACME, RIVAL = str(uuid4()), str(uuid4())
@@ -72,6 +75,56 @@ async def test_an_organisation_has_so_many_seconds_a_minute(store: ClickHouse) -
     assert refused.value.reason == "QUERY_TIME_USED"
     assert (refused.value.retry_after_s or 0) > 1
     assert await ask(analytics, "SELECT 1", RIVAL) == [(1,)]
+
+
+class Slow(ClickHouse):
+    """A server that works on what it is asked until it is told to answer."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.begun, self.may_answer = threading.Event(), threading.Event()
+        self.may_answer.set()
+
+    def _with_client(self, work: Callable[[Any], Any]) -> Any:
+        self.begun.set()
+        self.may_answer.wait(30)
+        return super()._with_client(work)
+
+
+async def test_a_query_given_up_has_its_place_and_costs_until_it_ends(
+    stack: StackUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or whoever asks and hangs up takes all there is of the store, for nothing."""
+    monkeypatch.setattr(quotas, "WAITING_MAX", 1)
+    slow = Slow(stack.clickhouse_url)
+    analytics = Analytics(
+        slow, Settings(telemetry_queries_per_org=1, telemetry_query_s_per_org_minute=0.001)
+    )
+    try:
+        assert await ask(analytics, "SELECT 1", RIVAL) == [(1,)]
+        slow.begun.clear()
+        slow.may_answer.clear()
+        running = asyncio.create_task(ask(analytics, "SELECT 1"))
+        await asyncio.to_thread(slow.begun.wait, 30)
+        for _ in range(3):  # who waits for a place and gives up leaves the queue
+            waiting = asyncio.create_task(ask(analytics, "SELECT 1"))
+            await asyncio.sleep(0)
+            running.cancel()
+            waiting.cancel()
+            assert await asyncio.gather(running, waiting, return_exceptions=True)
+            await asyncio.sleep(0)
+        waiting = asyncio.create_task(ask(analytics, "SELECT 1"))
+        await asyncio.sleep(0)
+        with pytest.raises(Exhausted) as refused:
+            await ask(analytics, "SELECT 1")
+        assert refused.value.reason == "TOO_MANY_QUERIES"
+        slow.may_answer.set()
+        with pytest.raises(Exhausted) as refused:
+            await waiting
+        assert refused.value.reason == "QUERY_TIME_USED"
+    finally:
+        slow.may_answer.set()
+        await slow.close()
 
 
 class Old(ClickHouse):

@@ -163,7 +163,25 @@ def check_base_url(
 ) -> str:
     """Checks a provider's base URL at registration and returns it without a trailing slash.
 
-    Hosts of `private_networks` may be called over plain http. Names are not resolved here: what they resolve to is decided at each connect. Raises
+    Hosts of `private_networks` may be called over plain http. Raises what check_url does.
+    """
+    check_url(
+        url,
+        allow_http=allow_http,
+        allow_loopback=allow_loopback,
+        private_networks=private_networks,
+    )
+    if "?" in url:
+        raise MalformedUrlError("the base URL may hold a host, a port and a path, nothing else")
+    return url.rstrip("/")
+
+
+def check_url(
+    url: str, *, allow_http: bool, allow_loopback: bool, private_networks: Networks = ()
+) -> None:
+    """Checks a URL that is called as it is, with its last slash and its query.
+
+    Names are not resolved here: what they resolve to is decided at each connect. Raises
     MalformedUrlError, InsecureSchemeError or RefusedHostError, all with a `reason`.
     """
     if len(url) > URL_LENGTH_MAX or not url.isascii() or re.search(r"[\x00-\x20\x7f\\]", url):
@@ -175,13 +193,12 @@ def check_base_url(
         raise MalformedUrlError("the base URL cannot be parsed") from None
     if parts.scheme not in ("http", "https"):
         raise MalformedUrlError("the base URL must begin with https://")
-    if "@" in parts.netloc or "?" in url or "#" in url or port == 0:
-        raise MalformedUrlError("the base URL may hold a host, a port and a path, nothing else")
+    if "@" in parts.netloc or "#" in url or port == 0:
+        raise MalformedUrlError("the base URL may hold no user, no fragment and no port 0")
     is_private = is_private_host(host, private_networks)
     if parts.scheme == "http" and not (allow_http or is_private):
         raise InsecureSchemeError("the base URL must begin with https://")
     _check_host(host, allow_loopback=allow_loopback, is_private=is_private)
-    return url.rstrip("/")
 
 
 def _check_host(host: str, *, allow_loopback: bool, is_private: bool) -> None:
