@@ -203,6 +203,13 @@ async def test_upkeep_drops_old_partitions_of_which_everything_was_found(
     for name in ("batches_old_done", "batches_old_wrong"):
         run_sql(database_url, compared.format(name))
     run_sql(database_url, differs)
+    # Two that found no partition are of an organisation of which nothing, and of one of which all was compared.
+    seen = run_sql(database_url, "SELECT org_id FROM telemetry.batches_old_done")[0][0]
+    run_sql(
+        database_url, "UPDATE telemetry.verified SET xid = '9000000000' WHERE org_id = %s", seen
+    )
+    for org_id in (str(uuid4()), str(seen)):
+        add_batch(database_url, today - timedelta(days=30), "stored", org_id)
 
     assert await upkeep(core) == 1
 
@@ -217,6 +224,8 @@ async def test_upkeep_drops_old_partitions_of_which_everything_was_found(
         "batches_old_wrong",
         "batches_young",
     ]
+    in_default = "SELECT org_id = %s FROM telemetry.batches_default WHERE state = 'stored'"
+    assert run_sql(database_url, in_default, seen) == [(False,)]
     assert (await producer.status()).waiting == 8
 
 
@@ -227,7 +236,11 @@ def add_partition(database_url: str, name: str, day: datetime, state: str) -> No
         f" FROM ('{floor(day)}') TO ('{floor(day + timedelta(days=1))}')",
     )
     run_sql(database_url, f"ALTER TABLE telemetry.{name} OWNER TO chimera_owner")
-    values: tuple[Any, ...] = (new_id(day + timedelta(hours=1)), str(uuid4()), state)
+    add_batch(database_url, day, state, str(uuid4()))
+
+
+def add_batch(database_url: str, day: datetime, state: str, org_id: str) -> None:
+    values: tuple[Any, ...] = (new_id(day + timedelta(hours=1)), org_id, state)
     run_sql(
         database_url,
         """INSERT INTO telemetry.batches (batch_id, org_id, producer, body, events, state)
