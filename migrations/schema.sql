@@ -1122,12 +1122,20 @@ BEGIN
     LOOP
         CONTINUE WHEN EXISTS (
             SELECT FROM telemetry.batches WHERE tableoid = child AND state = 'waiting');
+        CONTINUE WHEN EXISTS (
+            SELECT FROM telemetry.batches b WHERE b.tableoid = child
+               AND (NOT EXISTS (SELECT FROM telemetry.verified v
+                                 WHERE v.org_id = b.org_id AND (b.xid, b.batch_id) <= (v.xid, v.batch_id))
+                    OR EXISTS (SELECT FROM telemetry.differing d WHERE d.batch_id = b.batch_id)));
         EXECUTE format('DROP TABLE %s', child);
         dropped := dropped + 1;
     END LOOP;
     -- What fell into the default partition while there was no other.
-    DELETE FROM telemetry.batches
-     WHERE tableoid = 'telemetry.batches_default'::regclass AND batch_id < keep_from AND state <> 'waiting';
+    DELETE FROM telemetry.batches b
+     WHERE b.tableoid = 'telemetry.batches_default'::regclass AND b.batch_id < keep_from AND b.state <> 'waiting'
+       AND EXISTS (SELECT FROM telemetry.verified v
+                    WHERE v.org_id = b.org_id AND (b.xid, b.batch_id) <= (v.xid, v.batch_id))
+       AND NOT EXISTS (SELECT FROM telemetry.differing d WHERE d.batch_id = b.batch_id);
     RETURN dropped;
 END $$;
 
@@ -3456,6 +3464,7 @@ CREATE TABLE telemetry.batches (
     resent_at timestamp with time zone,
     group_failures integer DEFAULT 0 NOT NULL,
     group_failed_at timestamp with time zone,
+    requeued_at timestamp with time zone,
     CONSTRAINT batches_events_check CHECK ((events > 0)),
     CONSTRAINT batches_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'stored'::text, 'dead'::text])))
 )
@@ -3481,6 +3490,7 @@ CREATE TABLE telemetry.batches_default (
     resent_at timestamp with time zone,
     group_failures integer DEFAULT 0 CONSTRAINT batches_group_failures_not_null NOT NULL,
     group_failed_at timestamp with time zone,
+    requeued_at timestamp with time zone,
     CONSTRAINT batches_events_check CHECK ((events > 0)),
     CONSTRAINT batches_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'stored'::text, 'dead'::text])))
 );
@@ -3509,6 +3519,20 @@ ALTER TABLE ONLY telemetry.dead_letters ALTER COLUMN body SET STORAGE EXTERNAL;
 ALTER TABLE ONLY telemetry.dead_letters FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE telemetry.dead_letters OWNER TO chimera_owner;
+
+CREATE TABLE telemetry.differing (
+    batch_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    found bigint NOT NULL,
+    is_missing boolean NOT NULL,
+    is_surplus boolean NOT NULL,
+    checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+ALTER TABLE ONLY telemetry.differing FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE telemetry.differing OWNER TO chimera_owner;
 
 CREATE TABLE telemetry.receipts (
     org_id uuid NOT NULL,
@@ -4136,6 +4160,9 @@ ALTER TABLE ONLY telemetry.batches_default
 ALTER TABLE ONLY telemetry.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY telemetry.differing
+    ADD CONSTRAINT differing_pkey PRIMARY KEY (batch_id);
+
 ALTER TABLE ONLY telemetry.receipts
     ADD CONSTRAINT receipts_pkey PRIMARY KEY (org_id, producer, batch_id);
 
@@ -4430,6 +4457,8 @@ CREATE INDEX batches_tail ON ONLY telemetry.batches USING btree (org_id, xid, ba
 CREATE INDEX batches_default_org_id_xid_batch_id_idx ON telemetry.batches_default USING btree (org_id, xid, batch_id);
 
 CREATE INDEX dead_letters_newest ON telemetry.dead_letters USING btree (org_id, id DESC);
+
+CREATE INDEX differing_checked ON telemetry.differing USING btree (org_id, checked_at);
 
 CREATE INDEX receipts_age ON telemetry.receipts USING brin (created_at);
 
@@ -5631,9 +5660,13 @@ ALTER TABLE telemetry.batches_default ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE telemetry.dead_letters ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE telemetry.differing ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY machinery ON telemetry.batches TO chimera_worker USING (true) WITH CHECK (true);
 
 CREATE POLICY machinery ON telemetry.dead_letters TO chimera_worker USING (true) WITH CHECK (true);
+
+CREATE POLICY machinery ON telemetry.differing TO chimera_worker USING (true) WITH CHECK (true);
 
 CREATE POLICY machinery ON telemetry.receipts TO chimera_worker USING (true) WITH CHECK (true);
 
@@ -5651,6 +5684,8 @@ CREATE POLICY tenant ON telemetry.batches TO chimera_app USING ((org_id = ( SELE
 
 CREATE POLICY tenant ON telemetry.dead_letters TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
+CREATE POLICY tenant ON telemetry.differing TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
 CREATE POLICY tenant ON telemetry.receipts TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON telemetry.reconciliations TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
@@ -5664,6 +5699,10 @@ ALTER TABLE telemetry.totals ENABLE ROW LEVEL SECURITY;
 CREATE POLICY upkeep_deletes ON telemetry.batches FOR DELETE TO chimera_owner USING ((state <> 'waiting'::text));
 
 CREATE POLICY upkeep_sees ON telemetry.batches FOR SELECT TO chimera_owner USING (true);
+
+CREATE POLICY upkeep_sees ON telemetry.differing FOR SELECT TO chimera_owner USING (true);
+
+CREATE POLICY upkeep_sees ON telemetry.verified FOR SELECT TO chimera_owner USING (true);
 
 ALTER TABLE telemetry.verified ENABLE ROW LEVEL SECURITY;
 
@@ -6490,14 +6529,23 @@ GRANT SELECT ON TABLE providers.routes TO chimera_worker;
 GRANT SELECT,INSERT ON TABLE telemetry.batches TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.batches TO chimera_worker;
 
+GRANT UPDATE(requeued_at) ON TABLE telemetry.batches TO chimera_app;
+
 GRANT SELECT,INSERT,DELETE ON TABLE telemetry.dead_letters TO chimera_app;
 GRANT SELECT,INSERT,DELETE ON TABLE telemetry.dead_letters TO chimera_worker;
+
+GRANT SELECT ON TABLE telemetry.differing TO chimera_app;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE telemetry.differing TO chimera_worker;
 
 GRANT SELECT,INSERT ON TABLE telemetry.receipts TO chimera_app;
 GRANT SELECT,DELETE ON TABLE telemetry.receipts TO chimera_worker;
 
 GRANT SELECT ON TABLE telemetry.reconciliations TO chimera_app;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE telemetry.reconciliations TO chimera_worker;
+
+GRANT UPDATE(accepted) ON TABLE telemetry.reconciliations TO chimera_app;
+
+GRANT UPDATE(dead) ON TABLE telemetry.reconciliations TO chimera_app;
 
 GRANT SELECT ON TABLE telemetry.refreshes TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.refreshes TO chimera_summary;

@@ -60,7 +60,7 @@ ROLES = {
     "chimera.providers.sealed_places": ("chimera_worker",),
     "chimera.providers.probes": ("chimera_app", "chimera_worker"),
     "chimera.telemetry.drain": ("chimera_worker",),
-    "chimera.telemetry.reconcile": ("chimera_worker", "chimera_app"),
+    "chimera.telemetry.ledger": ("chimera_worker", "chimera_app"),
     "chimera.telemetry.summaries": ("chimera_worker",),
     "chimera.telemetry.operations": ("chimera_app", "chimera_worker"),
 }
@@ -150,3 +150,29 @@ def test_parameters_are_named() -> None:
         if "%" in re.sub(r"%%|%\(\w+\)[sb]", "", statement.text)
     ]
     assert not unnamed, "name the parameters, %(name)s:\n" + "\n".join(unnamed)
+
+
+def sorted_as_text(text: str) -> set[str]:
+    """Columns put out as text and sorted by that name: ORDER BY takes the output, so 1000 is before 999.
+    Ids sort alike as texts."""
+    put_out = {
+        (found[2] or found[1]).rpartition(".")[2]
+        for found in re.finditer(r"\b([\w.]+)::text\b(?:\s+AS\s+(\w+))?(?=\s*(?:,|FROM\b))", text)
+    }
+    orders = re.findall(r"ORDER BY\s+(.*?)(?=\bLIMIT\b|\)|$)", text, re.DOTALL)
+    keys = {key.split()[0] for order in orders for key in order.split(",") if key.strip()}
+    return {name for name in put_out & keys if name != "id" and not name.endswith("_id")}
+
+
+def test_nothing_is_sorted_as_the_text_it_is_put_out_as() -> None:
+    assert sorted_as_text("SELECT xid::text AS xid, id FROM t ORDER BY xid, id LIMIT 1") == {"xid"}
+    assert sorted_as_text("SELECT id, t.xid::text FROM t ORDER BY id, xid DESC") == {"xid"}
+    assert not sorted_as_text("SELECT xid::text AS xid, id FROM t ORDER BY t.xid, id LIMIT 1")
+    wrong = [
+        f"{statement.where}: {', '.join(names)} in {' '.join(statement.text.split())[:70]}"
+        for statement in all_statements()
+        if (names := sorted_as_text(statement.text))
+    ]
+    assert not wrong, "qualify the column in ORDER BY, or name the text otherwise:\n" + "\n".join(
+        wrong
+    )

@@ -102,7 +102,7 @@ LIST_FLUSHES = sql(
     SELECT xid::text AS xid, id, cells FROM campaigns.flushes
      WHERE run_id = %(run_id)s AND (xid, id) >= (%(xid)s::text::xid8, %(id)s::uuid)
        AND (%(is_final)s OR xid < pg_snapshot_xmin(pg_current_snapshot()))
-     ORDER BY xid, id LIMIT %(limit)s
+     ORDER BY flushes.xid, id LIMIT %(limit)s
     """,
 )
 

@@ -5,7 +5,7 @@ In:  sender.py (whose events, a sane clock), rows.py and columnar.py (a batch ju
      form in which it waits and is sent), intake.py (receipts, the commit), backlog.py (when no more is
      taken), events.py and operations.py (what the product itself tells).
 On:  drain.py (frozen groups, one token each), dead_letters.py, reconcile.py (compared with the store,
-     sent anew), rollups.py (made anew from the events).
+     sent anew), ledger.py (how far, and what was found), rollups.py (made anew from the events).
 Out: scope.py (whose events a caller may read, enforced below any statement; limits), quotas.py (what an
      organisation may take), statements.py (which roll-up answers what), queries.py (series, rankings),
      listing.py, activity.py, summaries.py (in PostgreSQL, read from a standby where there is one),

@@ -58,6 +58,33 @@ TAKE_DEAD_LETTERS = sql(
     """,
 )
 
+# The reconciler holds this row while it counts (ledger.py).
+LOCK_LEDGER = sql(
+    Nothing,
+    """
+    INSERT INTO telemetry.verified AS v (org_id) VALUES (%(org_id)s)
+    ON CONFLICT (org_id) DO UPDATE SET is_asked = v.is_asked
+    """,
+)
+
+# The dead batch itself is not in the books any more: its events come in a new one.
+TAKE_OFF_BOOKS = sql(
+    Nothing,
+    """
+    WITH requeued AS (
+        UPDATE telemetry.batches SET requeued_at = clock_timestamp()
+         WHERE org_id = %(org_id)s AND batch_id = %(batch_id)s AND state = 'dead' AND requeued_at IS NULL
+        RETURNING org_id, xid, batch_id, producer, events, (created_at AT TIME ZONE 'UTC')::date AS day
+    )
+    UPDATE telemetry.reconciliations r
+       SET accepted = GREATEST(r.accepted - q.events, 0), dead = GREATEST(r.dead - q.events, 0)
+      FROM requeued q JOIN telemetry.verified v ON v.org_id = q.org_id
+     WHERE r.org_id = q.org_id AND r.day = q.day AND r.producer = q.producer
+       AND (q.xid, q.batch_id) <= (v.xid, v.batch_id)
+       AND NOT EXISTS (SELECT FROM telemetry.differing d WHERE d.batch_id = q.batch_id)
+    """,
+)
+
 REQUEUE_BATCH = sql(
     Nothing,
     """
@@ -110,12 +137,20 @@ async def requeue_dead_letters(tx: Tx, ids: list[str]) -> int:
     Raises NotFound(DEAD_LETTER_NOT_FOUND), NotReady(DEAD_LETTER_UNUSABLE).
     """
     letters = await _take(tx, ids)
+    org_id = tx.call.caller.org_id
+    await tx.run(LOCK_LEDGER, org_id=org_id)
     events: dict[str, list[Event]] = {}
+    seen: set[tuple[str, str]] = set()
     for letter in letters:
         if letter.kind == "batch":
+            await tx.run(TAKE_OFF_BOOKS, org_id=org_id, batch_id=letter.batch_id)
             await _requeue(tx, letter.producer, letter.body, letter.events)
-        else:
-            events.setdefault(letter.producer, []).append(_event(letter))
+            continue
+        event = _event(letter)
+        if (letter.producer, event.event_id) in seen:
+            raise _unusable(letter, "Another of these letters has the same event_id. Discard it.")
+        seen.add((letter.producer, event.event_id))
+        events.setdefault(letter.producer, []).append(event)
     for producer, found in events.items():
         await _requeue(tx, producer, freeze(found), len(found))
     count = sum(letter.events for letter in letters)
@@ -164,11 +199,14 @@ def _event(letter: Letter) -> Event:
     try:
         return Reader(sender).read(message, letter.event_index or 0)
     except Unfit as unfit:
-        raise NotReady(
-            "DEAD_LETTER_UNUSABLE",
+        raise _unusable(
+            letter,
             f"{unfit.field}: {unfit.message}. Send a corrected event, then discard this letter.",
-            facts={"dead_letter_id": letter.id},
         ) from None
+
+
+def _unusable(letter: Letter, why: str) -> NotReady:
+    return NotReady("DEAD_LETTER_UNUSABLE", why, facts={"dead_letter_id": letter.id})
 
 
 async def _requeue(tx: Tx, producer: str, body: bytes, events: int) -> None:

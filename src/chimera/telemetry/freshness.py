@@ -37,5 +37,6 @@ async def read_freshness(db: Database, analytics: Analytics, call: Call) -> Fres
     delay = timedelta(seconds=await analytics.replica_delay_s(call))
     freshness = Freshness(complete_to=row["complete_to"] - delay)
     if row["verified_to"] is not None:
-        freshness.verified_to.FromDatetime(row["verified_to"])
+        # What is not there yet cannot be vouched for.
+        freshness.verified_to.FromDatetime(min(row["verified_to"], row["complete_to"] - delay))
     return freshness

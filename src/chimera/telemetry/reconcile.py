@@ -2,8 +2,13 @@
 
 Batches are compared in the order of their commits, by number of events and of different events. What
 the store does not have at all is sent anew, once, from the frozen bytes; what it has in part or twice
-is reported, for a person to judge. The roll-ups are compared with the events day by day: once a day, when
-a batch was sent anew, and when somebody asked. What differs is made anew from the events.
+is reported, for a person to judge. Those that differ are noted and looked at in every pass; the others go
+on past them, and verified_to stays before the oldest.
+
+Once a day the store is asked how much it has of the days that are still in the buffer: fewer events, as
+after a restore, have all of them compared again. Then, and when a batch was sent anew or somebody asked,
+the roll-ups are compared with the events day by day. What differs is made anew from the events, unless
+it is the events that are fewer and nothing vouches for them: then the roll-ups may be all that is left.
 
 Runs in the loop that drains (the only writer of the store), so nothing is inserted while it counts.
 """
@@ -19,18 +24,31 @@ from typing import LiteralString
 import structlog
 
 from chimera import metrics
-from chimera.audit.recording import record
 from chimera.call import NOBODY, Call
 from chimera.clickhouse import ClickHouse
 from chimera.core import Core
-from chimera.db import Nothing, Tx, sql
-from chimera.paging import Pages
+from chimera.faults import Fault, Unavailable
 from chimera.pools import Database
 from chimera.telemetry import rollups
-from chimera.v1.telemetry_pb2 import (
-    ListReconciliationsRequest,
-    ListReconciliationsResponse,
-    Reconciliation,
+from chimera.telemetry.ledger import (
+    ADD_RECONCILIATION,
+    ASK,
+    CLEAR_DIFFERING,
+    FIND_OLDEST_VERIFIED,
+    IS_DIFFERING,
+    LIST_DIFFERING,
+    LIST_LEDGERS,
+    LIST_REQUEUED,
+    LIST_UNVERIFIED,
+    LOCK_LEDGER,
+    MARK_ROLLUPS,
+    MOVE_VERIFIED,
+    NOTE_DIFFERING,
+    RESEND,
+    START_OVER,
+    SUM_STORED,
+    Batch,
+    Ledger,
 )
 
 log = structlog.get_logger("chimera.telemetry.reconcile")
@@ -38,41 +56,31 @@ log = structlog.get_logger("chimera.telemetry.reconcile")
 BATCHES_A_LOOK = 2_000
 LOOKS_MAX = 50  # of one organisation in one pass
 REBUILT_MAX = 3  # days in one pass, for nothing is drained meanwhile
-DAYS_KEPT = 7  # as long as batches are
+DAYS_KEPT = 7  # as long as batches are, when all is well
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
-    """Where the comparison of one organisation stands."""
+class Difference:
+    """A batch of which the store has too few or too many."""
 
-    org_id: str
-    xid: str
-    batch_id: str
-    is_asked: bool
-    is_due: bool  # that the roll-ups are looked at
+    batch: Batch
+    found: int
+    is_missing: bool
+    is_surplus: bool
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    xid: str
-    batch_id: str
-    producer: str
-    events: int
-    state: str
-    created_at: datetime
-    was_resent: bool
+    @property
+    def is_lost(self) -> bool:
+        """None of it is there; what was sent anew before is for a person to judge."""
+        return not self.found and not self.batch.was_resent
 
 
 @dataclass
 class Tally:
-    """Of one day and producer, over the batches of one look."""
+    """Of one day and producer, over the batches of one look that are as they should be."""
 
     accepted: int = 0
     stored: int = 0
     dead: int = 0
-    found: int = 0
-    missing: int = 0
-    surplus: int = 0
     resent: int = 0
 
 
@@ -85,195 +93,72 @@ class Report:
     surplus: int = 0
     resent: int = 0
     rebuilt: list[tuple[str, date]] = field(default_factory=list)
+    # Days with fewer events than their roll-ups say, and nothing that vouches for the events.
+    lost: list[tuple[str, date]] = field(default_factory=list)
 
 
-LIST_LEDGERS = sql(
-    Ledger,
-    """
-    SELECT t.org_id, COALESCE(v.xid, '0')::text AS xid,
-           COALESCE(v.batch_id, '00000000-0000-0000-0000-000000000000'::uuid) AS batch_id,
-           COALESCE(v.is_asked, false) AS is_asked,
-           COALESCE(v.rollups_checked_at < clock_timestamp() - interval '1 day', true) AS is_due
-      FROM (SELECT DISTINCT org_id FROM telemetry.totals) t
-      LEFT JOIN telemetry.verified v ON v.org_id = t.org_id
-     ORDER BY v.checked_at NULLS FIRST
-    """,
-)
-
-LIST_UNVERIFIED = sql(
-    Batch,
-    """
-    SELECT xid::text AS xid, batch_id, producer, events, state, created_at,
-           resent_at IS NOT NULL AS was_resent
-      FROM telemetry.batches
-     WHERE org_id = %(org_id)s AND (xid, batch_id) > (%(xid)s::xid8, %(batch_id)s::uuid)
-       AND xid < pg_snapshot_xmin(pg_current_snapshot())
-     ORDER BY xid, batch_id LIMIT %(limit)s
-    """,
-)
-
-# Past the last that was compared: whatever is not, was accepted after verified_to.
-MOVE_VERIFIED = sql(
-    Nothing,
-    """
-    INSERT INTO telemetry.verified AS v (org_id, xid, batch_id, verified_to, is_asked)
-    SELECT %(org_id)s, %(xid)s::xid8, %(batch_id)s, b.verified_to, false
-      FROM (SELECT LEAST(now(), min(created_at)) AS verified_to FROM telemetry.batches
-             WHERE org_id = %(org_id)s AND (xid, batch_id) > (%(xid)s::xid8, %(batch_id)s::uuid)) b
-    ON CONFLICT (org_id) DO UPDATE
-       SET xid = EXCLUDED.xid, batch_id = EXCLUDED.batch_id, verified_to = EXCLUDED.verified_to,
-           is_asked = false, checked_at = clock_timestamp()
-    """,
-)
-
-# What is not through with its days is due again in the next pass.
-MARK_ROLLUPS = sql(
-    Nothing,
-    """
-    UPDATE telemetry.verified
-       SET rollups_checked_at = CASE WHEN %(is_through)s THEN clock_timestamp() ELSE '-infinity' END
-     WHERE org_id = %(org_id)s
-    """,
-)
-
-# The whole group may have been sent with it; alone it gets a token of its own.
-RESEND = sql(
-    int,
-    """
-    WITH resent AS (
-        UPDATE telemetry.batches SET state = 'waiting', group_id = NULL, resent_at = clock_timestamp()
-         WHERE batch_id = ANY(%(batch_ids)s::uuid[]) AND state = 'stored' AND resent_at IS NULL
-        RETURNING org_id, events
-    ), counted AS (
-        INSERT INTO telemetry.totals (org_id, slot, stored)
-        SELECT org_id, 0, -sum(events) FROM resent GROUP BY org_id
-        ON CONFLICT (org_id, slot) DO UPDATE SET stored = totals.stored + EXCLUDED.stored
-    )
-    SELECT count(*)::int FROM resent
-    """,
-)
-
-FORGET_RECONCILIATIONS = sql(
-    Nothing,
-    "DELETE FROM telemetry.reconciliations WHERE org_id = %(org_id)s AND day >= %(since)s",
-)
-
-ADD_RECONCILIATION = sql(
-    Nothing,
-    """
-    INSERT INTO telemetry.reconciliations AS r
-           (org_id, day, producer, accepted, stored, dead, found, missing_batches, surplus_batches,
-            resent_batches)
-    VALUES (%(org_id)s, %(day)s, %(producer)s, %(accepted)s, %(stored)s, %(dead)s, %(found)s,
-            %(missing)s, %(surplus)s, %(resent)s)
-    ON CONFLICT (org_id, day, producer) DO UPDATE
-       SET accepted = r.accepted + EXCLUDED.accepted, stored = r.stored + EXCLUDED.stored,
-           dead = r.dead + EXCLUDED.dead, found = r.found + EXCLUDED.found,
-           missing_batches = EXCLUDED.missing_batches, surplus_batches = EXCLUDED.surplus_batches,
-           resent_batches = r.resent_batches + EXCLUDED.resent_batches,
-           checked_at = clock_timestamp()
-    """,
-)
-
-# What was not compared yet, and single events that never were in a batch of the buffer, are added
-# as they are now.
-LIST_RECONCILIATIONS = sql(
-    Reconciliation,
-    """
-    WITH waiting AS (
-        SELECT (created_at AT TIME ZONE 'UTC')::date AS day, producer, sum(events) AS events
-          FROM telemetry.batches WHERE org_id = %(org_id)s AND state = 'waiting' GROUP BY 1, 2
-    ), letters AS (
-        SELECT (created_at AT TIME ZONE 'UTC')::date AS day, producer, count(*) AS events
-          FROM telemetry.dead_letters WHERE org_id = %(org_id)s AND kind = 'event' GROUP BY 1, 2
-    ), days AS (
-        SELECT day, producer FROM telemetry.reconciliations WHERE org_id = %(org_id)s
-        UNION SELECT day, producer FROM waiting UNION SELECT day, producer FROM letters
-    )
-    SELECT d.day::text AS day, d.producer,
-           (COALESCE(r.accepted, 0) + COALESCE(w.events, 0) + COALESCE(l.events, 0))::bigint AS accepted,
-           COALESCE(r.stored, 0) AS stored,
-           (COALESCE(r.dead, 0) + COALESCE(l.events, 0))::bigint AS dead_lettered,
-           COALESCE(w.events, 0)::bigint AS waiting, COALESCE(r.found, 0) AS found,
-           COALESCE(r.missing_batches, 0) AS missing_batches,
-           COALESCE(r.surplus_batches, 0) AS surplus_batches,
-           COALESCE(r.resent_batches, 0) AS resent_batches, r.checked_at
-      FROM days d
-      LEFT JOIN telemetry.reconciliations r
-             ON r.org_id = %(org_id)s AND r.day = d.day AND r.producer = d.producer
-      LEFT JOIN waiting w ON w.day = d.day AND w.producer = d.producer
-      LEFT JOIN letters l ON l.day = d.day AND l.producer = d.producer
-     WHERE (d.day::text, d.producer) < (%(day)s, %(producer)s)
-     ORDER BY d.day DESC, d.producer DESC LIMIT %(limit)s
-    """,
-    prepare=False,
-)
-
-FIND_VERIFIED_TO = sql(
-    datetime,
-    """
-    SELECT verified_to FROM telemetry.verified WHERE org_id = %(org_id)s AND isfinite(verified_to)
-    """,
-)
-
-ASK = sql(
-    Nothing,
-    """
-    INSERT INTO telemetry.verified (org_id, is_asked) VALUES (%(org_id)s, true)
-    ON CONFLICT (org_id) DO UPDATE SET is_asked = true
-    """,
-)
-
+# As bytes, ids are in the order of their times: the condition on them skips what the list of ids cannot.
 COUNT_BATCHES: LiteralString = """
     SELECT toString(batch_id), count(), uniqExact(event_id) FROM workload_events
-     WHERE org_id = %(org_id)s AND batch_id IN %(batch_ids)s GROUP BY batch_id
+     WHERE org_id = %(org_id)s AND batch_id IN %(batch_ids)s
+       AND UUIDToNum(batch_id) >= UUIDToNum(toUUID(%(first)s))
+       AND UUIDToNum(batch_id) <= UUIDToNum(toUUID(%(last)s))
+     GROUP BY batch_id
+"""
+
+SUM_FOUND: LiteralString = """
+    SELECT lower(hex(substring(UUIDToNum(batch_id), 1, 3))) AS span, count(), uniqExact(batch_id)
+      FROM workload_events
+     WHERE org_id = %(org_id)s AND UUIDToNum(batch_id) >= UUIDToNum(toUUID(%(oldest)s))
+     GROUP BY span
 """
 
 
 async def reconcile(core: Core, clickhouse: ClickHouse) -> Report:
-    """One pass over all organisations. Raises Unavailable while the store is away."""
+    """One pass over all organisations. One that fails is put behind the others and holds none of them up;
+    its fault is raised at the end. Raises Unavailable while the store is away."""
     report = Report()
     if not clickhouse.configured:
         return report
     report.rebuilt += await rollups.finish_rebuilds(core.db, clickhouse)
     async with core.db.begin(_call()) as tx:
         ledgers = await tx.all(LIST_LEDGERS)
+    failed: Fault | None = None
     for ledger in ledgers:
-        await _reconcile_org(core.db, clickhouse, ledger, report)
-    if report.missing or report.surplus or report.rebuilt:
+        try:
+            await _reconcile_org(core.db, clickhouse, ledger, report)
+        except Fault as fault:
+            log.warning("telemetry.not_compared", org_id=ledger.org_id, reason=fault.reason)
+            failed = failed or fault
+            async with core.db.begin(_call()) as tx:
+                await tx.run(LOCK_LEDGER, org_id=ledger.org_id)
+            if isinstance(fault, Unavailable):
+                break  # the others would wait for it as long; they are before this one next time
+    await _tell(core.db, report)
+    if failed is not None:
+        raise failed
+    return report
+
+
+async def _tell(db: Database, report: Report) -> None:
+    if report.missing or report.surplus or report.rebuilt or report.lost:
         log.error(
             "telemetry.differs",
             missing=report.missing,
             surplus=report.surplus,
             resent=report.resent,
             rebuilt=[f"{org_id} {day}" for org_id, day in report.rebuilt],
+            lost=[f"{org_id} {day}" for org_id, day in report.lost],
         )
     metrics.TELEMETRY_DIFFERING.set(report.missing + report.surplus)
-    return report
-
-
-async def ask(tx: Tx) -> None:
-    """The next pass compares everything of the caller's organisation again, with the roll-ups."""
-    await tx.run(ASK, org_id=tx.call.caller.org_id)
-    record(tx, "telemetry.reconcile", "organisation", tx.call.caller.org_id)
-
-
-async def list_reconciliations(
-    tx: Tx, pages: Pages, request: ListReconciliationsRequest
-) -> ListReconciliationsResponse:
-    """The newest day first."""
-    org_id = tx.call.caller.org_id
-    size, position = pages.page(request)
-    day, producer = position or ("9999-12-31", "")
-    rows = await tx.all(
-        LIST_RECONCILIATIONS, org_id=org_id, day=day, producer=producer, limit=size + 1
-    )
-    verified_to = await tx.one(FIND_VERIFIED_TO, org_id=org_id)
-    return ListReconciliationsResponse(
-        reconciliations=rows[:size],
-        next_page_token=pages.next_token(request, rows, size, "day", "producer"),
-        verified_to=verified_to,
-    )
+    async with db.begin(_call()) as tx:
+        oldest = await tx.one(FIND_OLDEST_VERIFIED)
+    age = datetime.now(UTC) - oldest if oldest else timedelta()
+    metrics.PENDING_AGE.labels("telemetry_unverified").set(max(0.0, age.total_seconds()))
+    if age > timedelta(days=DAYS_KEPT):
+        log.error(
+            "telemetry.kept", since=str(oldest), why="batches past their time are not verified"
+        )
 
 
 def _call() -> Call:
@@ -284,77 +169,116 @@ async def _reconcile_org(
     db: Database, clickhouse: ClickHouse, ledger: Ledger, report: Report
 ) -> None:
     org_id, xid, batch_id = ledger.org_id, ledger.xid, ledger.batch_id
-    if ledger.is_asked:
+    is_whole = ledger.is_asked or (ledger.is_due and await _has_fewer(db, clickhouse, org_id))
+    if is_whole:
         xid, batch_id = "0", NOBODY
-        since = datetime.now(UTC).date() - timedelta(days=DAYS_KEPT + 2)
         async with db.begin(_call()) as tx:
-            await tx.run(FORGET_RECONCILIATIONS, org_id=org_id, since=since)
-    was_resent = False
+            await tx.run(LOCK_LEDGER, org_id=org_id)
+            await tx.run(START_OVER, org_id=org_id)
+    async with db.begin(_call()) as tx:
+        known = await tx.all(LIST_DIFFERING, org_id=org_id, limit=BATCHES_A_LOOK)
+    was_resent = bool(known) and await _look(db, clickhouse, org_id, known, (xid, batch_id), report)
+    is_at_end = False
     for _ in range(LOOKS_MAX):
         async with db.begin(_call()) as tx:
             batches = await tx.all(
                 LIST_UNVERIFIED, org_id=org_id, xid=xid, batch_id=batch_id, limit=BATCHES_A_LOOK
             )
-        good, tallies, lost = await _compare(clickhouse, org_id, batches)
-        was_resent |= any(batch.was_resent for batch in good)
-        if good:
-            xid, batch_id = good[-1].xid, good[-1].batch_id
-        async with db.begin(_call()) as tx:
-            resent = (await tx.one(RESEND, batch_ids=lost) or 0) if lost else 0
-            for (day, producer), tally in tallies.items():
-                await tx.run(
-                    ADD_RECONCILIATION, org_id=org_id, day=day, producer=producer, **asdict(tally)
-                )
-            await tx.run(MOVE_VERIFIED, org_id=org_id, xid=xid, batch_id=batch_id)
-        report.compared += len(good)
-        report.missing += sum(tally.missing for tally in tallies.values())
-        report.surplus += sum(tally.surplus for tally in tallies.values())
-        report.resent += resent
-        if len(good) < BATCHES_A_LOOK:
+        settled = list(takewhile(lambda batch: batch.state != "waiting", batches))
+        if settled:
+            xid, batch_id = settled[-1].xid, settled[-1].batch_id
+        was_resent |= await _look(db, clickhouse, org_id, settled, (xid, batch_id), report)
+        if is_at_end := len(settled) < BATCHES_A_LOOK:
             break
-    if ledger.is_asked or ledger.is_due or was_resent:
-        is_through = False
-        if (room := REBUILT_MAX - len(report.rebuilt)) > 0:
-            days = await rollups.differing_days(clickhouse, org_id)
-            for day in days[:room]:
-                await rollups.rebuild_day(db, clickhouse, org_id, day)
-                report.rebuilt.append((org_id, day))
-            is_through = len(days) <= room
+    if is_whole or ledger.is_due or was_resent:
         async with db.begin(_call()) as tx:
-            await tx.run(MARK_ROLLUPS, org_id=org_id, is_through=is_through)
+            agrees = is_at_end and not await tx.one(IS_DIFFERING, org_id=org_id)
+        agrees = agrees and not await _has_fewer(db, clickhouse, org_id)
+        await _compare_rollups(db, clickhouse, org_id, agrees, is_whole, report)
 
 
-Tallies = dict[tuple[date, str], Tally]
+async def _look(
+    db: Database,
+    clickhouse: ClickHouse,
+    org_id: str,
+    batches: list[Batch],
+    position: tuple[str, str],
+    report: Report,
+) -> bool:
+    """Compares batches that do not wait and moves the ledger to `position`; whether one that was sent
+    anew is right now."""
+    stored = [batch.batch_id for batch in batches if batch.state == "stored"]
+    good, differing = await _compare(clickhouse, org_id, batches, stored)
+    lost = [one.batch.batch_id for one in differing if one.is_lost]
+    was_resent = any(batch.was_resent for batch in good)
+    resent = 0
+    async with db.begin(_call()) as tx:
+        await tx.run(LOCK_LEDGER, org_id=org_id)
+        if lost:
+            resent = await tx.one(RESEND, batch_ids=lost) or 0
+        dead = [batch.batch_id for batch in good if batch.state == "dead"]
+        requeued = set(await tx.all(LIST_REQUEUED, batch_ids=dead)) if dead else set()
+        for (day, producer), tally in _tallies(good, differing, requeued).items():
+            await tx.run(
+                ADD_RECONCILIATION, org_id=org_id, day=day, producer=producer, **asdict(tally)
+            )
+        if good:
+            await tx.run(CLEAR_DIFFERING, batch_ids=[batch.batch_id for batch in good])
+        for one in differing:
+            await tx.run(
+                NOTE_DIFFERING,
+                batch_id=one.batch.batch_id,
+                org_id=org_id,
+                created_at=one.batch.created_at,
+                found=one.found,
+                is_missing=one.is_missing,
+                is_surplus=one.is_surplus,
+            )
+        await tx.run(MOVE_VERIFIED, org_id=org_id, xid=position[0], batch_id=position[1])
+        if was_resent:
+            # Kept beyond a pass that fails before it has looked at them.
+            await tx.run(MARK_ROLLUPS, org_id=org_id, is_through=False)
+    report.compared += len(good)
+    report.missing += sum(one.is_missing for one in differing)
+    report.surplus += sum(one.is_surplus for one in differing)
+    report.resent += resent
+    return was_resent
+
+
+def _tallies(
+    good: list[Batch], differing: list[Difference], requeued: set[str]
+) -> dict[tuple[date, str], Tally]:
+    tallies: dict[tuple[date, str], Tally] = defaultdict(Tally)
+    for batch in good:
+        if batch.batch_id in requeued:
+            continue
+        tally = tallies[batch.created_at.astimezone(UTC).date(), batch.producer]
+        tally.accepted += batch.events
+        tally.stored += batch.events if batch.state == "stored" else 0
+        tally.dead += batch.events if batch.state == "dead" else 0
+    for one in differing:
+        batch = one.batch
+        tally = tallies[batch.created_at.astimezone(UTC).date(), batch.producer]
+        tally.resent += one.is_lost
+    return tallies
 
 
 async def _compare(
-    clickhouse: ClickHouse, org_id: str, batches: list[Batch]
-) -> tuple[list[Batch], Tallies, list[str]]:
-    """Batches up to the first that waits or differs, what is to be noted, and which are lost."""
-    settled = list(takewhile(lambda batch: batch.state != "waiting", batches))
-    there = await _counted(clickhouse, org_id, [b.batch_id for b in settled if b.state == "stored"])
+    clickhouse: ClickHouse, org_id: str, batches: list[Batch], stored: list[str]
+) -> tuple[list[Batch], list[Difference]]:
+    """Which batches are as they should be, and which are not."""
+    there = await _counted(clickhouse, org_id, stored)
     good: list[Batch] = []
-    tallies: Tallies = defaultdict(Tally)
-    lost: list[str] = []
-    differs = False
-    for batch in settled:
-        tally = tallies[batch.created_at.astimezone(UTC).date(), batch.producer]
+    differing: list[Difference] = []
+    for batch in batches:
         events, different = there.get(batch.batch_id, (0, 0))
         if batch.state == "dead" or (events, different) == (batch.events, batch.events):
-            if not differs:
-                good.append(batch)
-                tally.accepted += batch.events
-                tally.stored += batch.events if batch.state == "stored" else 0
-                tally.dead += batch.events if batch.state == "dead" else 0
-                tally.found += events
-            continue
-        differs = True
-        tally.surplus += events > different
-        tally.missing += different < batch.events
-        if not events and not batch.was_resent:
-            lost.append(batch.batch_id)
-            tally.resent += 1
-    return good, tallies, lost
+            good.append(batch)
+        else:
+            differing.append(
+                Difference(batch, events, different < batch.events, events > different)
+            )
+    return good, differing
 
 
 async def _counted(
@@ -365,8 +289,61 @@ async def _counted(
         return {}
     rows = await clickhouse.query(
         COUNT_BATCHES,
-        {"org_id": org_id, "batch_ids": tuple(batch_ids)},
+        {
+            "org_id": org_id,
+            "batch_ids": tuple(batch_ids),
+            "first": min(batch_ids),
+            "last": max(batch_ids),
+        },
         deadline=_call().deadline,
         rows_max=len(batch_ids),
     )
     return {batch_id: (events, different) for batch_id, events, different in rows}
+
+
+async def _has_fewer(db: Database, clickhouse: ClickHouse, org_id: str) -> bool:
+    """Whether the store has fewer events or batches of some hours than the buffer says it was given."""
+    async with db.begin(_call()) as tx:
+        given = await tx.all(SUM_STORED, org_id=org_id)
+    if not given:
+        return False
+    rows = await clickhouse.query(
+        SUM_FOUND,
+        {"org_id": org_id, "oldest": min(row["oldest"] for row in given)},
+        deadline=_call().deadline,
+        rows_max=100_000,
+    )
+    found = {span: (events, batches) for span, events, batches in rows}
+    for row in given:
+        events, batches = found.get(row["span"], (0, 0))
+        if events < row["events"] or batches < row["batches"]:
+            return True
+    return False
+
+
+async def _compare_rollups(
+    db: Database,
+    clickhouse: ClickHouse,
+    org_id: str,
+    agrees: bool,
+    is_whole: bool,
+    report: Report,
+) -> None:
+    """agrees: the store has every batch of the buffer exactly once, so that of the days that the buffer
+    goes back to, the events are right whatever the roll-ups say."""
+    is_through, lost = False, []
+    if (room := REBUILT_MAX - len(report.rebuilt)) > 0:
+        known_from = datetime.now(UTC).date() - timedelta(days=DAYS_KEPT - 2)
+        days = await rollups.differing_days(clickhouse, org_id)
+        lost = [day for day, is_short in days if is_short and not (agrees and day >= known_from)]
+        wrong = [day for day, _ in days if day not in lost]
+        for day in wrong[:room]:
+            await rollups.rebuild_day(db, clickhouse, org_id, day)
+            report.rebuilt.append((org_id, day))
+        is_through = len(wrong) <= room
+    report.lost += [(org_id, day) for day in lost]
+    async with db.begin(_call()) as tx:
+        await tx.run(MARK_ROLLUPS, org_id=org_id, is_through=is_through)
+        if lost and not is_whole:
+            # Perhaps batches of those days can be sent anew.
+            await tx.run(ASK, org_id=org_id)

@@ -87,7 +87,7 @@ TIMES: dict[LiteralString, LiteralString] = {
 # What the events of a day say, by what is compared, as (how many, their fingerprint; the values of a
 # metric have none, nor has an activity). In one pass, for there are many.
 TRUTH: LiteralString = """
-    SELECT d, one.1 AS kind, one.2 AS n, one.3 AS f
+    SELECT d, one.1 AS kind, one.2 AS n, one.3 AS f, 1 AS is_truth
       FROM (SELECT toDate(timestamp) AS d, count() AS events, sum(cityHash64(event_id)) AS prints,
                    sum(length(metrics.name)) AS points,
                    countIf(event_type = 'execution.recorded') AS executions,
@@ -133,7 +133,7 @@ COMPARED: tuple[tuple[LiteralString, LiteralString, LiteralString], ...] = (
 
 def _rolled(table: LiteralString, numbers: LiteralString, rows: LiteralString) -> LiteralString:
     return (
-        f"SELECT toDate({TIMES[table]}) AS d, {numbers} FROM {table}"  # noqa: S608 - names from above
+        f"SELECT toDate({TIMES[table]}) AS d, {numbers}, 0 AS is_truth FROM {table}"  # noqa: S608 - names from above
         f" WHERE org_id = %(org_id)s AND {rows}"
         f" AND toDate({TIMES[table]}) >= toDate(now('UTC')) - 80 GROUP BY d"
     )
@@ -152,13 +152,17 @@ OLD_SKETCHES: LiteralString = """
        AND (NOT isNaN(finalizeAggregation(value_q)[1])
             OR isNaN(finalizeAggregation(value_sketch)[1]))
 """
-# Days on which one of them differs, or one has no row: sources of each kind are its roll-ups and the truth.
+# Days on which one of them differs, or one has no row: sources of each kind are its roll-ups and the
+# truth; and whether the events are fewer than one of their roll-ups says, and as many as none says.
 DIFFERING_DAYS: LiteralString = (
-    "SELECT DISTINCT d FROM (SELECT d FROM ("  # noqa: S608 - names from above
+    "SELECT d, max(is_short) FROM (SELECT d, kind = 'events'"  # noqa: S608 - names from above
+    + " AND maxIf(n, is_truth = 0) > maxIf(n, is_truth = 1) AND NOT has(groupArrayIf((n, f),"
+    + " is_truth = 0), (maxIf(n, is_truth = 1), maxIf(f, is_truth = 1))) AS is_short FROM ("
     + " UNION ALL ".join([TRUTH, *(_rolled(*one) for one in COMPARED)])
     + ") WHERE n > 0 GROUP BY d, kind HAVING uniqExact((n, f)) > 1"
     + " OR count() < multiIf(kind IN ('events', 'points'), 11, 2)"
-    + f" UNION ALL {OLD_SKETCHES}) ORDER BY d DESC"
+    + f" UNION ALL SELECT d, 0 AS is_short FROM ({OLD_SKETCHES}))"  # noqa: S608
+    + " GROUP BY d ORDER BY d DESC"
 )
 
 VIEW: LiteralString = """
@@ -167,12 +171,13 @@ VIEW: LiteralString = """
 """
 
 
-async def differing_days(clickhouse: ClickHouse, org_id: str) -> list[date]:
-    """Days on which a roll-up does not hold what the events say, the newest first."""
+async def differing_days(clickhouse: ClickHouse, org_id: str) -> list[tuple[date, bool]]:
+    """Days on which a roll-up does not hold what the events say, the newest first; and whether it looks
+    as if events were lost, for all of their roll-ups say otherwise and one of them has more."""
     rows = await clickhouse.query(
         DIFFERING_DAYS, {"org_id": str(UUID(org_id))}, deadline=_deadline(), rows_max=10_000
     )
-    return [day for (day,) in rows]
+    return [(day, bool(is_short)) for day, is_short in rows]
 
 
 async def finish_rebuilds(db: Database, clickhouse: ClickHouse) -> list[tuple[str, date]]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from chimera.call import Call
 from chimera.core import Core
 from chimera.paging import ANSWER_BYTES
-from chimera.telemetry import activity, dead_letters, listing, operations, queries, reconcile
+from chimera.telemetry import activity, dead_letters, ledger, listing, operations, queries
 from chimera.telemetry.intake import Intake
 from chimera.telemetry.scope import Analytics
 from chimera.telemetry.tail import Tail
@@ -147,11 +147,11 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServiceServicer):
         self, request: ListReconciliationsRequest, call: Call
     ) -> ListReconciliationsResponse:
         async with self.db.begin(call) as tx:
-            return await reconcile.list_reconciliations(tx, self.pages, request)
+            return await ledger.list_reconciliations(tx, self.pages, request)
 
     async def ReconcileTelemetry(
         self, request: ReconcileTelemetryRequest, call: Call
     ) -> ReconcileTelemetryResponse:
         async with self.db.begin(call) as tx:
-            await reconcile.ask(tx)
+            await ledger.ask(tx)
             return tx.answer(ReconcileTelemetryResponse())

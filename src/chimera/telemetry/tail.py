@@ -74,7 +74,7 @@ LIST_NEWS = sql(
     SELECT xid::text, batch_id, body, events FROM telemetry.batches
      WHERE org_id = %(org_id)s AND (xid, batch_id) > (%(xid)s::xid8, %(batch_id)s::uuid)
        AND xid < pg_snapshot_xmin(pg_current_snapshot())
-     ORDER BY xid, batch_id LIMIT %(limit)s
+     ORDER BY batches.xid, batch_id LIMIT %(limit)s
     """,
 )
 

@@ -229,17 +229,33 @@ async def test_without_a_column_store_events_wait(settings: Settings) -> None:
         assert (status.accepted, status.waiting) == (8, 8)
 
 
-async def test_upkeep_drops_old_partitions_unless_something_waits_in_them(
+async def test_upkeep_drops_old_partitions_of_which_everything_was_found(
     worker: tuple[Core, ClickHouse], database_url: str
 ) -> None:
-    """Two partitions are past their time; the one with a waiting batch stays."""
+    """Of those past their time, those stay in which a batch waits, was not compared, or differs."""
     core, _ = worker
     producer = Producer(core)
     await producer.flush(8)
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     add_partition(database_url, "batches_old_done", today - timedelta(days=20), "stored")
     add_partition(database_url, "batches_old_open", today - timedelta(days=19), "waiting")
+    add_partition(database_url, "batches_old_unseen", today - timedelta(days=18), "stored")
+    add_partition(database_url, "batches_old_wrong", today - timedelta(days=17), "stored")
     add_partition(database_url, "batches_young", today - timedelta(days=3), "stored")
+    compared = """INSERT INTO telemetry.verified (org_id, xid, batch_id) SELECT org_id, xid, batch_id
+                    FROM telemetry.{}"""
+    differs = """INSERT INTO telemetry.differing (batch_id, org_id, created_at, found, is_missing, is_surplus)
+                 SELECT batch_id, org_id, created_at, 0, true, false FROM telemetry.batches_old_wrong"""
+    for name in ("batches_old_done", "batches_old_wrong"):
+        run_sql(database_url, compared.format(name))
+    run_sql(database_url, differs)
+    # Two that found no partition are of an organisation of which nothing, and of one of which all was compared.
+    seen = run_sql(database_url, "SELECT org_id FROM telemetry.batches_old_done")[0][0]
+    run_sql(
+        database_url, "UPDATE telemetry.verified SET xid = '9000000000' WHERE org_id = %s", seen
+    )
+    for org_id in (str(uuid4()), str(seen)):
+        add_batch(database_url, today - timedelta(days=30), "stored", org_id)
 
     assert await upkeep(core) == 1
 
@@ -248,7 +264,14 @@ async def test_upkeep_drops_old_partitions_unless_something_waits_in_them(
         """SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
             WHERE i.inhparent = 'telemetry.batches'::regclass AND relname ~ 'old|young' ORDER BY 1""",
     )
-    assert [row[0] for row in left] == ["batches_old_open", "batches_young"]
+    assert [row[0] for row in left] == [
+        "batches_old_open",
+        "batches_old_unseen",
+        "batches_old_wrong",
+        "batches_young",
+    ]
+    in_default = "SELECT org_id = %s FROM telemetry.batches_default WHERE state = 'stored'"
+    assert run_sql(database_url, in_default, seen) == [(False,)]
     assert (await producer.status()).waiting == 8
 
 
@@ -259,7 +282,11 @@ def add_partition(database_url: str, name: str, day: datetime, state: str) -> No
         f" FROM ('{floor(day)}') TO ('{floor(day + timedelta(days=1))}')",
     )
     run_sql(database_url, f"ALTER TABLE telemetry.{name} OWNER TO chimera_owner")
-    values: tuple[Any, ...] = (new_id(day + timedelta(hours=1)), str(uuid4()), state)
+    add_batch(database_url, day, state, str(uuid4()))
+
+
+def add_batch(database_url: str, day: datetime, state: str, org_id: str) -> None:
+    values: tuple[Any, ...] = (new_id(day + timedelta(hours=1)), org_id, state)
     run_sql(
         database_url,
         """INSERT INTO telemetry.batches (batch_id, org_id, producer, body, events, state)

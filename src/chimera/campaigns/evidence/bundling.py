@@ -37,7 +37,7 @@ READ_FLUSHES = sql(
     """
     SELECT xid::text AS xid, id, cells, root FROM campaigns.flushes
      WHERE run_id = %(run_id)s AND (xid, id) > (%(xid)s::text::xid8, %(id)s::uuid)
-     ORDER BY xid, id LIMIT %(limit)s
+     ORDER BY flushes.xid, id LIMIT %(limit)s
     """,
 )
 
