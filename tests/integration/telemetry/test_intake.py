@@ -307,7 +307,7 @@ async def test_what_the_roll_ups_make_of_a_batch_is_bounded(world: World, hands:
     """A small message can ask for a million roll-ups. It is stored piece by piece by a store with little
     memory, others' events with it, and is one batch to its sender; beyond reason it is refused."""
     acme, rival = await world.organisation("acme"), await world.organisation("rival")
-    little = ClickHouse(f"{hands.url}{'&' if '?' in hands.url else '?'}max_memory_usage=300000000")
+    little = ClickHouse(f"{hands.url}{'&' if '?' in hands.url else '?'}max_memory_usage=450000000")
     heavy = combinations(400, 10)
     events = some_events(200)
     assert (await record(acme.admin, heavy)).accepted == 400
