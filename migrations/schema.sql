@@ -709,10 +709,11 @@ CREATE FUNCTION identity.find_unattached(email text) RETURNS TABLE(user_id uuid,
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     SELECT u.id, u.email_verified_at IS NOT NULL FROM identity.users u
-     WHERE lower(u.email) = lower(find_unattached.email) AND u.erased_at IS NULL
+     WHERE lower(u.email) = lower(find_unattached.email) AND u.erased_at IS NULL AND NOT u.is_superuser
        AND NOT EXISTS (SELECT FROM identity.memberships m
                          JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
                         WHERE m.user_id = u.id)
+     ORDER BY u.deleted_at DESC NULLS FIRST LIMIT 1
 $$;
 
 ALTER FUNCTION identity.find_unattached(email text) OWNER TO chimera_lookup;
@@ -850,7 +851,8 @@ BEGIN
     UPDATE identity.users u
        SET is_superuser = value, authz_epoch = u.authz_epoch + 1,
            superuser_at = CASE WHEN value AND NOT u.is_superuser THEN clock_timestamp() ELSE u.superuser_at END
-     WHERE u.id = target AND u.deleted_at IS NULL
+     -- Taken from who is deleted as well: accounts come back.
+     WHERE u.id = target AND (u.deleted_at IS NULL OR NOT value)
        AND EXISTS (SELECT FROM identity.users a
                     WHERE a.id = NULLIF(current_setting('app.user_id', true), '')::uuid
                       AND a.is_superuser AND a.state = 'active' AND a.deleted_at IS NULL)
@@ -1107,6 +1109,9 @@ CREATE FUNCTION telemetry.drop_partitions() RETURNS integer
 DECLARE
     keep_from uuid;
     child regclass;
+    bound text;
+    since uuid;
+    until uuid;
     dropped int := 0;
 BEGIN
     SELECT ops.uuid_floor(now() - keep) INTO keep_from
@@ -1114,16 +1119,21 @@ BEGIN
     IF keep_from IS NULL THEN
         RETURN 0;
     END IF;
-    FOR child IN
-        SELECT c.oid::regclass FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    FOR child, bound IN
+        SELECT c.oid::regclass, pg_get_expr(c.relpartbound, c.oid)
+          FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
          WHERE i.inhparent = 'telemetry.batches'::regclass
            AND substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid <= keep_from
          ORDER BY c.relname
     LOOP
+        -- By its bounds: the planner leaves out no partition for its tableoid.
+        since := substring(bound FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid;
+        until := substring(bound FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid;
         CONTINUE WHEN EXISTS (
-            SELECT FROM telemetry.batches WHERE tableoid = child AND state = 'waiting');
+            SELECT FROM telemetry.batches b
+             WHERE b.batch_id >= since AND b.batch_id < until AND b.state = 'waiting');
         CONTINUE WHEN EXISTS (
-            SELECT FROM telemetry.batches b WHERE b.tableoid = child
+            SELECT FROM telemetry.batches b WHERE b.batch_id >= since AND b.batch_id < until
                AND (NOT EXISTS (SELECT FROM telemetry.verified v
                                  WHERE v.org_id = b.org_id AND (b.xid, b.batch_id) <= (v.xid, v.batch_id))
                     OR EXISTS (SELECT FROM telemetry.differing d WHERE d.batch_id = b.batch_id)));

@@ -16,7 +16,8 @@ BEGIN
     UPDATE identity.users u
        SET is_superuser = value, authz_epoch = u.authz_epoch + 1,
            superuser_at = CASE WHEN value AND NOT u.is_superuser THEN clock_timestamp() ELSE u.superuser_at END
-     WHERE u.id = target AND u.deleted_at IS NULL
+     -- Taken from who is deleted as well: accounts come back.
+     WHERE u.id = target AND (u.deleted_at IS NULL OR NOT value)
        AND EXISTS (SELECT FROM identity.users a
                     WHERE a.id = NULLIF(current_setting('app.user_id', true), '')::uuid
                       AND a.is_superuser AND a.state = 'active' AND a.deleted_at IS NULL)

@@ -14,15 +14,6 @@ ALTER TABLE identity.sessions
 CREATE POLICY own ON identity.refresh_tokens FOR SELECT TO chimera_app
     USING (user_id = (SELECT NULLIF(current_setting('app.user_id', true), '')::uuid));
 
--- Of those who were removed before keys ended with the membership.
-ALTER TABLE identity.api_keys NO FORCE ROW LEVEL SECURITY;
-ALTER TABLE identity.memberships NO FORCE ROW LEVEL SECURITY;
-UPDATE identity.api_keys k SET is_active = false
- WHERE k.is_active AND NOT EXISTS (SELECT FROM identity.memberships m
-                                    WHERE m.org_id = k.org_id AND m.user_id = k.user_id);
-ALTER TABLE identity.memberships FORCE ROW LEVEL SECURITY;
-ALTER TABLE identity.api_keys FORCE ROW LEVEL SECURITY;
-
 CREATE FUNCTION identity.signed_in_at(session_id uuid) RETURNS timestamptz
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT s.signed_in_at FROM identity.sessions s WHERE s.id = signed_in_at.session_id

@@ -26,15 +26,17 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
             OR EXISTS (SELECT FROM campaigns.shares s
                         WHERE s.org_id = o.id AND s.user_id = organisations_of.user_id)) x
 $$;
--- An account that belongs to no organisation any more: nobody could sign in to it or manage it.
+-- An account that belongs to no organisation any more: nobody could sign in to it or manage it. Not an
+-- operator's, whose mark would come back to life with it.
 CREATE FUNCTION identity.find_unattached(email text)
 RETURNS TABLE (user_id uuid, is_proven boolean)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT u.id, u.email_verified_at IS NOT NULL FROM identity.users u
-     WHERE lower(u.email) = lower(find_unattached.email) AND u.erased_at IS NULL
+     WHERE lower(u.email) = lower(find_unattached.email) AND u.erased_at IS NULL AND NOT u.is_superuser
        AND NOT EXISTS (SELECT FROM identity.memberships m
                          JOIN identity.organisations o ON o.id = m.org_id AND o.deleted_at IS NULL
                         WHERE m.user_id = u.id)
+     ORDER BY u.deleted_at DESC NULLS FIRST LIMIT 1
 $$;
 REVOKE ALL ON FUNCTION identity.find_unattached(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION identity.find_unattached(text) TO chimera_app;

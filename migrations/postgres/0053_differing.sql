@@ -41,6 +41,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock
 DECLARE
     keep_from uuid;
     child regclass;
+    bound text;
+    since uuid;
+    until uuid;
     dropped int := 0;
 BEGIN
     SELECT ops.uuid_floor(now() - keep) INTO keep_from
@@ -48,16 +51,21 @@ BEGIN
     IF keep_from IS NULL THEN
         RETURN 0;
     END IF;
-    FOR child IN
-        SELECT c.oid::regclass FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    FOR child, bound IN
+        SELECT c.oid::regclass, pg_get_expr(c.relpartbound, c.oid)
+          FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
          WHERE i.inhparent = 'telemetry.batches'::regclass
            AND substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid <= keep_from
          ORDER BY c.relname
     LOOP
+        -- By its bounds: the planner leaves out no partition for its tableoid.
+        since := substring(bound FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid;
+        until := substring(bound FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid;
         CONTINUE WHEN EXISTS (
-            SELECT FROM telemetry.batches WHERE tableoid = child AND state = 'waiting');
+            SELECT FROM telemetry.batches b
+             WHERE b.batch_id >= since AND b.batch_id < until AND b.state = 'waiting');
         CONTINUE WHEN EXISTS (
-            SELECT FROM telemetry.batches b WHERE b.tableoid = child
+            SELECT FROM telemetry.batches b WHERE b.batch_id >= since AND b.batch_id < until
                AND (NOT EXISTS (SELECT FROM telemetry.verified v
                                  WHERE v.org_id = b.org_id AND (b.xid, b.batch_id) <= (v.xid, v.batch_id))
                     OR EXISTS (SELECT FROM telemetry.differing d WHERE d.batch_id = b.batch_id)));

@@ -336,6 +336,9 @@ async def leave_organisation(tx: Tx, org_id: str) -> None:
         raise NotFound("ORGANISATION_NOT_FOUND", "This session is in another organisation.")
     if (await get_user(tx, caller.user_id)).is_managed_here:
         await check_not_last_operator(tx, caller.user_id)
+    await check_not_last_admin(
+        tx, caller.user_id
+    )  # which holds the organisation, before the person
     await tx.run(LOCK_USER, user_id=caller.user_id)  # who leaves two at once would leave both
     await _remove(tx, caller.user_id, "left")
     # Without one nobody can sign in, nor have their data exported or erased.

@@ -49,12 +49,16 @@ END_IDLE_SESSIONS = sql(
     UPDATE identity.sessions s
        SET is_active = false, ended_at = clock_timestamp(),
            ended_reason = CASE WHEN s.absolute_expires_at > now() THEN 'idle' ELSE 'expired' END
-     WHERE s.is_active
-       AND NOT COALESCE((SELECT t.used_at IS NULL AND t.expires_at > now()
-                           FROM identity.refresh_tokens t WHERE t.session_id = s.id
-                          ORDER BY t.generation DESC LIMIT 1), false)
+      FROM (SELECT a.id FROM identity.sessions a
+             WHERE a.is_active
+               AND NOT COALESCE((SELECT t.used_at IS NULL AND t.expires_at > now()
+                                   FROM identity.refresh_tokens t WHERE t.session_id = a.id
+                                  ORDER BY t.generation DESC LIMIT 1), false)
+             LIMIT %(most)s FOR NO KEY UPDATE OF a SKIP LOCKED) idle
+     WHERE s.id = idle.id
     """,
 )
+IDLE_MAX = 5_000  # a run; the others have their turn in the next
 
 # Not before those that descend from it: they are found through it.
 PURGE_ENDED_SESSIONS = sql(
@@ -72,7 +76,7 @@ async def purge(core: Core) -> int:
     """Ends sessions that cannot go on, and removes what is old; how many rows went. Safe to run at any
     time, also twice at once."""
     async with core.db.begin(Call.by_worker("purge_accounts")) as tx:
-        await tx.run(END_IDLE_SESSIONS)
+        await tx.run(END_IDLE_SESSIONS, most=IDLE_MAX)
         return sum(
             [
                 await tx.run(statement)

@@ -246,9 +246,10 @@ LIST_RECONCILIATIONS = sql(
 SUM_STORED = sql(
     dict,
     """
-    SELECT left(batch_id::text, 6) AS span, sum(events)::bigint AS events, count(*) AS batches,
-           min(batch_id::text) AS oldest
-      FROM telemetry.batches WHERE org_id = %(org_id)s AND state = 'stored' GROUP BY 1
+    SELECT left(b.batch_id::text, 6) AS span, sum(LEAST(b.events, d.found))::bigint AS events,
+           count(*) FILTER (WHERE d.found IS DISTINCT FROM 0) AS batches, min(b.batch_id::text) AS oldest
+      FROM telemetry.batches b LEFT JOIN telemetry.differing d ON d.batch_id = b.batch_id
+     WHERE b.org_id = %(org_id)s AND b.state = 'stored' GROUP BY 1
     """,
 )
 

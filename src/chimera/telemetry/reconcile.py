@@ -169,7 +169,9 @@ async def _reconcile_org(
     db: Database, clickhouse: ClickHouse, ledger: Ledger, report: Report
 ) -> None:
     org_id, xid, batch_id = ledger.org_id, ledger.xid, ledger.batch_id
-    is_whole = ledger.is_asked or (ledger.is_due and await _has_fewer(db, clickhouse, org_id))
+    is_whole = ledger.is_asked or (
+        ledger.is_due and await _seems_to_have_fewer(ledger, db, clickhouse)
+    )
     if is_whole:
         xid, batch_id = "0", NOBODY
         async with db.begin(_call()) as tx:
@@ -193,8 +195,21 @@ async def _reconcile_org(
     if is_whole or ledger.is_due or was_resent:
         async with db.begin(_call()) as tx:
             agrees = is_at_end and not await tx.one(IS_DIFFERING, org_id=org_id)
+            if await tx.one(rollups.HAS_OPEN_GROUP, org_id=org_id):
+                return  # a part of it may be in the events: it is due again in the next pass
         agrees = agrees and not await _has_fewer(db, clickhouse, org_id)
         await _compare_rollups(db, clickhouse, org_id, agrees, is_whole, report)
+
+
+async def _seems_to_have_fewer(ledger: Ledger, db: Database, clickhouse: ClickHouse) -> bool:
+    """As _has_fewer. What the store cannot count is no reason to stop comparing batches."""
+    try:
+        return await _has_fewer(db, clickhouse, ledger.org_id)
+    except Unavailable:
+        raise
+    except Fault as fault:
+        log.warning("telemetry.not_counted", org_id=ledger.org_id, reason=fault.reason)
+        return False
 
 
 async def _look(

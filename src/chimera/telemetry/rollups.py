@@ -19,7 +19,7 @@ import structlog
 from chimera.call import Call
 from chimera.clickhouse import ClickHouse
 from chimera.db import Nothing, sql
-from chimera.faults import Fault
+from chimera.faults import Conflict, Fault
 from chimera.pools import Database, settled
 from chimera.telemetry.turns import Turn, rebuilding
 
@@ -41,6 +41,16 @@ FORGET_REBUILDING = sql(
     """
     UPDATE telemetry.verified SET rebuilding_day = NULL
      WHERE org_id = %(org_id)s AND rebuilding_day = %(day)s
+    """,
+)
+
+
+# A part of such a group may be among the events already, and comes into the roll-ups with the rest.
+HAS_OPEN_GROUP = sql(
+    bool,
+    """
+    SELECT EXISTS (SELECT FROM telemetry.batches
+                    WHERE org_id = %(org_id)s AND state = 'waiting' AND group_id IS NOT NULL)
     """,
 )
 
@@ -196,10 +206,12 @@ async def finish_rebuilds(db: Database, clickhouse: ClickHouse) -> list[tuple[st
 
 
 async def rebuild_day(db: Database, clickhouse: ClickHouse, org_id: str, day: date) -> None:
-    """Makes all roll-ups of the day anew. Raises Conflict while something is inserted; dying in between
-    leaves the day noted."""
+    """Makes all roll-ups of the day anew. Raises Conflict while something is inserted, or may be in part;
+    dying in between leaves the day noted."""
     async with rebuilding(db) as turn:
         async with db.begin(_call()) as tx:
+            if await tx.one(HAS_OPEN_GROUP, org_id=org_id):
+                raise Conflict("CONFLICT_TRY_AGAIN", "A group of events is not stored to its end.")
             await tx.run(NOTE_REBUILDING, org_id=org_id, day=day)
         await _rebuild(turn, clickhouse, org_id, day)
         async with db.begin(_call()) as tx:

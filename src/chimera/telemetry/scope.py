@@ -187,6 +187,6 @@ class Analytics:
             raise Unavailable(
                 "STORE_WITHOUT_FILTERS",
                 "The column store ignores the setting that keeps organisations apart, so nothing is"
-                " read from it. Operators: ClickHouse 24.3 or newer, and a user who may change settings.",
+                " read from it. Operators: ClickHouse 24.5 or newer, and a user who may change settings.",
             )
         self._filters_known_at = time.monotonic()

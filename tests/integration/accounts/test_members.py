@@ -515,3 +515,29 @@ async def test_a_key_sees_its_own_organisation_only(world: World) -> None:
         mine = (await person.organisations.ListMyOrganisations()).organisations
         assert [one.name for one in mine] == names
     assert await reason(key.sign_in.ListLinkedIdentities()) == "SESSION_REQUIRED"
+
+
+async def test_an_operator_who_went_does_not_come_back_as_one(world: World, post: Post) -> None:
+    """Nobody else's invitation brings an operator's account to life; without the mark it comes back as any."""
+    root = await world.organisation("root", operator=True)
+    mallory = await world.organisation("mallory")
+    nobody = world.nobody()
+
+    async def accept(org: Organisation, username: str) -> str:
+        await org.admin.organisations.CreateInvitation(role=USER, email="zoe@example.com")
+        code = await post.token("zoe@example.com")
+        return await reason(
+            nobody.account.AcceptInvitation(
+                invitation_code=code, username=username, password=PASSWORD
+            )
+        )
+
+    assert await accept(root, "zoe") == "OK"
+    zoe = await world.log_in("zoe")
+    await root.admin.identity.SetSuperuser(user_id=zoe.user_id, is_superuser=True)
+    await root.admin.identity.DisableUser(user_id=zoe.user_id)
+    await root.admin.organisations.RemoveMember(user_id=zoe.user_id)
+    assert await accept(mallory, "zoe2") == "EMAIL_TAKEN"
+    await root.admin.identity.SetSuperuser(user_id=zoe.user_id, is_superuser=False)
+    assert await accept(mallory, "zoe2") == "OK"
+    assert not (await (await world.log_in("zoe2")).identity.GetMe()).user.is_superuser

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
@@ -408,6 +411,15 @@ def test_connections_work_at_the_same_time(client: Client, clickhouse_url: str) 
         others_done.set()
         waiting.result()
     assert client.execute("SELECT uniqExact(w, n) FROM t") == [(4000,)]
+
+
+def test_it_answers_however_many_files_it_has_open(clickhouse_url: str) -> None:
+    parts = urlsplit(clickhouse_url)
+    with ExitStack() as stack:
+        for _ in range(1_100):
+            stack.enter_context(socket.create_connection((parts.hostname, parts.port)))
+        with Client.from_url(clickhouse_url) as late:
+            assert late.execute("SELECT number FROM numbers(3)") == [(0,), (1,), (2,)]
 
 
 def test_migrations_are_applied_listed_and_rolled_back(clickhouse_url: str, tmp_path: Path) -> None:

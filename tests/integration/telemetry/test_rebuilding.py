@@ -10,7 +10,7 @@ from chimera.faults import Unavailable
 from chimera.settings import Settings
 from chimera.telemetry.drain import drain
 from chimera.telemetry.reconcile import reconcile
-from tests.integration.telemetry.buffer import ask, open_worker
+from tests.integration.telemetry.buffer import ask, open_worker, run_sql
 from tests.integration.telemetry.conftest import Hands
 from tests.integration.telemetry.sending import in_columns, record, some_events, within
 from tests.support.world import World
@@ -53,9 +53,39 @@ async def test_a_rebuild_that_dies_is_taken_up_again(
     assert freshness.complete_to.seconds % 86_400 == 0
     assert freshness.verified_to.seconds == freshness.complete_to.seconds
 
+    assert await hands.drain() == 30
     report = await reconcile(hands.core, hands.clickhouse)
     assert {org_id for org_id, _ in report.rebuilt} == {acme.id}
-    assert await hands.drain() == 30
     series = await telemetry.QuerySeries(**within())
     assert sum(point.events for point in series.points) == 80
     assert series.freshness.complete_to.seconds % 86_400 > 0
+
+
+async def test_what_is_stored_in_part_is_left_alone(
+    world: World, hands: Hands, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store took a group's events and failed before all of its views had them. The rest comes when the
+    group is sent again: a rebuild in between would count them twice."""
+    acme = await world.organisation("acme")
+    telemetry = acme.admin.telemetry
+    await record(acme.admin, in_columns(some_events(50, 1)))
+    insert = hands.clickhouse.insert
+
+    async def in_part(table: Any, blocks: Any, token: str) -> None:
+        ask(hands.url, "DETACH TABLE events_minute_mv")
+        await insert(table, blocks, token)
+        ask(hands.url, "ATTACH TABLE events_minute_mv")
+        raise Unavailable("DEPENDENCY_UNAVAILABLE", "it fails here")
+
+    monkeypatch.setattr(hands.clickhouse, "insert", in_part)
+    with pytest.raises(Unavailable):
+        await hands.drain()
+    monkeypatch.undo()
+    await telemetry.ReconcileTelemetry()
+    report = await reconcile(hands.core, hands.clickhouse)
+    assert not report.rebuilt and not report.lost
+    run_sql(database_url, "UPDATE telemetry.batches SET group_failed_at = 'epoch'")
+    assert await hands.drain() == 50
+    await reconcile(hands.core, hands.clickhouse)
+    series = await telemetry.QuerySeries(**within())
+    assert sum(point.events for point in series.points) == 50
