@@ -1,7 +1,7 @@
 """Batches in columns: judged column by column and taken whole, with little work an event.
 
 Dictionary-coded columns go into the frozen form as they came, so that a text is looked at once and
-not once an event. (Measured: about 1 microsecond an event of 14 columns, against 9 for rows.)
+not once an event. (Measured: about 1 microsecond an event of 14 columns, against 9 for rows; weighing.py comes to it.)
 """
 
 from __future__ import annotations

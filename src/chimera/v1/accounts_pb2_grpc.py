@@ -188,7 +188,8 @@ class AccountServiceServicer:
     def ResetPassword(self, request, context):
         """Sets a new password and ends all sessions. A second factor is asked for as ever at the next
         login. Who proves the account's address by it for the first time takes the account over: API
-        keys, linked identities and a second factor that were set up before end. ONE_TIME_TOKEN_INVALID, PASSWORD_TOO_WEAK, PASSWORD_USED_BEFORE.
+        keys, linked identities and a second factor that were set up before end.
+        ONE_TIME_TOKEN_INVALID, PASSWORD_TOO_WEAK, PASSWORD_USED_BEFORE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

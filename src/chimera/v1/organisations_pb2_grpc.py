@@ -169,7 +169,7 @@ class OrganisationServiceServicer:
 
     def CreateInvitation(self, request, context):
         """Without an address the answer holds the code, once; with one it is mailed there and nowhere else.
-        Nobody invites into a role that may do more than they may; who may do less later, is shut out or
+        Nobody invites into a role that may do more than they may; who is given a lesser role, is shut out or
         goes takes their open invitations with them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
