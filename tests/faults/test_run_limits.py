@@ -117,7 +117,7 @@ async def test_time_counts_while_it_runs(stage: Stage) -> None:
     await stage.olivia.campaigns.ResumeCampaign(campaign_id=run.campaign_id)
     await stage.results(run.id, len(await stage.books.recorded(run.id)) + 8)
     await stage.assistant.heal()
-    await stage.assistant.slow(4000)
+    await stage.assistant.slow(12_000)
 
     async def slow_ones_fly() -> bool:
         return bool((await stage.assistant.stats())["in_flight"] == 4)
