@@ -409,6 +409,28 @@ END $$;
 
 ALTER FUNCTION campaigns.sees_scoring(scoring uuid) OWNER TO chimera_owner;
 
+CREATE FUNCTION identity.confirm_standing(own_session_id uuid, own_key_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF own_key_id IS NOT NULL THEN
+        PERFORM FROM identity.api_keys k
+          WHERE k.id = own_key_id AND (k.is_active OR k.xmin = pg_current_xact_id()::xid) FOR SHARE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'the key has ended' USING ERRCODE = 'invalid_password';
+        END IF;
+        RETURN;
+    END IF;
+    PERFORM FROM identity.sessions s
+      WHERE s.id = own_session_id AND (s.is_active OR s.xmin = pg_current_xact_id()::xid) FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the session has ended' USING ERRCODE = 'invalid_authorization_specification';
+    END IF;
+END $$;
+
+ALTER FUNCTION identity.confirm_standing(own_session_id uuid, own_key_id uuid) OWNER TO chimera_owner;
+
 CREATE FUNCTION identity.count_sealed_sign_in() RETURNS TABLE(kek_version integer, count bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -5926,6 +5948,9 @@ GRANT ALL ON FUNCTION campaigns.sees_run(run uuid) TO chimera_app;
 
 REVOKE ALL ON FUNCTION campaigns.sees_scoring(scoring uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION campaigns.sees_scoring(scoring uuid) TO chimera_app;
+
+REVOKE ALL ON FUNCTION identity.confirm_standing(own_session_id uuid, own_key_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION identity.confirm_standing(own_session_id uuid, own_key_id uuid) TO chimera_app;
 
 REVOKE ALL ON FUNCTION identity.count_sealed_sign_in() FROM PUBLIC;
 GRANT ALL ON FUNCTION identity.count_sealed_sign_in() TO chimera_app;

@@ -23,9 +23,18 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from chimera.call import Call
 from chimera.db import Look, Tx
-from chimera.faults import Conflict, Exhausted, Fault, Invalid, TimedOut, Unavailable
+from chimera.faults import (
+    Conflict,
+    Exhausted,
+    Fault,
+    Invalid,
+    TimedOut,
+    Unauthenticated,
+    Unavailable,
+)
 from chimera.idempotency import claim_request, keep_answer
 from chimera.ids import new_id
+from chimera.standing import confirm_standing
 
 Done = TypeVar("Done")
 
@@ -218,6 +227,7 @@ class Database:
             raise AssertionError(f"{call.method} changed something and recorded no {declared}")
         if call.request_id:
             keep_answer(tx)
+        confirm_standing(tx)
         if tx.audit_events and self.flush_audit is not None:
             self.flush_audit(tx)
         await settled(self._commit(tx))
@@ -259,6 +269,10 @@ def fault_of(error: BaseException) -> Fault | None:
             return Invalid("FIELD_INVALID", "A value in the request cannot be stored.")
         case errors.InsufficientPrivilege() | errors.UniqueViolation() | errors.CheckViolation():
             return None
+        case errors.InvalidPassword():  # identity.confirm_standing
+            return Unauthenticated("API_KEY_INVALID", "This API key has ended.")
+        case errors.InvalidAuthorizationSpecification():
+            return Unauthenticated("SESSION_ENDED", "This session has ended; sign in again.")
         case psycopg.OperationalError() | psycopg.InterfaceError():
             return _database_away()
     return None

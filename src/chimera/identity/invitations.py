@@ -25,7 +25,13 @@ from chimera.identity.departures import end_keys
 from chimera.identity.mailboxes import PER_HOUR_MAX
 from chimera.identity.organisations import LIST_OWN
 from chimera.identity.tokens import hash_of
-from chimera.identity.users import INSERT_MEMBERSHIP, check_may_grant, get_user, normal_login
+from chimera.identity.users import (
+    INSERT_MEMBERSHIP,
+    check_may_grant,
+    get_user,
+    may_invite,
+    normal_login,
+)
 from chimera.ids import new_id
 from chimera.paging import Pages
 from chimera.pools import Database
@@ -50,6 +56,14 @@ class Open:
     org_id: str
     role: str
     email: str
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """One that was taken for somebody."""
+
+    role: str
+    created_by: str
 
 
 FIND_INVITATION = sql(Open, "SELECT * FROM identity.find_invitation(%(code_hash)s)")
@@ -104,7 +118,7 @@ REVOKE_INVITATION = sql(
 
 # By the word of somebody who belongs there and can work: a guest may be disabled by their home.
 USE_INVITATION = sql(
-    str,
+    Used,
     """
     WITH used AS (
         UPDATE identity.invitations i SET uses = uses + 1
@@ -113,12 +127,12 @@ USE_INVITATION = sql(
            AND EXISTS (SELECT FROM identity.memberships m JOIN identity.users u ON u.id = m.user_id
                         WHERE m.org_id = i.org_id AND m.user_id = i.created_by
                           AND u.state = 'active' AND u.deleted_at IS NULL)
-        RETURNING org_id, id, role
+        RETURNING org_id, id, role, created_by
     ), noted AS (
         INSERT INTO identity.redemptions (org_id, invitation_id, user_id)
         SELECT org_id, id, %(user_id)s FROM used
     )
-    SELECT role FROM used
+    SELECT role, created_by FROM used
     """,
 )
 
@@ -240,10 +254,10 @@ async def find_invitation(db: Database, call: Call, code: str) -> Open:
 
 async def use_invitation(tx: Tx, invitation_id: str, user_id: str) -> str:
     """Takes one use for somebody; the role. Raises Invalid(INVITATION_INVALID)."""
-    role = await tx.one(USE_INVITATION, invitation_id=invitation_id, user_id=user_id)
-    if role is None:
+    used = await tx.one(USE_INVITATION, invitation_id=invitation_id, user_id=user_id)
+    if used is None or not await may_invite(tx, used.created_by, used.role):
         raise invitation_invalid()
-    return role
+    return used.role
 
 
 async def redeem_invitation(db: Database, call: Call, code: str) -> OrganisationMembership:

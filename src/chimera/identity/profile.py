@@ -166,8 +166,8 @@ async def reset_password(
         is_first = await tx.one(PROVE_EMAIL, user_id=holder.user_id, email=holder.new_email)
         if is_first is None:
             raise token_invalid()
-        ended = await take_over(tx, holder.user_id) if is_first else {}
         await end_sessions(tx, holder.user_id, "password_reset")
+        ended = await take_over(tx, holder.user_id) if is_first else {}
         await forget_devices(tx)
         await mail.ask(tx, "security_notice", user_id=holder.user_id, what="password_changed")
         _note(tx, "password.reset", holder.user_id, ended)

@@ -78,11 +78,11 @@ async def take_up(
     # The row is held now: of two invitations at once the second one sees the first.
     if not is_theirs or len(await tx.all(LIST_OWN, org_id=caller.org_id)) != 1:
         raise TAKEN["users_email"]
+    await set_password(tx, user_id, password_hash)
+    await end_sessions(tx, user_id, "password_reset")
     if not account.is_proven:
         await take_over(tx, user_id)
-    await set_password(tx, user_id, password_hash)
     await end_keys(tx, user_id)  # of a time when they belonged here before
-    await end_sessions(tx, user_id, "password_reset")
     await forget_devices(tx)
     await mail.ask(tx, "security_notice", user_id=user_id, what="password_changed")
     record(tx, "password.reset", "user", user_id, severity=Severity.NOTICE, kind=Kind.SECURITY)

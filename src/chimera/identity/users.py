@@ -20,6 +20,7 @@ from chimera.audit.leaf import Kind, Severity
 from chimera.audit.recording import record
 from chimera.db import Nothing, Tx, sql, violated
 from chimera.faults import AlreadyExists, Denied, NotFound, NotReady
+from chimera.identity.decisions import Held
 from chimera.identity.departures import end_invitations
 from chimera.identity.preferences import check_metadata
 from chimera.identity.roles import holdings_of, permissions_of
@@ -252,6 +253,18 @@ def check_may_grant(tx: Tx, role: str) -> None:
     caller = tx.call.caller
     if not caller.is_operator and not permissions_of(role) <= caller.lasting:
         raise Denied("PERMISSION_MISSING", f"The role {role} allows more than this caller may do.")
+
+
+async def may_invite(tx: Tx, user_id: str, role: str) -> bool:
+    """Whether somebody could still invite to a role as `check_may_grant` has it: grants end, too."""
+    powers = await tx.one(FIND_POWERS, org_id=tx.call.caller.org_id, user_id=user_id)
+    if powers is None or powers.is_superuser:
+        return powers is not None
+    held = Held(user_id, holdings_of(powers.role, is_operator=False, grants=powers.grants))
+    invites = Permission.PERMISSION_INVITATION_MANAGE
+    return permissions_of(role) <= held.lasting and any(
+        invites in h.permissions for h in held.holdings
+    )
 
 
 async def check_may_manage(tx: Tx, user: User) -> None:

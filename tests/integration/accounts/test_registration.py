@@ -12,17 +12,13 @@ from chimera.server import Server
 from chimera.settings import Settings
 from chimera.v1.identity_pb2 import Role
 from tests.integration.accounts.conftest import (
-    OTHER_PASSWORD,
     Table,
     reason,
     registered,
     together,
-    with_factor,
 )
-from tests.integration.federation.conftest import linked, signed_in, way_in
-from tests.support.openid import hostile_provider, redirected
 from tests.support.post import Post
-from tests.support.world import PASSWORD, Organisation, World
+from tests.support.world import PASSWORD, World
 
 
 async def test_somebody_registers_and_has_an_organisation(world: World, post: Post) -> None:
@@ -208,53 +204,3 @@ async def test_where_registration_is_not_open_only_the_invited_come(
             await server.stop(at_once=True)
     token = await post.token("zoe@invitation.example.com")
     assert token
-
-
-async def test_an_account_that_somebody_prepared_is_its_mailbox_owners(
-    world: World, post: Post
-) -> None:
-    """Mallory makes an account for Vic's address, with a password and ways in of her own. When Vic
-    proves the mailbox none of them is left, neither here nor in another organisation of hers."""
-    mallory = await registered(world, post, "mallory")
-    hers = Organisation(world, (await mallory.identity.GetMe()).organisation.id, mallory)
-    globex, acme = await world.organisation("globex"), await world.organisation("acme")
-    await mallory.identity.CreateUser(
-        email="vic@example.com", username="vic", role=Role.ROLE_USER, password=PASSWORD
-    )
-    prepared = await world.log_in("vic@example.com")
-    key = prepared.holding((await prepared.identity.CreateApiKey(name="k")).secret)
-    code = (await globex.admin.organisations.CreateInvitation(role=Role.ROLE_USER)).code
-    await prepared.organisations.RedeemInvitation(invitation_code=code)
-    there = await prepared.organisations.SwitchOrganisation(organisation_id=globex.id)
-    there = prepared.holding(there.tokens.access_token)
-    other_key = there.holding((await there.identity.CreateApiKey(name="k")).secret)
-    async with hostile_provider() as hostile:
-        provider = await way_in(hers, hostile.issuer)
-        await linked(prepared, provider.id, redirected)
-        await with_factor(prepared)
-        await acme.admin.organisations.CreateInvitation(
-            role=Role.ROLE_USER, email="vic@example.com"
-        )
-        invitation = await post.token("vic@example.com")
-        redeem = prepared.organisations.RedeemInvitation
-        assert await reason(redeem(invitation_code=invitation)) == "EMAIL_NOT_PROVEN"
-
-        # The letter that proves an address is the one that chooses a password.
-        await world.nobody().account.ResendVerification(email="vic@example.com")
-        token = await post.token("vic@example.com")
-        await world.nobody().account.ResetPassword(token=token, password=OTHER_PASSWORD)
-        vic = await world.log_in("vic@example.com", OTHER_PASSWORD)
-        await vic.organisations.RedeemInvitation(invitation_code=invitation)
-        assert await reason(key.identity.GetMe()) == "API_KEY_INVALID"
-        assert await reason(other_key.identity.GetMe()) == "API_KEY_INVALID"
-        assert await reason(prepared.identity.GetMe()) == "SESSION_ENDED"
-        assert await reason(signed_in(world.nobody(), provider.id, redirected)) == (
-            "IDENTITY_NOT_LINKED"
-        )
-
-        # Who proved it before keeps what they set up.
-        await linked(vic, provider.id, redirected)
-        await world.nobody().account.RequestPasswordReset(email="vic@example.com")
-        token = await post.token("vic@example.com")
-        await world.nobody().account.ResetPassword(token=token, password=PASSWORD)
-        assert await reason(signed_in(world.nobody(), provider.id, redirected)) == "OK"
