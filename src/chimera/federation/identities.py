@@ -16,7 +16,7 @@ from chimera.faults import AlreadyExists, NotFound, NotReady, Unauthenticated
 from chimera.federation.flow import Proven
 from chimera.federation.provider import installed
 from chimera.identity.opening import add_user_without_password, open_session, user_name_from
-from chimera.identity.sessions import NewSession
+from chimera.identity.sessions import NewSession, restriction_of
 from chimera.ids import new_id
 from chimera.settings import Settings
 from chimera.v1.federation_pb2 import LinkedIdentity
@@ -62,7 +62,6 @@ FIND_KNOWN = sql(
         %(provider_org_id)s::uuid, %(issuer)s, %(subject)s)
     """,
 )
-FIND_RESTRICTION = sql(str, "SELECT restriction FROM identity.session_state(%(session_id)s)")
 INSERT_IDENTITY = sql(
     Nothing,
     """
@@ -188,7 +187,7 @@ async def _opened(tx: Tx, core: Core, proven: Proven, *, is_new_user: bool) -> S
     if opened.is_vouched:
         new["second_factor"] = proven.second_factor
     record(tx, "session.sign_in", "session", opened.session_id, new=new, kind=Kind.SECURITY)
-    restriction = await tx.one(FIND_RESTRICTION, session_id=opened.session_id) or ""
+    restriction = await restriction_of(tx, opened.session_id)
     return SignedIn(opened.user, is_new_user, opened, restriction=restriction)
 
 

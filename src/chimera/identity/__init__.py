@@ -30,5 +30,6 @@ Owns the tables of schema `identity`. Before the organisation is known they are 
 functions identity.find_* and identity.session_state.
 
 Adding a mail: a writer in letters.WRITERS, and `mail.ask(tx, kind, ...)` where it is wanted. Adding
-a sensitive call: `step_up: true` in its access option.
+a sensitive call: `step_up: true` in its access option, by which it also commits only while its session
+or key still stands (chimera/standing.py).
 """

@@ -17,11 +17,8 @@ from chimera.v1.identity_pb2 import LoginChallenge
 CHALLENGE_S, CHALLENGE_ATTEMPTS = 300, 5
 
 
-async def insert_challenge(
-    tx: Tx, authz_epoch: int, device: Device, *, restriction: str = ""
-) -> LoginChallenge:
-    """For tx.call.caller; `Logins.complete` takes it together with a code. `restriction` as on
-    Caller."""
+async def insert_challenge(tx: Tx, authz_epoch: int, device: Device) -> LoginChallenge:
+    """For tx.call.caller; `Logins.complete` takes it together with a code."""
     token, caller = new_token(), tx.call.caller
     await insert_token(
         tx,
@@ -32,7 +29,8 @@ async def insert_challenge(
         lifetime_s=CHALLENGE_S,
         facts={
             "authz_epoch": authz_epoch,
-            "restriction": restriction,
+            # What the release before reads; the session knows better.
+            "restriction": "",
             "device_id": device.known_id,
             "device_name": device.name,
             "device_platform": device.platform,

@@ -132,6 +132,11 @@ NOTICES = {
     " it was copied.",
     "erasure_asked": "Your account will be erased. Until then you can sign in and take that back.",
 }
+# Who proves a mailbox for the first time takes the account over (taking_over.py).
+FIRST = (
+    "This proves your address for the first time. Whatever was set up for the account before ends:"
+    " sessions, API keys, a second factor, and sign-ins linked to it, which you can link again.\n"
+)
 NOT_YOU = "If this was not you, choose a new password now and tell your administrator."
 
 
@@ -190,6 +195,7 @@ async def write_password_reset(core: Core, org_id: str | None, args: dict[str, A
         "Choose a new password",
         "Somebody, perhaps you, asked for a new password for your account. To choose one, open this"
         f" link within an hour:\n\n{_link(core, 'reset-password', token)}\n"
+        f"{'' if person.is_verified else FIRST}"
         "If it was not you, do nothing: your password stays as it is.\n",
     )
 
@@ -207,7 +213,7 @@ async def write_welcome(core: Core, org_id: str | None, args: dict[str, Any]) ->
         email,
         "Your account",
         "An account was made for you. To choose its password, open this link within a week:\n\n"
-        f"{_link(core, 'reset-password', token)}",
+        f"{_link(core, 'reset-password', token)}\n{'' if person.is_verified else FIRST}",
     )
 
 

@@ -37,7 +37,13 @@ from chimera.identity.one_time import (
 )
 from chimera.identity.passwords import Hasher
 from chimera.identity.second_factor import SecondFactor, count_recovery_codes, spend_proof
-from chimera.identity.sessions import Device, NewSession, open_session, session_caller
+from chimera.identity.sessions import (
+    Device,
+    NewSession,
+    open_session,
+    restriction_of,
+    session_caller,
+)
 from chimera.identity.throttle import (
     Attempt,
     Subject,
@@ -251,9 +257,7 @@ class Logins:
     async def _challenge(self, account: Account, request: LoginRequest, call: Call) -> Opened:
         async with self.db.begin(as_caller(call, account.caller())) as tx:
             device = _device_of(account, request)
-            challenge = await insert_challenge(
-                tx, account.authz_epoch, device, restriction=account.restriction
-            )
+            challenge = await insert_challenge(tx, account.authz_epoch, device)
             record(tx, "session.login", "user", account.user_id, reason="challenge")
         return Opened(User(), challenge=challenge)
 
@@ -297,6 +301,7 @@ class Logins:
                 )
                 if session is None:
                     raise token_invalid()
+                restriction = await restriction_of(tx, session.session_id)
                 left = await count_recovery_codes(tx)
                 record(
                     tx,
@@ -310,12 +315,11 @@ class Logins:
                     severity=Severity.WARNING if proof.recovery_hash else Severity.INFO,
                 )
             await attempt.succeeded()
-        kept = facts["restriction"]
         return Opened(
             session.user,
             session,
             device_token=device.new_token,
-            restriction="" if kept == "second_factor" else kept,
+            restriction=restriction,
             recovery_codes_left=left,
         )
 

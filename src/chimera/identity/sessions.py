@@ -178,6 +178,8 @@ RENEW_AUTH_TIME = sql(
     """,
 )
 
+FIND_RESTRICTION = sql(str, "SELECT restriction FROM identity.session_state(%(session_id)s)")
+
 # One whose newest refresh token has run out cannot go on, whatever is left until its absolute end.
 LIST_SESSIONS = sql(
     Session,
@@ -264,6 +266,11 @@ async def open_session(
     assert user is not None
     org_id = call.caller.org_id
     return NewSession(session_id, org_id, user, authz_epoch, token, expires_at, is_vouched)
+
+
+async def restriction_of(tx: Tx, session_id: str) -> str:
+    """What has to be done in the session before it may do more; as on Caller."""
+    return await tx.one(FIND_RESTRICTION, session_id=session_id) or ""
 
 
 def session_tokens(

@@ -22,6 +22,7 @@ from chimera.db import Nothing, Tx, sql, violated
 from chimera.faults import AlreadyExists, Denied, NotFound, NotReady
 from chimera.identity.decisions import Held
 from chimera.identity.departures import end_invitations
+from chimera.identity.one_time import spend_others
 from chimera.identity.preferences import check_metadata
 from chimera.identity.roles import holdings_of, permissions_of
 from chimera.identity.second_factor import remove_totp
@@ -463,6 +464,7 @@ async def reset_second_factor(tx: Tx, user_id: str) -> User:
     user = await lock_managed(tx, user_id)
     await remove_totp(tx, user_id)
     await end_sessions(tx, user_id, "second_factor_reset")
+    await spend_others(tx, user_id, "email_change")
     await mail.ask(tx, "security_notice", user_id=user_id, what="second_factor_reset")
     _note(tx, "user.reset_second_factor", user, {"has_second_factor": False})
     return await get_user(tx, user_id)
@@ -473,6 +475,7 @@ async def end_user_sessions(tx: Tx, user_id: str) -> int:
     user = await get_user(tx, user_id)
     await check_may_manage(tx, user)
     ended = await end_sessions(tx, user_id, "ended_by_administrator", org_id=tx.call.caller.org_id)
+    await spend_others(tx, user_id, "email_change")  # which such a session may have asked for
     _note(tx, "user.end_sessions", user, {"ended": ended})
     return ended
 

@@ -231,3 +231,17 @@ async def test_what_a_thief_asked_for_ends_with_what_the_notice_advises(
         else:
             await answer()
             assert not await post.letters_to(address)
+
+
+@pytest.mark.parametrize("call", ["EndUserSessions", "ResetSecondFactor"])
+async def test_what_a_thief_asked_for_ends_with_the_administrators_help(
+    world: World, post: Post, call: str
+) -> None:
+    acme = await world.organisation("acme")
+    ben = await acme.person("ben")
+    await with_factor(ben)
+    await ben.account.ChangeEmail(new_email="thief@evil.example")
+    token = await post.token("thief@evil.example")
+    await getattr(acme.admin.identity, call)(user_id=ben.user_id)
+    verify = world.nobody().account.VerifyEmail(token=token)
+    assert await reason(verify) == "ONE_TIME_TOKEN_INVALID"

@@ -54,6 +54,9 @@ async def test_an_account_that_somebody_prepared_is_its_mailbox_owners(
 
         # The letter that proves an address is the one that chooses a password.
         await world.nobody().account.ResendVerification(email="vic@example.com")
+        assert "was set up for the account before ends" in (
+            await post.letters_to("vic@example.com")
+        )[-1].replace("\n", " ")
         token = await post.token("vic@example.com")
         await world.nobody().account.ResetPassword(token=token, password=OTHER_PASSWORD)
         vic = await world.log_in("vic@example.com", OTHER_PASSWORD)
@@ -69,6 +72,7 @@ async def test_an_account_that_somebody_prepared_is_its_mailbox_owners(
         await linked(vic, provider.id, redirected)
         await world.nobody().account.RequestPasswordReset(email="vic@example.com")
         token = await post.token("vic@example.com")
+        assert "before ends" not in (await post.letters_to("vic@example.com"))[-1]
         await world.nobody().account.ResetPassword(token=token, password=PASSWORD)
         assert await reason(signed_in(world.nobody(), provider.id, redirected)) == "OK"
 

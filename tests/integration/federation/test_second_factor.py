@@ -12,7 +12,7 @@ import pyotp
 import pytest
 
 from chimera.v1.federation_pb2 import FinishSignInResponse, SignInProviderKind
-from chimera.v1.identity_pb2 import ROLE_USER
+from chimera.v1.identity_pb2 import ROLE_USER, SessionRestriction
 from chimera.v1.options_pb2 import PERMISSION_OPERATE
 from tests.integration.federation.conftest import linked, signed_in, way_in
 from tests.support.openid import REDIRECT_URI, Provider, consent, redirected, says
@@ -75,6 +75,26 @@ async def test_the_provider_does_not_replace_the_second_factor(
             [olivia.user_id],
         ).fetchall()
     assert recorded == [("session.complete_login", "session"), ("session.sign_in", "user")]
+
+
+async def test_who_completes_a_sign_in_is_told_what_it_waits_for(
+    world: World, hostile: Provider, database_url: str
+) -> None:
+    """Her password is too old, though it was not asked for."""
+    olivia = await (acme := await world.organisation("acme")).person("olivia")
+    provider = await way_in(acme, hostile.issuer)
+    await linked(olivia, provider.id, redirected)
+    totp = await with_factor(olivia, database_url)
+    finished = await signed_in(world.nobody(), provider.id, redirected)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("UPDATE identity.organisations SET password_age_days_max = 1")
+        connection.execute(
+            "UPDATE identity.users SET password_changed_at = now() - interval '2 days'"
+        )
+    done = await world.nobody().identity.CompleteLogin(
+        challenge_token=finished.challenge.token, code=totp.now()
+    )
+    assert done.restriction == SessionRestriction.SESSION_RESTRICTION_PASSWORD_EXPIRED
 
 
 async def test_a_challenge_ends_with_the_account(
