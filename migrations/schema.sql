@@ -3497,6 +3497,7 @@ CREATE TABLE telemetry.batches (
     group_failures integer DEFAULT 0 NOT NULL,
     group_failed_at timestamp with time zone,
     requeued_at timestamp with time zone,
+    fingerprint bigint,
     CONSTRAINT batches_events_check CHECK ((events > 0)),
     CONSTRAINT batches_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'stored'::text, 'dead'::text])))
 )
@@ -3523,6 +3524,7 @@ CREATE TABLE telemetry.batches_default (
     group_failures integer DEFAULT 0 CONSTRAINT batches_group_failures_not_null NOT NULL,
     group_failed_at timestamp with time zone,
     requeued_at timestamp with time zone,
+    fingerprint bigint,
     CONSTRAINT batches_events_check CHECK ((events > 0)),
     CONSTRAINT batches_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'stored'::text, 'dead'::text])))
 );
@@ -3626,7 +3628,8 @@ CREATE TABLE telemetry.verified (
     is_asked boolean DEFAULT false NOT NULL,
     checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     rollups_checked_at timestamp with time zone,
-    rebuilding_day date
+    rebuilding_day date,
+    is_replacing boolean DEFAULT false NOT NULL
 );
 
 ALTER TABLE ONLY telemetry.verified FORCE ROW LEVEL SECURITY;

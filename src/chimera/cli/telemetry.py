@@ -146,12 +146,19 @@ def status(server: Server = "", api_key: ApiKey = "") -> None:
 
 
 @app.command()
-def reconcile(server: Server = "", api_key: ApiKey = "") -> None:
+def reconcile(
+    replace: Annotated[
+        bool, typer.Option(help="Store anew what is there in part, twice or altered.")
+    ] = False,
+    server: Server = "",
+    api_key: ApiKey = "",
+) -> None:
     """Have everything of the last days compared with the store again, the roll-ups too."""
     from chimera.v1.telemetry_pb2 import ReconcileTelemetryRequest, ReconcileTelemetryResponse
 
     with connected(server, api_key) as client:
-        client.call(ReconcileTelemetryRequest(), ReconcileTelemetryResponse)
+        request = ReconcileTelemetryRequest(replace_differing=replace)
+        client.call(request, ReconcileTelemetryResponse)
     typer.echo("asked for; a worker does it within a minute or so: chimera telemetry books")
 
 

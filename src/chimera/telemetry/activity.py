@@ -11,7 +11,7 @@ from chimera.paging import Pages
 from chimera.pools import Database
 from chimera.replica import Replica
 from chimera.telemetry import statements
-from chimera.telemetry.freshness import read_freshness
+from chimera.telemetry.freshness import reading
 from chimera.telemetry.scope import Analytics, scope_of
 from chimera.v1.options_pb2 import Permission
 from chimera.v1.telemetry_pb2 import (
@@ -80,21 +80,21 @@ async def list_recent_workloads(
     scope = await scope_of(db, call, request.filter)
     size, position = pages.page(request)
     at, workload, campaign, user = position or (FAR_MS, "", "", "")
-    freshness = await read_freshness(db, analytics, call)
-    rows = await analytics.rows(
-        call,
-        scope,
-        RECENT_WORKLOADS + statements.conditions(request.filter) + LAST_SEEN_FIRST,
-        {
-            **statements.values(request.filter),
-            "at": at,
-            "workload": workload,
-            "campaign": campaign,
-            "user": user,
-            "size": size + 1,
-        },
-        rows_max=size + 1,
-    )
+    async with reading(db, analytics, call) as freshness:
+        rows = await analytics.rows(
+            call,
+            scope,
+            RECENT_WORKLOADS + statements.conditions(request.filter) + LAST_SEEN_FIRST,
+            {
+                **statements.values(request.filter),
+                "at": at,
+                "workload": workload,
+                "campaign": campaign,
+                "user": user,
+                "size": size + 1,
+            },
+            rows_max=size + 1,
+        )
     answer = ListRecentWorkloadsResponse(
         workloads=[_workload(*row) for row in rows[:size]], freshness=freshness
     )
@@ -131,21 +131,21 @@ async def list_user_activity(
     scope = await scope_of(db, call, EventFilter())
     size, position = pages.page(request)
     day, user, action = position or ("9999-12-31", "", "")
-    freshness = await read_freshness(db, analytics, call)
-    rows = await analytics.rows(
-        call,
-        scope,
-        USER_ACTIVITY,
-        {
-            "days": request.days or DAYS_DEFAULT,
-            "user_id": request.user_id.lower(),
-            "before_day": day,
-            "before_user": user,
-            "before": action,
-            "size": size + 1,
-        },
-        rows_max=size + 1,
-    )
+    async with reading(db, analytics, call) as freshness:
+        rows = await analytics.rows(
+            call,
+            scope,
+            USER_ACTIVITY,
+            {
+                "days": request.days or DAYS_DEFAULT,
+                "user_id": request.user_id.lower(),
+                "before_day": day,
+                "before_user": user,
+                "before": action,
+                "size": size + 1,
+            },
+            rows_max=size + 1,
+        )
     answer = ListUserActivityResponse(freshness=freshness)
     for row_day, user_id, row_action, events, duration_ms in rows[:size]:
         answer.activities.append(

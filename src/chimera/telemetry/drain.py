@@ -6,7 +6,9 @@ the same rows in the same order, and the store drops the repetition in the sourc
 So a group changes only when it is certain that nothing of it was written: a batch that cannot be
 read is taken out before sending, and a group that the store refuses for its data is halved until
 the batch at fault is alone. That batch is dead after TRIES_MAX tries. A group that fails for any other
-reason stays as it is and comes after all others: part of it may be written.
+reason stays as it is and comes after all others: part of it may be written. When it has failed HALVE_AT
+times while others got through, what is there of it is taken out of the store (removal.py) and it is halved
+as well; a batch that is alone is dead at DEAD_AT.
 
 A group is no more than the views can make roll-ups of in little memory (weighing.py).
 
@@ -29,11 +31,12 @@ from chimera.call import Call
 from chimera.clickhouse import Block, ClickHouse, DataRefused
 from chimera.core import Core
 from chimera.db import Nothing, sql
-from chimera.faults import Conflict, Fault
+from chimera.faults import Conflict, Fault, Unavailable
 from chimera.ids import new_id
 from chimera.pools import Database, settled
 from chimera.telemetry import frozen
-from chimera.telemetry.turns import inserting
+from chimera.telemetry.removal import take_out
+from chimera.telemetry.turns import inserting, rebuilding
 from chimera.telemetry.weighing import SKETCHES_MAX, Weight, facts_of
 
 log = structlog.get_logger("chimera.telemetry.drain")
@@ -46,15 +49,22 @@ BYTES_MAX = 64_000_000  # unpacked
 BATCHES_MAX = 5_000
 GROUPS_MAX = 20  # sent in one pass
 TRIES_MAX = 3
+HALVE_AT, DEAD_AT = (
+    4,
+    10,
+)  # failures of a group while others got through; two to five minutes, an hour
 IN_A_ROW_MAX = 2  # failed groups, after which it is the store that fails
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
+    """`failures`: of its group, while others got through."""
+
     batch_id: str
     org_id: str
     body: bytes
     events: int
+    failures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +159,7 @@ MARK_FAILED = sql(
 READ_GROUP = sql(
     Batch,
     """
-    SELECT batch_id, org_id, body, events FROM telemetry.batches
+    SELECT batch_id, org_id, body, events, group_failures AS failures FROM telemetry.batches
      WHERE group_id = %(group_id)s AND state = 'waiting' ORDER BY batch_id
     """,
 )
@@ -158,9 +168,10 @@ MARK_STORED = sql(
     int,
     """
     WITH marked AS (
-        UPDATE telemetry.batches SET state = 'stored'
-         WHERE group_id = %(group_id)s AND state = 'waiting'
-        RETURNING org_id, events
+        UPDATE telemetry.batches b SET state = 'stored', fingerprint = f.fingerprint
+          FROM unnest(%(batch_ids)s::uuid[], %(fingerprints)s::bigint[]) AS f (batch_id, fingerprint)
+         WHERE b.batch_id = f.batch_id AND b.group_id = %(group_id)s AND b.state = 'waiting'
+        RETURNING b.org_id, b.events
     ), counted AS (
         INSERT INTO telemetry.totals (org_id, slot, stored)
         SELECT org_id, 0, sum(events) FROM marked GROUP BY org_id ORDER BY org_id
@@ -175,7 +186,11 @@ HALVE_GROUP = sql(
     """
     UPDATE telemetry.batches
        SET group_id = CASE WHEN batch_id = ANY(%(first)s::uuid[]) THEN %(first_id)s::uuid
-                           ELSE %(second_id)s::uuid END
+                           ELSE %(second_id)s::uuid END,
+           group_failures = %(failures)s,
+           group_failed_at = CASE WHEN %(failures)s > 0 THEN clock_timestamp() END,
+           -- What was taken out may be in the roll-ups: the reconciler looks at their days.
+           resent_at = CASE WHEN %(failures)s > 0 THEN clock_timestamp() ELSE resent_at END
      WHERE group_id = %(group_id)s AND state = 'waiting'
     """,
 )
@@ -296,34 +311,74 @@ def _grouped(batches: list[NewBatch]) -> list[str]:
 
 async def _send(one: Pass, group_id: str) -> None:
     """Stores a group; or, when its data are refused, adds its halves to those of the pass."""
+    try:
+        async with inserting(one.db):
+            batches, blocks = await _read(one, group_id)
+            if not batches:
+                return
+            is_given_up = batches[0].failures >= (HALVE_AT if len(batches) > 1 else DEAD_AT)
+            if not is_given_up:
+                await _store(one, group_id, batches, blocks)
+        if is_given_up:
+            await _give_up(one, group_id)
+    except Conflict:
+        one.is_held_up = True
+
+
+async def _read(one: Pass, group_id: str) -> tuple[list[Batch], list[Block]]:
+    """Of a group what can be read, with a block a batch. In the turn in which it is dealt with: another
+    process may have halved it."""
     async with one.db.begin(_call()) as tx:
         batches = await tx.all(READ_GROUP, group_id=group_id)
     blocks, broken = await asyncio.to_thread(_blocks_of, batches)
     for batch_id, why in broken.items():
         await _fail(one.db, batch_id, why)
-    batches = [batch for batch in batches if batch.batch_id not in broken]
-    if not batches:
-        return
+    return [batch for batch in batches if batch.batch_id not in broken], blocks
+
+
+async def _store(one: Pass, group_id: str, batches: list[Batch], blocks: list[Block]) -> None:
     try:
-        async with inserting(one.db):
-            # To its end, for the turn must not end before it.
-            fault = await settled(_insert(one.clickhouse, blocks, group_id))
+        # To its end, for the turn must not end before it.
+        fault = await settled(_insert(one.clickhouse, blocks, group_id))
     except DataRefused as refused:
         await _narrow(one.db, group_id, batches, str(refused), one.groups)
-        return
-    except Conflict:
-        one.is_held_up = True
         return
     if fault is not None:
         one.failed.append((group_id, fault))
         one.in_a_row += 1
         return
     async with one.db.begin(_call()) as tx:
-        stored = await tx.one(MARK_STORED, group_id=group_id) or 0
-    one.stored += stored
+        stored = await tx.one(
+            MARK_STORED,
+            group_id=group_id,
+            batch_ids=[batch.batch_id for batch in batches],
+            fingerprints=[frozen.fingerprint(block.data[2]) for block in blocks],
+        )
+    one.stored += stored or 0
     one.sent += 1
     one.in_a_row = 0
-    metrics.TELEMETRY_EVENTS.labels("stored").inc(stored)
+    metrics.TELEMETRY_EVENTS.labels("stored").inc(stored or 0)
+
+
+async def _give_up(one: Pass, group_id: str) -> None:
+    """On storing a group as it is: its halves are tried, or the one batch is dead."""
+    async with rebuilding(one.db) as turn:
+        batches, _ = await _read(one, group_id)
+        if not batches:
+            return
+        taken = [(batch.org_id, batch.batch_id) for batch in batches]
+        try:
+            await take_out(turn, one.clickhouse, taken)
+        except Unavailable as fault:
+            one.failed.append((group_id, fault))
+            one.in_a_row += 1
+            return
+        if len(batches) > 1:
+            await _halve(one.db, group_id, batches, failures=HALVE_AT - 1)
+            log.warning("telemetry.group_halved", group_id=group_id, batches=len(batches))
+        else:
+            why = "the store failed at it again and again, while it took others"
+            await _fail(one.db, batches[0].batch_id, why, tries_max=1)
 
 
 async def _insert(clickhouse: ClickHouse, blocks: list[Block], group_id: str) -> Fault | None:
@@ -355,23 +410,35 @@ async def _narrow(
     if len(batches) == 1:
         await _fail(db, batches[0].batch_id, why)
         return
+    groups.extend(await _halve(db, group_id, batches, failures=0))
+
+
+async def _halve(
+    db: Database, group_id: str, batches: list[Batch], *, failures: int
+) -> tuple[str, str]:
+    """The groups that its halves are from now on; with failures they wait as others that failed."""
     first_id, second_id = new_id(), new_id()
     first = [batch.batch_id for batch in batches[: len(batches) // 2]]
     async with db.begin(_call()) as tx:
         await tx.run(
-            HALVE_GROUP, group_id=group_id, first=first, first_id=first_id, second_id=second_id
+            HALVE_GROUP,
+            group_id=group_id,
+            first=first,
+            first_id=first_id,
+            second_id=second_id,
+            failures=failures,
         )
-    groups.extend((first_id, second_id))
+    return first_id, second_id
 
 
-async def _fail(db: Database, batch_id: str, why: str) -> None:
+async def _fail(db: Database, batch_id: str, why: str, *, tries_max: int = TRIES_MAX) -> None:
     async with db.begin(_call()) as tx:
         dead = await tx.one(
             FAIL_BATCH,
             batch_id=batch_id,
             letter_id=new_id(),
             error=why[:1000],
-            tries_max=TRIES_MAX,
+            tries_max=tries_max,
         )
     log.warning("telemetry.batch_refused", batch_id=batch_id, why=why, dead=bool(dead))
     if dead:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,19 @@ READ_FRESHNESS = sql(
                    FROM telemetry.verified) v ON v.org_id = o.org_id
     """,
 )
+
+
+@asynccontextmanager
+async def reading(db: Database, analytics: Analytics, call: Call) -> AsyncIterator[Freshness]:
+    """Freshness of what is read from roll-ups inside: as it was before, or worse if some of them began to
+    be made anew meanwhile."""
+    freshness = await read_freshness(db, analytics, call)
+    yield freshness
+    after = await read_freshness(db, analytics, call)
+    for name in ("complete_to", "verified_to"):
+        own, later = getattr(freshness, name), getattr(after, name)
+        if freshness.HasField(name) and later.ToNanoseconds() < own.ToNanoseconds():
+            own.CopyFrom(later)
 
 
 async def read_freshness(db: Database, analytics: Analytics, call: Call) -> Freshness:

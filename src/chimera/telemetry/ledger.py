@@ -25,6 +25,7 @@ class Ledger:
     xid: str
     batch_id: str
     is_asked: bool
+    is_replacing: bool
     is_due: bool  # that the roll-ups are looked at
 
 
@@ -38,6 +39,7 @@ class Batch:
     created_at: datetime
     was_resent: bool
     was_requeued: bool
+    fingerprint: int | None
 
 
 LIST_LEDGERS = sql(
@@ -45,7 +47,7 @@ LIST_LEDGERS = sql(
     """
     SELECT t.org_id, COALESCE(v.xid, '0')::text AS xid,
            COALESCE(v.batch_id, '00000000-0000-0000-0000-000000000000'::uuid) AS batch_id,
-           COALESCE(v.is_asked, false) AS is_asked,
+           COALESCE(v.is_asked, false) AS is_asked, COALESCE(v.is_replacing, false) AS is_replacing,
            COALESCE(v.rollups_checked_at < clock_timestamp() - interval '1 day', true) AS is_due
       FROM (SELECT DISTINCT org_id FROM telemetry.totals) t
       LEFT JOIN telemetry.verified v ON v.org_id = t.org_id
@@ -57,7 +59,7 @@ LIST_UNVERIFIED = sql(
     Batch,
     """
     SELECT xid::text AS xid, batch_id, producer, events, state, created_at,
-           resent_at IS NOT NULL AS was_resent, requeued_at IS NOT NULL AS was_requeued
+           resent_at IS NOT NULL AS was_resent, requeued_at IS NOT NULL AS was_requeued, fingerprint
       FROM telemetry.batches
      WHERE org_id = %(org_id)s AND (xid, batch_id) > (%(xid)s::xid8, %(batch_id)s::uuid)
        AND xid < pg_snapshot_xmin(pg_current_snapshot())
@@ -69,7 +71,7 @@ LIST_DIFFERING = sql(
     Batch,
     """
     SELECT b.xid::text AS xid, b.batch_id, b.producer, b.events, b.state, b.created_at,
-           b.resent_at IS NOT NULL AS was_resent, b.requeued_at IS NOT NULL AS was_requeued
+           b.resent_at IS NOT NULL AS was_resent, b.requeued_at IS NOT NULL AS was_requeued, b.fingerprint
       FROM telemetry.differing d JOIN telemetry.batches b ON b.batch_id = d.batch_id
      WHERE d.org_id = %(org_id)s AND b.state <> 'waiting'
      ORDER BY d.checked_at LIMIT %(limit)s
@@ -110,7 +112,10 @@ START_OVER = sql(
     )
     UPDATE telemetry.verified
        SET xid = '0', batch_id = '00000000-0000-0000-0000-000000000000', is_asked = false,
-           rollups_checked_at = '-infinity'
+           rollups_checked_at = '-infinity',
+           -- Nothing vouches for it until it is compared again.
+           verified_to = LEAST(verified_to, (SELECT min(b.created_at) FROM telemetry.batches b
+                                              WHERE b.org_id = %(org_id)s AND b.state = 'stored'))
      WHERE org_id = %(org_id)s
     """,
 )
@@ -166,13 +171,15 @@ MARK_ROLLUPS = sql(
     """,
 )
 
-# The whole group may have been sent with it; alone it gets a token of its own.
+# The whole group may have been sent with it; alone it gets a token of its own. Once, unless somebody asked
+# for it again.
 RESEND = sql(
     int,
     """
     WITH resent AS (
         UPDATE telemetry.batches SET state = 'waiting', group_id = NULL, resent_at = clock_timestamp()
-         WHERE batch_id = ANY(%(batch_ids)s::uuid[]) AND state = 'stored' AND resent_at IS NULL
+         WHERE batch_id = ANY(%(batch_ids)s::uuid[]) AND state = 'stored'
+           AND (resent_at IS NULL OR %(again)s)
         RETURNING org_id, events
     ), counted AS (
         INSERT INTO telemetry.totals (org_id, slot, stored)
@@ -267,16 +274,24 @@ FIND_VERIFIED_TO = sql(
 ASK = sql(
     Nothing,
     """
-    INSERT INTO telemetry.verified (org_id, is_asked) VALUES (%(org_id)s, true)
-    ON CONFLICT (org_id) DO UPDATE SET is_asked = true
+    INSERT INTO telemetry.verified AS v (org_id, is_asked, is_replacing)
+    VALUES (%(org_id)s, true, %(replaces)s)
+    ON CONFLICT (org_id) DO UPDATE
+       SET is_asked = true, is_replacing = v.is_replacing OR EXCLUDED.is_replacing
     """,
 )
 
+REPLACED = sql(
+    Nothing, "UPDATE telemetry.verified SET is_replacing = false WHERE org_id = %(org_id)s"
+)
 
-async def ask(tx: Tx) -> None:
-    """The next pass compares everything of the caller's organisation again, with the roll-ups."""
-    await tx.run(ASK, org_id=tx.call.caller.org_id)
-    record(tx, "telemetry.reconcile", "organisation", tx.call.caller.org_id)
+
+async def ask(tx: Tx, *, replaces: bool) -> None:
+    """The next pass compares everything of the caller's organisation again, with the roll-ups. replaces:
+    what the store has in part, twice or altered is stored anew from the buffer."""
+    org_id = tx.call.caller.org_id
+    await tx.run(ASK, org_id=org_id, replaces=replaces)
+    record(tx, "telemetry.reconcile", "organisation", org_id, new={"replaces": replaces})
 
 
 async def list_reconciliations(

@@ -13,7 +13,7 @@ from chimera.paging import Pages, rows_that_fit
 from chimera.pools import Database
 from chimera.rows import decimal_text
 from chimera.telemetry import statements
-from chimera.telemetry.freshness import read_freshness
+from chimera.telemetry.freshness import read_freshness, reading
 from chimera.telemetry.queries import POINTS_MAX, SECONDS_MAX
 from chimera.telemetry.scope import Analytics, scope_of
 from chimera.v1.telemetry_pb2 import (
@@ -170,19 +170,19 @@ async def get_execution_series(
     if not 0 <= from_s < to_s <= SECONDS_MAX:
         raise Invalid("FIELD_INVALID", "`from` must be before `to`, both between 1970 and 2106.")
     scope = await scope_of(db, call, EventFilter())
-    freshness = await read_freshness(db, analytics, call)
-    rows = await analytics.rows(
-        call,
-        scope,
-        EXECUTION_SERIES,
-        {
-            "from_s": from_s,
-            "to_s": to_s,
-            "workload_id": request.workload_id,
-            "points": POINTS_MAX + 1,
-        },
-        rows_max=POINTS_MAX + 1,
-    )
+    async with reading(db, analytics, call) as freshness:
+        rows = await analytics.rows(
+            call,
+            scope,
+            EXECUTION_SERIES,
+            {
+                "from_s": from_s,
+                "to_s": to_s,
+                "workload_id": request.workload_id,
+                "points": POINTS_MAX + 1,
+            },
+            rows_max=POINTS_MAX + 1,
+        )
     if len(rows) > POINTS_MAX:
         raise Invalid(
             "FIELD_INVALID", f"More than {POINTS_MAX} points; ask for less time or for one run."

@@ -9,7 +9,7 @@ from chimera.call import NOBODY, Call
 from chimera.faults import Invalid
 from chimera.pools import Database
 from chimera.telemetry import statements
-from chimera.telemetry.freshness import read_freshness
+from chimera.telemetry.freshness import reading
 from chimera.telemetry.scope import Analytics, Scope, scope_of
 from chimera.telemetry.statements import STEPS, Question
 from chimera.v1.telemetry_pb2 import (
@@ -89,15 +89,15 @@ async def query_series(
     within = fitted(request, request.step, is_exact=request.is_exact)
     question = _question(request, within, scope, request.with_percentiles)
     # First the buffer, then the store: what leaves the one in between is in the other.
-    freshness = await read_freshness(db, analytics, call)
-    rows = await analytics.rows(
-        call,
-        scope,
-        statements.series(question),
-        _params(question, within, POINTS_MAX + 1),
-        rows_max=POINTS_MAX + 1,
-        merges_sketches=question.merges_sketches,
-    )
+    async with reading(db, analytics, call) as freshness:
+        rows = await analytics.rows(
+            call,
+            scope,
+            statements.series(question),
+            _params(question, within, POINTS_MAX + 1),
+            rows_max=POINTS_MAX + 1,
+            merges_sketches=question.merges_sketches,
+        )
     if len(rows) > POINTS_MAX:
         raise Invalid(
             "QUERY_TOO_LARGE",
@@ -119,16 +119,16 @@ async def query_top(
     within = fitted(request, None, hours_up_to_s=TOP_HOURS_UP_TO_S, is_exact=request.is_exact)
     by_percentile = request.order == TelemetryOrder.TELEMETRY_ORDER_P95
     question = _question(request, within, scope, request.with_percentiles or by_percentile)
-    freshness = await read_freshness(db, analytics, call)
     size = request.size or TOP_DEFAULT
-    rows = await analytics.rows(
-        call,
-        scope,
-        statements.top(question, request.order),
-        _params(question, within, size),
-        rows_max=size,
-        merges_sketches=question.merges_sketches,
-    )
+    async with reading(db, analytics, call) as freshness:
+        rows = await analytics.rows(
+            call,
+            scope,
+            statements.top(question, request.order),
+            _params(question, within, size),
+            rows_max=size,
+            merges_sketches=question.merges_sketches,
+        )
     answer = QueryTopResponse(freshness=freshness)
     for row in rows:
         _fill(answer.groups.add(), *row)

@@ -1,9 +1,10 @@
 """The reconciler: whether what is marked stored is really in the store, exactly once.
 
-Batches are compared in the order of their commits, by number of events and of different events. What
-the store does not have at all is sent anew, once, from the frozen bytes; what it has in part or twice
-is reported, for a person to judge. Those that differ are noted and looked at in every pass; the others go
-on past them, and verified_to stays before the oldest.
+Batches are compared in the order of their commits, by number of events, of different events, and the
+fingerprint of their ids. What the store does not have at all is sent anew, once, from the frozen bytes; what
+it has in part, twice or altered is reported, for a person to judge: they may have it taken out of the store
+and stored anew. Those that differ are noted and looked at in every pass; the others go on past them, and
+verified_to stays before the oldest.
 
 Once a day the store is asked how much it has of the days that are still in the buffer: fewer events, as
 after a restore, have all of them compared again. Then, and when a batch was sent anew or somebody asked,
@@ -44,12 +45,15 @@ from chimera.telemetry.ledger import (
     MARK_ROLLUPS,
     MOVE_VERIFIED,
     NOTE_DIFFERING,
+    REPLACED,
     RESEND,
     START_OVER,
     SUM_STORED,
     Batch,
     Ledger,
 )
+from chimera.telemetry.removal import take_out
+from chimera.telemetry.turns import rebuilding
 
 log = structlog.get_logger("chimera.telemetry.reconcile")
 
@@ -61,7 +65,7 @@ DAYS_KEPT = 7  # as long as batches are, when all is well
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A batch of which the store has too few or too many."""
+    """A batch of which the store has too few or too many, or other events: then both."""
 
     batch: Batch
     found: int
@@ -99,7 +103,11 @@ class Report:
 
 # As bytes, ids are in the order of their times: the condition on them skips what the list of ids cannot.
 COUNT_BATCHES: LiteralString = """
-    SELECT toString(batch_id), count(), uniqExact(event_id) FROM workload_events
+      WITH reverse(UUIDToNum(event_id)) AS id
+    SELECT toString(batch_id), count(), uniqExact(event_id),
+           reinterpretAsInt64(sum(reinterpretAsUInt64(substring(id, 1, 8)))
+                              + sum(reinterpretAsUInt64(substring(id, 9, 8))))
+      FROM workload_events
      WHERE org_id = %(org_id)s AND batch_id IN %(batch_ids)s
        AND UUIDToNum(batch_id) >= UUIDToNum(toUUID(%(first)s))
        AND UUIDToNum(batch_id) <= UUIDToNum(toUUID(%(last)s))
@@ -192,6 +200,8 @@ async def _reconcile_org(
         was_resent |= await _look(db, clickhouse, org_id, settled, (xid, batch_id), report)
         if is_at_end := len(settled) < BATCHES_A_LOOK:
             break
+    if ledger.is_replacing and is_at_end:
+        report.resent += await _replace(db, clickhouse, org_id)
     if is_whole or ledger.is_due or was_resent:
         async with db.begin(_call()) as tx:
             agrees = is_at_end and not await tx.one(IS_DIFFERING, org_id=org_id)
@@ -199,6 +209,25 @@ async def _reconcile_org(
                 return  # a part of it may be in the events: it is due again in the next pass
         agrees = agrees and not await _has_fewer(db, clickhouse, org_id)
         await _compare_rollups(db, clickhouse, org_id, agrees, is_whole, report)
+
+
+async def _replace(db: Database, clickhouse: ClickHouse, org_id: str) -> int:
+    """Takes what differs out of the store and has it sent anew; how many batches. Dying in between leaves
+    it asked for. Raises Conflict, Unavailable."""
+    resent = 0
+    async with rebuilding(db) as turn:
+        while True:
+            async with db.begin(_call()) as tx:
+                differing = await tx.all(LIST_DIFFERING, org_id=org_id, limit=BATCHES_A_LOOK)
+            stored = [batch.batch_id for batch in differing if batch.state == "stored"]
+            if stored:
+                await take_out(turn, clickhouse, ((org_id, batch_id) for batch_id in stored))
+            async with db.begin(_call()) as tx:
+                await tx.run(LOCK_LEDGER, org_id=org_id)
+                if not stored:
+                    await tx.run(REPLACED, org_id=org_id)
+                    return resent
+                resent += await tx.one(RESEND, batch_ids=stored, again=True) or 0
 
 
 async def _seems_to_have_fewer(ledger: Ledger, db: Database, clickhouse: ClickHouse) -> bool:
@@ -230,7 +259,7 @@ async def _look(
     async with db.begin(_call()) as tx:
         await tx.run(LOCK_LEDGER, org_id=org_id)
         if lost:
-            resent = await tx.one(RESEND, batch_ids=lost) or 0
+            resent = await tx.one(RESEND, batch_ids=lost, again=False) or 0
         dead = [batch.batch_id for batch in good if batch.state == "dead"]
         requeued = set(await tx.all(LIST_REQUEUED, batch_ids=dead)) if dead else set()
         for (day, producer), tally in _tallies(good, differing, requeued).items():
@@ -286,20 +315,24 @@ async def _compare(
     good: list[Batch] = []
     differing: list[Difference] = []
     for batch in batches:
-        events, different = there.get(batch.batch_id, (0, 0))
-        if batch.state == "dead" or (events, different) == (batch.events, batch.events):
+        events, different, found = there.get(batch.batch_id, (0, 0, 0))
+        is_altered = events > 0 and batch.fingerprint not in (None, found)
+        is_whole = (events, different) == (batch.events, batch.events)
+        if batch.state == "dead" or (is_whole and not is_altered):
             good.append(batch)
         else:
+            is_other = is_whole and is_altered
+            is_missing, is_surplus = different < batch.events, events > different
             differing.append(
-                Difference(batch, events, different < batch.events, events > different)
+                Difference(batch, events, is_missing or is_other, is_surplus or is_other)
             )
     return good, differing
 
 
 async def _counted(
     clickhouse: ClickHouse, org_id: str, batch_ids: list[str]
-) -> dict[str, tuple[int, int]]:
-    """(events, different events) that the store has of each batch."""
+) -> dict[str, tuple[int, int, int]]:
+    """(events, different events, fingerprint) that the store has of each batch."""
     if not batch_ids:
         return {}
     rows = await clickhouse.query(
@@ -313,7 +346,7 @@ async def _counted(
         deadline=_call().deadline,
         rows_max=len(batch_ids),
     )
-    return {batch_id: (events, different) for batch_id, events, different in rows}
+    return {batch_id: (events, different, found) for batch_id, events, different, found in rows}
 
 
 async def _has_fewer(db: Database, clickhouse: ClickHouse, org_id: str) -> bool:
@@ -361,4 +394,4 @@ async def _compare_rollups(
         await tx.run(MARK_ROLLUPS, org_id=org_id, is_through=is_through)
         if lost and not is_whole:
             # Perhaps batches of those days can be sent anew.
-            await tx.run(ASK, org_id=org_id)
+            await tx.run(ASK, org_id=org_id, replaces=False)

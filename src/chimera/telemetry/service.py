@@ -153,5 +153,5 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServiceServicer):
         self, request: ReconcileTelemetryRequest, call: Call
     ) -> ReconcileTelemetryResponse:
         async with self.db.begin(call) as tx:
-            await ledger.ask(tx)
+            await ledger.ask(tx, replaces=request.replace_differing)
             return tx.answer(ReconcileTelemetryResponse())

@@ -626,10 +626,12 @@ class ListReconciliationsResponse(_message.Message):
     def __init__(self, reconciliations: _Optional[_Iterable[_Union[Reconciliation, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., verified_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ReconcileTelemetryRequest(_message.Message):
-    __slots__ = ("request_id",)
+    __slots__ = ("replace_differing", "request_id")
+    REPLACE_DIFFERING_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    replace_differing: bool
     request_id: str
-    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, replace_differing: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ReconcileTelemetryResponse(_message.Message):
     __slots__ = ()

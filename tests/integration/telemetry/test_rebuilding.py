@@ -10,6 +10,7 @@ from chimera.faults import Unavailable
 from chimera.settings import Settings
 from chimera.telemetry.drain import drain
 from chimera.telemetry.reconcile import reconcile
+from chimera.telemetry.scope import Analytics
 from tests.integration.telemetry.buffer import ask, open_worker, run_sql
 from tests.integration.telemetry.conftest import Hands
 from tests.integration.telemetry.sending import in_columns, record, some_events, within
@@ -89,3 +90,23 @@ async def test_what_is_stored_in_part_is_left_alone(
     await reconcile(hands.core, hands.clickhouse)
     series = await telemetry.QuerySeries(**within())
     assert sum(point.events for point in series.points) == 50
+
+
+async def test_a_rebuild_that_begins_while_somebody_asks_is_in_their_answer(
+    world: World, hands: Hands, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The roll-ups go between the look at the buffer and the look at the store."""
+    acme = await world.organisation("acme")
+    await record(acme.admin, in_columns(some_events(50, 1)))
+    await hands.drain()
+    await reconcile(hands.core, hands.clickhouse)
+    rows = Analytics.rows
+
+    async def begins(*args: Any, **more: Any) -> Any:
+        run_sql(database_url, "UPDATE telemetry.verified SET rebuilding_day = current_date")
+        return await rows(*args, **more)
+
+    monkeypatch.setattr(Analytics, "rows", begins)
+    freshness = (await acme.admin.telemetry.QuerySeries(**within())).freshness
+    assert freshness.complete_to.seconds % 86_400 == 0
+    assert freshness.verified_to == freshness.complete_to
