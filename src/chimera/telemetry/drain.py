@@ -188,9 +188,16 @@ HALVE_GROUP = sql(
        SET group_id = CASE WHEN batch_id = ANY(%(first)s::uuid[]) THEN %(first_id)s::uuid
                            ELSE %(second_id)s::uuid END,
            group_failures = %(failures)s,
-           group_failed_at = CASE WHEN %(failures)s > 0 THEN clock_timestamp() END,
-           -- What was taken out may be in the roll-ups: the reconciler looks at their days.
-           resent_at = CASE WHEN %(failures)s > 0 THEN clock_timestamp() ELSE resent_at END
+           group_failed_at = CASE WHEN %(failures)s > 0 THEN clock_timestamp() END
+     WHERE group_id = %(group_id)s AND state = 'waiting'
+    """,
+)
+
+# What is taken out of the store may stay in the roll-ups: the reconciler looks at them for such batches.
+MARK_RESENT = sql(
+    Nothing,
+    """
+    UPDATE telemetry.batches SET resent_at = clock_timestamp()
      WHERE group_id = %(group_id)s AND state = 'waiting'
     """,
 )
@@ -366,6 +373,8 @@ async def _give_up(one: Pass, group_id: str) -> None:
         batches, _ = await _read(one, group_id)
         if not batches:
             return
+        async with one.db.begin(_call()) as tx:
+            await tx.run(MARK_RESENT, group_id=group_id)
         taken = [(batch.org_id, batch.batch_id) for batch in batches]
         try:
             await take_out(turn, one.clickhouse, taken)
