@@ -227,6 +227,11 @@ FAIL_BATCH = sql(
 
 DROP_PARTITIONS = sql(int, "SELECT telemetry.drop_partitions()")
 
+# As long as the roll-ups are kept: producers are named by their senders, so there may be many.
+PURGE_LEDGER = sql(
+    Nothing, "DELETE FROM telemetry.reconciliations WHERE day < current_date - interval '1 year'"
+)
+
 
 async def drain(core: Core, clickhouse: ClickHouse) -> int:
     """One pass: open groups are sent first, then new ones, until all that waited is in one; those that
@@ -274,6 +279,8 @@ async def _mark_failed(one: Pass) -> None:
 
 async def upkeep(core: Core) -> int:
     """Drops what is past its time and not waiting; returns how many partitions went."""
+    async with core.db.begin(_call()) as tx:
+        await tx.run(PURGE_LEDGER)
     async with core.db.begin(_call()) as tx:
         return await tx.one(DROP_PARTITIONS) or 0
 

@@ -231,8 +231,8 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DisableUser(self, request, context):
-        """Shuts an account out, within two seconds everywhere, until EnableUser. LAST_ADMIN,
-        USER_MANAGED_ELSEWHERE.
+        """Shuts an account out, within two seconds everywhere, until EnableUser. LAST_ADMIN: of this
+        organisation; others, where the person is a guest, may lose their only one. USER_MANAGED_ELSEWHERE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -253,7 +253,8 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUser(self, request, context):
-        """Deletes an account; it keeps its id and can be brought back. LAST_ADMIN, USER_MANAGED_ELSEWHERE.
+        """Deletes an account; it keeps its id and can be brought back. LAST_ADMIN (as for DisableUser),
+        USER_MANAGED_ELSEWHERE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -230,6 +230,22 @@ async def test_without_a_column_store_events_wait(settings: Settings) -> None:
         assert (status.accepted, status.waiting) == (8, 8)
 
 
+async def test_the_ledger_is_kept_as_long_as_the_roll_ups(
+    worker: tuple[Core, ClickHouse], database_url: str
+) -> None:
+    core, _ = worker
+    days = "SELECT current_date - day FROM telemetry.reconciliations"
+    run_sql(
+        database_url,
+        "INSERT INTO telemetry.reconciliations (org_id, day, producer, accepted, stored, dead, found)"
+        " SELECT %s::uuid, current_date - age, 'p', 1, 1, 0, 1 FROM unnest(%s::int[]) AS age",
+        str(uuid4()),
+        [1, 360, 370],
+    )
+    await upkeep(core)
+    assert sorted(run_sql(database_url, days)) == [(1,), (360,)]
+
+
 async def test_upkeep_drops_old_partitions_of_which_everything_was_found(
     worker: tuple[Core, ClickHouse], database_url: str
 ) -> None:
