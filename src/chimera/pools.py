@@ -34,7 +34,7 @@ from chimera.faults import (
 )
 from chimera.idempotency import claim_request, keep_answer
 from chimera.ids import new_id
-from chimera.standing import confirm_standing
+from chimera.standing import confirm_standing, is_lasting
 
 Done = TypeVar("Done")
 
@@ -227,7 +227,8 @@ class Database:
             raise AssertionError(f"{call.method} changed something and recorded no {declared}")
         if call.request_id:
             keep_answer(tx)
-        confirm_standing(tx)
+        if is_lasting(call.access):
+            confirm_standing(tx)
         if tx.audit_events and self.flush_audit is not None:
             self.flush_audit(tx)
         await settled(self._commit(tx))

@@ -1,13 +1,15 @@
 """The last look at who asks: what gives lasting power commits only while the caller still stands.
 
 A session or key that has ended is believed for up to 2 s elsewhere. That is long enough to make what
-outlasts it: a key, a second factor, a way in. So calls that ask for a fresh proof, and those that only a
-person may make, look again in the message of COMMIT, holding their credential until then.
+outlasts it: a key, a second factor, a way in. So changes that are declared `step_up` or `session_only` look
+again in the message of COMMIT, holding their credential until then; others may ask for it. Whoever may
+merely do less than before is heard within those 2 s, as anywhere.
 """
 
 from __future__ import annotations
 
 from chimera.db import Nothing, Tx, sql
+from chimera.v1.options_pb2 import Access
 
 # What it raises: fault_of in pools.py.
 CONFIRM_STANDING = sql(
@@ -15,10 +17,13 @@ CONFIRM_STANDING = sql(
 )
 
 
+def is_lasting(access: Access) -> bool:
+    return bool(access.audit) and (access.step_up or access.session_only)
+
+
 def confirm_standing(tx: Tx) -> None:
-    call, caller = tx.call, tx.call.caller
-    if not (call.access.step_up or call.access.session_only):
-        return
+    """Of the caller, at COMMIT. Who came without a credential stands by what they showed instead."""
+    caller = tx.call.caller
     if caller.session_id or caller.api_key_id:
         tx.at_commit(
             CONFIRM_STANDING,

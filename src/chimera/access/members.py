@@ -14,6 +14,7 @@ from chimera.faults import Denied, NotFound
 from chimera.identity.roles import ROLES, scope_numbers
 from chimera.identity.users import get_user
 from chimera.paging import Pages
+from chimera.standing import confirm_standing
 from chimera.v1.access_pb2 import (
     ListTeamMembersRequest,
     RemoveTeamMemberRequest,
@@ -124,6 +125,7 @@ async def _check_may_take_in(tx: Tx, team_id: str, *, is_member: bool, step_up_s
     caller, granted = tx.call.caller, await tx.all(TEAM_GRANTS, team_id=team_id)
     if granted:
         caller.check_stepped_up(step_up_s)
+        confirm_standing(tx)
     if is_member and caller.kind == "user":
         return
     for grant in granted:

@@ -16,7 +16,7 @@ from chimera.faults import AlreadyExists, NotFound, NotReady, Unauthenticated
 from chimera.federation.flow import Proven
 from chimera.federation.provider import installed
 from chimera.identity.opening import add_user_without_password, open_session, user_name_from
-from chimera.identity.sessions import NewSession, restriction_of
+from chimera.identity.sessions import NewSession, lock_person, restriction_of
 from chimera.ids import new_id
 from chimera.settings import Settings
 from chimera.v1.federation_pb2 import LinkedIdentity
@@ -100,13 +100,17 @@ async def sign_in(core: Core, call: Call, proven: Proven) -> SignedIn:
         raise Unauthenticated("ACCOUNT_DISABLED", "This account is not active.")
     caller = Caller("user", org_id=known.org_id, user_id=known.user_id, role=known.role)
     async with core.db.begin(replace(call, caller=caller)) as tx:
-        await tx.run(
+        # The person first, as whoever takes the account over does: then it is theirs still, or not linked.
+        await lock_person(tx, known.user_id)
+        is_linked = await tx.run(
             NOTE_USE,
             linked_identity_id=known.linked_identity_id,
             email=identity.email,
             display_name=identity.display_name,
             provider_name=provider.name,
         )
+        if not is_linked:
+            raise _not_linked()
         return await _opened(tx, core, proven, is_new_user=False)
 
 

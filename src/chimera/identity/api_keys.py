@@ -27,6 +27,7 @@ from chimera.db import Nothing, Tx, sql, violated
 from chimera.faults import AlreadyExists, Denied, Invalid, NotFound, NotReady, Violation
 from chimera.identity.decisions import are_within, network_of
 from chimera.identity.endings import CHANGES
+from chimera.identity.sessions import lock_person
 from chimera.identity.tokens import hash_of
 from chimera.ids import new_id
 from chimera.paging import Pages
@@ -230,6 +231,7 @@ async def create_api_key(
     """A key of the caller, and its text. Raises Denied(SCOPE_NOT_HELD), Invalid,
     AlreadyExists(API_KEY_NAME_TAKEN)."""
     check_scopes(tx, list(request.scopes))
+    await lock_person(tx, tx.call.caller.user_id)
     scopes = [str(enum_text(request, "scopes", scope)) for scope in request.scopes]
     return await insert_api_key(
         tx,
@@ -344,6 +346,7 @@ async def rotate_api_key(
     """
     caller = tx.call.caller
     mine = {"org_id": caller.org_id, "user_id": caller.user_id, "api_key_id": request.api_key_id}
+    await lock_person(tx, caller.user_id)
     old = await tx.one(LOCK_API_KEY, **mine)
     if old is None:
         raise _no_key(request.api_key_id)

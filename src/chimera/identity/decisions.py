@@ -61,6 +61,11 @@ class Holding:
     def is_conditional(self) -> bool:
         return bool(self.conditions.ListFields())
 
+    def is_over(self, at: datetime) -> bool:
+        """For good, whatever other conditions it has."""
+        until = self.conditions
+        return until.HasField("valid_until") and at >= until.valid_until.ToDatetime(UTC)
+
     @property
     def is_about_things(self) -> bool:
         return self.conditions.own_only or bool(self.conditions.resource_ids)

@@ -18,11 +18,11 @@ from chimera.identity.departures import end_invitations, end_keys
 from chimera.identity.roles import permissions_of
 from chimera.identity.second_factor import not_enrolled
 from chimera.identity.sessions import (
-    LOCK_PERSON,
     Device,
     NewSession,
     Parent,
     end_sessions,
+    lock_person,
     open_session,
     session_caller,
 )
@@ -186,7 +186,7 @@ async def switch_organisation(core: Core, db: Database, call: Call, org_id: str)
     caller = replace(call.caller, org_id=org_id, role=role)
     own = as_caller(call, session_caller(caller, new_id()))
     async with db.begin(own) as tx:
-        await tx.run(LOCK_PERSON, user_id=caller.user_id)
+        await lock_person(tx, caller.user_id)
         present = await tx.one(GET_PRESENT, session_id=caller.session_id)
         if present is None:
             raise Unauthenticated("SESSION_ENDED", "This session has ended; sign in again.")

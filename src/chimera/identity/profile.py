@@ -29,7 +29,7 @@ from chimera.identity.passwords import Hasher
 from chimera.identity.preferences import check_preferences
 from chimera.identity.registrations import check_name
 from chimera.identity.second_factor import SecondFactor, code_invalid, spend_proof
-from chimera.identity.sessions import end_sessions, forget_devices, renew_auth_time
+from chimera.identity.sessions import end_sessions, forget_devices, lock_person, renew_auth_time
 from chimera.identity.taking_over import take_over
 from chimera.identity.throttle import Throttle, code_names, in_session
 from chimera.identity.users import get_user, normal_login, taken, update_own
@@ -92,6 +92,7 @@ async def change_email(tx: Tx, new_email: str) -> None:
     """Asks for the link to the new address and the notice to the old one. Whether the new one is
     somebody's already shows when the link is used, by whoever reads that mailbox."""
     user_id = tx.call.caller.user_id
+    await lock_person(tx, user_id)
     await spend_others(tx, user_id, "email_change")
     mail_id = new_id()
     # What ends the wish before its letter is written ends the letter too. This token nobody has.

@@ -284,11 +284,16 @@ def session_tokens(
     )
 
 
+async def lock_person(tx: Tx, user_id: str) -> None:
+    """Before any of their sessions, keys and links, by what makes and what ends them."""
+    await tx.run(LOCK_PERSON, user_id=user_id)
+
+
 async def end_family(tx: Tx, session_id: str, reason: str) -> list[str]:
     """Ends one of the caller's sessions and what descends from it; which ones. In this process at
     once, elsewhere within STATE_AGE_S."""
     user_id = tx.call.caller.user_id
-    await tx.run(LOCK_PERSON, user_id=user_id)
+    await lock_person(tx, user_id)
     ended = await tx.all(END_SESSION, session_id=session_id, user_id=user_id, reason=reason)
     _note_ends(tx, ended)
     return ended
@@ -318,7 +323,7 @@ async def end_sessions(
     tx: Tx, user_id: str, reason: str, *, but: str = "", org_id: str = ""
 ) -> int:
     """Ends a person's sessions (all of them, or those of one organisation) but one; how many."""
-    await tx.run(LOCK_PERSON, user_id=user_id)
+    await lock_person(tx, user_id)
     ended = await tx.all(
         END_SESSIONS, user_id=user_id, reason=reason, but=but or None, org_id=org_id or None
     )

@@ -1,13 +1,15 @@
 """Usage: how often API keys were used, and when they and sessions last were.
 
-Counted in this process, added up in Redis every few seconds, and written to the tables by a worker
-in one statement. The last minute may be lost with Redis or a process; a call never waits for it.
+Counted in this process, added up in Redis every few seconds, and written to the tables by a
+worker. The last minute may be lost with Redis or a process; a call never waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import structlog
@@ -16,7 +18,7 @@ from redis.exceptions import RedisError
 
 from chimera.call import Call
 from chimera.core import Core
-from chimera.db import Nothing, sql
+from chimera.db import Nothing, Tx, sql
 
 log = structlog.get_logger("chimera.identity")
 
@@ -27,6 +29,7 @@ SESSION_TIMES = "chimera:usage:sessions:at"
 EVERY_S = 5.0
 # Ids one process notes between two flushes; what comes on top is not counted.
 IDS_MAX = 20_000
+ROWS_MAX = 500  # in one transaction
 
 ADD_KEY_USAGE = sql(
     Nothing,
@@ -120,19 +123,30 @@ async def flush_key_usage(core: Core) -> int:
         log.warning("usage.redis_away", error=type(error).__name__)
         return 0
     changed = 0
-    async with core.db.begin(Call.by_worker("identity.flush_key_usage")) as tx:
-        if counts:
+    for keys in _some(counts):
+        async with _begun(core) as tx:
             changed += await tx.run(
                 ADD_KEY_USAGE,
-                ids=[key.decode() for key in counts],
-                counts=[int(count) for count in counts.values()],
-                times=[float(key_times.get(key, 0)) for key in counts],
-                ips=[addresses.get(key, b"").decode() for key in counts],
+                ids=[key.decode() for key in keys],
+                counts=[int(counts[key]) for key in keys],
+                times=[float(key_times.get(key, 0)) for key in keys],
+                ips=[addresses.get(key, b"").decode() for key in keys],
             )
-        if session_times:
+    for keys in _some(session_times):
+        async with _begun(core) as tx:
             changed += await tx.run(
                 SET_SESSION_TIMES,
-                ids=[key.decode() for key in session_times],
-                times=[float(at) for at in session_times.values()],
+                ids=[key.decode() for key in keys],
+                times=[float(session_times[key]) for key in keys],
             )
     return changed
+
+
+def _some(of: dict[bytes, bytes]) -> Iterator[list[bytes]]:
+    """Few at a time, for calls that last wait for the rows of their caller (standing.py)."""
+    ids = sorted(of)
+    return (ids[at : at + ROWS_MAX] for at in range(0, len(ids), ROWS_MAX))
+
+
+def _begun(core: Core) -> AbstractAsyncContextManager[Tx]:
+    return core.db.begin(Call.by_worker("identity.flush_key_usage"))

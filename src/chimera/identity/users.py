@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -262,9 +263,9 @@ async def may_invite(tx: Tx, user_id: str, role: str) -> bool:
     if powers is None or powers.is_superuser:
         return powers is not None
     held = Held(user_id, holdings_of(powers.role, is_operator=False, grants=powers.grants))
-    invites = Permission.PERMISSION_INVITATION_MANAGE
+    now, invites = datetime.now(UTC), Permission.PERMISSION_INVITATION_MANAGE
     return permissions_of(role) <= held.lasting and any(
-        invites in h.permissions for h in held.holdings
+        invites in holding.permissions and not holding.is_over(now) for holding in held.holdings
     )
 
 
@@ -475,7 +476,8 @@ async def end_user_sessions(tx: Tx, user_id: str) -> int:
     user = await get_user(tx, user_id)
     await check_may_manage(tx, user)
     ended = await end_sessions(tx, user_id, "ended_by_administrator", org_id=tx.call.caller.org_id)
-    await spend_others(tx, user_id, "email_change")  # which such a session may have asked for
+    # Which such a session may have asked for. Where the person is a guest, it is their home's matter.
+    await spend_others(tx, user_id, "email_change")
     _note(tx, "user.end_sessions", user, {"ended": ended})
     return ended
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
+from chimera.v1.access_pb2 import GrantConditions
 from chimera.v1.identity_pb2 import Role
+from chimera.v1.options_pb2 import Permission
 from tests.integration.accounts.conftest import (
     Table,
     reason,
@@ -116,8 +120,9 @@ async def test_an_invitation_is_worth_no_more_than_who_made_it(world: World, tab
     assert await reason(zoe.RedeemInvitation(invitation_code=invited.code)) == "OK"
 
 
-async def test_a_grant_that_ends_takes_its_invitations_along(world: World) -> None:
-    """Ben administers by a grant; what he made meanwhile opens nothing afterwards."""
+async def test_a_grant_that_ends_takes_its_invitations_along(world: World, table: Table) -> None:
+    """Ben administers by a grant; what he made meanwhile opens nothing afterwards. Nor does it when he might
+    invite until a time that is over."""
     acme = await world.organisation("acme")
     admin = acme.admin
     first, second = [(await world.organisation(name)).admin.organisations for name in ("b", "c")]
@@ -128,6 +133,18 @@ async def test_a_grant_that_ends_takes_its_invitations_along(world: World) -> No
     assert await reason(first.RedeemInvitation(invitation_code=code)) == "OK"
     await admin.access.RevokeGrant(grant_id=given.grant.id)
     assert await reason(second.RedeemInvitation(invitation_code=code)) == "INVITATION_INVALID"
+    invites = [Permission.PERMISSION_INVITATION_MANAGE]
+    role = (await admin.access.CreateRole(name="host", permissions=invites)).role.id
+    until = GrantConditions()
+    until.valid_until.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
+    await admin.access.CreateGrant(user_id=ben.user_id, role_id=role, conditions=until)
+    await ben.refresh()
+    late = (await ben.organisations.CreateInvitation(role=Role.ROLE_VIEWER)).code
+    table.rows(
+        "UPDATE identity.grants SET conditions ="
+        " jsonb_set(conditions, '{valid_until}', '\"2026-01-01T00:00:00Z\"') WHERE conditions <> '{}'"
+    )
+    assert await reason(second.RedeemInvitation(invitation_code=late)) == "INVITATION_INVALID"
     # It was not used up by who was turned away.
     made = (await admin.organisations.ListInvitations()).invitations
-    assert [(one.uses, one.uses_max) for one in made] == [(1, 9)]
+    assert [(one.uses, one.uses_max) for one in made] == [(0, 1), (1, 9)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from chimera.identity.authentication import Recent
 from chimera.v1.identity_pb2 import Role
 from chimera.v1.options_pb2 import Permission
 from tests.integration.accounts.conftest import (
@@ -102,44 +103,73 @@ async def test_who_prepared_an_account_does_not_come_back_with_its_owner(
 
 KEYS_ONLY = [Permission.PERMISSION_API_KEY_MANAGE]
 
+
+@pytest.fixture
+def believing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process believes for long what it has once seen."""
+    get = Recent.get
+
+    async def long_ago(self: Any, key: str, _age_s: float = 0.0) -> Any:
+        return await get(self, key, 3600.0)
+
+    monkeypatch.setattr(Recent, "get", long_ago)
+
+
 # What somebody can make that outlasts their session.
-LASTING: dict[str, Callable[[Person], Awaitable[Any]]] = {
-    "key": lambda p: p.identity.CreateApiKey(name="k"),
-    "user": lambda p: p.identity.CreateUser(
+LASTING: dict[str, Callable[[Person, str, str], Awaitable[Any]]] = {
+    "key": lambda p, *_: p.identity.CreateApiKey(name="k"),
+    "user": lambda p, *_: p.identity.CreateUser(
         email="eve@example.com", username="eve", role=Role.ROLE_USER, password=PASSWORD
     ),
-    "invitation": lambda p: p.organisations.CreateInvitation(role=Role.ROLE_USER),
-    "factor": lambda p: p.account.EnrollTotp(),
-    "password": lambda p: p.account.ChangePassword(
-        current_password=PASSWORD, new_password=OTHER_PASSWORD
+    "invitation": lambda p, *_: p.organisations.CreateInvitation(role=Role.ROLE_USER),
+    "factor": lambda p, *_: p.account.EnrollTotp(),
+    "address": lambda p, *_: p.account.ChangeEmail(new_email="eve@example.com"),
+    "organisation": lambda p, *_: p.organisations.CreateOrganisation(name="Eve's"),
+    "grant": lambda p, accomplice, _: p.access.CreateGrant(
+        user_id=accomplice, built_in_role=Role.ROLE_ADMIN
     ),
-    "address": lambda p: p.account.ChangeEmail(new_email="eve@example.com"),
-    "organisation": lambda p: p.organisations.CreateOrganisation(name="Eve's"),
+    "team": lambda p, accomplice, team: p.teams.SetTeamMember(team_id=team, user_id=accomplice),
+    "role": lambda p, accomplice, _: p.organisations.ChangeMemberRole(
+        user_id=accomplice, role=Role.ROLE_ADMIN
+    ),
 }
 
 
 @pytest.mark.parametrize("what", LASTING)
 async def test_what_lasts_is_made_by_who_is_still_there(
-    world: World, table: Table, what: str
+    world: World, table: Table, believing: None, what: str
 ) -> None:
     """A session that another process has just ended is believed here for a moment. It may look around;
     it makes nothing that outlasts it."""
     acme = await world.organisation("acme")
-    admin = acme.admin
+    admin, accomplice = acme.admin, await acme.person("eve")
+    team = (await admin.teams.CreateTeam(name="strong")).team.id
+    await admin.access.CreateGrant(team_id=team, built_in_role=Role.ROLE_ADMIN)
+    await admin.refresh()
     await admin.identity.GetMe()
     table.rows("UPDATE identity.sessions SET is_active = false WHERE user_id = %s", admin.user_id)
-    assert await reason(LASTING[what](admin)) in {"SESSION_ENDED", "SESSION_NOT_FOUND"}
+    assert await reason(admin.identity.GetMe()) == "OK"
+    assert await reason(LASTING[what](admin, accomplice.user_id, team)) == "SESSION_ENDED"
 
 
-async def test_an_ended_key_makes_no_other(world: World, table: Table) -> None:
+async def test_an_ended_key_makes_no_other(world: World, table: Table, believing: None) -> None:
+    """Nor does one of somebody who was disabled."""
     acme = await world.organisation("acme")
-    made = await acme.admin.identity.CreateApiKey(name="k", scopes=KEYS_ONLY)
-    key = acme.admin.holding(made.secret)
-    await key.identity.ListApiKeys()
-    table.rows("UPDATE identity.api_keys SET is_active = false")
-    makes = key.identity.CreateApiKey(name="other", scopes=KEYS_ONLY)
-    assert await reason(makes) == "API_KEY_INVALID"
-    assert table.value("SELECT count(*) FROM identity.api_keys") == 1
+    ben = await acme.person("ben")
+    for number, end in enumerate(
+        (
+            "UPDATE identity.api_keys SET is_active = false WHERE user_id = %s",
+            "UPDATE identity.users SET state = 'disabled' WHERE id = %s",
+        )
+    ):
+        made = await ben.identity.CreateApiKey(name=f"k{number}", scopes=KEYS_ONLY)
+        key = ben.holding(made.secret)
+        assert await reason(key.identity.ListApiKeys()) == "OK"
+        table.rows(end, ben.user_id)
+        assert await reason(key.identity.ListApiKeys()) == "OK"
+        makes = key.identity.CreateApiKey(name="other", scopes=KEYS_ONLY)
+        assert await reason(makes) == "API_KEY_INVALID"
+    assert table.value("SELECT count(*) FROM identity.api_keys WHERE name = 'other'") == 0
 
 
 async def test_nothing_is_made_beside_a_take_over(world: World, post: Post, table: Table) -> None:

@@ -415,3 +415,28 @@ async def test_where_a_browser_may_not_be_sent(world: World) -> None:
             redirect_uris=["http://127.0.0.1:9000/in", uri],
         )
         assert await refusal(asked) == "FIELD_INVALID", uri
+
+
+async def test_who_is_unlinked_while_they_sign_in_stays_outside(
+    world: World, hostile: Provider, database_url: str
+) -> None:
+    """The account is taken over between the look for the identity and the session."""
+    acme = await world.organisation("acme")
+    olivia = await acme.person("olivia")
+    provider = await way_in(acme, hostile.issuer)
+    await linked(olivia, provider.id, redirected)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with await psycopg.AsyncConnection.connect(database_url) as owner:
+        await owner.execute(
+            "UPDATE identity.users SET password_changed_at = now() WHERE id = %s", [olivia.user_id]
+        )
+        await owner.execute(
+            "DELETE FROM identity.linked_identities WHERE user_id = %s", [olivia.user_id]
+        )
+        signs_in = asyncio.create_task(signed_in(world.nobody(), provider.id, redirected))
+        async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as looker:
+            while not signs_in.done():
+                if await (await looker.execute(waits)).fetchone() != (0,):
+                    break
+        await owner.commit()
+        assert await refusal(signs_in) == "IDENTITY_NOT_LINKED"
