@@ -3608,6 +3608,15 @@ CREATE TABLE telemetry.refreshes (
 
 ALTER TABLE telemetry.refreshes OWNER TO chimera_owner;
 
+CREATE TABLE telemetry.stale_days (
+    org_id uuid NOT NULL,
+    day date NOT NULL
+);
+
+ALTER TABLE ONLY telemetry.stale_days FORCE ROW LEVEL SECURITY;
+
+ALTER TABLE telemetry.stale_days OWNER TO chimera_owner;
+
 CREATE TABLE telemetry.totals (
     org_id uuid NOT NULL,
     slot smallint NOT NULL,
@@ -3631,7 +3640,9 @@ CREATE TABLE telemetry.verified (
     checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     rollups_checked_at timestamp with time zone,
     rebuilding_day date,
-    is_replacing boolean DEFAULT false NOT NULL
+    is_replacing boolean DEFAULT false NOT NULL,
+    rebuilt_day date,
+    rebuilt_at timestamp with time zone
 );
 
 ALTER TABLE ONLY telemetry.verified FORCE ROW LEVEL SECURITY;
@@ -4208,6 +4219,9 @@ ALTER TABLE ONLY telemetry.reconciliations
 
 ALTER TABLE ONLY telemetry.refreshes
     ADD CONSTRAINT refreshes_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY telemetry.stale_days
+    ADD CONSTRAINT stale_days_pkey PRIMARY KEY (org_id, day);
 
 ALTER TABLE ONLY telemetry.totals
     ADD CONSTRAINT totals_pkey PRIMARY KEY (org_id, slot);
@@ -5709,6 +5723,8 @@ CREATE POLICY machinery ON telemetry.receipts TO chimera_worker USING (true) WIT
 
 CREATE POLICY machinery ON telemetry.reconciliations TO chimera_worker USING (true) WITH CHECK (true);
 
+CREATE POLICY machinery ON telemetry.stale_days TO chimera_worker USING (true) WITH CHECK (true);
+
 CREATE POLICY machinery ON telemetry.totals TO chimera_worker USING (true) WITH CHECK (true);
 
 CREATE POLICY machinery ON telemetry.verified TO chimera_worker USING (true) WITH CHECK (true);
@@ -5716,6 +5732,8 @@ CREATE POLICY machinery ON telemetry.verified TO chimera_worker USING (true) WIT
 ALTER TABLE telemetry.receipts ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE telemetry.reconciliations ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE telemetry.stale_days ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON telemetry.batches TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -5726,6 +5744,8 @@ CREATE POLICY tenant ON telemetry.differing TO chimera_app USING ((org_id = ( SE
 CREATE POLICY tenant ON telemetry.receipts TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON telemetry.reconciliations TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
+
+CREATE POLICY tenant ON telemetry.stale_days TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
 CREATE POLICY tenant ON telemetry.totals TO chimera_app USING ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif"))) WITH CHECK ((org_id = ( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS "nullif")));
 
@@ -6589,6 +6609,9 @@ GRANT UPDATE(dead) ON TABLE telemetry.reconciliations TO chimera_app;
 
 GRANT SELECT ON TABLE telemetry.refreshes TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.refreshes TO chimera_summary;
+
+GRANT SELECT ON TABLE telemetry.stale_days TO chimera_app;
+GRANT SELECT,INSERT,DELETE ON TABLE telemetry.stale_days TO chimera_worker;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.totals TO chimera_app;
 GRANT SELECT,INSERT,UPDATE ON TABLE telemetry.totals TO chimera_worker;

@@ -135,9 +135,13 @@ class ClickHouse:
         params: Mapping[str, Any],
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Runs a statement that changes something and answers nothing. Raises Unavailable."""
+        """Runs a statement that changes something and answers nothing. Raises Unavailable, TimedOut,
+        Invalid (too much), Fault (refused)."""
         given = dict(settings or {})
-        await self._run(lambda client: client.execute(statement, dict(params), settings=given))
+        try:
+            await self._run(lambda client: client.execute(statement, dict(params), settings=given))
+        except DataRefused as error:
+            raise Fault("INTERNAL", f"ClickHouse refused a statement: {error}") from error
 
     async def close(self) -> None:
         """Ends all connections, also those in use."""

@@ -61,6 +61,7 @@ ROLES = {
     "chimera.providers.probes": ("chimera_app", "chimera_worker"),
     "chimera.telemetry.drain": ("chimera_worker",),
     "chimera.telemetry.ledger": ("chimera_worker", "chimera_app"),
+    "chimera.telemetry.rollups": ("chimera_worker",),
     "chimera.telemetry.summaries": ("chimera_worker",),
     "chimera.telemetry.operations": ("chimera_app", "chimera_worker"),
 }

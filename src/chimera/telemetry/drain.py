@@ -6,9 +6,7 @@ the same rows in the same order, and the store drops the repetition in the sourc
 So a group changes only when it is certain that nothing of it was written: a batch that cannot be
 read is taken out before sending, and a group that the store refuses for its data is halved until
 the batch at fault is alone. That batch is dead after TRIES_MAX tries. A group that fails for any other
-reason stays as it is and comes after all others: part of it may be written. When it has failed HALVE_AT
-times while others got through, what is there of it is taken out of the store (removal.py) and it is halved
-as well; a batch that is alone is dead at DEAD_AT.
+reason stays as it is and comes after all others: part of it may be written.
 
 A group is no more than the views can make roll-ups of in little memory (weighing.py).
 
@@ -31,12 +29,11 @@ from chimera.call import Call
 from chimera.clickhouse import Block, ClickHouse, DataRefused
 from chimera.core import Core
 from chimera.db import Nothing, sql
-from chimera.faults import Conflict, Fault, Unavailable
+from chimera.faults import Conflict, Fault
 from chimera.ids import new_id
 from chimera.pools import Database, settled
 from chimera.telemetry import frozen
-from chimera.telemetry.removal import take_out
-from chimera.telemetry.turns import inserting, rebuilding
+from chimera.telemetry.turns import Turn, inserting
 from chimera.telemetry.weighing import SKETCHES_MAX, Weight, facts_of
 
 log = structlog.get_logger("chimera.telemetry.drain")
@@ -49,22 +46,15 @@ BYTES_MAX = 64_000_000  # unpacked
 BATCHES_MAX = 5_000
 GROUPS_MAX = 20  # sent in one pass
 TRIES_MAX = 3
-HALVE_AT, DEAD_AT = (
-    4,
-    10,
-)  # failures of a group while others got through; two to five minutes, an hour
 IN_A_ROW_MAX = 2  # failed groups, after which it is the store that fails
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`failures`: of its group, while others got through."""
-
     batch_id: str
     org_id: str
     body: bytes
     events: int
-    failures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +149,7 @@ MARK_FAILED = sql(
 READ_GROUP = sql(
     Batch,
     """
-    SELECT batch_id, org_id, body, events, group_failures AS failures FROM telemetry.batches
+    SELECT batch_id, org_id, body, events FROM telemetry.batches
      WHERE group_id = %(group_id)s AND state = 'waiting' ORDER BY batch_id
     """,
 )
@@ -186,18 +176,7 @@ HALVE_GROUP = sql(
     """
     UPDATE telemetry.batches
        SET group_id = CASE WHEN batch_id = ANY(%(first)s::uuid[]) THEN %(first_id)s::uuid
-                           ELSE %(second_id)s::uuid END,
-           group_failures = %(failures)s,
-           group_failed_at = CASE WHEN %(failures)s > 0 THEN clock_timestamp() END
-     WHERE group_id = %(group_id)s AND state = 'waiting'
-    """,
-)
-
-# What is taken out of the store may stay in the roll-ups: the reconciler looks at them for such batches.
-MARK_RESENT = sql(
-    Nothing,
-    """
-    UPDATE telemetry.batches SET resent_at = clock_timestamp()
+                           ELSE %(second_id)s::uuid END
      WHERE group_id = %(group_id)s AND state = 'waiting'
     """,
 )
@@ -280,9 +259,10 @@ async def _mark_failed(one: Pass) -> None:
 async def upkeep(core: Core) -> int:
     """Drops what is past its time and not waiting; returns how many partitions went."""
     async with core.db.begin(_call()) as tx:
-        await tx.run(PURGE_LEDGER)
+        dropped = await tx.one(DROP_PARTITIONS) or 0
     async with core.db.begin(_call()) as tx:
-        return await tx.one(DROP_PARTITIONS) or 0
+        await tx.run(PURGE_LEDGER)
+    return dropped
 
 
 def _call() -> Call:
@@ -326,31 +306,23 @@ def _grouped(batches: list[NewBatch]) -> list[str]:
 async def _send(one: Pass, group_id: str) -> None:
     """Stores a group; or, when its data are refused, adds its halves to those of the pass."""
     try:
-        async with inserting(one.db):
-            batches, blocks = await _read(one, group_id)
-            if not batches:
-                return
-            is_given_up = batches[0].failures >= (HALVE_AT if len(batches) > 1 else DEAD_AT)
-            if not is_given_up:
-                await _store(one, group_id, batches, blocks)
-        if is_given_up:
-            await _give_up(one, group_id)
-    except Conflict:
+        async with inserting(one.db) as turn:
+            await _store(one, turn, group_id)
+    except Conflict as conflict:
+        log.info("telemetry.held_up", group_id=group_id, why=str(conflict))
         one.is_held_up = True
 
 
-async def _read(one: Pass, group_id: str) -> tuple[list[Batch], list[Block]]:
-    """Of a group what can be read, with a block a batch. In the turn in which it is dealt with: another
-    process may have halved it."""
+async def _store(one: Pass, turn: Turn, group_id: str) -> None:
     async with one.db.begin(_call()) as tx:
         batches = await tx.all(READ_GROUP, group_id=group_id)
     blocks, broken = await asyncio.to_thread(_blocks_of, batches)
     for batch_id, why in broken.items():
         await _fail(one.db, batch_id, why)
-    return [batch for batch in batches if batch.batch_id not in broken], blocks
-
-
-async def _store(one: Pass, group_id: str, batches: list[Batch], blocks: list[Block]) -> None:
+    batches = [batch for batch in batches if batch.batch_id not in broken]
+    if not batches:
+        return
+    turn.check()
     try:
         # To its end, for the turn must not end before it.
         fault = await settled(_insert(one.clickhouse, blocks, group_id))
@@ -372,29 +344,6 @@ async def _store(one: Pass, group_id: str, batches: list[Batch], blocks: list[Bl
     one.sent += 1
     one.in_a_row = 0
     metrics.TELEMETRY_EVENTS.labels("stored").inc(stored or 0)
-
-
-async def _give_up(one: Pass, group_id: str) -> None:
-    """On storing a group as it is: its halves are tried, or the one batch is dead."""
-    async with rebuilding(one.db) as turn:
-        batches, _ = await _read(one, group_id)
-        if not batches:
-            return
-        async with one.db.begin(_call()) as tx:
-            await tx.run(MARK_RESENT, group_id=group_id)
-        taken = [(batch.org_id, batch.batch_id) for batch in batches]
-        try:
-            await take_out(turn, one.clickhouse, taken)
-        except Unavailable as fault:
-            one.failed.append((group_id, fault))
-            one.in_a_row += 1
-            return
-        if len(batches) > 1:
-            await _halve(one.db, group_id, batches, failures=HALVE_AT - 1)
-            log.warning("telemetry.group_halved", group_id=group_id, batches=len(batches))
-        else:
-            why = "the store failed at it again and again, while it took others"
-            await _fail(one.db, batches[0].batch_id, why, tries_max=1)
 
 
 async def _insert(clickhouse: ClickHouse, blocks: list[Block], group_id: str) -> Fault | None:
@@ -426,35 +375,23 @@ async def _narrow(
     if len(batches) == 1:
         await _fail(db, batches[0].batch_id, why)
         return
-    groups.extend(await _halve(db, group_id, batches, failures=0))
-
-
-async def _halve(
-    db: Database, group_id: str, batches: list[Batch], *, failures: int
-) -> tuple[str, str]:
-    """The groups that its halves are from now on; with failures they wait as others that failed."""
     first_id, second_id = new_id(), new_id()
     first = [batch.batch_id for batch in batches[: len(batches) // 2]]
     async with db.begin(_call()) as tx:
         await tx.run(
-            HALVE_GROUP,
-            group_id=group_id,
-            first=first,
-            first_id=first_id,
-            second_id=second_id,
-            failures=failures,
+            HALVE_GROUP, group_id=group_id, first=first, first_id=first_id, second_id=second_id
         )
-    return first_id, second_id
+    groups.extend((first_id, second_id))
 
 
-async def _fail(db: Database, batch_id: str, why: str, *, tries_max: int = TRIES_MAX) -> None:
+async def _fail(db: Database, batch_id: str, why: str) -> None:
     async with db.begin(_call()) as tx:
         dead = await tx.one(
             FAIL_BATCH,
             batch_id=batch_id,
             letter_id=new_id(),
             error=why[:1000],
-            tries_max=tries_max,
+            tries_max=TRIES_MAX,
         )
     log.warning("telemetry.batch_refused", batch_id=batch_id, why=why, dead=bool(dead))
     if dead:

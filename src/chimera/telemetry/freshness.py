@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from chimera.call import Call
 from chimera.db import sql
@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     from chimera.telemetry.scope import Analytics
 
 # now() is older than the snapshot: what was committed before it is seen here. Roll-ups that are being made
-# anew lack some of their day.
+# anew lack some of their day, those to be made anew hold too much of it; what was made anew `since` may have
+# been read while it was away.
 READ_FRESHNESS = sql(
     dict,
     """
-    SELECT LEAST(now(), v.rebuilding_from, (SELECT min(created_at) FROM telemetry.batches
+    SELECT now() AS at,
+           LEAST(now(), v.rebuilding_from, (SELECT min(created_at) FROM telemetry.batches
                                              WHERE org_id = %(org_id)s AND state = 'waiting')) AS complete_to,
            CASE WHEN isfinite(v.verified_to) THEN LEAST(v.verified_to, v.rebuilding_from) END AS verified_to
       FROM (SELECT %(org_id)s::uuid AS org_id) o
-      LEFT JOIN (SELECT org_id, verified_to, rebuilding_day::timestamp AT TIME ZONE 'UTC' AS rebuilding_from
+      LEFT JOIN (SELECT org_id, verified_to,
+                        LEAST(rebuilding_day, CASE WHEN rebuilt_at >= %(since)s THEN rebuilt_day END,
+                              (SELECT min(day) FROM telemetry.stale_days WHERE org_id = %(org_id)s)
+                             )::timestamp AT TIME ZONE 'UTC' AS rebuilding_from
                    FROM telemetry.verified) v ON v.org_id = o.org_id
     """,
 )
@@ -32,24 +37,34 @@ READ_FRESHNESS = sql(
 
 @asynccontextmanager
 async def reading(db: Database, analytics: Analytics, call: Call) -> AsyncIterator[Freshness]:
-    """Freshness of what is read from roll-ups inside: as it was before, or worse if some of them began to
-    be made anew meanwhile."""
-    freshness = await read_freshness(db, analytics, call)
+    """Freshness of what is read from roll-ups inside: as it was before, or worse if some of them were made
+    anew meanwhile."""
+    row = await _read(db, call, None)
+    delay = timedelta(seconds=await analytics.replica_delay_s(call))
+    freshness = _freshness(row, delay)
     yield freshness
-    after = await read_freshness(db, analytics, call)
+    after = await _read(db, call, row["at"])
     for name in ("complete_to", "verified_to"):
-        own, later = getattr(freshness, name), getattr(after, name)
-        if freshness.HasField(name) and later.ToNanoseconds() < own.ToNanoseconds():
-            own.CopyFrom(later)
+        if row[name] is not None and after[name] is not None:
+            row[name] = min(row[name], after[name])
+    freshness.CopyFrom(_freshness(row, delay))
 
 
 async def read_freshness(db: Database, analytics: Analytics, call: Call) -> Freshness:
     """Ask this before the store, so that what leaves the buffer in between is in the answer. Where
     analytics read from a replica, its delay is taken off."""
+    row = await _read(db, call, None)
+    return _freshness(row, timedelta(seconds=await analytics.replica_delay_s(call)))
+
+
+async def _read(db: Database, call: Call, since: datetime | None) -> dict[str, Any]:
     async with db.look(call) as tx:
-        row = await tx.one(READ_FRESHNESS, org_id=call.caller.org_id)
+        row = await tx.one(READ_FRESHNESS, org_id=call.caller.org_id, since=since)
     assert row is not None
-    delay = timedelta(seconds=await analytics.replica_delay_s(call))
+    return row
+
+
+def _freshness(row: Mapping[str, Any], delay: timedelta) -> Freshness:
     freshness = Freshness(complete_to=row["complete_to"] - delay)
     if row["verified_to"] is not None:
         # What is not there yet cannot be vouched for.

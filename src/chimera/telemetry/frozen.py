@@ -17,6 +17,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
+from datetime import date, timedelta
 from itertools import accumulate, chain
 from operator import add
 from typing import Any, LiteralString
@@ -101,6 +102,18 @@ def fingerprint(event_ids: bytes) -> int:
     return int.from_bytes((sum(halves) & _LOW).to_bytes(8, "big"), "big", signed=True)
 
 
+def days_of(columns: Sequence[bytes]) -> frozenset[date]:
+    """The days (UTC) of the events of a body. Raises BatchBroken."""
+    stamps = array("q")
+    try:
+        stamps.frombytes(columns[3])
+    except ValueError as error:
+        raise BatchBroken(str(error)) from None
+    if sys.byteorder == "big":
+        stamps.byteswap()
+    return frozenset(_EPOCH + timedelta(days=day) for day in {at // 86_400_000 for at in stamps})
+
+
 def thaw(body: bytes, events: int) -> list[list[Any]]:
     """The values of a batch, column by column in the order of COLUMNS. Raises BatchBroken."""
     from clickhouse_driver.bufferedreader import CompressedBufferedReader
@@ -130,6 +143,7 @@ def thaw(body: bytes, events: int) -> list[list[Any]]:
 
 _U32 = struct.Struct("<I")
 _LOW = 2**64 - 1
+_EPOCH = date(1970, 1, 1)
 _DICTIONARY = (1).to_bytes(8, "little")  # version of the dictionary's form, once a column
 _KEYS_FOLLOW = 0x600  # the dictionary comes with the column and replaces any before it
 _WIDTHS = (("B", 1 << 8), ("H", 1 << 16), ("I", 1 << 32))

@@ -281,8 +281,36 @@ ASK = sql(
     """,
 )
 
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One that differs, as it was accepted."""
+
+    batch_id: str
+    body: bytes
+
+
+LIST_REPLACEABLE = sql(
+    Kept,
+    """
+    SELECT b.batch_id, b.body
+      FROM telemetry.differing d JOIN telemetry.batches b ON b.batch_id = d.batch_id
+     WHERE d.org_id = %(org_id)s AND b.state = 'stored' AND b.batch_id > %(after)s::uuid
+     ORDER BY b.batch_id LIMIT %(limit)s
+    """,
+)
+
+NOTE_STALE = sql(
+    Nothing,
+    """
+    INSERT INTO telemetry.stale_days (org_id, day) SELECT %(org_id)s, unnest(%(days)s::date[])
+    ON CONFLICT DO NOTHING
+    """,
+)
+
+# Asked for anew meanwhile, it is for the next pass.
 REPLACED = sql(
-    Nothing, "UPDATE telemetry.verified SET is_replacing = false WHERE org_id = %(org_id)s"
+    Nothing, "UPDATE telemetry.verified SET is_replacing = is_asked WHERE org_id = %(org_id)s"
 )
 
 

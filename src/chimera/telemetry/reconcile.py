@@ -16,6 +16,7 @@ Runs in the loop that drains (the only writer of the store), so nothing is inser
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -30,7 +31,7 @@ from chimera.clickhouse import ClickHouse
 from chimera.core import Core
 from chimera.faults import Fault, Unavailable
 from chimera.pools import Database
-from chimera.telemetry import rollups
+from chimera.telemetry import frozen, rollups
 from chimera.telemetry.ledger import (
     ADD_RECONCILIATION,
     ASK,
@@ -39,20 +40,23 @@ from chimera.telemetry.ledger import (
     IS_DIFFERING,
     LIST_DIFFERING,
     LIST_LEDGERS,
+    LIST_REPLACEABLE,
     LIST_REQUEUED,
     LIST_UNVERIFIED,
     LOCK_LEDGER,
     MARK_ROLLUPS,
     MOVE_VERIFIED,
     NOTE_DIFFERING,
+    NOTE_STALE,
     REPLACED,
     RESEND,
     START_OVER,
     SUM_STORED,
     Batch,
+    Kept,
     Ledger,
 )
-from chimera.telemetry.removal import take_out
+from chimera.telemetry.removal import Removed, take_out
 from chimera.telemetry.turns import rebuilding
 
 log = structlog.get_logger("chimera.telemetry.reconcile")
@@ -60,6 +64,7 @@ log = structlog.get_logger("chimera.telemetry.reconcile")
 BATCHES_A_LOOK = 2_000
 LOOKS_MAX = 50  # of one organisation in one pass
 REBUILT_MAX = 3  # days in one pass, for nothing is drained meanwhile
+REPLACED_MAX = 100  # batches at a time
 DAYS_KEPT = 7  # as long as batches are, when all is well
 
 
@@ -128,7 +133,7 @@ async def reconcile(core: Core, clickhouse: ClickHouse) -> Report:
     report = Report()
     if not clickhouse.configured:
         return report
-    report.rebuilt += await rollups.finish_rebuilds(core.db, clickhouse)
+    report.rebuilt += await rollups.finish_rebuilds(core.db, clickhouse, REBUILT_MAX)
     async with core.db.begin(_call()) as tx:
         ledgers = await tx.all(LIST_LEDGERS)
     failed: Fault | None = None
@@ -208,26 +213,45 @@ async def _reconcile_org(
             if await tx.one(rollups.HAS_OPEN_GROUP, org_id=org_id):
                 return  # a part of it may be in the events: it is due again in the next pass
         agrees = agrees and not await _has_fewer(db, clickhouse, org_id)
-        await _compare_rollups(db, clickhouse, org_id, agrees, is_whole, report)
+        await _compare_rollups(db, clickhouse, org_id, agrees, is_whole or not is_at_end, report)
 
 
 async def _replace(db: Database, clickhouse: ClickHouse, org_id: str) -> int:
     """Takes what differs out of the store and has it sent anew; how many batches. Dying in between leaves
-    it asked for. Raises Conflict, Unavailable."""
-    resent = 0
+    it asked for. What cannot be read in the buffer either stays as it is. Raises Conflict, and the faults of
+    the store."""
+    resent, after = 0, NOBODY
     async with rebuilding(db) as turn:
         while True:
             async with db.begin(_call()) as tx:
-                differing = await tx.all(LIST_DIFFERING, org_id=org_id, limit=BATCHES_A_LOOK)
-            stored = [batch.batch_id for batch in differing if batch.state == "stored"]
-            if stored:
-                await take_out(turn, clickhouse, ((org_id, batch_id) for batch_id in stored))
-            async with db.begin(_call()) as tx:
-                await tx.run(LOCK_LEDGER, org_id=org_id)
-                if not stored:
+                kept = await tx.all(
+                    LIST_REPLACEABLE, org_id=org_id, after=after, limit=REPLACED_MAX
+                )
+                if not kept:
                     await tx.run(REPLACED, org_id=org_id)
                     return resent
-                resent += await tx.one(RESEND, batch_ids=stored, again=True) or 0
+            after = kept[-1].batch_id
+            batches = await asyncio.to_thread(_readable, kept)
+            if not batches:
+                continue
+            days = sorted({day for batch in batches for day in batch.days})
+            async with db.begin(_call()) as tx:
+                await tx.run(NOTE_STALE, org_id=org_id, days=days)
+            await take_out(turn, clickhouse, org_id, batches)
+            async with db.begin(_call()) as tx:
+                await tx.run(LOCK_LEDGER, org_id=org_id)
+                batch_ids = [batch.batch_id for batch in batches]
+                resent += await tx.one(RESEND, batch_ids=batch_ids, again=True) or 0
+
+
+def _readable(kept: list[Kept]) -> list[Removed]:
+    found = []
+    for one in kept:
+        try:
+            found.append(Removed(one.batch_id, frozen.days_of(frozen.unpack(one.body))))
+        except frozen.BatchBroken as broken:
+            log.error("telemetry.not_replaced", batch_id=one.batch_id, why=str(broken))
+    return found
 
 
 async def _seems_to_have_fewer(ledger: Ledger, db: Database, clickhouse: ClickHouse) -> bool:
@@ -374,10 +398,10 @@ async def _compare_rollups(
     clickhouse: ClickHouse,
     org_id: str,
     agrees: bool,
-    is_whole: bool,
+    is_new: bool,
     report: Report,
 ) -> None:
-    """agrees: the store has every batch of the buffer exactly once, so that of the days that the buffer
+    """is_new: whether everything is being compared again already. agrees: the store has every batch of the buffer exactly once, so that of the days that the buffer
     goes back to, the events are right whatever the roll-ups say."""
     is_through, lost = False, []
     if (room := REBUILT_MAX - len(report.rebuilt)) > 0:
@@ -392,6 +416,6 @@ async def _compare_rollups(
     report.lost += [(org_id, day) for day in lost]
     async with db.begin(_call()) as tx:
         await tx.run(MARK_ROLLUPS, org_id=org_id, is_through=is_through)
-        if lost and not is_whole:
+        if lost and not is_new:
             # Perhaps batches of those days can be sent anew.
             await tx.run(ASK, org_id=org_id, replaces=False)

@@ -36,11 +36,18 @@ NOTE_REBUILDING = sql(
     """,
 )
 
+# Whoever asked while they were away has to know (freshness.py).
 FORGET_REBUILDING = sql(
     Nothing,
     """
-    UPDATE telemetry.verified SET rebuilding_day = NULL
-     WHERE org_id = %(org_id)s AND rebuilding_day = %(day)s
+    WITH made_anew AS (
+        DELETE FROM telemetry.stale_days WHERE org_id = %(org_id)s AND day = %(day)s
+    )
+    UPDATE telemetry.verified
+       SET rebuilding_day = NULLIF(rebuilding_day, %(day)s), rebuilt_at = clock_timestamp(),
+           rebuilt_day = CASE WHEN rebuilt_at > now() - interval '1 hour' THEN LEAST(rebuilt_day, %(day)s)
+                              ELSE %(day)s END
+     WHERE org_id = %(org_id)s
     """,
 )
 
@@ -58,12 +65,15 @@ HAS_OPEN_GROUP = sql(
 @dataclass(frozen=True, slots=True)
 class Unfinished:
     org_id: str
-    rebuilding_day: date
+    day: date
 
 
 LIST_REBUILDING = sql(
     Unfinished,
-    "SELECT org_id, rebuilding_day FROM telemetry.verified WHERE rebuilding_day IS NOT NULL",
+    """
+    SELECT org_id, rebuilding_day AS day FROM telemetry.verified WHERE rebuilding_day IS NOT NULL
+    UNION SELECT org_id, day FROM telemetry.stale_days
+    """,
 )
 
 # The days compared are as old as an accepted event can be; events are kept a little longer.
@@ -190,18 +200,23 @@ async def differing_days(clickhouse: ClickHouse, org_id: str) -> list[tuple[date
     return [(day, bool(is_short)) for day, is_short in rows]
 
 
-async def finish_rebuilds(db: Database, clickhouse: ClickHouse) -> list[tuple[str, date]]:
-    """Takes up again what a process left half-done; which organisations and days."""
+async def finish_rebuilds(
+    db: Database, clickhouse: ClickHouse, most: int
+) -> list[tuple[str, date]]:
+    """Makes days anew that a process left half-done, and those that hold what was taken out of the store;
+    at most so many, which."""
     async with db.begin(_call()) as tx:
         left = await tx.all(LIST_REBUILDING)
-    finished = []
+    finished: list[tuple[str, date]] = []
     for one in left:
+        if len(finished) == most:
+            break
         try:
-            await rebuild_day(db, clickhouse, one.org_id, one.rebuilding_day)
+            await rebuild_day(db, clickhouse, one.org_id, one.day)
         except Fault as fault:  # one organisation's day must not hold up the others
             log.warning("telemetry.rebuild_waits", org_id=one.org_id, reason=fault.reason)
         else:
-            finished.append((one.org_id, one.rebuilding_day))
+            finished.append((one.org_id, one.day))
     return finished
 
 

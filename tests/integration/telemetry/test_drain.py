@@ -20,7 +20,6 @@ from chimera.telemetry.drain import TRIES_MAX, drain, upkeep
 from chimera.telemetry.events import Event, execution_events
 from chimera.telemetry.frozen import uuids
 from chimera.telemetry.operations import accept
-from chimera.telemetry.reconcile import reconcile
 from tests.integration.telemetry.buffer import (
     Producer,
     ask,
@@ -314,67 +313,3 @@ def add_batch(database_url: str, day: datetime, state: str, org_id: str) -> None
 
 def floor(day: datetime) -> str:
     return f"{int(day.timestamp() * 1000):012x}".ljust(32, "0")
-
-
-class Poisoned:
-    """A store that takes events of one organisation in and then fails, each time."""
-
-    def __init__(
-        self, clickhouse: ClickHouse, org_id: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        self.insert, self.poison = clickhouse.insert, uuids([org_id])
-        self.sizes: list[int] = []
-        monkeypatch.setattr(clickhouse, "insert", self.fail)
-
-    async def fail(self, table: Any, blocks: Any, token: str) -> None:
-        await self.insert(table, blocks, token)
-        if any(block.data[0].startswith(self.poison) for block in blocks):
-            self.sizes.append(len(blocks))
-            raise Unavailable("DEPENDENCY_UNAVAILABLE", "out of memory in a view")
-
-
-async def test_a_group_that_fails_again_and_again_is_halved(
-    worker: tuple[Core, ClickHouse],
-    clickhouse_url: str,
-    database_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """One of eight organisations shares a group with what the store fails at, though all of it is among
-    the events by then. The seven are stored in the end, once, and only that batch is dead."""
-    core, clickhouse = worker
-    producers = [Producer(core) for _ in range(8)]
-    busy = Producer(core)
-    for producer in [*producers, busy]:
-        await producer.flush(1)
-    await drain(core, clickhouse)
-    await reconcile(core, clickhouse)  # of today the roll-ups are not looked at again
-    for producer in producers:
-        await producer.flush(8)
-    store = Poisoned(clickhouse, producers[5].org_id, monkeypatch)
-    with pytest.raises(Unavailable):
-        await drain(core, clickhouse)
-    for _ in range(60):
-        run_sql(
-            database_url,
-            "UPDATE telemetry.batches SET group_failed_at = now() - interval '1 h'"
-            " WHERE group_failures > 0",
-        )
-        await busy.flush(1)
-        await drain(core, clickhouse)
-        if not (await producers[5].status()).waiting:
-            break
-    assert set(store.sizes) == {8, 4, 2, 1} and store.sizes == sorted(store.sizes, reverse=True)
-    status = [await producer.status() for producer in producers]
-    assert [one.stored for one in status] == [9, 9, 9, 9, 9, 1, 9, 9]
-    assert status[5].dead_lettered == 8
-    del producers[5].recorded[1:]
-    good = [*producers, busy]
-    ((found, different),) = ask(
-        clickhouse_url, "SELECT count(), uniqExact(event_id) FROM workload_events"
-    )
-    assert found == different == sum(len(producer.recorded) for producer in good)
-    # What the roll-ups had of the failed inserts is put right by the reconciler.
-    assert rolled_up(clickhouse_url) != recount(good)
-    for _ in range(4):
-        await reconcile(core, clickhouse)
-    assert rolled_up(clickhouse_url) == recount(good)
