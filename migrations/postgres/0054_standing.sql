@@ -9,9 +9,11 @@ CREATE FUNCTION identity.confirm_standing(own_session_id uuid, own_key_id uuid) 
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF own_key_id IS NOT NULL THEN
-        PERFORM FROM identity.api_keys k JOIN identity.users u ON u.id = k.user_id
-          WHERE k.id = own_key_id AND (k.is_active OR k.xmin = pg_current_xact_id()::xid)
-            AND u.state = 'active' AND u.deleted_at IS NULL
+        PERFORM FROM identity.api_keys k LEFT JOIN identity.users u ON u.id = k.user_id
+          WHERE k.id = own_key_id
+            AND (k.xmin = pg_current_xact_id()::xid
+                 OR k.is_active AND (u.xmin = pg_current_xact_id()::xid
+                                     OR u.state = 'active' AND u.deleted_at IS NULL))
             FOR SHARE OF k;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'the key has ended' USING ERRCODE = 'invalid_password';

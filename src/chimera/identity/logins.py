@@ -40,6 +40,7 @@ from chimera.identity.second_factor import SecondFactor, count_recovery_codes, s
 from chimera.identity.sessions import (
     Device,
     NewSession,
+    lock_person,
     open_session,
     restriction_of,
     session_caller,
@@ -285,7 +286,8 @@ class Logins:
                 platform=facts["device_platform"],
             )
             async with self.db.begin(own) as tx:
-                # The token first, whatever the code is: two who hold it would wait for each other.
+                # The token before the code, whatever it is: two who hold it would wait for each other.
+                await lock_person(tx, holder.user_id)
                 if proof is not None:
                     await spend_token(tx, token, "login")
                 if proof is None or not await spend_proof(tx, proof):

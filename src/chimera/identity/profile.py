@@ -126,8 +126,9 @@ async def verify_email(core: Core, token: str, call: Call) -> str:
     holder = await find_token(core.db, call, token, "email_change")
     try:
         async with core.db.begin(as_caller(call, holder.caller())) as tx:
-            await spend_token(tx, token, "email_change")
             user_id = holder.user_id
+            await lock_person(tx, user_id)
+            await spend_token(tx, token, "email_change")
             await spend_others(tx, user_id, "password_reset")
             await tx.run(CHANGE_EMAIL, user_id=user_id, email=holder.new_email)
             await mail.ask(
@@ -162,6 +163,7 @@ async def reset_password(
         hasher, rules, request.password, holder.email, holder.username
     )
     async with core.db.begin(own) as tx:
+        await lock_person(tx, holder.user_id)
         await spend_token(tx, request.token, "password_reset")
         await set_password(tx, holder.user_id, password_hash)
         is_first = await tx.one(PROVE_EMAIL, user_id=holder.user_id, email=holder.new_email)

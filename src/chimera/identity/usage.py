@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from chimera.call import Call
 from chimera.core import Core
 from chimera.db import Nothing, Tx, sql
+from chimera.faults import Conflict
 
 log = structlog.get_logger("chimera.identity")
 
@@ -124,7 +125,7 @@ async def flush_key_usage(core: Core) -> int:
         return 0
     changed = 0
     for keys in _some(counts):
-        async with _begun(core) as tx:
+        async with _piece(core) as tx:
             changed += await tx.run(
                 ADD_KEY_USAGE,
                 ids=[key.decode() for key in keys],
@@ -133,7 +134,7 @@ async def flush_key_usage(core: Core) -> int:
                 ips=[addresses.get(key, b"").decode() for key in keys],
             )
     for keys in _some(session_times):
-        async with _begun(core) as tx:
+        async with _piece(core) as tx:
             changed += await tx.run(
                 SET_SESSION_TIMES,
                 ids=[key.decode() for key in keys],
@@ -148,5 +149,11 @@ def _some(of: dict[bytes, bytes]) -> Iterator[list[bytes]]:
     return (ids[at : at + ROWS_MAX] for at in range(0, len(ids), ROWS_MAX))
 
 
-def _begun(core: Core) -> AbstractAsyncContextManager[Tx]:
-    return core.db.begin(Call.by_worker("identity.flush_key_usage"))
+@asynccontextmanager
+async def _piece(core: Core) -> AsyncIterator[Tx]:
+    """One that loses a race is lost, not those after it."""
+    try:
+        async with core.db.begin(Call.by_worker("identity.flush_key_usage")) as tx:
+            yield tx
+    except Conflict as conflict:
+        log.warning("usage.lost", error=conflict.reason)

@@ -187,7 +187,7 @@ FAIL_BATCH = sql(
     """
     WITH failed AS (
         UPDATE telemetry.batches
-           SET group_id = batch_id, tries = tries + 1, last_error = %(error)s,
+           SET group_id = %(own_group_id)s, tries = tries + 1, last_error = %(error)s,
                state = CASE WHEN tries + 1 >= %(tries_max)s THEN 'dead' ELSE state END
          WHERE batch_id = %(batch_id)s AND state = 'waiting'
         RETURNING batch_id, org_id, producer, body, events, state = 'dead' AS is_dead
@@ -390,6 +390,7 @@ async def _fail(db: Database, batch_id: str, why: str) -> None:
             FAIL_BATCH,
             batch_id=batch_id,
             letter_id=new_id(),
+            own_group_id=new_id(),
             error=why[:1000],
             tries_max=TRIES_MAX,
         )

@@ -111,7 +111,12 @@ def days_of(columns: Sequence[bytes]) -> frozenset[date]:
         raise BatchBroken(str(error)) from None
     if sys.byteorder == "big":
         stamps.byteswap()
-    return frozenset(_EPOCH + timedelta(days=day) for day in {at // 86_400_000 for at in stamps})
+    try:
+        return frozenset(
+            _EPOCH + timedelta(days=day) for day in {at // 86_400_000 for at in stamps}
+        )
+    except OverflowError as error:
+        raise BatchBroken(str(error)) from None
 
 
 def thaw(body: bytes, events: int) -> list[list[Any]]:

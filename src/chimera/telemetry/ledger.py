@@ -293,10 +293,13 @@ class Kept:
 LIST_REPLACEABLE = sql(
     Kept,
     """
-    SELECT b.batch_id, b.body
-      FROM telemetry.differing d JOIN telemetry.batches b ON b.batch_id = d.batch_id
-     WHERE d.org_id = %(org_id)s AND b.state = 'stored' AND b.batch_id > %(after)s::uuid
-     ORDER BY b.batch_id LIMIT %(limit)s
+    SELECT batch_id, body
+      FROM (SELECT b.batch_id, b.body,
+                   sum(octet_length(b.body)) OVER (ORDER BY b.batch_id) - octet_length(b.body) AS before
+              FROM telemetry.differing d JOIN telemetry.batches b ON b.batch_id = d.batch_id
+             WHERE d.org_id = %(org_id)s AND b.state = 'stored' AND b.batch_id > %(after)s::uuid
+             ORDER BY b.batch_id LIMIT %(limit)s) kept
+     WHERE before < %(bytes_max)s ORDER BY batch_id
     """,
 )
 

@@ -13,7 +13,7 @@ from chimera.paging import Pages, rows_that_fit
 from chimera.pools import Database
 from chimera.rows import decimal_text
 from chimera.telemetry import statements
-from chimera.telemetry.freshness import read_freshness, reading
+from chimera.telemetry.freshness import reading
 from chimera.telemetry.queries import POINTS_MAX, SECONDS_MAX
 from chimera.telemetry.scope import Analytics, scope_of
 from chimera.v1.telemetry_pb2 import (
@@ -74,7 +74,6 @@ async def list_events(
         to_ms, before = min(to_ms, request.to.ToMilliseconds()), NOBODY
     if position is not None:
         to_ms, before = position
-    freshness = await read_freshness(db, analytics, call)
     chosen = statements.conditions(request.filter)
 
     async def fetch(after: tuple[int, str], limit: int) -> list[TelemetryEvent]:
@@ -103,7 +102,8 @@ async def list_events(
                 break
         return [event_message(*row) for row in rows]
 
-    events, has_more = await rows_that_fit(fetch, (to_ms, before), size, _position)
+    async with reading(db, analytics, call) as freshness:
+        events, has_more = await rows_that_fit(fetch, (to_ms, before), size, _position)
     answer = ListEventsResponse(events=events, freshness=freshness)
     if has_more:
         answer.next_page_token = pages.next_token_at(request, _position(events[-1]))

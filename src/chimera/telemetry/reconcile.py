@@ -64,7 +64,7 @@ log = structlog.get_logger("chimera.telemetry.reconcile")
 BATCHES_A_LOOK = 2_000
 LOOKS_MAX = 50  # of one organisation in one pass
 REBUILT_MAX = 3  # days in one pass, for nothing is drained meanwhile
-REPLACED_MAX = 100  # batches at a time
+REPLACED_MAX, REPLACED_BYTES_MAX = 100, 32_000_000  # batches at a time, packed
 DAYS_KEPT = 7  # as long as batches are, when all is well
 
 
@@ -206,7 +206,10 @@ async def _reconcile_org(
         if is_at_end := len(settled) < BATCHES_A_LOOK:
             break
     if ledger.is_replacing and is_at_end:
-        report.resent += await _replace(db, clickhouse, org_id)
+        replaced = await _replace(db, clickhouse, org_id)
+        report.resent += replaced
+        if replaced:
+            return  # the roll-ups have too much until their days are made anew
     if is_whole or ledger.is_due or was_resent:
         async with db.begin(_call()) as tx:
             agrees = is_at_end and not await tx.one(IS_DIFFERING, org_id=org_id)
@@ -218,20 +221,25 @@ async def _reconcile_org(
 
 async def _replace(db: Database, clickhouse: ClickHouse, org_id: str) -> int:
     """Takes what differs out of the store and has it sent anew; how many batches. Dying in between leaves
-    it asked for. What cannot be read in the buffer either stays as it is. Raises Conflict, and the faults of
+    it asked for. What cannot be read in the buffer either stays as it is, and what is nearly past its time in
+    the store: roll-ups are kept longer, and could not be made anew. Raises Conflict, and the faults of
     the store."""
     resent, after = 0, NOBODY
     async with rebuilding(db) as turn:
         while True:
             async with db.begin(_call()) as tx:
                 kept = await tx.all(
-                    LIST_REPLACEABLE, org_id=org_id, after=after, limit=REPLACED_MAX
+                    LIST_REPLACEABLE,
+                    org_id=org_id,
+                    after=after,
+                    limit=REPLACED_MAX,
+                    bytes_max=REPLACED_BYTES_MAX,
                 )
                 if not kept:
                     await tx.run(REPLACED, org_id=org_id)
                     return resent
             after = kept[-1].batch_id
-            batches = await asyncio.to_thread(_readable, kept)
+            batches = await asyncio.to_thread(_replaceable, kept)
             if not batches:
                 continue
             days = sorted({day for batch in batches for day in batch.days})
@@ -244,13 +252,19 @@ async def _replace(db: Database, clickhouse: ClickHouse, org_id: str) -> int:
                 resent += await tx.one(RESEND, batch_ids=batch_ids, again=True) or 0
 
 
-def _readable(kept: list[Kept]) -> list[Removed]:
+def _replaceable(kept: list[Kept]) -> list[Removed]:
     found = []
+    oldest = datetime.now(UTC).date() - timedelta(days=rollups.DAYS_MAX)
     for one in kept:
         try:
-            found.append(Removed(one.batch_id, frozen.days_of(frozen.unpack(one.body))))
+            days = frozen.days_of(frozen.unpack(one.body))
         except frozen.BatchBroken as broken:
             log.error("telemetry.not_replaced", batch_id=one.batch_id, why=str(broken))
+            continue
+        if min(days) >= oldest:
+            found.append(Removed(one.batch_id, days))
+        else:
+            log.error("telemetry.not_replaced", batch_id=one.batch_id, why="it is too old")
     return found
 
 
@@ -401,8 +415,9 @@ async def _compare_rollups(
     is_new: bool,
     report: Report,
 ) -> None:
-    """is_new: whether everything is being compared again already. agrees: the store has every batch of the buffer exactly once, so that of the days that the buffer
-    goes back to, the events are right whatever the roll-ups say."""
+    """agrees: the store has every batch of the buffer exactly once, so that of the days that the buffer
+    goes back to, the events are right whatever the roll-ups say. is_new: everything is being compared again
+    already."""
     is_through, lost = False, []
     if (room := REBUILT_MAX - len(report.rebuilt)) > 0:
         known_from = datetime.now(UTC).date() - timedelta(days=DAYS_KEPT - 2)

@@ -14,7 +14,7 @@ from chimera.clickhouse import ClickHouse
 from chimera.pools import settled
 from chimera.telemetry.turns import Turn
 
-# The days name the partitions: of the others no part is looked at.
+# Partitions of months outside are not looked at.
 TAKE_OUT: LiteralString = """
     DELETE FROM workload_events
      WHERE org_id = toUUID(%(org_id)s) AND batch_id IN %(batch_ids)s

@@ -19,7 +19,7 @@ import structlog
 from chimera.call import Call
 from chimera.clickhouse import ClickHouse
 from chimera.db import Nothing, sql
-from chimera.faults import Conflict, Fault
+from chimera.faults import Conflict, Fault, Unavailable
 from chimera.pools import Database, settled
 from chimera.telemetry.turns import Turn, rebuilding
 
@@ -29,6 +29,9 @@ log = structlog.get_logger("chimera.telemetry.rollups")
 NOTE_REBUILDING = sql(
     Nothing,
     """
+    WITH noted AS (
+        INSERT INTO telemetry.stale_days (org_id, day) VALUES (%(org_id)s, %(day)s) ON CONFLICT DO NOTHING
+    )
     INSERT INTO telemetry.verified AS v (org_id, rebuilding_day, rollups_checked_at)
     VALUES (%(org_id)s, %(day)s, '-infinity')
     ON CONFLICT (org_id) DO UPDATE
@@ -36,12 +39,14 @@ NOTE_REBUILDING = sql(
     """,
 )
 
-# Whoever asked while they were away has to know (freshness.py).
+# Whoever asked while they were away has to know (freshness.py). While batches are being replaced, their days
+# are to be made anew afterwards.
 FORGET_REBUILDING = sql(
     Nothing,
     """
     WITH made_anew AS (
-        DELETE FROM telemetry.stale_days WHERE org_id = %(org_id)s AND day = %(day)s
+        DELETE FROM telemetry.stale_days d WHERE d.org_id = %(org_id)s AND d.day = %(day)s
+           AND NOT EXISTS (SELECT FROM telemetry.verified v WHERE v.org_id = d.org_id AND v.is_replacing)
     )
     UPDATE telemetry.verified
        SET rebuilding_day = NULLIF(rebuilding_day, %(day)s), rebuilt_at = clock_timestamp(),
@@ -72,8 +77,24 @@ LIST_REBUILDING = sql(
     Unfinished,
     """
     SELECT org_id, rebuilding_day AS day FROM telemetry.verified WHERE rebuilding_day IS NOT NULL
-    UNION SELECT org_id, day FROM telemetry.stale_days
+    UNION
+    SELECT d.org_id, d.day FROM telemetry.stale_days d
+     WHERE NOT EXISTS (SELECT FROM telemetry.verified v WHERE v.org_id = d.org_id AND v.is_replacing)
     """,
+)
+
+# Their events begin to expire, and what is left of a day must not become its roll-ups.
+DROP_PAST = sql(
+    Nothing,
+    """
+    WITH dropped AS (
+        DELETE FROM telemetry.stale_days WHERE day < current_date - %(days)s::int
+    )
+    UPDATE telemetry.verified SET rebuilding_day = NULL WHERE rebuilding_day < current_date - %(days)s::int
+    """,
+)
+DAYS_MAX = (
+    82  # old at most, of a day that is made anew: events are accepted for 80 days and kept for 90
 )
 
 # The days compared are as old as an accepted event can be; events are kept a little longer.
@@ -206,15 +227,18 @@ async def finish_rebuilds(
     """Makes days anew that a process left half-done, and those that hold what was taken out of the store;
     at most so many, which."""
     async with db.begin(_call()) as tx:
+        await tx.run(DROP_PAST, days=DAYS_MAX + 2)
         left = await tx.all(LIST_REBUILDING)
     finished: list[tuple[str, date]] = []
-    for one in left:
-        if len(finished) == most:
-            break
+    for one in left[:most]:
         try:
             await rebuild_day(db, clickhouse, one.org_id, one.day)
         except Fault as fault:  # one organisation's day must not hold up the others
-            log.warning("telemetry.rebuild_waits", org_id=one.org_id, reason=fault.reason)
+            log.warning(
+                "telemetry.rebuild_waits", org_id=one.org_id, day=str(one.day), reason=fault.reason
+            )
+            if isinstance(fault, Unavailable):
+                break
         else:
             finished.append((one.org_id, one.day))
     return finished

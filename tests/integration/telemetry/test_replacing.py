@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chimera.faults import TimedOut
+from chimera.faults import TimedOut, Unavailable
 from chimera.settings import Settings
 from chimera.telemetry import reconcile as reconciler
 from chimera.telemetry.reconcile import Report, reconcile
@@ -137,3 +137,62 @@ async def test_a_store_that_cannot_count_its_days_is_compared_by_batch(
     with pytest.raises(TimedOut):  # the roll-ups are not compared, which is told
         await passed(hands)
     assert await ledger(acme.admin) == {"test": (20, 20, 0, 20)}
+
+
+async def test_days_stay_stale_until_their_batches_are_sent_anew(
+    world: World, hands: Hands, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker dies between taking out and sending anew. Nothing vouches for the day meanwhile, and the
+    next pass goes on with it."""
+    acme = await world.organisation("acme")
+    await record(acme.admin, in_columns(some_events(50, 1, hours=1)))
+    await hands.drain()
+    ask(hands.url, "INSERT INTO workload_events SELECT * FROM workload_events")
+    await acme.admin.telemetry.ReconcileTelemetry(replace_differing=True)
+    take_out = reconciler.take_out
+
+    async def dies(*args: Any) -> None:
+        await take_out(*args)
+        raise Unavailable("DEPENDENCY_UNAVAILABLE", "the worker dies here")
+
+    monkeypatch.setattr(reconciler, "take_out", dies)
+    with pytest.raises(Unavailable):
+        await passed(hands)
+    monkeypatch.undo()
+    series = acme.admin.telemetry.QuerySeries
+    assert (await series(**within())).freshness.complete_to.seconds % 86_400 == 0
+    assert (await passed(hands)).resent == 1
+    assert await hands.drain() == 50
+    for _ in range(3):
+        await passed(hands)
+    answer = await series(**within())
+    assert sum(point.events for point in answer.points) == 50
+    assert answer.freshness.complete_to.seconds % 86_400
+    assert run_sql(database_url, "SELECT 1 FROM telemetry.stale_days") == []
+
+
+async def test_days_past_their_time_are_left_alone(
+    world: World, hands: Hands, database_url: str
+) -> None:
+    """Their events begin to expire, and the roll-ups are kept for longer."""
+    acme = await world.organisation("acme")
+    await record(acme.admin, in_columns(some_events(20, 1, hours=1)))
+    await hands.drain()
+    await passed(hands)
+    for table in ("events_daily", "workload_events"):
+        time = "bucket" if table == "events_daily" else "timestamp"
+        ask(
+            hands.url,
+            f"INSERT INTO {table} SELECT * REPLACE ({time} - toIntervalDay(85) AS {time}) FROM {table}",
+        )
+    ask(hands.url, "DELETE FROM workload_events WHERE timestamp < now() - toIntervalDay(80)")
+    run_sql(
+        database_url,
+        "INSERT INTO telemetry.stale_days SELECT org_id, current_date - 85 FROM telemetry.verified",
+    )
+    old = "SELECT sum(events) FROM events_daily WHERE bucket < now() - toIntervalDay(80)"
+    before = ask(hands.url, old)
+    assert before != [(0,)]
+    await passed(hands)
+    assert ask(hands.url, old) == before
+    assert run_sql(database_url, "SELECT 1 FROM telemetry.stale_days") == []
