@@ -23,7 +23,7 @@ What must stay true:
 
 Who uses whom, from the outside in: service, account_service, organisation_service (thin) -> logins,
 registrations, returning, profile, enrolment, organisations, invitations, users, api_keys -> sessions,
-second_factor, password_rules, one_time, throttle. desk holds what the services of one process share.
+second_factor, password_rules, powers, one_time, throttle. desk holds what the services of one process share.
 letters writes mails and purging removes what is over, both in a worker; erasure runs in both.
 
 Owns the tables of schema `identity`. Before the organisation is known they are read through the

@@ -17,7 +17,7 @@ from chimera.audit.recording import record
 from chimera.core import Core
 from chimera.db import Nothing, Tx, sql
 from chimera.faults import NotReady
-from chimera.identity.users import check_not_last_operator
+from chimera.identity.powers import check_not_last_operator
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,11 @@ from chimera.identity.calls import as_caller
 from chimera.identity.departures import end_keys
 from chimera.identity.mailboxes import PER_HOUR_MAX
 from chimera.identity.organisations import LIST_OWN
+from chimera.identity.powers import check_may_grant, may_invite
 from chimera.identity.tokens import hash_of
 from chimera.identity.users import (
     INSERT_MEMBERSHIP,
-    check_may_grant,
     get_user,
-    may_invite,
     normal_login,
 )
 from chimera.ids import new_id

@@ -15,6 +15,12 @@ from chimera.db import Nothing, Tx, sql, violated
 from chimera.faults import AlreadyExists, Denied, NotFound, NotReady, Unauthenticated
 from chimera.identity.calls import as_caller
 from chimera.identity.departures import end_invitations, end_keys
+from chimera.identity.powers import (
+    check_may_grant,
+    check_may_manage,
+    check_not_last_admin,
+    check_not_last_operator,
+)
 from chimera.identity.roles import permissions_of
 from chimera.identity.second_factor import not_enrolled
 from chimera.identity.sessions import (
@@ -29,11 +35,6 @@ from chimera.identity.sessions import (
 from chimera.identity.users import (
     GET_ORGANISATION,
     INSERT_MEMBERSHIP,
-    LOCK_USER,
-    check_may_grant,
-    check_may_manage,
-    check_not_last_admin,
-    check_not_last_operator,
     get_user,
 )
 from chimera.ids import new_id
@@ -339,7 +340,7 @@ async def leave_organisation(tx: Tx, org_id: str) -> None:
     await check_not_last_admin(
         tx, caller.user_id
     )  # which holds the organisation, before the person
-    await tx.run(LOCK_USER, user_id=caller.user_id)  # who leaves two at once would leave both
+    await lock_person(tx, caller.user_id)  # who leaves two at once would leave both
     await _remove(tx, caller.user_id, "left")
     # Without one nobody can sign in, nor have their data exported or erased.
     if not await list_own(tx):

@@ -2,17 +2,12 @@
 
 What must stay true:
 - An account is managed by its home organisation; others manage only the membership.
-- Nobody manages somebody who may do more than they may themselves, by whatever they hold it.
-- An organisation keeps an administrator who can work, and the installation an operator, also when
-  two are taken away at once: who would lessen them holds HOLD_POWERS first.
+- Whoever manages may (powers.py), and leaves an administrator and an operator.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
 import orjson
 
@@ -20,14 +15,18 @@ from chimera import mail
 from chimera.audit.leaf import Kind, Severity
 from chimera.audit.recording import record
 from chimera.db import Nothing, Tx, sql, violated
-from chimera.faults import AlreadyExists, Denied, NotFound, NotReady
-from chimera.identity.decisions import Held
+from chimera.faults import AlreadyExists, NotFound, NotReady
 from chimera.identity.departures import end_invitations
 from chimera.identity.one_time import spend_others
+from chimera.identity.powers import (
+    check_may_grant,
+    check_may_manage,
+    check_not_last_admin,
+    check_not_last_operator,
+)
 from chimera.identity.preferences import check_metadata
-from chimera.identity.roles import holdings_of, permissions_of
 from chimera.identity.second_factor import remove_totp
-from chimera.identity.sessions import end_sessions
+from chimera.identity.sessions import end_sessions, lock_person
 from chimera.ids import new_id
 from chimera.paging import Pages
 from chimera.rows import enum_text, struct_dict
@@ -48,15 +47,6 @@ TAKEN = {
 }
 
 UPDATABLE = ("display_name", "username", "picture_url", "metadata")
-
-
-@dataclass(frozen=True, slots=True)
-class Powers:
-    """By what somebody may do something in an organisation; `grants` as identity.find_grants."""
-
-    role: str
-    is_superuser: bool
-    grants: list[dict[str, Any]]
 
 
 # in_detail: for the person and for administrators.
@@ -123,37 +113,6 @@ INSERT_MEMBERSHIP = sql(
 GET_ORGANISATION = sql(
     Organisation,
     "SELECT id, name, created_at FROM identity.organisations WHERE id = %(org_id)s",
-)
-
-LOCK_USER = sql(Nothing, "SELECT FROM identity.users WHERE id = %(user_id)s FOR NO KEY UPDATE")
-
-LOCK_ORGANISATION = sql(
-    Nothing, "SELECT FROM identity.organisations WHERE id = %(org_id)s FOR NO KEY UPDATE"
-)
-
-# As identity.set_superuser and identity.is_last_operator do. One lock for all, for who asks to be erased
-# leaves several organisations, whose rows a caller in one of them cannot lock.
-HOLD_POWERS = sql(Nothing, "SELECT pg_advisory_xact_lock(hashtext('identity.set_superuser'))")
-
-IS_LAST_OPERATOR = sql(bool, "SELECT identity.is_last_operator(%(user_id)s)")
-
-COUNT_OTHER_ADMINS = sql(
-    int,
-    """
-    SELECT count(*)::int
-      FROM identity.memberships m JOIN identity.users u ON u.id = m.user_id
-     WHERE m.org_id = %(org_id)s AND m.role = 'admin' AND m.user_id <> %(user_id)s
-       AND u.state = 'active' AND u.deleted_at IS NULL AND u.erase_at IS NULL
-    """,
-)
-
-FIND_POWERS = sql(
-    Powers,
-    """
-    SELECT m.role, u.is_superuser, identity.find_grants(m.org_id, m.user_id) AS grants
-      FROM identity.memberships m JOIN identity.users u ON u.id = m.user_id
-     WHERE m.org_id = %(org_id)s AND m.user_id = %(user_id)s
-    """,
 )
 
 UPDATE_USER = sql(
@@ -249,40 +208,6 @@ async def list_users(tx: Tx, pages: Pages, request: ListUsersRequest) -> ListUse
     )
 
 
-def check_may_grant(tx: Tx, role: str) -> None:
-    """Raises Denied(PERMISSION_MISSING): nobody grants what they do not hold lastingly. A narrow API
-    key, or an administrator until tomorrow, could otherwise make a lasting one."""
-    caller = tx.call.caller
-    if not caller.is_operator and not permissions_of(role) <= caller.lasting:
-        raise Denied("PERMISSION_MISSING", f"The role {role} allows more than this caller may do.")
-
-
-async def may_invite(tx: Tx, user_id: str, role: str) -> bool:
-    """Whether somebody could still invite to a role as `check_may_grant` has it: grants end, too."""
-    powers = await tx.one(FIND_POWERS, org_id=tx.call.caller.org_id, user_id=user_id)
-    if powers is None or powers.is_superuser:
-        return powers is not None
-    held = Held(user_id, holdings_of(powers.role, is_operator=False, grants=powers.grants))
-    now, invites = datetime.now(UTC), Permission.PERMISSION_INVITATION_MANAGE
-    return permissions_of(role) <= held.lasting and any(
-        invites in holding.permissions and not holding.is_over(now) for holding in held.holdings
-    )
-
-
-async def check_may_manage(tx: Tx, user: User) -> None:
-    """Raises Denied(PERMISSION_MISSING) for somebody who may do more than the caller lastingly may:
-    by their role or a grant, be it on conditions, or as an operator whose account is managed here. A
-    guest's mark is the installation's matter, the membership this organisation's."""
-    caller = tx.call.caller
-    powers = await tx.one(FIND_POWERS, org_id=caller.org_id, user_id=user.id)
-    if powers is None or caller.is_operator:
-        return
-    is_operator = powers.is_superuser and user.is_managed_here
-    held = holdings_of(powers.role, is_operator=is_operator, grants=powers.grants)
-    if any(not holding.permissions <= caller.lasting for holding in held):
-        raise Denied("PERMISSION_MISSING", "This user may do more than you may yourself.")
-
-
 async def create_user(tx: Tx, request: CreateUserRequest, password_hash: str | None) -> User:
     """A new user of the caller's organisation; without a password they choose it through a mail.
     UniqueViolation: see `taken`."""
@@ -323,7 +248,7 @@ async def lock_managed(tx: Tx, user_id: str, *, show_deleted: bool = False) -> U
     Raises NotFound, NotReady(USER_MANAGED_ELSEWHERE), Denied(PERMISSION_MISSING) for somebody who
     may do more.
     """
-    await tx.run(LOCK_USER, user_id=user_id)
+    await lock_person(tx, user_id)
     user = await get_user(tx, user_id, show_deleted=show_deleted)
     if not user.is_managed_here:
         raise NotReady(
@@ -332,27 +257,6 @@ async def lock_managed(tx: Tx, user_id: str, *, show_deleted: bool = False) -> U
         )
     await check_may_manage(tx, user)
     return user
-
-
-async def check_not_last_admin(tx: Tx, user_id: str) -> None:
-    """Raises NotReady(LAST_ADMIN) unless somebody else administers the organisation. Holds until
-    the end of the transaction; lock the organisation before its users."""
-    org_id = tx.call.caller.org_id
-    await tx.run(HOLD_POWERS)
-    await tx.run(LOCK_ORGANISATION, org_id=org_id)
-    if not await tx.one(COUNT_OTHER_ADMINS, org_id=org_id, user_id=user_id):
-        raise NotReady(
-            "LAST_ADMIN", "The organisation needs an administrator; make somebody else one first."
-        )
-
-
-async def check_not_last_operator(tx: Tx, user_id: str) -> None:
-    """Raises NotReady(LAST_ADMIN) for the installation's only operator who can work. Holds
-    HOLD_POWERS until the end of the transaction."""
-    if await tx.one(IS_LAST_OPERATOR, user_id=user_id):
-        raise NotReady(
-            "LAST_ADMIN", "The installation needs an operator; make somebody else one first."
-        )
 
 
 async def update_user(tx: Tx, request: UpdateUserRequest) -> User:
@@ -388,7 +292,7 @@ async def update_own(
     tx: Tx, wanted: User, paths: list[str], etag: str
 ) -> tuple[User, dict[str, object], dict[str, object]]:
     """The caller's own row; new state, and old and new facts for the log."""
-    await tx.run(LOCK_USER, user_id=tx.call.caller.user_id)
+    await lock_person(tx, tx.call.caller.user_id)
     old = await get_user(tx, tx.call.caller.user_id)
     new = await _update(tx, old, wanted, paths, etag)
     return new, _facts(old, paths), _facts(new, paths)
